@@ -1,0 +1,89 @@
+"""Reconstruction objectives for masked autoencoders; knows tensors only.
+
+    objective = build_objective("perceptual+mse")
+    result = objective(Reconstruction(prediction, image, mask), step)
+    prediction.backward(result.gradient)
+"""
+
+from dataclasses import fields
+from typing import Any
+
+import torch
+
+from losses.adversarial import Adversarial
+from losses.errors import InvalidSetting, nearest
+from losses.expression import parse
+from losses.heads import NormalisedPixelHead, PixelHead
+from losses.objective import Objective, Result, TermResult
+from losses.perceptual import Perceptual
+from losses.pixel import L1, MSE, NormMSE
+from losses.reconstruction import Reconstruction
+from losses.term import Surroundings, Term, option
+
+# A new term is registered here, by one line.
+TERMS: dict[str, type[Term]] = {
+    "mse": MSE,
+    "norm_mse": NormMSE,
+    "l1": L1,
+    "perceptual": Perceptual,
+    "adversarial": Adversarial,
+}
+
+
+def build_objective(
+    expression: str,
+    *,
+    over: str = "hidden",
+    image_size: int | tuple[int, int] = 64,
+    steps: int | None = None,
+    critic_dtype: torch.dtype = torch.float32,
+    **options: Any,
+) -> Objective:
+    """An objective from what the user typed.
+
+    Args:
+        expression: e.g. "mse", "perceptual + mse", "mse + 0.1*l1 + 10%perceptual"; see `losses.expression.parse`.
+        over: "hidden" or "all": the patches that are judged.
+        image_size: H and W in pixels; a discriminator's depth depends on it.
+        steps: length of the run, for terms that are ramped in; None: no ramp.
+        critic_dtype: precision of critics' forward and backward; bfloat16 where the device does it well.
+        **options: per term, its options by name: `perceptual={"weights": "random"}`.
+
+    Raises:
+        InvalidSetting: one line that names what cannot be used, and the remedy.
+    """
+    parsed = parse(expression, {name: term.default_weight for name, term in TERMS.items()})
+    for name in options:
+        if name not in TERMS:
+            raise InvalidSetting(f"options for an unknown loss term '{name}'{nearest(name, TERMS)} (terms: {', '.join(TERMS)})")
+    size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+    surroundings = Surroundings(size, steps, critic_dtype)
+    terms = {t.name: TERMS[t.name](_options(t.name, options.get(t.name, {})), surroundings) for t in parsed.terms}
+    return Objective(parsed, terms, over)
+
+
+def _options(name: str, given: Any) -> Any:
+    cls = TERMS[name].Options
+    if isinstance(given, cls):
+        return given
+    known = [f.name for f in fields(cls)]
+    for key in given:
+        if key not in known:
+            raise InvalidSetting(f"unknown setting losses.{name}.{key}{nearest(key, known)} (settings: {', '.join(known) or 'none'})")
+    return cls(**given)
+
+
+__all__ = [
+    "TERMS",
+    "InvalidSetting",
+    "NormalisedPixelHead",
+    "Objective",
+    "PixelHead",
+    "Reconstruction",
+    "Result",
+    "Surroundings",
+    "Term",
+    "TermResult",
+    "build_objective",
+    "option",
+]

@@ -1,0 +1,141 @@
+"""The adversarial term: a patch discriminator, its training, and the watch over it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+from losses.discriminator import PatchDiscriminator
+from losses.errors import InvalidSetting, nearest
+from losses.finite import gradient_norm, step_unless
+from losses.games import GAMES
+from losses.reconstruction import Reconstruction
+from losses.term import Surroundings, Term, option
+
+
+class Adversarial(Term):
+    """How real the composite looks to a convolutional patch discriminator (PatchGAN, Isola et al. 2017, 1611.07004).
+
+    Reads the composite in [0, 1] (B, 3, H, W). Unit: the discriminator's logits. The discriminator is trained here, by
+    Adam, on truth against composite. It trains alone until `generator_start`; from there the term's weight rises
+    linearly to its full value at `generator_full`, both in fractions of the run.
+    """
+
+    # About a tenth of mse's gradient norm on the embedded photographs once the discriminator is trained.
+    default_weight = 0.01
+
+    @dataclass
+    class Options:
+        """Settings `losses.adversarial.<option>`."""
+
+        game: str = option("hinge", "hinge, nonsaturating, or relativistic (with R1 + R2, as R3GAN)")
+        width: int = option(64, "channels of the discriminator's first layer")
+        lr: float = option(2e-4, "the discriminator's learning rate (Adam)")
+        penalty: float = option(1.0, "weight of R1 + R2 in the relativistic game, on pixels in [-1, 1]")
+        generator_start: float = option(0.1, "fraction of the run in which the discriminator trains alone")
+        generator_full: float = option(0.2, "fraction of the run from which the term has its full weight")
+
+    def __init__(self, options: Any = None, surroundings: Surroundings | None = None):
+        super().__init__(options, surroundings)
+        o = self.options
+        if o.game not in GAMES:
+            raise InvalidSetting(f"unknown losses.adversarial.game '{o.game}'{nearest(o.game, GAMES)} (games: {', '.join(GAMES)})")
+        if not 0 <= o.generator_start <= o.generator_full <= 1:
+            raise InvalidSetting(
+                "losses.adversarial needs 0 <= generator_start <= generator_full <= 1, "
+                f"not {o.generator_start} and {o.generator_full}"
+            )
+        self.game = GAMES[o.game]
+        self.discriminator = PatchDiscriminator(self.surroundings.image_size, o.width)
+        self.discriminator.to(memory_format=torch.channels_last)
+        self.optimizer = torch.optim.Adam(self.discriminator.parameters(), lr=o.lr, betas=(0.5, 0.999), fused=True)
+        self.pieces = 0  # micro-batches whose gradients are gathered
+        for name in ("real", "fake", "skipped"):
+            self.register_buffer(name, torch.zeros(()))
+        self.register_buffer("accuracy", torch.tensor(0.5))
+        # Consecutive updates in which the smoothed accuracy was near 1, and near 1/2.
+        self.register_buffer("certain", torch.zeros(()))
+        self.register_buffer("blind", torch.zeros(()))
+
+    def ramp(self, step: int) -> float:
+        if self.surroundings.steps is None:
+            return 1.0
+        start, full = (f * self.surroundings.steps for f in (self.options.generator_start, self.options.generator_full))
+        return 1.0 if step >= full else max(0.0, (step - start) / (full - start))
+
+    def value(self, r: Reconstruction) -> Tensor:
+        frozen = {name: p.detach() for name, p in self.discriminator.named_parameters()}
+        with self._autocast(r):
+            fake = functional_call(self.discriminator, frozen, (self._seen(r, r.judged_image),))
+            with torch.no_grad():
+                real = self.discriminator(self._seen(r, r.image)) if self.game.relative else None
+        return self.game.generator(fake.float(), None if real is None else real.float())
+
+    def learn(self, r: Reconstruction) -> None:
+        real_images, fake_images = (self._seen(r, image).detach() for image in (r.image, r.judged_image))
+        with torch.enable_grad():
+            if self.game.penalised:
+                real_images.requires_grad_()
+                fake_images.requires_grad_()
+            with self._autocast(r, enabled=not self.game.penalised):
+                real, fake = self.discriminator(real_images), self.discriminator(fake_images)
+            real, fake = real.float(), fake.float()
+            loss = self.game.discriminator(real, fake)
+            if self.game.penalised:
+                loss = loss + self.options.penalty / 2 * (_squared_slope(real, real_images) + _squared_slope(fake, fake_images))
+            loss.backward(inputs=list(self.discriminator.parameters()))
+        self.pieces += 1
+        with torch.no_grad():
+            self.real, self.fake = real.mean(), fake.mean()
+            self.accuracy.lerp_(self.game.accuracy(real, fake), 0.02)
+
+    def update(self, step: int) -> None:
+        parameters = list(self.discriminator.parameters())
+        if self.pieces > 1:
+            torch._foreach_div_([p.grad for p in parameters], self.pieces)
+        bad = ~gradient_norm(parameters).isfinite()
+        step_unless(self.optimizer, bad)
+        self.optimizer.zero_grad()
+        self.pieces = 0
+        self.skipped += bad
+        self.certain = (self.certain + 1) * (self.accuracy > 0.98)
+        # Being blind is only a failure once the discriminator has had its time alone.
+        self.blind = (self.blind + 1) * ((self.accuracy - 0.5).abs() < 0.02) * float(self.ramp(step) == 1)
+
+    def logs(self) -> dict[str, Tensor]:
+        return {"real": self.real, "fake": self.fake, "accuracy": self.accuracy, "skipped": self.skipped}
+
+    def warning(self) -> str | None:
+        patience = 500 if self.surroundings.steps is None else min(500, max(50, self.surroundings.steps // 20))
+        for state, remedy in (("certain", "lower losses.adversarial.lr"), ("blind", "raise losses.adversarial.lr or width")):
+            if (for_updates := int(getattr(self, state))) >= patience:
+                return f"the discriminator has been {state} for {for_updates} updates (accuracy {float(self.accuracy):.2f}); {remedy}"
+        return None
+
+    def state(self) -> dict[str, Any]:
+        return {"module": self.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.load_state_dict(state["module"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+    def _seen(self, r: Reconstruction, image: Tensor) -> Tensor:
+        """What the discriminator sees: in [-1, 1], its grid shifted against the grid of patches."""
+        image = r.shifted(image, self.discriminator.stride) * 2 - 1
+        return image.contiguous(memory_format=torch.channels_last)
+
+    def _autocast(self, r: Reconstruction, enabled: bool = True) -> torch.autocast:
+        dtype = self.surroundings.dtype
+        return torch.autocast(r.image.device.type, dtype, enabled=enabled and dtype != torch.float32)
+
+
+def _squared_slope(logits: Tensor, images: Tensor) -> Tensor:
+    """E ||d D / d image||^2: R1 on real images, R2 on fakes (Mescheder et al. 2018, arXiv 1801.04406).
+
+    D is the mean logit of an image's patches, so that the penalty does not depend on the size of the image's map.
+    """
+    per_image = logits.flatten(1).mean(1).sum()
+    (slope,) = torch.autograd.grad(per_image, images, create_graph=True)
+    return slope.square().flatten(1).sum(1).mean()

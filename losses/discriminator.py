@@ -1,0 +1,40 @@
+"""The patch discriminator of pix2pix, its depth fitting the image."""
+
+import math
+
+from torch import Tensor, nn
+
+
+class PatchDiscriminator(nn.Module):
+    """C64-C128-C256-C512 of Isola et al. 2017 (arXiv 1611.07004, appendix 6.1.2), without batch normalisation.
+
+    A batch statistic would couple the images of a batch, and ranks. Three strided layers from 64 pixels on (a
+    receptive field of 70 pixels), fewer on smaller images, so that there is a map of judgements and not one.
+
+    Args:
+        image_size: (H, W).
+        width: channels of the first layer.
+
+    Shape: (B, 3, H, W) in [-1, 1] -> logits (B, 1, h, w).
+    """
+
+    def __init__(self, image_size: tuple[int, int], width: int = 64):
+        super().__init__()
+        depth = max(1, min(3, int(math.log2(min(image_size) / 8))))
+        self.stride = 2**depth
+        layers: list[nn.Module] = []
+        inputs = 3
+        for i in range(depth + 1):
+            outputs = width * 2**i
+            layers += [nn.Conv2d(inputs, outputs, 4, stride=2 if i < depth else 1, padding=1), nn.LeakyReLU(0.2)]
+            inputs = outputs
+        layers.append(nn.Conv2d(inputs, 1, 4, padding=1))
+        self.layers = nn.Sequential(*layers)
+        for module in self.layers:
+            if isinstance(module, nn.Conv2d):
+                # pix2pix's N(0, 0.02) counts on batch normalisation; without it the logits would vanish.
+                nn.init.kaiming_normal_(module.weight, a=0.2)
+                nn.init.zeros_(module.bias)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.layers(images)

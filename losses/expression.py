@@ -1,0 +1,81 @@
+""""mse + 0.01*perceptual" to terms and back, with errors that suggest."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from losses.errors import InvalidSetting, nearest
+
+_NUMBER = r"(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
+_TERM = re.compile(rf"\s*(?:(?P<number>{_NUMBER})\s*(?P<kind>[*%])\s*)?(?P<name>[A-Za-z_]\w*)\s*")
+
+
+@dataclass(frozen=True)
+class WeightedTerm:
+    """A term's name and its weight, or, with `share`, its percentage of the plain terms' gradient norm."""
+
+    name: str
+    weight: float
+    share: bool = False
+
+
+@dataclass(frozen=True)
+class Expression:
+    """A parsed objective; `str` gives its canonical form, which parses back to the same."""
+
+    terms: tuple[WeightedTerm, ...]
+    defaults: Mapping[str, float]
+
+    def __str__(self) -> str:
+        return " + ".join(self._written(term) for term in self.terms)
+
+    def _written(self, term: WeightedTerm) -> str:
+        number = repr(term.weight).removesuffix(".0")
+        if term.share:
+            return f"{number}%{term.name}"
+        return term.name if term.weight == self.defaults[term.name] == 1 else f"{number}*{term.name}"
+
+
+def parse(text: str, defaults: Mapping[str, float]) -> Expression:
+    """Reads an objective.
+
+    Grammar: TERM ('+' TERM)*, where TERM is `name`, `0.1*name` (times the term's value) or `10%name` (10% of the
+    gradient norm of the terms with plain weights). White space is free. A bare name takes its default weight.
+
+    Args:
+        text: what the user typed.
+        defaults: every known term's default weight.
+
+    Raises:
+        InvalidSetting: an unknown or repeated term, bad syntax, or percentages alone.
+    """
+    terms: list[WeightedTerm] = []
+    position = 0
+    while True:
+        found = _TERM.match(text, position)
+        if not found:
+            raise InvalidSetting(_syntax(text, position))
+        name, number = found["name"], found["number"]
+        if name not in defaults:
+            known = ", ".join(sorted(defaults))
+            raise InvalidSetting(f"unknown loss term '{name}' in '{text}'{nearest(name, defaults)} (terms: {known})")
+        if name in (term.name for term in terms):
+            raise InvalidSetting(f"loss term '{name}' stands twice in '{text}'; give it once, with one weight")
+        terms.append(WeightedTerm(name, defaults[name] if number is None else float(number), found["kind"] == "%"))
+        position = found.end()
+        if position == len(text):
+            break
+        if text[position] != "+":
+            raise InvalidSetting(_syntax(text, position))
+        position += 1
+    if all(term.share for term in terms):
+        raise InvalidSetting(f"'{text}' has percentages alone, which refer to nothing; give one term a plain weight")
+    if not all(term.weight < float("inf") for term in terms):
+        raise InvalidSetting(f"a weight in '{text}' is too large for a float")
+    return Expression(tuple(terms), defaults)
+
+
+def _syntax(text: str, position: int) -> str:
+    rest = text[position:].strip()
+    where = f"at '{rest}'" if rest else "at its end"
+    return f"cannot read the loss '{text}' {where}; write terms like mse + 0.1*l1 + 10%perceptual"

@@ -1,0 +1,100 @@
+"""VGG19 (Simonyan & Zisserman 2014, arXiv 1409.1556, configuration E), cut at the deepest layer asked for."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from losses.errors import InvalidSetting, nearest
+from losses.statistics import IMAGENET_MEAN, IMAGENET_STD
+
+# Convolutions per stage and their width; a 2x2 max-pool ends each stage.
+STAGES = ((2, 64), (2, 128), (4, 256), (4, 512), (4, 512))
+
+DEFAULT_TAPS = ("conv1_1", "conv1_2", "conv2_1", "conv2_2", "conv3_1")
+
+
+def _layers() -> list[tuple[str, int]]:
+    """Every layer of torchvision's `vgg19().features` in order: (name, output width)."""
+    layers = []
+    for stage, (depth, width) in enumerate(STAGES, start=1):
+        for i in range(1, depth + 1):
+            layers += [(f"preact{stage}_{i}", width), (f"conv{stage}_{i}", width)]
+        layers.append((f"pool{stage}", width))
+    return layers
+
+
+LAYERS = _layers()
+_INDEX = {name: index for index, (name, _) in enumerate(LAYERS)}
+
+
+def tap_index(tap: str) -> int:
+    """Position in torchvision's `vgg19().features` of a tap.
+
+    `conv3_1` and `relu3_1` both mean the output of that convolution's ReLU, as perceptual losses
+    use the names; `pool2` is a pooling layer; `features.N` is torchvision's own name for any layer
+    (`features.0` is conv1_1 before its ReLU).
+
+    Raises:
+        InvalidSetting: no layer has that name.
+    """
+    name = tap.replace("relu", "conv")
+    if name in _INDEX and not name.startswith("preact"):
+        return _INDEX[name]
+    if tap.startswith("features.") and tap[9:].isdigit() and int(tap[9:]) < len(LAYERS):
+        return int(tap[9:])
+    names = [name for name in _INDEX if not name.startswith("preact")]
+    raise InvalidSetting(f"unknown VGG19 tap '{tap}'{nearest(tap, names)} (conv1_1 ... conv5_4, pool1 ... pool5, features.0 ... features.36)")
+
+
+def stem(last: int) -> nn.Sequential:
+    """The first `last + 1` layers, with torchvision's keys `0.weight`, `0.bias`, `2.weight`, ..."""
+    modules, width = [], 3
+    for name, out in LAYERS[: last + 1]:
+        if name.startswith("preact"):
+            modules.append(nn.Conv2d(width, out, kernel_size=3, padding=1))
+            width = out
+        elif name.startswith("conv"):
+            modules.append(nn.ReLU(inplace=True))
+        else:
+            modules.append(nn.MaxPool2d(2))
+    return nn.Sequential(*modules)
+
+
+class VGG19(nn.Module):
+    """A frozen VGG19 that returns the outputs at its taps and computes nothing beyond the deepest.
+
+    Args:
+        taps: names that `tap_index` knows.
+
+    Shape: images (B, 3, H, W) in [0, 1] -> one (B, C, h, w) per tap, in the order of `taps`.
+
+    Its parameters never require a gradient and `train()` leaves it in evaluation, so no parent module
+    can wake it up.
+    """
+
+    def __init__(self, taps: Sequence[str] = DEFAULT_TAPS):
+        super().__init__()
+        self.taps = tuple(taps)
+        self.indices = [tap_index(tap) for tap in taps]
+        self.features = stem(max(self.indices))
+        # An in-place ReLU must not overwrite a layer that is itself a tap.
+        for index in self.indices:
+            if index + 1 < len(self.features) and isinstance(self.features[index + 1], nn.ReLU):
+                self.features[index + 1].inplace = False
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
+        self.requires_grad_(False)
+        self.eval()
+
+    def train(self, mode: bool = True) -> "VGG19":
+        return super().train(False)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        x = ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        found = {}
+        for index, layer in enumerate(self.features):
+            x = layer(x)
+            if index in self.indices:
+                found[index] = x
+        return [found[index] for index in self.indices]

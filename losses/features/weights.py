@@ -1,0 +1,119 @@
+"""Where VGG19's weights come from; never one source for another in silence."""
+
+import hashlib
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from losses.errors import InvalidSetting
+from losses.features.vgg19 import LAYERS, VGG19
+
+BUNDLED = Path(__file__).parent / "bundled" / "vgg19_rotnet.safetensors"
+IMAGENET_URL = "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth"
+
+
+def load_vgg19(net: VGG19, source: str) -> dict[str, str]:
+    """Fills `net` from a source and says which it was.
+
+    Args:
+        source: `imagenet` (torchvision's IMAGENET1K_V1, from the hub cache or downloaded), `bundled` (this
+            package's label-free weights), `random` (He initialisation from a fixed seed), or a file's path
+            (.safetensors or .pth in torchvision's names; it may be truncated below the taps that nobody asks for).
+
+    Returns:
+        {"source", "sha256"}; the checksum is over the tensors in use, so it does not depend on the container.
+
+    Raises:
+        InvalidSetting: what was asked for is not to be had; the message says how to get it.
+    """
+    named = {"imagenet": imagenet, "bundled": bundled, "random": lambda: he_initialised(net)}
+    weights = named[source]() if source in named else from_file(Path(source))
+    wanted = net.state_dict()
+    missing = [key for key in wanted if key not in weights]
+    if missing:
+        depth = _depth(weights)
+        raise InvalidSetting(
+            f"VGG19 weights '{source}' end at {depth}, but the taps {', '.join(net.taps)} need more; "
+            f"choose taps up to {depth} or losses.perceptual.weights=imagenet"
+        )
+    for key, value in wanted.items():
+        if weights[key].shape != value.shape:
+            raise InvalidSetting(f"'{key}' in VGG19 weights '{source}' has shape {tuple(weights[key].shape)}, not {tuple(value.shape)}")
+    net.load_state_dict({key: weights[key] for key in wanted})
+    return {"source": source, "sha256": checksum(net.state_dict())}
+
+
+def checksum(weights: dict[str, Tensor]) -> str:
+    """SHA-256 over names and float32 values, in the order of the names."""
+    digest = hashlib.sha256()
+    for key in sorted(weights):
+        digest.update(key.encode())
+        digest.update(weights[key].detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def bundled() -> dict[str, Tensor]:
+    if not BUNDLED.is_file():
+        raise InvalidSetting(f"the bundled VGG19 weights are missing from this installation ({BUNDLED.name}); reinstall")
+    return load_file(BUNDLED)
+
+
+def imagenet() -> dict[str, Tensor]:
+    name = IMAGENET_URL.rsplit("/", 1)[1]
+    path = Path(torch.hub.get_dir()) / "checkpoints" / name
+    prefix = name.removesuffix(".pth").rsplit("-", 1)[1]
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            # Written to a temporary name, checked against the hash in the file's name, then renamed.
+            torch.hub.download_url_to_file(IMAGENET_URL, str(path), hash_prefix=prefix, progress=True)
+        except (OSError, RuntimeError) as error:
+            raise InvalidSetting(
+                f"VGG19's ImageNet weights could not be downloaded ({_first_line(error)}); put {name} from {IMAGENET_URL} "
+                f"into {path.parent}, or use losses.perceptual.weights=bundled or a file"
+            ) from error
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if not found.startswith(prefix):
+        raise InvalidSetting(f"{path} is damaged (its SHA-256 does not begin with {prefix}); delete it to download it again")
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def from_file(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise InvalidSetting(
+            f"losses.perceptual.weights={path}: no such file; use imagenet, bundled, random, "
+            "or a .safetensors or .pth file in torchvision's names"
+        )
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, OSError, RuntimeError, ValueError, EOFError) as error:
+        raise InvalidSetting(f"cannot read VGG19 weights from {path}: {_first_line(error)}") from error
+    except Exception as error:  # torch.load raises pickle's own errors, which share no base but this
+        raise InvalidSetting(f"{path} is not a file of weights alone: {_first_line(error)}") from error
+
+
+def he_initialised(net: VGG19) -> dict[str, Tensor]:
+    """He et al. 2015 (arXiv 1502.01852), biases zero, always from seed 0: a random critic is one and the same."""
+    generator = torch.Generator().manual_seed(0)
+    weights = {}
+    for key, value in net.state_dict().items():
+        weights[key] = torch.zeros_like(value)
+        if key.endswith("weight"):
+            nn.init.kaiming_normal_(weights[key], nonlinearity="relu", generator=generator)
+    return weights
+
+
+def _depth(weights: dict[str, Tensor]) -> str:
+    """The deepest layer that weights in torchvision's names reach."""
+    held = [int(key.split(".")[1]) for key in weights if key.startswith("features.") and key.endswith(".weight")]
+    return LAYERS[max(held) + 1][0] if held else "nothing (no key begins with 'features.')"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

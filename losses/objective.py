@@ -1,0 +1,172 @@
+"""Weighs the terms: one gradient at the prediction, one backward through the model."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import combinations
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from losses.errors import InvalidSetting, nearest
+from losses.expression import Expression
+from losses.heads import PixelHead
+from losses.reconstruction import Reconstruction
+from losses.term import Term
+
+TINY = 1e-30  # keeps 0 / 0 at 0; no gradient norm of a float32 tensor in use comes near
+
+
+@dataclass
+class TermResult:
+    """One term at one step: scalars on the device.
+
+    `value` is the term's own, before its weight; `weight` is what multiplied it, schedule and percentage included;
+    `gradient_norm` is the L2 norm of the unweighted gradient at the prediction.
+    """
+
+    value: Tensor
+    weight: Tensor
+    gradient_norm: Tensor
+
+
+@dataclass
+class Result:
+    """`value`: the weighted sum; `gradient`: its gradient at the prediction, to be handed to `prediction.backward`.
+
+    `cosines[a, b]`: between the gradients of two terms; 0 where one of them is zero.
+    """
+
+    value: Tensor
+    gradient: Tensor
+    terms: dict[str, TermResult]
+    cosines: dict[tuple[str, str], Tensor] = field(default_factory=dict)
+
+
+class Objective(nn.Module):
+    """A weighted sum of terms.
+
+    Args:
+        expression: which terms, with which weights.
+        terms: name -> term, in the expression's order.
+        over: "hidden" (default) or "all" patches.
+
+    Call it with a `Reconstruction` and the step; it returns a `Result` with everything detached:
+
+        result = objective(reconstruction, step)
+        reconstruction.prediction.backward(result.gradient)
+        optimizer.step()
+        objective.update(step)
+
+    Each term runs once, on a leaf, in its own precision; trainable critics gather their own gradients on the way and
+    take their step at `update`. `head` is what the model's decoder must put out.
+    """
+
+    def __init__(self, expression: Expression, terms: Mapping[str, Term], over: str = "hidden"):
+        super().__init__()
+        if over not in ("hidden", "all"):
+            raise InvalidSetting(f"losses.over={over}: choose 'hidden' or 'all'{nearest(over, ('hidden', 'all'))}")
+        self.expression, self.over = expression, over
+        self.terms = nn.ModuleDict(terms)
+        self.head = _common_head(terms)
+
+    def forward(self, reconstruction: Reconstruction, step: int = 0) -> Result:
+        prediction = reconstruction.prediction.detach()
+        leaf = prediction.to(torch.promote_types(prediction.dtype, torch.float32)).requires_grad_()
+        values, gradients = {}, {}
+        for name, term in self.terms.items():
+            with torch.enable_grad():
+                value = term.value(reconstruction.at(leaf, self.over))
+                (gradients[name],) = torch.autograd.grad(value, leaf)
+            values[name] = value.detach()
+        weights = self._weights(gradients, step)
+        norms = {name: torch.linalg.vector_norm(g) for name, g in gradients.items()}
+        gradient = sum(weights[name] * g for name, g in gradients.items())
+        gradient = gradient + self._own_gradient(reconstruction.at(leaf, self.over), leaf)
+        self._learn(reconstruction)
+        return Result(
+            value=sum(weights[name] * value for name, value in values.items()),
+            gradient=gradient.to(prediction.dtype),
+            terms={name: TermResult(values[name], weights[name], norms[name]) for name in self.terms},
+            cosines=_cosines(gradients, norms),
+        )
+
+    def loss(self, reconstruction: Reconstruction, step: int = 0) -> Tensor:
+        """The weighted sum as one differentiable scalar, for people with a loop of their own.
+
+        With percentages it runs the terms twice: once to find the weights. Critics gather their gradients as in a
+        call; `update` is still theirs to be told.
+        """
+        prediction = reconstruction.prediction
+        r = reconstruction.at(prediction.to(torch.promote_types(prediction.dtype, torch.float32)), self.over)
+        weights = self._plain_weights(step)
+        if len(weights) < len(self.terms):
+            gradients = {}
+            for name, term in self.terms.items():
+                leaf = r.prediction.detach().requires_grad_()
+                with torch.enable_grad():
+                    (gradients[name],) = torch.autograd.grad(term.value(r.at(leaf, self.over)), leaf)
+            weights = self._weights(gradients, step)
+        total = sum(weights[name] * term.value(r) for name, term in self.terms.items())
+        if (own := r.head.own_loss(r)) is not None:
+            total = total + own - own.detach()  # the head learns; the value stays the objective's
+        self._learn(reconstruction)
+        return total
+
+    def update(self, step: int = 0) -> None:
+        """Now: every trainable critic takes one step with the gradients gathered since its last."""
+        for term in self.terms.values():
+            term.update(step)
+
+    def provenance(self) -> dict[str, dict[str, str]]:
+        """Term -> where its pretrained weights came from, with their checksum."""
+        return {name: record for name, term in self.terms.items() if (record := term.provenance())}
+
+    def state(self) -> dict[str, Any]:
+        """All that exact resumption needs."""
+        return {name: state for name, term in self.terms.items() if (state := term.state())}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        for name, saved in state.items():
+            self.terms[name].load_state(saved)
+
+    def _plain_weights(self, step: int) -> dict[str, float]:
+        return {t.name: t.weight * self.terms[t.name].ramp(step) for t in self.expression.terms if not t.share}
+
+    def _weights(self, gradients: Mapping[str, Tensor], step: int) -> dict[str, Tensor]:
+        """Every term's weight; a share is measured against the norm of the plain terms' summed gradient."""
+        first = next(iter(gradients.values()))
+        weights = {name: first.new_tensor(weight) for name, weight in self._plain_weights(step).items()}
+        plain = sum(weight * gradients[name] for name, weight in weights.items())
+        reference = torch.linalg.vector_norm(plain)
+        for t in self.expression.terms:
+            if t.share:
+                norm = torch.linalg.vector_norm(gradients[t.name])
+                push = t.weight / 100 * self.terms[t.name].ramp(step) * reference
+                weights[t.name] = torch.where(norm > 0, push / norm, torch.zeros_like(norm))
+        return weights
+
+    def _own_gradient(self, r: Reconstruction, leaf: Tensor) -> Tensor | float:
+        with torch.enable_grad():
+            own = r.head.own_loss(r)
+            return 0.0 if own is None else torch.autograd.grad(own, leaf)[0]
+
+    def _learn(self, reconstruction: Reconstruction) -> None:
+        r = reconstruction.at(reconstruction.prediction.detach().float(), self.over)
+        for term in self.terms.values():
+            term.learn(r)
+
+
+def _common_head(terms: Mapping[str, Term]) -> PixelHead:
+    """The one head that is more than pixels, if any: every term reads pixels behind any head."""
+    special = {term.head.name: term.head for term in terms.values() if type(term.head) is not PixelHead}
+    if len(special) > 1:
+        raise InvalidSetting(f"the terms need different heads ({', '.join(special)}); use them in separate runs")
+    return next(iter(special.values()), PixelHead())
+
+
+def _cosines(gradients: Mapping[str, Tensor], norms: Mapping[str, Tensor]) -> dict[tuple[str, str], Tensor]:
+    return {
+        (a, b): torch.sum(gradients[a] * gradients[b]) / (norms[a] * norms[b]).clamp_min(TINY)
+        for a, b in combinations(gradients, 2)
+    }

@@ -1,0 +1,86 @@
+"""The perceptual term: distance between features of a frozen VGG19."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from losses.errors import InvalidSetting
+from losses.features.vgg19 import DEFAULT_TAPS, VGG19
+from losses.features.weights import load_vgg19
+from losses.reconstruction import Reconstruction
+from losses.term import Surroundings, Term, option
+
+
+class Perceptual(Term):
+    """Mean-squared difference of VGG19 features of composite and truth, summed over the taps.
+
+    Each tap: mean over channels and positions, times its weight. Reads the composite in [0, 1] (B, 3, H, W), cut so
+    that the critic's pooling grid falls anywhere against the grid of patches. Unit: the critic's features squared.
+    Johnson et al. 2016 (arXiv 1603.08155), equation 1, without its square root; as a pretraining objective, Dong et
+    al. 2021 (PeCo, arXiv 2111.12710).
+    """
+
+    # As a regulariser beside mse: below one percent of the value, about a third of the gradient.
+    default_weight = 0.01
+
+    @dataclass
+    class Options:
+        """Settings `losses.perceptual.<option>`."""
+
+        weights: str = option("bundled", "imagenet (torchvision's), bundled (label-free), random, or a file's path")
+        taps: list[str] = option(list(DEFAULT_TAPS), "layers compared, by name: conv3_1 (after its ReLU), pool2, features.7")
+        tap_weights: list[float] = option([], "one weight per tap; empty: 1 each")
+
+    def __init__(self, options: Any = None, surroundings: Surroundings | None = None):
+        super().__init__(options, surroundings)
+        taps, weights = list(self.options.taps), list(self.options.tap_weights)
+        if not taps:
+            raise InvalidSetting("losses.perceptual.taps is empty; name at least one layer, such as conv3_1")
+        if weights and len(weights) != len(taps):
+            raise InvalidSetting(f"losses.perceptual.tap_weights has {len(weights)} numbers for {len(taps)} taps")
+        self.tap_weights = weights or [1.0] * len(taps)
+        self.net = VGG19(taps)
+        self.source = load_vgg19(self.net, self.options.weights)
+        self.net.to(memory_format=torch.channels_last)
+        # Two poolings before conv3_1 make a grid of 4 pixels; each further stage doubles it.
+        self.stride = 2 ** sum(isinstance(layer, torch.nn.MaxPool2d) for layer in self.net.features)
+
+    def value(self, r: Reconstruction) -> Tensor:
+        predicted, true = r.shifted(r.judged_image, self.stride), r.shifted(r.image, self.stride)
+        with torch.autocast(predicted.device.type, self.surroundings.dtype, enabled=self.surroundings.dtype != torch.float32):
+            with torch.no_grad():
+                targets = self.net(true)
+            found = self.net(predicted)
+        distances = [mean_squared_distance(f, t) for f, t in zip(found, targets, strict=True)]
+        return sum(weight * distance for weight, distance in zip(self.tap_weights, distances, strict=True))
+
+    def provenance(self) -> dict[str, str]:
+        return self.source
+
+
+class _MeanSquaredDistance(torch.autograd.Function):
+    """Mean of (x - y)^2 with one difference kept in the features' own precision.
+
+    The early maps are the largest tensors of a step; float32 copies of them cost more than their convolutions.
+    The sum is accumulated in float32 at least.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, y: Tensor) -> Tensor:
+        difference = x - y
+        ctx.save_for_backward(difference)
+        wide = torch.promote_types(x.dtype, torch.float32)
+        return torch.linalg.vector_norm(difference, dtype=wide).square() / x.numel()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (difference,) = ctx.saved_tensors
+        return difference * (gradient * (2 / difference.numel())).to(difference.dtype), None
+
+
+def mean_squared_distance(x: Tensor, y: Tensor) -> Tensor:
+    """Mean over all elements of (x - y)^2, a float32 (or wider) scalar; differentiable in `x` alone."""
+    return _MeanSquaredDistance.apply(x, y)
