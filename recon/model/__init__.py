@@ -1,0 +1,52 @@
+"""The masked autoencoder and its sizes."""
+
+from typing import Any
+
+from losses.errors import InvalidSetting, nearest
+from recon.model.autoencoder import MaskedAutoencoder
+
+# The MAE paper's sizes with its decoder; tiny (DeiT's) and small with a decoder about half as wide as the encoder.
+SIZES: dict[str, dict[str, int]] = {
+    "tiny": dict(patch_size=16, width=192, depth=12, heads=3, decoder_width=128, decoder_depth=4),
+    "small": dict(patch_size=16, width=384, depth=12, heads=6, decoder_width=256, decoder_depth=4),
+    "base": dict(patch_size=16, width=768, depth=12, heads=12, decoder_width=512, decoder_depth=8),
+    "large": dict(patch_size=16, width=1024, depth=24, heads=16, decoder_width=512, decoder_depth=8),
+    "huge": dict(patch_size=14, width=1280, depth=32, heads=16, decoder_width=512, decoder_depth=8),
+}
+
+DECODER_HEAD_WIDTH = 32  # 512 / 16, the paper's
+
+
+def create_model(name: str, *, image_size: int | tuple[int, int] = 224, **overrides: Any) -> MaskedAutoencoder:
+    """A masked autoencoder by size: tiny, small, base, large or huge.
+
+    Args:
+        image_size: H = W, or (H, W), in pixels.
+        **overrides: any argument of `MaskedAutoencoder`; None keeps the size's own.
+
+    Raises:
+        InvalidSetting: an unknown size, an image that the patch size does not divide, or a width that does not fit.
+    """
+    if name not in SIZES:
+        raise InvalidSetting(f"unknown model '{name}'{nearest(name, SIZES)} (models: {', '.join(SIZES)})")
+    size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+    made = SIZES[name] | {key: value for key, value in overrides.items() if value is not None}
+    p = made["patch_size"]
+    if p < 1 or size[0] % p or size[1] % p or min(size) < p:
+        raise InvalidSetting(f"images of {size[0]}x{size[1]} do not divide into patches of {p}; change data.image_size or model.patch_size")
+    decoder_width = made["decoder_width"]
+    if decoder_width < DECODER_HEAD_WIDTH or decoder_width % DECODER_HEAD_WIDTH:
+        raise InvalidSetting(f"model.decoder_width={decoder_width} is not a multiple of {DECODER_HEAD_WIDTH}")
+    if made.get("mask_tokens", "decoder") not in ("decoder", "encoder"):
+        raise InvalidSetting(f"model.mask_tokens={made['mask_tokens']}: choose 'decoder' or 'encoder'")
+    ratio = made.get("mask_ratio", 0.75)
+    patches = (size[0] // p) * (size[1] // p)
+    if not 0 < ratio < 1 or not 0 < int(patches * (1 - ratio)) < patches:
+        raise InvalidSetting(
+            f"masking.ratio={ratio} leaves {int(patches * (1 - ratio)) if 0 <= ratio <= 1 else 'no sensible number of'} "
+            f"of {patches} patches visible; at least one must be visible and one hidden"
+        )
+    return MaskedAutoencoder(image_size=size, decoder_heads=decoder_width // DECODER_HEAD_WIDTH, **made)
+
+
+__all__ = ["SIZES", "MaskedAutoencoder", "create_model"]

@@ -1,0 +1,166 @@
+"""The edge: from the command line to settings, and from errors to one line and exit status 2."""
+
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+import experiments
+from losses import InvalidSetting
+from losses.errors import nearest
+from recon.config import Settings, every_setting
+
+# `data=cifar10` says data.name=cifar10, and a preset needs no plus.
+SHORT = {"data": "data.name", "model": "model.name", "preset": "+preset"}
+
+# Hydra's flags that take the next argument.
+VALUED_FLAGS = {"--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--cfg", "-c", "--package", "-p"}
+
+
+def run(task: Callable[[Settings, frozenset[str]], int | None], name: str, about: str) -> None:
+    """Runs `task(settings, given)` for the command line's settings, once, or once per combination under `-m`.
+
+    `given` are the keys that the user set himself. Exits with 0, with the task's own status, or with 2 after one line
+    where a setting cannot be used; in a sweep the other runs go on.
+    """
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises; what the user reads is written here
+    statuses: list[int] = []
+
+    def job(cfg: DictConfig) -> None:
+        given = _keys(HydraConfig.get().overrides.task)
+        try:
+            statuses.append(task(typed(cfg, given), given) or 0)
+        except (InvalidSetting, OmegaConfBaseException) as error:
+            print(in_one_line(error), file=sys.stderr)
+            statuses.append(2)
+
+    with tempfile.TemporaryDirectory() as scratch:
+        try:
+            sys.argv[1:] = understood(sys.argv[1:], scratch)
+            _store(name, about)
+            hydra.main(version_base="1.3", config_path=None, config_name=name)(job)()
+        except (HydraException, OmegaConfBaseException, InvalidSetting) as error:
+            print(in_one_line(error), file=sys.stderr)
+            statuses.append(2)
+    sys.exit(max(statuses, default=0))
+
+
+def understood(arguments: list[str], scratch: str) -> list[str]:
+    """The arguments as Hydra wants them: short forms written out, a sweep's own notes sent to `scratch`.
+
+    Raises:
+        InvalidSetting: a key that is no setting.
+    """
+    flags = {"-m", "--multirun"} & set(arguments)
+    result = []
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        bare = key.lstrip("+~")
+        if argument.startswith("-") or (result and result[-1] in VALUED_FLAGS):
+            result.append(argument)
+            continue
+        if not equals:
+            raise InvalidSetting(f"'{argument}' is no setting; write key=value (--help lists all settings)")
+        if bare not in SHORT and not bare.startswith("hydra.") and bare not in _known():
+            raise InvalidSetting(f"unknown setting '{bare}'{nearest(bare, _known())} (--help lists all settings)")
+        result.append(f"{SHORT[bare]}={value}" if bare in SHORT else argument)
+        try:
+            _keys(result[-1:])
+        except HydraException as error:
+            raise InvalidSetting(f"cannot read '{argument}' ({in_one_line(error)}); quote what is not a plain value") from error
+    return [*result, f"hydra.sweep.dir={scratch}"] if flags else result
+
+
+def typed(cfg: DictConfig, given: frozenset[str] = frozenset()) -> Settings:
+    """Settings as dataclasses; of train.steps and train.epochs, the one that was given counts."""
+    if "train.steps" in given and "train.epochs" not in given:
+        cfg.train.epochs = None
+    if "train.epochs" in given and "train.steps" not in given:
+        cfg.train.steps = None
+    return OmegaConf.to_object(cfg)
+
+
+def in_one_line(error: BaseException) -> str:
+    """What went wrong with the settings, named, without Hydra's frames."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, OmegaConfBaseException):
+        cause = cause.__cause__
+    if isinstance(cause, OmegaConfBaseException) and cause.full_key:
+        what = str(cause.msg or cause).splitlines()[0]
+        suggestion = "" if cause.full_key in _known() else nearest(cause.full_key, _known())
+        return f"setting {cause.full_key}: {what}{suggestion}"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if lines and "preset/" in lines[0]:
+        wanted = lines[0].split("preset/")[1].split("'")[0]
+        return f"unknown preset '{wanted}'{nearest(wanted, presets())} (presets: {', '.join(presets())})"
+    return lines[0] if lines else type(error).__name__
+
+
+def presets() -> list[str]:
+    """Names of the presets in experiments/preset/."""
+    return sorted(path.stem for path in (Path(experiments.__file__).parent / "preset").glob("*.yaml"))
+
+
+def help_text(name: str, about: str) -> str:
+    """All settings with their defaults, for a person."""
+    lines = [about, "", "Settings (key=value), with their defaults:", ""]
+    section = ""
+    for s in every_setting():
+        if (head := s.key.rpartition(".")[0]) != section:
+            lines.append("")
+            section = head
+        default = "null" if s.default is None else str(s.default).lower() if isinstance(s.default, bool) else s.default
+        assignment = f"{s.key}={str(default).replace(' ', '').replace(chr(39), '')}"
+        lines.append(f"  {assignment:<38} {s.doc}" if len(assignment) <= 38 else f"  {assignment}\n  {'':<38} {s.doc}")
+    lines += [
+        "",
+        "  data=NAME and model=NAME are short for data.name and model.name.",
+        f"  preset=NAME                            start from a preset: {', '.join(presets())}",
+        "  --config-dir=FOLDER                    your own presets: FOLDER/preset/NAME.yaml",
+        "",
+        f"Sweep: python -m recon.{name} -m loss=mse,l1,perceptual+mse     one run for each, in sibling folders",
+        f"Look before: python -m recon.{name} --cfg job                   the settings as they would be used",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _store(name: str, about: str) -> None:
+    store = ConfigStore.instance()
+    store.store("settings", Settings)
+    store.store("recon", {"template": help_text(name, about).replace("$", "$$")}, group="hydra/help")
+    store.store(
+        name,
+        {
+            "defaults": [
+                "settings",
+                "_self_",
+                {"override hydra/help": "recon"},
+                {"override hydra/hydra_logging": "disabled"},
+                {"override hydra/job_logging": "disabled"},
+            ],
+            # Hydra leaves nothing behind: a run's folder is the run's own affair.
+            "hydra": {"run": {"dir": "."}, "output_subdir": None, "searchpath": ["pkg://experiments"]},
+        },
+    )
+
+
+def _known() -> set[str]:
+    """Every setting's key, and every node's."""
+    keys = {s.key for s in every_setting()}
+    return keys | {key[:i] for key in keys for i in range(len(key)) if key[i] == "."}
+
+
+def _keys(overrides: Iterable[Any]) -> frozenset[str]:
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    return frozenset(override.key_or_group for override in parsed)

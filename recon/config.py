@@ -1,0 +1,174 @@
+"""Every setting, typed, and documented where it is declared. One vocabulary for every command."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass
+from typing import Any
+
+from losses import TERMS, InvalidSetting
+from losses.term import option
+
+
+def _node(cls: type) -> Any:
+    return field(default_factory=cls)
+
+
+@dataclass
+class Data:
+    name: str = option("photos", "photos, folder, imagenette, imagenet, cifar10, cifar100, stl10, hfds/NAME, wds/NAME")
+    root: str | None = option(None, "folder that holds the data")
+    image_size: Any = option(64, "pixels, S or [H,W]; multiples of the patch size")
+    workers: int = option(0, "processes that read and augment; 0: the training process itself")
+    download: bool = option(False, "fetch a missing public dataset")
+    max_unreadable: float = option(0.01, "share of unreadable files that ends the run; fewer are skipped and counted")
+
+
+@dataclass
+class Model:
+    name: str = option("tiny", "tiny, small, base, large, huge")
+    patch_size: int | None = option(8, "pixels; null: the model's own (16; huge 14)")
+    decoder_width: int | None = option(None, "multiple of 32; null: the model's own")
+    decoder_depth: int | None = option(None, "blocks; null: the model's own")
+    mask_tokens: str = option("decoder", "decoder (the paper's), or encoder (its ablation: the encoder sees mask tokens)")
+
+
+@dataclass
+class Masking:
+    strategy: str = option("random", "random, block, grid")
+    ratio: float = option(0.75, "share of patches hidden")
+
+
+@dataclass
+class Train:
+    steps: int | None = option(700, "optimiser steps; or train.epochs")
+    epochs: float | None = option(None, "passes over the training images; or train.steps")
+    checkpoint_every: int = option(100, "steps between checkpoints")
+    log_every: int = option(10, "steps between lines of metrics.jsonl")
+    picture_every: int = option(100, "steps between pictures of the same held-out images")
+
+
+# `global` is a keyword to Python, which only the generated __init__, __repr__ and __eq__ mind: this class has its own.
+Batch = dataclass(init=False, repr=False, eq=False)(
+    type(
+        "Batch",
+        (),
+        {
+            "__annotations__": {"global": int, "per_device": int | None},
+            "__module__": __name__,
+            "__init__": lambda self, **values: vars(self).update(values),
+            "global": option(64, "images per optimiser step"),
+            "per_device": option(None, "images per forward; fewer than batch.global: gradients are accumulated"),
+        },
+    )
+)
+
+
+@dataclass
+class Optim:
+    base_lr: float = option(1e-3, "learning rate per 256 images: the rate is base_lr x batch.global / 256")
+    weight_decay: float = option(0.05, "AdamW's, on matrices alone")
+    betas: list[float] = option([0.9, 0.95], "AdamW's")
+    warmup: float = option(0.05, "fraction of the run in which the rate rises linearly; then a half cosine to zero")
+    clip: float | None = option(None, "gradient norm above which gradients are scaled down; null: never")
+
+
+Losses = make_dataclass(
+    "Losses",
+    [("over", str, option("hidden", "patches that are judged: hidden, or all"))]
+    + [(name, term.Options, _node(term.Options)) for name, term in TERMS.items()],
+    namespace={"__module__": __name__},
+)
+
+
+@dataclass
+class Settings:
+    loss: str = option("perceptual+mse", "objective: terms joined by +, each bare, 0.1*term or 10%term")
+    name: str | None = option(None, "the run's folder is runs/NAME; null: from loss, data and date")
+    resume: bool = option(False, "go on with the run of that name")
+    seed: int = option(0, "of everything drawn by chance")
+    device: str = option("auto", "auto, cpu, cuda, cuda:N, mps")
+    precision: str = option("auto", "auto (bf16 where the device does it well), bf16, fp32")
+    compile: bool = option(False, "compile model and critics: a minute at the start, faster after")
+    data: Data = _node(Data)
+    model: Model = _node(Model)
+    masking: Masking = _node(Masking)
+    train: Train = _node(Train)
+    batch: Batch = _node(Batch)
+    optim: Optim = _node(Optim)
+    losses: Losses = _node(Losses)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One leaf of the tree of settings."""
+
+    key: str
+    default: Any
+    doc: str
+
+
+def every_setting(node: type = Settings, prefix: str = "") -> Iterator[Setting]:
+    """All settings in the order of their declaration."""
+    for f in fields(node):
+        default = f.default_factory() if callable(f.default_factory) else f.default
+        if is_dataclass(default):
+            yield from every_setting(type(default), f"{prefix}{f.name}.")
+        else:
+            yield Setting(prefix + f.name, default, f.metadata["doc"])
+
+
+def check(settings: Settings) -> None:
+    """What types cannot say.
+
+    Raises:
+        InvalidSetting: a value out of range, in one line.
+    """
+    positive = {
+        "train.checkpoint_every": settings.train.checkpoint_every,
+        "train.log_every": settings.train.log_every,
+        "train.picture_every": settings.train.picture_every,
+        "batch.global": global_batch(settings),
+        "optim.base_lr": settings.optim.base_lr,
+    }
+    optional = {
+        "train.steps": settings.train.steps,
+        "train.epochs": settings.train.epochs,
+        "batch.per_device": settings.batch.per_device,
+        "model.patch_size": settings.model.patch_size,
+        "model.decoder_depth": settings.model.decoder_depth,
+        "optim.clip": settings.optim.clip,
+    }
+    for key, value in (positive | {key: value for key, value in optional.items() if value is not None}).items():
+        if not value > 0:
+            raise InvalidSetting(f"{key}={value} must be above 0")
+    for key, value in {"data.workers": settings.data.workers, "optim.weight_decay": settings.optim.weight_decay}.items():
+        if value < 0:
+            raise InvalidSetting(f"{key}={value} must not be negative")
+    for key, value in {"optim.warmup": settings.optim.warmup, "data.max_unreadable": settings.data.max_unreadable}.items():
+        if not 0 <= value <= 1:
+            raise InvalidSetting(f"{key}={value} is a fraction, between 0 and 1")
+    if (settings.train.steps is None) == (settings.train.epochs is None):
+        raise InvalidSetting("give the length of the run once: train.steps=N or train.epochs=N")
+    if len(settings.optim.betas) != 2 or not all(0 <= beta < 1 for beta in settings.optim.betas):
+        raise InvalidSetting(f"optim.betas={list(settings.optim.betas)} must be two numbers in [0, 1)")
+    if global_batch(settings) % per_device_batch(settings):
+        raise InvalidSetting(
+            f"batch.global={global_batch(settings)} is not a multiple of batch.per_device={settings.batch.per_device}"
+        )
+    image_size(settings)
+
+
+def global_batch(settings: Settings) -> int:
+    return getattr(settings.batch, "global")
+
+
+def per_device_batch(settings: Settings) -> int:
+    return settings.batch.per_device or global_batch(settings)
+
+
+def image_size(settings: Settings) -> tuple[int, int]:
+    """(H, W) in pixels."""
+    given = settings.data.image_size
+    size = [given, given] if isinstance(given, int) else list(given) if not isinstance(given, str | float) else []
+    if len(size) != 2 or not all(isinstance(n, int) and n > 0 for n in size):
+        raise InvalidSetting(f"data.image_size={given}: give one number of pixels, or [height,width]")
+    return size[0], size[1]

@@ -1,0 +1,180 @@
+"""The masked autoencoder of He et al. 2021 (arXiv 2111.06377)."""
+
+from functools import partial
+from typing import Any
+
+import torch
+from timm.layers import PatchEmbed
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+
+from losses.heads import PixelHead
+from losses.reconstruction import Reconstruction
+from losses.statistics import IMAGENET_MEAN, IMAGENET_STD
+from recon.model.masking import kept, mask_from_noise, strategy
+from recon.model.positions import sincos_positions
+
+LayerNorm = partial(nn.LayerNorm, eps=1e-6)
+
+
+class MaskedAutoencoder(nn.Module):
+    """Sees the visible patches, and predicts the hidden ones.
+
+    The encoder is a timm ViT by names and shapes; all names are the official MAE code's, so its checkpoints load.
+
+    Args:
+        image_size: (H, W), multiples of the patch size.
+        patch_size: p, in pixels.
+        width, depth, heads: of the encoder; `mlp_ratio` 4.
+        decoder_width, decoder_depth, decoder_heads: of the decoder.
+        head: what the decoder's last layer puts out; see `losses.heads`.
+        mask_tokens: "decoder" (the paper's way: the encoder sees visible patches alone) or "encoder" (its ablation,
+            table 1c: the encoder sees mask tokens too).
+        mask_strategy, mask_ratio: how `forward` hides patches where it is not told.
+        mean, std: per channel; images are standardised by them.
+    """
+
+    def __init__(
+        self,
+        *,
+        image_size: tuple[int, int],
+        patch_size: int,
+        width: int,
+        depth: int,
+        heads: int,
+        decoder_width: int,
+        decoder_depth: int,
+        decoder_heads: int,
+        head: PixelHead | None = None,
+        mask_tokens: str = "decoder",
+        mask_strategy: str = "random",
+        mask_ratio: float = 0.75,
+        mean: tuple[float, float, float] = IMAGENET_MEAN,
+        std: tuple[float, float, float] = IMAGENET_STD,
+    ):
+        super().__init__()
+        self.head = head or PixelHead()
+        self.grid = (image_size[0] // patch_size, image_size[1] // patch_size)
+        self.image_size, self.patch_size, self.mask_tokens = image_size, patch_size, mask_tokens
+        self.mask_strategy, self.mask_ratio = strategy(mask_strategy), mask_ratio
+        self.patches = self.grid[0] * self.grid[1]
+        values = 3 * patch_size**2
+
+        self.patch_embed = PatchEmbed(image_size, patch_size, 3, width)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.register_buffer("pos_embed", sincos_positions(width, self.grid))
+        self.blocks = _blocks(depth, width, heads)
+        self.norm = LayerNorm(width)
+
+        self.decoder_embed = nn.Linear(width, decoder_width)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, decoder_width if mask_tokens == "decoder" else width))
+        self.register_buffer("decoder_pos_embed", sincos_positions(decoder_width, self.grid))
+        self.decoder_blocks = _blocks(decoder_depth, decoder_width, decoder_heads)
+        self.decoder_norm = LayerNorm(decoder_width)
+        self.decoder_pred = nn.Linear(decoder_width, values)
+        self.statistics = _statistics_head(decoder_width, self.head.statistics) if self.head.statistics else None
+
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+        self.register_load_state_dict_pre_hook(_keep_own_positions)
+        self._initialise()
+
+    def forward(self, images: Tensor, mask: Tensor | None = None, noise: Tensor | None = None) -> Reconstruction:
+        """Hides patches of (B, 3, H, W) in [0, 1] and predicts them.
+
+        Args:
+            mask: (B, N) bool, True = hidden, the same number in every row.
+            noise: (B, N); the `int(N * (1 - ratio))` lowest of each row stay visible, ties by position.
+                With neither, the model's own strategy draws from torch's CPU generator.
+        """
+        if mask is None:
+            if noise is None:
+                noise = torch.stack([self.mask_strategy(self.grid, self.mask_ratio, None) for _ in images])
+            mask = mask_from_noise(noise.to(images.device), kept(self.patches, self.mask_ratio))
+            visible = kept(self.patches, self.mask_ratio)
+        else:
+            visible = _visible_count(mask)
+        # Visible patches first, each kind in its order: positions to gather, and back.
+        order = mask.to(torch.uint8).argsort(dim=1, stable=True)
+        tokens = self._encode_masked(images, mask, order[:, :visible])
+        prediction = self._decode(tokens, order)
+        return Reconstruction(prediction, images, mask, self.head, self.mean, self.std)
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Class token and patch tokens of whole images, no masking: (B, 3, H, W) in [0, 1] -> (B, 1 + N, D)."""
+        return self._encoder(self._embedded(images))
+
+    def _embedded(self, images: Tensor) -> Tensor:
+        """Patch tokens with their positions, (B, N, D)."""
+        return self.patch_embed((images - self.mean) / self.std) + self.pos_embed[:, 1:]
+
+    def _encoder(self, tokens: Tensor) -> Tensor:
+        """Class token put before (B, n, D), through all blocks: (B, 1 + n, D)."""
+        x = torch.cat([(self.cls_token + self.pos_embed[:, :1]).expand(len(tokens), -1, -1), tokens], dim=1)
+        for block in self.blocks:
+            x = block(x)
+        return self.norm(x)
+
+    def _encode_masked(self, images: Tensor, mask: Tensor, visible: Tensor) -> Tensor:
+        """The encoder's tokens of the visible patches; under mask_tokens=encoder of all, in the images' order."""
+        if self.mask_tokens == "encoder":
+            tokens = self.patch_embed((images - self.mean) / self.std)
+            tokens = torch.where(mask.unsqueeze(-1), self.mask_token.to(tokens.dtype), tokens) + self.pos_embed[:, 1:]
+            return self._encoder(tokens)
+        return self._encoder(_gather(self._embedded(images), visible))
+
+    def _decode(self, tokens: Tensor, order: Tensor) -> Tensor:
+        """The prediction (B, N, P), and the head's statistics behind it where it has any."""
+        x = self.decoder_embed(tokens)
+        cls, x = x[:, :1], x[:, 1:]
+        if self.mask_tokens == "decoder":
+            hidden = self.patches - x.shape[1]
+            x = torch.cat([x, self.mask_token.to(x.dtype).expand(len(x), hidden, -1)], dim=1)
+            x = _gather(x, order.argsort(dim=1))
+        x = torch.cat([cls, x], dim=1) + self.decoder_pos_embed
+        for block in self.decoder_blocks:
+            x = block(x)
+        x = self.decoder_norm(x)[:, 1:]
+        prediction = self.decoder_pred(x)
+        if self.statistics is None:
+            return prediction
+        # Detached: what the head learns about statistics teaches the model nothing.
+        return torch.cat([prediction, self.statistics(x.detach())], dim=-1)
+
+    def _initialise(self) -> None:
+        """The official code's: Xavier-uniform matrices (the patch embedding seen as one), zero biases, N(0, 0.02) tokens."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+        embedding = self.patch_embed.proj.weight
+        nn.init.xavier_uniform_(embedding.data.view(embedding.shape[0], -1))
+        nn.init.normal_(self.cls_token, std=0.02)
+        nn.init.normal_(self.mask_token, std=0.02)
+
+
+def _blocks(depth: int, width: int, heads: int) -> nn.ModuleList:
+    return nn.ModuleList(Block(width, heads, mlp_ratio=4, qkv_bias=True, norm_layer=LayerNorm) for _ in range(depth))
+
+
+def _statistics_head(width: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, outputs))
+
+
+def _gather(tokens: Tensor, positions: Tensor) -> Tensor:
+    """(B, N, D) at (B, n) -> (B, n, D)."""
+    return tokens.gather(1, positions.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
+
+
+def _visible_count(mask: Tensor) -> int:
+    counts = (~mask).sum(dim=1).unique()  # waits for the device; training gives noise, not masks
+    if len(counts) != 1:
+        raise ValueError(f"every image must hide the same number of patches, not {counts.tolist()} visible")
+    return int(counts)
+
+
+def _keep_own_positions(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Positions are a formula, not weights: a checkpoint of another image size brings none."""
+    for name in ("pos_embed", "decoder_pos_embed"):
+        if prefix + name in state:
+            state[prefix + name] = getattr(module, name)

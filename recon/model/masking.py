@@ -1,0 +1,84 @@
+"""Which patches to hide, said as noise: the lowest values stay visible, as in the official MAE code.
+
+A strategy gives one image's noise (N,) from a generator, so an image's mask depends on nothing else.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from losses.errors import InvalidSetting, nearest
+
+Strategy = Callable[[tuple[int, int], float, torch.Generator | None], Tensor]
+
+
+def random(grid: tuple[int, int], ratio: float, generator: torch.Generator | None) -> Tensor:
+    """Every patch alike."""
+    return torch.rand(grid[0] * grid[1], generator=generator)
+
+
+def block(grid: tuple[int, int], ratio: float, generator: torch.Generator | None) -> Tensor:
+    """Hides rectangles, of areas from 16 patches up and aspect ratios 0.3 to 3.3, until the ratio is reached.
+
+    After BEiT (Bao et al. 2021, arXiv 2106.08254, algorithm 1), the MAE paper's "block". The last rectangle is cut
+    by chance to the exact number.
+    """
+    rows, columns = grid
+    hidden_count = rows * columns - kept(rows * columns, ratio)
+    noise = torch.rand(rows, columns, generator=generator)
+    hidden = torch.zeros(rows, columns, dtype=torch.bool)
+    while (missing := hidden_count - int(hidden.sum())) > 0:
+        area, aspect, u, v = torch.rand(4, generator=generator, dtype=torch.float64).tolist()
+        area = min(16, missing) + area * max(0, missing - 16)
+        aspect = 0.3 * (1 / 0.3**2) ** aspect
+        height = min(rows, max(1, round((area * aspect) ** 0.5)))
+        width = min(columns, max(1, round((area / aspect) ** 0.5)))
+        top, left = int(u * (rows - height + 1)), int(v * (columns - width + 1))
+        new = torch.zeros_like(hidden)
+        new[top : top + height, left : left + width] = True
+        new &= ~hidden
+        if int(new.sum()) > missing:
+            last = noise.masked_fill(~new, -1).flatten().topk(missing).indices
+            new = torch.zeros_like(hidden).flatten().index_fill(0, last, True).view(rows, columns)
+        hidden |= new
+    return (noise + hidden).flatten()
+
+
+def regular(grid: tuple[int, int], ratio: float, generator: torch.Generator | None) -> Tensor:
+    """Keeps patches on a regular grid: at ratio 0.75 the first of every 2 x 2, the MAE paper's "grid".
+
+    Other ratios keep the first in the order of a Bayer matrix, which spreads any number evenly. The same for all images.
+    """
+    size = 1
+    bayer = torch.zeros(1, 1)
+    while size < max(grid):
+        bayer = torch.cat([torch.cat([4 * bayer, 4 * bayer + 2], 1), torch.cat([4 * bayer + 3, 4 * bayer + 1], 1)])
+        size *= 2
+    return bayer[: grid[0], : grid[1]].flatten() / size**2
+
+
+STRATEGIES: dict[str, Strategy] = {"random": random, "block": block, "grid": regular}
+
+
+def strategy(name: str) -> Strategy:
+    """The strategy of that name.
+
+    Raises:
+        InvalidSetting: there is none.
+    """
+    if name not in STRATEGIES:
+        raise InvalidSetting(f"unknown masking.strategy '{name}'{nearest(name, STRATEGIES)} ({', '.join(STRATEGIES)})")
+    return STRATEGIES[name]
+
+
+def kept(patches: int, ratio: float) -> int:
+    """How many of `patches` stay visible: `int(patches * (1 - ratio))`, the official code's rounding."""
+    return int(patches * (1 - ratio))
+
+
+def mask_from_noise(noise: Tensor, visible: int) -> Tensor:
+    """(B, N) noise -> (B, N) bool, True = hidden: all but the `visible` lowest of each row, ties by position."""
+    order = noise.argsort(dim=1, stable=True)
+    mask = torch.ones_like(noise, dtype=torch.bool)
+    return mask.scatter_(1, order[:, :visible], False)
