@@ -37,6 +37,7 @@ def build_objective(
     image_size: int | tuple[int, int] = 64,
     steps: int | None = None,
     critic_dtype: torch.dtype = torch.float32,
+    compiled: bool = False,
     **options: Any,
 ) -> Objective:
     """An objective from what the user typed.
@@ -47,6 +48,7 @@ def build_objective(
         image_size: H and W in pixels; a discriminator's depth depends on it.
         steps: length of the run, for terms that are ramped in; None: no ramp.
         critic_dtype: precision of critics' forward and backward; bfloat16 where the device does it well.
+        compiled: whether critics are compiled (a minute at the start, faster after).
         **options: per term, its options by name: `perceptual={"weights": "random"}`.
 
     Raises:
@@ -57,7 +59,7 @@ def build_objective(
         if name not in TERMS:
             raise InvalidSetting(f"options for an unknown loss term '{name}'{nearest(name, TERMS)} (terms: {', '.join(TERMS)})")
     size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
-    surroundings = Surroundings(size, steps, critic_dtype)
+    surroundings = Surroundings(size, steps, critic_dtype, compiled)
     terms = {t.name: TERMS[t.name](_options(t.name, options.get(t.name, {})), surroundings) for t in parsed.terms}
     return Objective(parsed, terms, over)
 

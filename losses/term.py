@@ -24,12 +24,14 @@ class Surroundings:
     Args:
         image_size: (H, W) in pixels.
         steps: length of the run, for schedules given in fractions of it; None: no schedule, fully on.
-        dtype: the precision in which frozen critics compute.
+        dtype: the precision in which critics compute.
+        compiled: whether critics are compiled.
     """
 
     image_size: tuple[int, int] = (64, 64)
     steps: int | None = None
     dtype: torch.dtype = torch.float32
+    compiled: bool = False
 
 
 class Term(nn.Module):

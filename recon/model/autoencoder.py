@@ -94,11 +94,13 @@ class MaskedAutoencoder(nn.Module):
             visible = kept(self.patches, self.mask_ratio)
         else:
             visible = _visible_count(mask)
+        return Reconstruction(self.predict(images, mask, visible), images, mask, self.head, self.mean, self.std)
+
+    def predict(self, images: Tensor, mask: Tensor, visible: int) -> Tensor:
+        """The prediction (B, N, W) alone, where `visible` patches of each image are not hidden by `mask`."""
         # Visible patches first, each kind in its order: positions to gather, and back.
         order = mask.to(torch.uint8).argsort(dim=1, stable=True)
-        tokens = self._encode_masked(images, mask, order[:, :visible])
-        prediction = self._decode(tokens, order)
-        return Reconstruction(prediction, images, mask, self.head, self.mean, self.std)
+        return self._decode(self._encode_masked(images, mask, order[:, :visible]), order)
 
     def encode(self, images: Tensor) -> Tensor:
         """Class token and patch tokens of whole images, no masking: (B, 3, H, W) in [0, 1] -> (B, 1 + N, D)."""

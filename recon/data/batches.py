@@ -1,0 +1,203 @@
+"""Training batches: an endless sequence of samples that can be entered anywhere.
+
+Sample k of a run depends on (seed, k, source) alone: not on the batch size, the number of workers, the ranks
+or where the run was resumed. So a checkpoint needs to remember one number.
+"""
+
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import count, islice
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+
+from losses.errors import InvalidSetting
+from recon.data.crops import training_crop
+from recon.data.seeds import seed_of
+from recon.data.source import Source, StreamedSource, UnreadableImage
+
+Masking = Callable[[torch.Generator], Tensor]  # noise (N,)
+
+
+@dataclass
+class Batch:
+    """One step's samples of one rank."""
+
+    images: Tensor  # uint8 (B, 3, H, W)
+    labels: Tensor  # int64 (B,), -1 where there is no class
+    noise: Tensor  # float32 (B, N)
+    unreadable: list[str]  # a line for each image that was passed over
+
+    def pin_memory(self) -> "Batch":
+        return Batch(self.images.pin_memory(), self.labels.pin_memory(), self.noise.pin_memory(), self.unreadable)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which samples make a batch, and how an image becomes a sample."""
+
+    image_size: tuple[int, int]
+    batch: int
+    start: int
+    seed: int
+    masking: Masking
+    rank: int
+    world: int
+
+    def batches(self) -> Iterator[range]:
+        """The numbers k of this rank's samples, batch by batch."""
+        for first in count(self.start + self.rank * self.batch, self.batch * self.world):
+            yield range(first, first + self.batch)
+
+    def make(self, ks: range, read: Iterable[tuple[Image.Image, int]], unreadable: list[str]) -> Batch:
+        images, labels, noise = [], [], []
+        for k, (image, label) in zip(ks, read, strict=True):
+            images.append(self.crop(image, k))
+            labels.append(label)
+            noise.append(self.masking(torch.Generator().manual_seed(seed_of(self.seed, "mask", k))))
+        return Batch(torch.stack(images), torch.tensor(labels), torch.stack(noise), unreadable)
+
+    def crop(self, image: Image.Image, k: int) -> Tensor:
+        # not torch.manual_seed, which would seed the accelerators too
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed_of(self.seed, "crop", k))
+            return training_crop(image, self.image_size)
+
+
+def training_batches(
+    source: Source | StreamedSource,
+    *,
+    image_size: tuple[int, int],
+    batch: int,
+    start: int,
+    seed: int,
+    workers: int,
+    masking: Masking,
+    rank: int = 0,
+    world: int = 1,
+) -> Iterator[Batch]:
+    """Batches without end; the iterator's close() stops the workers.
+
+    An indexable source is shuffled anew in each epoch. A streamed one is repeated in its own order, read by at
+    most one worker, and resumed by reading past the first `start` samples.
+
+    Args:
+        image_size: (H, W) of the training crops.
+        batch: samples per rank and batch.
+        start: the number of the first sample, counted from 0 over all ranks.
+        workers: processes that read ahead; 0 reads here. Where processes are not forked, `source` and `masking`
+            must pickle.
+        masking: draws one image's noise (N,) from the generator.
+        rank, world: this process takes the rank-th part of each batch of batch * world samples.
+
+    Raises:
+        InvalidSetting: from the iterator, when no image of the source can be read.
+    """
+    plan = Plan(image_size, batch, start, seed, masking, rank, world)
+    if isinstance(source, StreamedSource):
+        dataset, sampler, workers = StreamedBatches(source, plan), None, min(workers, 1)
+    else:
+        dataset, sampler = IndexedBatches(source, plan), order(len(source), plan)
+    loader = DataLoader(
+        dataset,
+        batch_size=None,  # the dataset's items are whole batches
+        sampler=sampler,
+        num_workers=workers,
+        worker_init_fn=leave_signals_to_the_parent,
+        pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator(),  # otherwise the loader draws from the global one
+    )
+    return raising(iter(loader))
+
+
+def order(images: int, plan: Plan) -> Iterator[tuple[range, list[int]]]:
+    """For each batch, the numbers k of its samples and the indices of their images."""
+    for ks in plan.batches():
+        yield ks, [int(permutation(images, plan.seed, k // images)[k % images]) for k in ks]
+
+
+@lru_cache(maxsize=2)  # a batch may reach into the next epoch
+def permutation(images: int, seed: int, epoch: int) -> Tensor:
+    return torch.randperm(images, generator=torch.Generator().manual_seed(seed_of(seed, "epoch", epoch)))
+
+
+class IndexedBatches(Dataset):
+    """Makes the batch whose samples and images `order` tells.
+
+    A user's error is handed over, not raised: DataLoader would bury its line under the worker's traceback.
+    """
+
+    def __init__(self, source: Source, plan: Plan) -> None:
+        self.source = source
+        self.plan = plan
+
+    def __getitem__(self, which: tuple[range, list[int]]) -> Batch | InvalidSetting:
+        ks, indices = which
+        unreadable: list[str] = []
+        try:
+            return self.plan.make(ks, (read_or_next(self.source, i, unreadable) for i in indices), unreadable)
+        except InvalidSetting as error:
+            return error
+
+
+class StreamedBatches(IterableDataset):
+    """Makes the batches of a stream, one after the other; hands a user's error over as IndexedBatches does."""
+
+    def __init__(self, source: StreamedSource, plan: Plan) -> None:
+        self.source = source
+        self.plan = plan
+
+    def __iter__(self) -> Iterator[Batch | InvalidSetting]:
+        stream, position = repeated(self.source), 0
+        try:
+            for ks in self.plan.batches():
+                others = ks[0] - position  # of other ranks, or from before the resumption
+                yield self.plan.make(ks, islice(stream, others, others + len(ks)), [])
+                position = ks[-1] + 1
+        except InvalidSetting as error:
+            yield error
+
+
+def read_or_next(source: Source, index: int, unreadable: list[str]) -> tuple[Image.Image, int]:
+    """The image at `index` and its class, or the next one that can be read; says in `unreadable` which cannot."""
+    images = len(source)
+    for candidate in range(index, index + images):
+        try:
+            return source.read(candidate % images)
+        except UnreadableImage as error:
+            unreadable.append(str(error))
+    raise InvalidSetting(f"none of the {images} images can be read; {unreadable[-1]}")
+
+
+def repeated(source: StreamedSource) -> Iterator[tuple[Image.Image, int]]:
+    while True:
+        empty = True
+        for sample in source:
+            empty = False
+            yield sample
+        if empty:
+            raise InvalidSetting(f"no image could be read from the stream {source.name}")
+
+
+def leave_signals_to_the_parent(worker: int) -> None:
+    """Ctrl-C and many a scheduler's SIGTERM reach every process; only the main one decides what they mean.
+
+    A worker whose parent dies ends by itself: the loader watches for that.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def raising(batches: Iterator[Batch | InvalidSetting]) -> Iterator[Batch]:
+    """The batches; an error among them is raised here."""
+    try:
+        for batch in batches:
+            if isinstance(batch, InvalidSetting):
+                raise batch
+            yield batch
+    finally:
+        del batches  # stops the workers now, not when the traceback is forgotten

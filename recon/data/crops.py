@@ -1,0 +1,49 @@
+"""How an image is cut and resized."""
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import InterpolationMode, RandomResizedCrop
+from torchvision.transforms import functional as F
+
+SCALE = (0.2, 1.0)  # of the image's area, as MAE pretrains
+RATIO = (3 / 4, 4 / 3)
+COVERED = 0.875  # of the shorter side, by the evaluation crop
+
+
+def training_crop(image: Image.Image, size: tuple[int, int]) -> Tensor:
+    """A random crop, resized and mirrored half of the time, drawn from torch's default CPU generator.
+
+    Args:
+        image: RGB.
+        size: (H, W).
+
+    Returns:
+        uint8 (3, H, W).
+    """
+    top, left, height, width = RandomResizedCrop.get_params(image, SCALE, RATIO)
+    # PIL's resize is antialiased
+    image = F.resized_crop(image, top, left, height, width, list(size), InterpolationMode.BICUBIC)
+    if torch.rand(()) < 0.5:
+        image = F.hflip(image)
+    return F.pil_to_tensor(image)
+
+
+def evaluation_crop(image: Image.Image, size: tuple[int, int]) -> Tensor:
+    """The central crop, 87.5% of the image along the side that limits it.
+
+    Args:
+        image: RGB.
+        size: (H, W).
+
+    Returns:
+        uint8 (3, H, W).
+    """
+    # the smallest image of the same shape that covers this box
+    height, width = (int(side / COVERED) for side in size)
+    if image.width * height <= image.height * width:
+        height = image.height * width // image.width
+    else:
+        width = image.width * height // image.height
+    image = F.resize(image, [height, width], InterpolationMode.BICUBIC)
+    return F.pil_to_tensor(F.center_crop(image, list(size)))

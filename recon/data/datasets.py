@@ -1,0 +1,43 @@
+"""A dataset by its name."""
+
+from pathlib import Path
+
+from losses.errors import InvalidSetting, nearest
+from recon.data import folder, hub, photos, published
+from recon.data.source import Source, StreamedSource
+
+DATASETS = {
+    "cifar10": published.cifar10,
+    "cifar100": published.cifar100,
+    "folder": folder.image_folder,
+    "imagenet": published.imagenet,
+    "imagenette": published.imagenette,
+    "photos": photos.photos,
+    "stl10": published.stl10,
+}
+HUBS = {"hfds": hub.hugging_face, "wds": hub.webdataset}
+
+
+def create_dataset(
+    name: str, split: str, root: str | Path | None = None, download: bool = False
+) -> Source | StreamedSource:
+    """Open one split of a dataset.
+
+    Args:
+        name: photos, folder, imagenette, imagenet, cifar10, cifar100, stl10, hfds/NAME or wds/NAME.
+        split: "train" or "val"; no image is in both.
+        root: where the files are; `folder` needs it, the others have a place of their own.
+        download: fetch a published dataset that is not under `root`.
+
+    Raises:
+        InvalidSetting: an unknown name or split, files that are missing, a package that is missing.
+    """
+    if split not in ("train", "val"):
+        raise InvalidSetting(f"unknown split '{split}' (splits: train, val)")
+    kind, _, rest = name.partition("/")
+    if kind in HUBS and rest:
+        return HUBS[kind](rest, split, root)
+    if name not in DATASETS:
+        known = [*DATASETS, *(f"{kind}/NAME" for kind in HUBS)]
+        raise InvalidSetting(f"unknown dataset '{name}'{nearest(name, known)} (datasets: {', '.join(known)})")
+    return DATASETS[name](split, root, download)

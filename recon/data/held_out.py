@@ -1,0 +1,62 @@
+"""The fixed images and masks that every run is evaluated on."""
+
+from collections.abc import Callable, Iterator
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from losses.errors import InvalidSetting
+from recon.data.crops import evaluation_crop
+from recon.data.seeds import seed_of
+from recon.data.source import Source, StreamedSource, UnreadableImage
+
+
+def held_out_images(
+    source: Source | StreamedSource,
+    image_size: tuple[int, int],
+    count: int,
+    seed: int,
+    masking: Callable[[torch.Generator], Tensor],
+) -> tuple[Tensor, Tensor, list[str]]:
+    """Images spread evenly over the source, or the first ones of a stream; those that cannot be read are passed over.
+
+    An image's noise depends on `seed` and its name alone.
+
+    Args:
+        image_size: (H, W).
+        count: how many; fewer come back where the source has fewer.
+        masking: draws one image's noise (N,) from the generator.
+
+    Returns:
+        images: float32 (count, 3, H, W) in [0, 1].
+        noise: (count, N).
+        names: what tells the images apart.
+
+    Raises:
+        InvalidSetting: none of the images can be read.
+    """
+    images, noise, names = [], [], []
+    for image, name in readable_from(source, count):
+        images.append(evaluation_crop(image, image_size))
+        noise.append(masking(torch.Generator().manual_seed(seed_of(seed, name))))
+        names.append(name)
+        if len(names) == count:
+            break
+    if not names:
+        raise InvalidSetting("none of the held-out images can be read")
+    return torch.stack(images).float() / 255, torch.stack(noise), names
+
+
+def readable_from(source: Source | StreamedSource, count: int) -> Iterator[tuple[Image.Image, str]]:
+    """`count` images that are spread evenly come first, then the others."""
+    if isinstance(source, StreamedSource):
+        for position, (image, _) in enumerate(source):
+            yield image, f"{source.name}/{position}"
+        return
+    spread = [i * len(source) // count for i in range(count)]
+    for index in dict.fromkeys([*spread, *range(len(source))]):
+        try:
+            yield source.read(index)[0], source.name_of(index)
+        except UnreadableImage:
+            continue

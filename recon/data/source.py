@@ -1,0 +1,77 @@
+"""What a dataset is to the rest of the program, and how a file becomes an RGB image."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from PIL import Image
+
+from losses.statistics import IMAGENET_MEAN, IMAGENET_STD
+
+Statistics = tuple[float, float, float]
+
+
+class UnreadableImage(Exception):
+    """One image that cannot be opened or decoded; the message is one line that names it and the reason."""
+
+
+class _Described:
+    """The classes (empty where there are none), and the pixels' mean and std in [0, 1], per channel."""
+
+    def __init__(
+        self, classes: Iterable[str] = (), mean: Statistics = IMAGENET_MEAN, std: Statistics = IMAGENET_STD
+    ) -> None:
+        self.classes = list(classes)
+        self.mean = mean
+        self.std = std
+
+
+class Source(_Described, ABC):
+    """Images that can be read by index."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def read(self, index: int) -> tuple[Image.Image, int]:
+        """The RGB image and its class, -1 where there is none. Raises UnreadableImage."""
+
+    @abstractmethod
+    def name_of(self, index: int) -> str:
+        """The image's name within the dataset: the same on every machine, and different for every image."""
+
+
+class StreamedSource(_Described, ABC):
+    """Images that come in one fixed order; every iteration begins at the first."""
+
+    name: str
+
+    @abstractmethod
+    def __iter__(self) -> Iterator[tuple[Image.Image, int]]:
+        """RGB images and their classes, -1 where there are none. Those that cannot be read are left out."""
+
+
+def read_rgb(file: str | Path | BinaryIO) -> Image.Image:
+    """Decode a file of any kind that PIL knows, in whichever colour mode, to 8-bit RGB."""
+    with Image.open(file) as image:
+        if image.mode.startswith("I;16"):  # convert() would clip 16-bit grey to white
+            image = image.convert("I").point(lambda value: value / 256).convert("L")
+        if "transparency" in image.info:  # convert() would warn that it drops a palette's transparency
+            image = image.convert("RGBA")
+        return image.convert("RGB")
+
+
+@contextmanager
+def reading(name: str | Path) -> Iterator[None]:
+    """Whatever goes wrong inside is raised as UnreadableImage; decoders raise nearly every kind of exception."""
+    try:
+        yield
+    except Exception as reason:
+        raise UnreadableImage(f"{name}: {one_line(reason)}") from reason
+
+
+def one_line(reason: Exception) -> str:
+    """An exception's message without its line breaks, or its kind where it has no message."""
+    return " ".join(str(reason).split()) or type(reason).__name__

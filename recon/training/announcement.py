@@ -1,0 +1,75 @@
+"""What a person reads before and after a run."""
+
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+
+from recon import config
+from recon.config import Settings
+from recon.data import Source, StreamedSource
+from recon.training.console import duration
+from recon.training.preview import Preview
+from recon.training.run import Run
+
+
+def facts(run: Run, steps: int) -> dict[str, Any]:
+    """What settings resolved to; written into config.yaml beside them."""
+    return {
+        "objective": str(run.objective.expression),
+        "head": run.objective.head.name,
+        "steps": steps,
+        "training_images": run.images or "a stream",
+        "weights": run.objective.provenance(),
+    }
+
+
+def before(
+    settings: Settings, run: Run, steps: int, source: Source | StreamedSource, preview: Preview, fabric: Fabric
+) -> str:
+    """What will run."""
+    model, objective = run.model, run.objective
+    h, w = model.image_size
+    batch = config.global_batch(settings)
+    hidden = model.patches - int(model.patches * (1 - model.mask_ratio))
+    peak = settings.optim.base_lr * batch / 256
+    weights = [f"{name}: VGG19 {w['source']}, sha256 {w['sha256'][:12]}" for name, w in objective.provenance().items()]
+    classes = f" of {len(source.classes)} classes" if source.classes else ""
+    epochs = f", {steps * batch / run.images:.1f} epochs" if run.images else ""
+    images = f"{run.images:,} training images" if run.images else "a stream of training images"
+    lines = {
+        "objective": "; ".join([str(objective.expression), *weights]),
+        "data": f"{settings.data.name}: {images}{classes}, {len(preview.images)} held out to look at; crops of {h}x{w}",
+        "model": f"{settings.model.name}, {_millions(model)} parameters; patches of {model.patch_size}, "
+        f"{hidden} of {model.patches} hidden ({settings.masking.strategy})",
+        "device": f"{_device(fabric.device)}, {fabric._precision.precision}",
+        "length": f"{steps:,} steps of {batch} images{epochs}; learning rate {peak:.3g}",
+        "run": str(run.folder) + (f", from step {run.step}" if run.step else ""),
+    }
+    return "\n".join(f"{key:<10} {value}" for key, value in lines.items())
+
+
+def after(settings: Settings, run: Run, ours: float, baseline: float, seconds: float) -> str:
+    """What came of it, where it is, and what to type next."""
+    other = "mse" if str(run.objective.expression) != "mse" else "perceptual+mse"
+    skipped = sum(run.tally.skipped().values())
+    lines = [
+        f"finished {run.step} steps in {duration(seconds)}",
+        f"masked PSNR on held-out images: {ours:.2f} dB; mean of the visible colours: {baseline:.2f} dB ({ours - baseline:+.2f} dB)",
+        *([f"skipped    {skipped} steps without a finite gradient"] if skipped else []),
+        *([f"unreadable {len(run.unreadable)} files, skipped"] if run.unreadable else []),
+        f"picture    {run.folder / 'reconstructions.png'}",
+        f"curves     tensorboard --logdir {run.folder.parent}",
+        f"next       python -m recon.pretrain loss={other}" + (f" data={settings.data.name}" if settings.data.name != "photos" else ""),
+    ]
+    return "\n".join(lines)
+
+
+def _device(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type}, {torch.get_num_threads()} threads" if device.type == "cpu" else device.type
+
+
+def _millions(model: torch.nn.Module) -> str:
+    return f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} M"

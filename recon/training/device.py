@@ -1,0 +1,42 @@
+"""Which device, which precision."""
+
+import torch
+from lightning_fabric import Fabric
+
+from losses.errors import InvalidSetting, nearest
+
+PRECISIONS = {"bf16": "bf16-mixed", "fp32": "32-true"}
+
+
+def make_fabric(device: str, precision: str) -> Fabric:
+    """Lightning Fabric for `auto`, `cpu`, `cuda`, `cuda:N` or `mps`, and `auto`, `bf16` or `fp32`.
+
+    Raises:
+        InvalidSetting: an unknown name, or a device that is not there.
+    """
+    kind, _, index = (_best() if device == "auto" else device).partition(":")
+    if kind not in ("cpu", "cuda", "mps") or (index and (kind != "cuda" or not index.isdigit())):
+        raise InvalidSetting(f"unknown device '{device}'{nearest(kind, ('auto', 'cpu', 'cuda', 'mps'))} (auto, cpu, cuda, cuda:N, mps)")
+    there = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}[kind]
+    if int(index or 0) >= there:
+        have = f"this machine has {there}" if kind == "cuda" else "this machine has none"
+        raise InvalidSetting(f"device={device} is not there ({have}); use device=auto or device=cpu")
+    if precision == "auto":
+        precision = "bf16" if fast_bfloat16(kind) else "fp32"
+    if precision not in PRECISIONS:
+        raise InvalidSetting(f"unknown precision '{precision}'{nearest(precision, PRECISIONS)} (auto, {', '.join(PRECISIONS)})")
+    torch.set_float32_matmul_precision("high")
+    return Fabric(accelerator=kind, devices=[int(index)] if index else 1, precision=PRECISIONS[precision])
+
+
+def fast_bfloat16(kind: str) -> bool:
+    """Whether matrix products in bfloat16 are faster than in float32 there."""
+    if kind == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if kind == "cpu":
+        return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    return False
+
+
+def _best() -> str:
+    return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"

@@ -1,0 +1,24 @@
+"""SIGTERM and Ctrl-C ask the loop to save and end; a second one ends at once."""
+
+import signal
+from types import FrameType
+from typing import Self
+
+
+class Interrupt:
+    """`with Interrupt() as stop:` sets `stop.signal` to the number of the first SIGTERM or SIGINT."""
+
+    signal: int | None = None
+
+    def __enter__(self) -> Self:
+        self._before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.signal = number
+        for each, handler in self._before.items():
+            signal.signal(each, handler)

@@ -1,0 +1,54 @@
+"""The training loop: one page that reads as the algorithm."""
+
+from collections.abc import Iterator
+
+import torch
+from lightning_fabric import Fabric
+
+from losses.finite import gradient_norm, step_unless
+from recon.data import Batch
+from recon.training.console import Console
+from recon.training.interrupt import Interrupt
+from recon.training.log import RunLog
+from recon.training.optimiser import set_learning_rate
+from recon.training.preview import Preview
+from recon.training.run import Rhythm, Run
+from recon.training.watch import Watch
+
+
+def train(run: Run, fabric: Fabric, batches: Iterator[Batch], rhythm: Rhythm, preview: Preview) -> int | None:
+    """Trains to the end, or until a signal asks to stop, and saves; returns the signal, or None.
+
+    Raises:
+        Diverged: many steps in a row had no finite gradient.
+        InvalidSetting: too many files cannot be read.
+            After both the last checkpoint stands.
+    """
+    model, _ = fabric.setup(run.model, run.optimizer)
+    parameters = [p for p in run.model.parameters() if p.requires_grad]
+    with Interrupt() as stop, RunLog(run.folder, run.step) as log, Console(run.step, rhythm.steps) as console:
+        watch = Watch(run, rhythm, log, console)
+        while run.step < rhythm.steps and stop.signal is None:
+            set_learning_rate(run.optimizer, rhythm.learning_rate(run.step))
+            results = []
+            for _ in range(rhythm.accumulate):
+                batch = next(batches)
+                watch.unreadable(batch.unreadable)
+                images = batch.images.to(fabric.device, non_blocking=True).float() / 255
+                reconstruction = model(images, noise=batch.noise.to(fabric.device, non_blocking=True))
+                result = run.objective(reconstruction, run.step)
+                fabric.backward(reconstruction.prediction, gradient=result.gradient / rhythm.accumulate, model=model)
+                results.append(result)
+            norm = gradient_norm(parameters)
+            if rhythm.clip is not None:
+                torch.nn.utils.clip_grads_with_norm_(parameters, rhythm.clip, norm)
+            step_unless(run.optimizer, ~norm.isfinite())
+            run.optimizer.zero_grad()
+            run.objective.update(run.step)
+            run.tally.record(results, run.objective, norm)
+            run.step += 1
+            watch.step(model, preview, images=len(images) * rhythm.accumulate)
+        if run.step % rhythm.picture_every and run.step == rhythm.steps:
+            watch.picture(model, preview)
+        watch.save()
+    return stop.signal

@@ -1,0 +1,180 @@
+"""Puts a run together from its settings, trains it, and says what came of it."""
+
+import time
+from functools import partial
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from omegaconf import OmegaConf
+
+from losses import TERMS, InvalidSetting, Objective, build_objective
+from recon import config
+from recon.config import Settings
+from recon.data import Source, StreamedSource, create_dataset, held_out_images, training_batches
+from recon.model import MaskedAutoencoder, create_model
+from recon.model.masking import strategy
+from recon.training import checkpoint, run_folder
+from recon.training.announcement import before, facts
+from recon.training.announcement import after as summary
+from recon.training.device import make_fabric
+from recon.training.loop import train
+from recon.training.optimiser import adamw, learning_rate
+from recon.training.preview import Preview, masked_psnrs
+from recon.training.run import Rhythm, Run
+from recon.training.tally import Tally
+from recon.training.watch import Diverged
+
+HELD_OUT = 64  # images of the preview
+
+
+def pretrain(settings: Settings, given: frozenset[str] = frozenset()) -> int:
+    """Trains a masked autoencoder as the settings say; prints; returns the exit status.
+
+    0: finished; 1: diverged; 128 + N: stopped by signal N, and saved.
+
+    Args:
+        given: keys that the user set himself; a resumed run takes all others from its checkpoint.
+
+    Raises:
+        InvalidSetting: before anything is written, or when files turn out to be unreadable on the way.
+    """
+    saved: dict[str, Any] = {}
+    if settings.resume:
+        folder = run_folder.existing(settings)
+        saved, refused = checkpoint.load(folder)
+        for line in refused:
+            print(f"refused: {line}; going on from the checkpoint before it")
+        settings = from_values(run_folder.resumed_settings(saved["settings"], settings, given))
+    config.check(settings)
+    fabric = make_fabric(settings.device, settings.precision)
+    data = settings.data
+    source, held_out = (create_dataset(data.name, split, data.root, data.download) for split in ("train", "val"))
+    steps = number_of_steps(settings, source)
+    torch.manual_seed(settings.seed)
+    objective = make_objective(settings, steps, fabric)
+    model = make_model(settings, objective, source)
+    preview = make_preview(settings, held_out, model, fabric)
+    if not settings.resume:
+        folder = run_folder.create(settings)
+    run = Run(
+        folder=folder,
+        settings=run_folder.flat(settings),
+        model=model.to(fabric.device),
+        objective=objective.to(fabric.device),
+        optimizer=adamw(model, weight_decay=settings.optim.weight_decay, betas=settings.optim.betas),
+        tally=Tally(fabric.device),
+        images=0 if isinstance(source, StreamedSource) else len(source),
+        max_unreadable=data.max_unreadable,
+    )
+    if settings.resume:
+        run.load_state(saved)
+    run_folder.write_config(folder, settings, facts(run, steps))
+    run_folder.write_environment(folder, fabric.device)
+    print(before(settings, run, steps, source, preview, fabric), flush=True)
+    return execute(settings, run, steps, source, preview, fabric)
+
+
+def execute(
+    settings: Settings, run: Run, steps: int, source: Source | StreamedSource, preview: Preview, fabric: Fabric
+) -> int:
+    """Trains `run` from where it stands; prints how it ended; returns the exit status."""
+    began = time.monotonic()
+    batches = training_batches(
+        source,
+        image_size=config.image_size(settings),
+        batch=config.per_device_batch(settings),
+        start=run.step * config.global_batch(settings),
+        seed=settings.seed,
+        workers=settings.data.workers,
+        masking=masking_of(settings, run.model),
+    )
+    try:
+        stopped_by = train(run, fabric, batches, make_rhythm(settings, steps), preview)
+    except Diverged as error:
+        print(f"ended at step {run.step} of {steps}: {error}")
+        return 1
+    finally:
+        batches.close()
+    if stopped_by is not None:
+        print(f"stopped at step {run.step} of {steps}, and saved; go on with:\n  python -m recon.pretrain name={run.folder.name} resume=true")
+        return 128 + stopped_by
+    print(summary(settings, run, *masked_psnrs(preview.reconstruct(run.model)), time.monotonic() - began))
+    return 0
+
+
+def from_values(values: dict[str, Any]) -> Settings:
+    """Settings from values by key."""
+    return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Settings), run_folder.nested(values)))
+
+
+def number_of_steps(settings: Settings, source: Source | StreamedSource) -> int:
+    """train.steps, or train.epochs in steps.
+
+    Raises:
+        InvalidSetting: epochs of a stream, which has no length.
+    """
+    if settings.train.steps is not None:
+        return settings.train.steps
+    if isinstance(source, StreamedSource):
+        raise InvalidSetting(f"data={settings.data.name} is a stream, which has no epochs; give train.steps=N")
+    return max(1, round(settings.train.epochs * len(source) / config.global_batch(settings)))
+
+
+def make_objective(settings: Settings, steps: int, fabric: Fabric) -> Objective:
+    low = fabric._precision.precision == "bf16-mixed"
+    return build_objective(
+        settings.loss,
+        over=settings.losses.over,
+        image_size=config.image_size(settings),
+        steps=steps,
+        critic_dtype=torch.bfloat16 if low else torch.float32,
+        compiled=settings.compile,
+        **{name: getattr(settings.losses, name) for name in TERMS},
+    )
+
+
+def make_model(settings: Settings, objective: Objective, source: Source | StreamedSource) -> MaskedAutoencoder:
+    model = create_model(
+        settings.model.name,
+        image_size=config.image_size(settings),
+        patch_size=settings.model.patch_size,
+        decoder_width=settings.model.decoder_width,
+        decoder_depth=settings.model.decoder_depth,
+        mask_tokens=settings.model.mask_tokens,
+        mask_strategy=settings.masking.strategy,
+        mask_ratio=settings.masking.ratio,
+        head=objective.head,
+        mean=source.mean,
+        std=source.std,
+    )
+    if settings.compile:
+        model.predict = torch.compile(model.predict)
+    return model
+
+
+def make_preview(
+    settings: Settings, held_out: Source | StreamedSource, model: MaskedAutoencoder, fabric: Fabric
+) -> Preview:
+    images, noise, _ = held_out_images(
+        held_out, config.image_size(settings), HELD_OUT, settings.seed, masking_of(settings, model)
+    )
+    return Preview(images.to(fabric.device), noise.to(fabric.device), config.per_device_batch(settings))
+
+
+def masking_of(settings: Settings, model: MaskedAutoencoder) -> partial[torch.Tensor]:
+    """Draws one image's noise (N,) from a generator."""
+    return partial(strategy(settings.masking.strategy), model.grid, settings.masking.ratio)
+
+
+def make_rhythm(settings: Settings, steps: int) -> Rhythm:
+    peak = settings.optim.base_lr * config.global_batch(settings) / 256
+    return Rhythm(
+        steps=steps,
+        accumulate=config.global_batch(settings) // config.per_device_batch(settings),
+        checkpoint_every=settings.train.checkpoint_every,
+        log_every=settings.train.log_every,
+        picture_every=settings.train.picture_every,
+        learning_rate=partial(learning_rate, steps=steps, peak=peak, warmup=settings.optim.warmup),
+        clip=settings.optim.clip,
+    )

@@ -1,0 +1,79 @@
+"""A run: everything that trains, and how far it has come."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from losses.errors import InvalidSetting
+from losses.objective import Objective
+from recon.training import checkpoint
+from recon.training.tally import Tally
+
+
+@dataclass(frozen=True)
+class Rhythm:
+    """How long, and how often what; in optimiser steps."""
+
+    steps: int
+    accumulate: int  # micro-batches per step
+    checkpoint_every: int
+    log_every: int
+    picture_every: int
+    learning_rate: Callable[[int], float]
+    clip: float | None
+
+
+@dataclass
+class Run:
+    """Everything that trains, and how far it has come. `step` counts finished optimiser steps."""
+
+    folder: Path
+    settings: dict[str, Any]  # by key, saved with every checkpoint
+    model: nn.Module
+    objective: Objective
+    optimizer: torch.optim.Optimizer
+    tally: Tally
+    images: int  # in the training data; 0: a stream
+    max_unreadable: float
+    step: int = 0
+    unreadable: dict[str, None] = field(default_factory=dict)  # a set that keeps its order
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "settings": self.settings,
+            "step": self.step,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "objective": self.objective.state(),
+            "tally": self.tally.state(),
+            "unreadable": list(self.unreadable),
+            "random": checkpoint.random_states(),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.step = state["step"]
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.objective.load_state(state["objective"])
+        self.tally.load_state(state["tally"])
+        self.unreadable = dict.fromkeys(state["unreadable"])
+        checkpoint.set_random_states(state["random"])
+
+    def note_unreadable(self, lines: list[str]) -> list[str]:
+        """Takes note of files that could not be read; returns the new ones.
+
+        Raises:
+            InvalidSetting: they are more than the set share of the data.
+        """
+        new = [line for line in lines if line not in self.unreadable]
+        self.unreadable |= dict.fromkeys(new)
+        if new and len(self.unreadable) > self.max_unreadable * self.images:
+            raise InvalidSetting(
+                f"{len(self.unreadable)} of {self.images} files cannot be read, more than "
+                f"data.max_unreadable={self.max_unreadable} allows; the last: {new[-1]}"
+            )
+        return new

@@ -1,0 +1,161 @@
+"""runs/NAME: what a run is called, what it writes down about itself, and whether it may go on."""
+
+import json
+import os
+import platform
+import re
+from dataclasses import is_dataclass
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from losses.errors import InvalidSetting
+from recon.config import Settings, every_setting
+from recon.training import checkpoint
+
+RUNS = Path("runs")
+
+# Settings that change neither weights nor what they mean, so a run may go on under another value.
+HARMLESS = {
+    "name",
+    "resume",
+    "device",
+    "data.root",
+    "data.workers",
+    "data.download",
+    "data.max_unreadable",
+    "train.checkpoint_every",
+    "train.log_every",
+    "train.picture_every",
+}
+
+
+def create(settings: Settings) -> Path:
+    """A new run folder, runs/NAME, or one named after loss, data and date.
+
+    Raises:
+        InvalidSetting: a run of that name exists.
+    """
+    if settings.name is not None:
+        if not re.fullmatch(r"[^/\\\0]+", settings.name) or settings.name in (".", ".."):
+            raise InvalidSetting(f"name={settings.name} is no name for a folder")
+        folder = RUNS / settings.name
+        if _holds_a_run(folder):
+            raise InvalidSetting(f"{folder} exists; go on with it by resume=true, or choose another name=")
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+    words = [settings.loss, settings.data.name, datetime.now().strftime("%Y%m%d-%H%M%S")]
+    stem = re.sub(r"[^\w.+~-]", "", "-".join(words).replace("/", "~").replace("*", "x").replace("%", "pct"))
+    for suffix in ["", *(f"-{i}" for i in range(2, 1000))]:
+        try:
+            (RUNS / f"{stem}{suffix}").mkdir(parents=True)
+            return RUNS / f"{stem}{suffix}"
+        except FileExistsError:  # another run of a sweep began in the same second
+            continue
+    raise InvalidSetting(f"a thousand runs are called {RUNS / stem}; give name=")
+
+
+def existing(settings: Settings) -> Path:
+    """The folder of the run to go on with.
+
+    Raises:
+        InvalidSetting: no name was given, or there is no such run.
+    """
+    there = sorted(path.parent.name for path in RUNS.glob(f"*/{checkpoint.NAME}"))
+    listed = f" (runs with a checkpoint: {', '.join(there)})" if there else f" ({RUNS}/ has no run with a checkpoint)"
+    if settings.name is None:
+        raise InvalidSetting(f"resume=true needs name=NAME of the run to go on with{listed}")
+    folder = RUNS / settings.name
+    if not _holds_a_run(folder):
+        raise InvalidSetting(f"there is no run {folder} to resume{listed}")
+    return folder
+
+
+def resumed_settings(saved: dict[str, Any], now: Settings, given: frozenset[str]) -> dict[str, Any]:
+    """The saved run's settings, with the harmless ones that were given now.
+
+    Args:
+        saved: settings by key, as in the checkpoint.
+        given: what the user set on the command line; a preset gives all that it changes.
+
+    Raises:
+        InvalidSetting: a given setting differs from the saved run's and is not harmless.
+    """
+    current, defaults = flat(now), {s.key: s.default for s in every_setting()}
+    changed = {key for key, value in current.items() if value != defaults[key]} if "preset" in given else set()
+    chosen = {key for key in current if any(key == g or key.startswith(f"{g}.") for g in given)} | changed
+    # The length of a run is one setting in two units; the one that was not given is null.
+    differing = {key: value for key, value in current.items() if key in chosen and value != saved.get(key)}
+    refused = [f"{key}={_shown(value)} (was {_shown(saved.get(key))})" for key, value in differing.items() if key not in HARMLESS]
+    if refused:
+        raise InvalidSetting(f"cannot resume with other settings: {', '.join(refused)}; leave them out, or start anew under another name=")
+    return saved | {key: value for key, value in differing.items() if key in HARMLESS}
+
+
+def flat(settings: Settings) -> dict[str, Any]:
+    """Settings by key, as plain values that a checkpoint can hold."""
+    tree = _plain(settings)
+    return {s.key: _at(tree, s.key) for s in every_setting()}
+
+
+def nested(values: dict[str, Any]) -> dict[str, Any]:
+    """Settings by key to a tree, for YAML and for `OmegaConf`."""
+    tree: dict[str, Any] = {}
+    for key, value in values.items():
+        *nodes, leaf = key.split(".")
+        node = tree
+        for name in nodes:
+            node = node.setdefault(name, {})
+        node[leaf] = value
+    return tree
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes under a temporary name, then renames."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text)
+    temporary.replace(path)
+
+
+def write_config(folder: Path, settings: Settings, facts: dict[str, Any]) -> None:
+    """config.yaml: everything resolved, and beside the settings what was found: objective, weights, data."""
+    text = yaml.safe_dump({**nested(flat(settings)), "resolved": facts}, sort_keys=False, allow_unicode=True)
+    write_text(folder / "config.yaml", text)
+
+
+def write_environment(folder: Path, device: torch.device) -> None:
+    """environment.json: what the run ran on."""
+    packages = ["torch", "torchvision", "timm", "lightning-fabric", "hydra-core", "numpy", "scikit-image", "safetensors"]
+    environment = {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: version(name) for name in packages},
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "threads": torch.get_num_threads(),
+        "cpus": os.cpu_count(),
+    }
+    write_text(folder / "environment.json", json.dumps(environment, indent=2) + "\n")
+
+
+def _holds_a_run(folder: Path) -> bool:
+    return any((folder / name).exists() for name in ("config.yaml", checkpoint.NAME, checkpoint.PREVIOUS))
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value):
+        return {name: _plain(getattr(value, name)) for name in value.__dataclass_fields__}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _at(tree: dict[str, Any], key: str) -> Any:
+    for name in key.split("."):
+        tree = tree[name]
+    return tree
+
+
+def _shown(value: Any) -> str:
+    return "null" if value is None else str(value).replace(" ", "")

@@ -1,0 +1,98 @@
+"""What happens beside the algorithm: logs, pictures, checkpoints, and the decision to give up."""
+
+import time
+
+from safetensors.torch import save_file
+from torch import nn
+
+from recon.training import checkpoint
+from recon.training.console import Console
+from recon.training.log import RunLog
+from recon.training.preview import Preview, draw, masked_psnrs
+from recon.training.run import Rhythm, Run
+
+SKIPPED_IN_A_ROW = 10  # steps without a finite gradient that end the run
+
+
+class Diverged(RuntimeError):
+    """Many steps in a row had no finite gradient; the message names the term at fault."""
+
+
+class Watch:
+    """Follows a run; waits for the device only where its `Rhythm` says that something is due."""
+
+    def __init__(self, run: Run, rhythm: Rhythm, log: RunLog, console: Console):
+        self.run, self.rhythm, self.log, self.console = run, rhythm, log, console
+        self.images, self.since = 0, time.monotonic()
+        self.warned: set[str] = set()
+
+    def step(self, model: nn.Module, preview: Preview, images: int) -> None:
+        """After each optimiser step, which took `images` images."""
+        step, rhythm = self.run.step, self.rhythm
+        self.images += images
+        self.console.advance(step)
+        if step % rhythm.log_every == 0:
+            self.numbers()
+        if step % rhythm.picture_every == 0:
+            self.picture(model, preview)
+        if step % rhythm.checkpoint_every == 0 and step < rhythm.steps:
+            self.save()
+
+    def numbers(self) -> None:
+        """One line of the log; gives up where nothing finite has come for long.
+
+        Raises:
+            Diverged: see there.
+        """
+        means = self.run.tally.means()  # waits for the device
+        now = time.monotonic()
+        speed = self.images / (now - self.since)
+        self.images, self.since = 0, now
+        skipped = self.run.tally.skipped()
+        extra = {"learning_rate": self.rhythm.learning_rate(self.run.step - 1), "images_per_second": speed}
+        extra |= {f"skipped/{name}": count for name, count in skipped.items()}
+        self.log.numbers(self.run.step, means | extra)
+        self.console.numbers(self.run.step, means, speed)
+        if self.run.tally.in_a_row() >= SKIPPED_IN_A_ROW:
+            by = ", ".join(f"{name} {count}" for name, count in skipped.items())
+            raise Diverged(
+                f"{self.run.tally.in_a_row()} steps in a row had no finite gradient (steps skipped so far, by the term at fault: "
+                f"{by}); the last good checkpoint is intact; lower optim.base_lr, or set optim.clip, or precision=fp32"
+            )
+        self._warn([f"skipped {count} steps: no finite gradient from {name}" for name, count in skipped.items()])
+        self._warn([line for term in self.run.objective.terms.values() if (line := term.warning())])
+
+    def picture(self, model: nn.Module, preview: Preview) -> None:
+        """reconstructions.png, and the masked PSNR of the same held-out images throughout."""
+        began = time.monotonic()
+        reconstructions = preview.reconstruct(model)
+        ours, baseline = masked_psnrs(reconstructions)
+        caption = (
+            f"{self.run.objective.expression}   step {self.run.step}/{self.rhythm.steps}   "
+            f"masked PSNR {ours:.2f} dB, mean of the visible colours {baseline:.2f} dB"
+        )
+        grid = draw(reconstructions, caption, self.run.folder / "reconstructions.png")
+        self.log.picture(self.run.step, grid)
+        self.log.numbers(self.run.step, {"held_out/masked_psnr": ours, "held_out/mean_colour_psnr": baseline})
+        self.since += time.monotonic() - began  # not training time
+
+    def save(self) -> None:
+        """The checkpoint, and the model alone. Inside a streak of skipped steps the last good one is kept."""
+        if self.run.tally.in_a_row():
+            return
+        checkpoint.save(self.run.folder, self.run.state())
+        temporary = self.run.folder / "model.safetensors.tmp"
+        save_file({key: value.contiguous() for key, value in self.run.model.state_dict().items()}, temporary)
+        temporary.replace(self.run.folder / "model.safetensors")
+
+    def unreadable(self, lines: list[str]) -> None:
+        for line in self.run.note_unreadable(lines) if lines else ():
+            self.console.say(f"skipped an unreadable file: {line}")
+
+    def _warn(self, lines: list[str]) -> None:
+        """Says each warning when it first comes up; counts in it may change."""
+        for line in lines:
+            kind = "".join(c for c in line if not c.isdigit())
+            if kind not in self.warned:
+                self.warned.add(kind)
+                self.console.say(f"warning: {line}")

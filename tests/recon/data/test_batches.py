@@ -1,0 +1,176 @@
+"""The law of exact resumption, and what happens to images that cannot be read."""
+
+import multiprocessing
+import random
+import signal
+from itertools import islice
+
+import numpy as np
+import pytest
+import torch
+
+from losses.errors import InvalidSetting
+from recon.data import StreamedSource, create_dataset, training_batches
+from recon.data.batches import leave_signals_to_the_parent
+from tests.recon.data.conftest import Pictures, masking, picture, write_shard
+
+
+class Stream(StreamedSource):
+    name = "stream"
+
+    def __init__(self, length: int) -> None:
+        super().__init__()
+        self.length = length
+
+    def __iter__(self):
+        return ((picture(i), i) for i in range(self.length))
+
+
+def samples(source, number, *, batch=4, start=0, seed=0, workers=0, rank=0, world=1):
+    """The first samples of a run: images, labels and noise, each stacked, and the unreadable ones."""
+    batches = training_batches(
+        source,
+        image_size=(16, 16),
+        batch=batch,
+        start=start,
+        seed=seed,
+        workers=workers,
+        masking=masking,
+        rank=rank,
+        world=world,
+    )
+    got = list(islice(batches, number // batch))
+    images, labels, noise = (torch.cat([getattr(b, name) for b in got]) for name in ("images", "labels", "noise"))
+    return images, labels, noise, [line for b in got for line in b.unreadable]
+
+
+def same(left, right) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(left[:3], right[:3], strict=True)) and left[3] == right[3]
+
+
+def test_a_batch_has_the_promised_shapes_and_types():
+    images, labels, noise, unreadable = samples(Pictures(5), 4)
+    assert images.shape == (4, 3, 16, 16) and images.dtype == torch.uint8
+    assert labels.shape == (4,) and labels.dtype == torch.int64
+    assert noise.shape == (4, 16) and noise.dtype == torch.float32
+    assert unreadable == []
+
+
+@pytest.mark.parametrize("source", [Pictures(10, unreadable=(3, 4)), Stream(10)], ids=["indexed", "streamed"])
+class TestExactResumption:
+    def test_batch_size_does_not_change_the_samples(self, source):
+        assert same(samples(source, 24, batch=8), samples(source, 24, batch=4))
+
+    def test_workers_do_not_change_the_samples(self, source):
+        assert same(samples(source, 48, workers=2), samples(source, 48, workers=0))
+
+    @pytest.mark.parametrize("workers", [0, 2])
+    def test_a_run_entered_later_goes_on_as_the_whole_run_does(self, source, workers):
+        whole, late = samples(source, 64), samples(source, 24, start=40, workers=workers)
+        assert all(torch.equal(a[40:], b) for a, b in zip(whole[:3], late[:3], strict=True))
+
+    def test_ranks_together_see_what_one_process_sees(self, source):
+        alone = samples(source, 48, batch=8)
+        ranks = [samples(source, 24, batch=4, rank=rank, world=2) for rank in (0, 1)]
+        for values, first, second in zip(alone[:3], *(rank[:3] for rank in ranks), strict=True):
+            pairs = torch.stack([first.unflatten(0, (-1, 4)), second.unflatten(0, (-1, 4))], dim=1)
+            assert torch.equal(values, pairs.flatten(0, 2))
+
+    def test_another_seed_gives_other_crops_and_other_masks(self, source):
+        left, right = samples(source, 8, seed=0), samples(source, 8, seed=1)
+        assert not torch.equal(left[0], right[0]) and not torch.equal(left[2], right[2])
+
+    def test_the_global_random_states_are_left_alone(self, source):
+        before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
+        samples(source, 16, workers=0)
+        samples(source, 16, workers=1)
+        after = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
+        assert torch.equal(before[0], after[0]) and before[1:] == after[1:]
+
+    def test_the_global_random_state_does_not_matter(self, source):
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(7)
+            left = samples(source, 8)
+            torch.default_generator.manual_seed(8)
+            assert same(left, samples(source, 8))
+
+
+def test_every_epoch_shows_every_image_once_in_an_order_of_its_own():
+    labels = samples(Pictures(12), 36)[1].reshape(3, 12)
+    assert all(sorted(epoch) == list(range(12)) for epoch in labels.tolist())
+    assert len({tuple(epoch) for epoch in labels.tolist()}) == 3
+
+
+def test_one_batch_may_hold_many_epochs():
+    labels = samples(Pictures(3), 12, batch=12)[1].reshape(4, 3)
+    assert all(sorted(epoch) == [0, 1, 2] for epoch in labels.tolist())
+
+
+def test_a_stream_is_repeated_in_its_own_order():
+    assert samples(Stream(5), 12)[1].tolist() == [0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 0, 1]
+
+
+def test_an_image_shown_again_is_cropped_and_masked_anew():
+    images, _, noise, _ = samples(Pictures(1), 4)
+    assert len(images.flatten(1).unique(dim=0)) == len(noise.unique(dim=0)) == 4
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_unreadable_image_is_named_and_the_next_readable_one_takes_its_place(workers):
+    _, labels, _, unreadable = samples(Pictures(4, unreadable=(2, 3)), 4, workers=workers)
+    assert sorted(labels.tolist()) == [0, 0, 0, 1]
+    assert sorted(set(unreadable)) == ["picture 2: torn", "picture 3: torn"]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("source", [Pictures(3, unreadable=(0, 1, 2)), Stream(0)], ids=["indexed", "streamed"])
+def test_a_source_without_a_readable_image_is_a_one_line_error(source, workers):
+    with pytest.raises(InvalidSetting, match=r"^.*(none of the 3 images|no image could be read).*$") as error:
+        samples(source, 4, workers=workers)
+    assert "\n" not in str(error.value)
+
+
+def test_files_that_are_no_images_are_named_with_their_path(odd_files):
+    source = create_dataset("folder", "train", root=odd_files)
+    unreadable = samples(source, 2 * len(source), batch=1)[3]
+    assert {line.split(":")[0] for line in unreadable} == {
+        str(odd_files / name) for name in ("truncated.jpg", "letter.jpg")
+    }
+    assert all(len(line.splitlines()) == 1 for line in unreadable)
+
+
+def test_closing_the_batches_stops_the_workers():
+    others = set(multiprocessing.active_children())
+    batches = training_batches(Pictures(5), image_size=(16, 16), batch=4, start=0, seed=0, workers=2, masking=masking)
+    next(batches)
+    assert len(set(multiprocessing.active_children()) - others) == 2
+    batches.close()
+    assert set(multiprocessing.active_children()) <= others
+
+
+def test_workers_leave_ctrl_c_to_the_parent():
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    try:
+        leave_signals_to_the_parent(0)
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGINT, before[0])
+        signal.signal(signal.SIGTERM, before[1])
+
+
+def test_shards_resume_too(tmp_path):
+    pytest.importorskip("webdataset")
+    write_shard(tmp_path / "birds" / "train-0.tar", [0, 1, 2])
+    write_shard(tmp_path / "birds" / "train-1.tar", [3, 4])
+    source = create_dataset("wds/birds", "train", root=tmp_path)
+    whole = samples(source, 16)
+    late = samples(source, 8, start=8, workers=2)
+    assert whole[1].tolist() == [0, 1, 2, 3, 4] * 3 + [0]
+    assert all(torch.equal(a[8:], b) for a, b in zip(whole[:3], late[:3], strict=True))
+
+
+def test_real_photographs_resume_too(shared):
+    source = create_dataset("imagenette", "train", root=shared / "data" / "imagenette")
+    assert len(source) == 9469 and len(source.classes) == 10
+    assert same(samples(source, 32, start=9460, workers=2), samples(source, 32, start=9460, batch=8))

@@ -1,0 +1,213 @@
+"""Datasets by name: what is read, and what is said when it cannot be."""
+
+import hashlib
+import json
+import pickle
+import re
+
+import numpy as np
+import pytest
+from torchvision import datasets
+
+from losses.errors import InvalidSetting
+from recon.data import UnreadableImage, create_dataset
+from recon.data import hub as hub_module
+from tests.recon.data.conftest import picture, write_shard
+
+
+def save(folder, *names):
+    for i, name in enumerate(names):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        picture(i).save(folder / name)
+    return folder
+
+
+def all_of(source):
+    return [source.name_of(i) for i in range(len(source))], [source.read(i)[1] for i in range(len(source))]
+
+
+def the_error(match, *args, **kwargs):
+    """The message is one line, and has the words."""
+    with pytest.raises(InvalidSetting) as error:
+        create_dataset(*args, **kwargs)
+    message = str(error.value)
+    assert len(message.splitlines()) == 1 and re.search(match, message), message
+    return message
+
+
+# ---- folders
+
+
+def test_a_folder_of_classes_is_read_with_them(tmp_path):
+    save(tmp_path, "train/cat/1.png", "train/cat/deep/2.JPG", "train/dog/1.png", "val/dog/3.png")
+    train, val = (create_dataset("folder", split, root=str(tmp_path)) for split in ("train", "val"))
+    assert train.classes == val.classes == ["cat", "dog"]
+    assert all_of(train) == (["cat/1.png", "cat/deep/2.JPG", "dog/1.png"], [0, 0, 1])
+    assert all_of(val) == (["dog/3.png"], [1])
+
+
+def test_classes_agree_with_torchvision(tmp_path):
+    save(tmp_path, *(f"{split}/{name}/{i}.png" for split in ("train", "test") for name in "bac" for i in range(2)))
+    theirs = datasets.ImageFolder(str(tmp_path / "test"))
+    ours = create_dataset("folder", "val", root=tmp_path)
+    assert ours.classes == theirs.classes
+    assert all_of(ours)[1] == theirs.targets
+    assert all(ours.read(i)[0].tobytes() == theirs[i][0].tobytes() for i in range(len(ours)))
+
+
+@pytest.mark.parametrize("names", [["{}.png"], ["album/{}.png"], ["{}.png", "a/{}.png", "b/c/{}.png"]])
+def test_a_folder_without_classes_is_read_at_any_depth(tmp_path, names):
+    save(tmp_path, *(name.format(i) for name in names for i in range(4)))
+    train, val = (create_dataset("folder", split, root=tmp_path) for split in ("train", "val"))
+    assert train.classes == val.classes == []
+    assert set(all_of(train)[1] + all_of(val)[1]) == {-1}
+    assert len(train) + len(val) == 4 * len(names)
+
+
+def test_without_split_folders_every_twentieth_image_is_held_out(tmp_path):
+    save(tmp_path, *(f"{name}/{i:02}.png" for name in ("cat", "dog") for i in range(30)))
+    train, val = (create_dataset("folder", split, root=tmp_path) for split in ("train", "val"))
+    assert len(val) == 3 and len(train) == 57
+    assert not set(all_of(train)[0]) & set(all_of(val)[0])
+    assert train.classes == val.classes == ["cat", "dog"]
+
+
+def test_hidden_files_and_other_files_are_no_images(tmp_path):
+    save(tmp_path, "a.png", "b.png", ".thumbnails/c.png")
+    (tmp_path / "._a.png").write_bytes(b"resource fork")
+    (tmp_path / "readme.txt").write_text("about these images")
+    assert len(create_dataset("folder", "train", root=tmp_path)) == 1
+
+
+def test_every_colour_mode_is_read_as_rgb(odd_files, recwarn):
+    source = create_dataset("folder", "train", root=odd_files)
+    readable = {}
+    for i in range(len(source)):
+        try:
+            readable[source.name_of(i)] = source.read(i)[0]
+        except UnreadableImage as error:
+            assert re.search(r"(letter|truncated)\.jpg: ", str(error))
+    assert {image.mode for image in readable.values()} == {"RGB"}
+    # deep.png is the first of the sorted list, and so held out
+    assert sorted(readable) == ["grey.png", "palette.png", "plain.jpg", "print.jpg", "transparent.png"]
+    assert not recwarn.list
+
+
+def test_sixteen_bit_grey_keeps_its_tones(odd_files):
+    deep = create_dataset("folder", "val", root=odd_files).read(0)[0]
+    truth = np.asarray(picture(0, 64, 64).convert("L"), dtype=int)
+    assert abs(np.asarray(deep.convert("L"), dtype=int) - truth).max() <= 1
+
+
+def test_folder_errors_name_the_folder(tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file.png").write_bytes(b"")
+    save(tmp_path / "one", "a.png")
+    save(tmp_path / "odd", "train/a/1.png", "train/b/1.png", "val/c/1.png")
+    the_error("data.root=PATH", "folder", "train")
+    the_error(r"nowhere is missing", "folder", "train", root=tmp_path / "nowhere")
+    the_error(r"file\.png is a file", "folder", "train", root=tmp_path / "file.png")
+    the_error(r"no images in .*empty", "folder", "train", root=tmp_path / "empty")
+    the_error(r"one holds one image", "folder", "train", root=tmp_path / "one")
+    the_error(r"odd/val/c/1\.png is in none of the 2 classes", "folder", "val", root=tmp_path / "odd")
+
+
+# ---- published datasets
+
+
+def test_imagenette_is_found_where_torchvision_unpacks_it(tmp_path):
+    save(tmp_path / "imagenette2-320", *(f"{s}/{c}/1.JPEG" for s in ("train", "val") for c in ("n01", "n02")))
+    assert create_dataset("imagenette", "train", root=tmp_path).classes == ["n01", "n02"]
+    assert len(create_dataset("imagenette", "val", root=tmp_path / "imagenette2-320")) == 2
+
+
+def test_missing_datasets_say_where_to_put_them(tmp_path):
+    for name, place in (("cifar10", "cifar-10-batches-py"), ("cifar100", "cifar-100-python"), ("stl10", "stl10_bin")):
+        message = the_error("data.download=true", name, "train", root=tmp_path)
+        assert name in message and f"{tmp_path}/{place}" in message
+    the_error(r"imagenette is not at .*data\.root=PATH.*data\.download=true", "imagenette", "val", root=tmp_path)
+    for download in (False, True):
+        the_error(r"https://image-net\.org.*train/<class>", "imagenet", "val", root=tmp_path, download=download)
+
+
+@pytest.mark.parametrize("name, module", [("cifar10", "cifar"), ("stl10", "stl10"), ("imagenette", "imagenette")])
+def test_a_failed_download_gives_its_reason(tmp_path, monkeypatch, name, module):
+    def no_network(*args, **kwargs):
+        raise OSError("<urlopen error\nname resolution>")
+
+    monkeypatch.setattr(f"torchvision.datasets.{module}.download_and_extract_archive", no_network)
+    the_error(rf"{name} could not be downloaded to .*name resolution", name, "train", root=tmp_path, download=True)
+
+
+def test_cifar10_is_read_as_published(tmp_path, monkeypatch):
+    folder = tmp_path / "cifar-10-batches-py"
+    folder.mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 3, 32, 32), dtype=np.uint8)
+
+    def write(name, content):
+        (folder / name).write_bytes(pickle.dumps(content))
+        return hashlib.md5((folder / name).read_bytes()).hexdigest()
+
+    train = [[name, write(name, {"data": pixels.reshape(6, -1), "labels": [0, 1] * 3})] for name in ("data_batch_1",)]
+    test = [["test_batch", write("test_batch", {"data": pixels[:2].reshape(2, -1), "labels": [1, 0]})]]
+    meta = write("batches.meta", {"label_names": ["plane", "car"]})
+    monkeypatch.setattr(datasets.CIFAR10, "train_list", train)
+    monkeypatch.setattr(datasets.CIFAR10, "test_list", test)
+    monkeypatch.setattr(datasets.CIFAR10, "meta", datasets.CIFAR10.meta | {"md5": meta})
+
+    source = create_dataset("cifar10", "train", root=tmp_path)
+    assert len(source) == 6 and len(create_dataset("cifar10", "val", root=tmp_path)) == 2
+    image, label = source.read(3)
+    assert np.array_equal(np.asarray(image), pixels[3].transpose(1, 2, 0)) and label == 1
+    assert source.classes == ["plane", "car"]
+    assert source.mean == (0.4914, 0.4822, 0.4465)
+
+
+# ---- hubs
+
+
+def test_shards_are_streamed_in_order_split_by_split(tmp_path):
+    pytest.importorskip("webdataset")
+    write_shard(tmp_path / "birds" / "pretrained-train-0.tar", [0, 1, 2])
+    write_shard(tmp_path / "birds" / "pretrained-train-1.tar", [3, 4])
+    write_shard(tmp_path / "birds" / "pretrained-val-0.tar", [7])
+    train, val = (create_dataset("wds/birds", split, root=tmp_path) for split in ("train", "val"))
+    for _ in range(2):  # every iteration begins at the first
+        assert [label for _, label in train] == [0, 1, 2, 3, 4]
+    assert [(image.mode, image.tobytes(), label) for image, label in val] == [("RGB", picture(0).tobytes(), 7)]
+
+
+def test_shards_are_found_by_their_info_file_too(tmp_path):
+    pytest.importorskip("webdataset")
+    write_shard(tmp_path / "birds" / "x0.tar", [5])
+    entry = {"name": "train", "num_samples": 1, "filenames": ["x0.tar"], "shard_lengths": [1]}
+    (tmp_path / "birds" / "_info.json").write_text(json.dumps({"splits": {"train": entry}}))
+    assert [label for _, label in create_dataset("wds/birds", "train", root=tmp_path)] == [5]
+    the_error(r"wds/birds has no shards for 'val'.*validation-\*\.tar", "wds/birds", "val", root=tmp_path)
+
+
+def test_a_folder_on_the_hub_is_read_with_its_classes(tmp_path):
+    pytest.importorskip("datasets")
+    names = [f"{split}/{kind}/{i}.png" for split in ("train", "test") for kind in ("cat", "dog") for i in range(2)]
+    save(tmp_path / "pets", *names)
+    source = create_dataset(f"hfds/{tmp_path / 'pets'}", "val", root=tmp_path / "cache")
+    assert source.classes == ["cat", "dog"] and len(source) == 4
+    assert [source.read(i)[1] for i in range(4)] == [0, 0, 1, 1]
+    assert source.read(0)[0].mode == "RGB"
+    the_error(r"hfds/.*nothing could not be opened", f"hfds/{tmp_path / 'nothing'}", "train", root=tmp_path / "cache")
+
+
+@pytest.mark.parametrize("name, package", [("hfds/cifar10", "datasets"), ("wds/birds", "webdataset")])
+def test_a_missing_package_is_told_with_its_remedy(monkeypatch, name, package):
+    monkeypatch.setattr(hub_module, "find_spec", lambda wanted: None)
+    the_error(rf"{name} needs the package {package}: pip install 'recon\[hub\]'", name, "train")
+
+
+# ---- names
+
+
+def test_an_unknown_name_is_told_with_the_nearest_and_the_list():
+    message = the_error("did you mean 'photos'", "photoes", "train")
+    assert "'photoes'" in message and "cifar10, cifar100, folder" in message and "wds/NAME" in message
+    the_error("unknown dataset 'hfds/'", "hfds/", "train")
+    the_error("unknown split 'test'", "photos", "test")
