@@ -1,8 +1,8 @@
 """Reconstruction objectives for masked autoencoders; knows tensors only.
 
-    objective = build_objective("perceptual+mse")
-    result = objective(Reconstruction(prediction, image, mask), step)
-    prediction.backward(result.gradient)
+objective = build_objective("perceptual+mse")
+result = objective(Reconstruction(prediction, image, mask), step)
+prediction.backward(result.gradient)
 """
 
 from dataclasses import fields
@@ -57,7 +57,9 @@ def build_objective(
     parsed = parse(expression, {name: term.default_weight for name, term in TERMS.items()})
     for name in options:
         if name not in TERMS:
-            raise InvalidSetting(f"options for an unknown loss term '{name}'{nearest(name, TERMS)} (terms: {', '.join(TERMS)})")
+            raise InvalidSetting(
+                f"options for an unknown loss term '{name}'{nearest(name, TERMS)} (terms: {', '.join(TERMS)})"
+            )
     size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
     surroundings = Surroundings(size, steps, critic_dtype, compiled)
     terms = {t.name: TERMS[t.name](_options(t.name, options.get(t.name, {})), surroundings) for t in parsed.terms}
@@ -71,7 +73,9 @@ def _options(name: str, given: Any) -> Any:
     known = [f.name for f in fields(cls)]
     for key in given:
         if key not in known:
-            raise InvalidSetting(f"unknown setting losses.{name}.{key}{nearest(key, known)} (settings: {', '.join(known) or 'none'})")
+            raise InvalidSetting(
+                f"unknown setting losses.{name}.{key}{nearest(key, known)} (settings: {', '.join(known) or 'none'})"
+            )
     return cls(**given)
 
 

@@ -41,7 +41,9 @@ class Adversarial(Term):
         super().__init__(options, surroundings)
         o = self.options
         if o.game not in GAMES:
-            raise InvalidSetting(f"unknown losses.adversarial.game '{o.game}'{nearest(o.game, GAMES)} (games: {', '.join(GAMES)})")
+            raise InvalidSetting(
+                f"unknown losses.adversarial.game '{o.game}'{nearest(o.game, GAMES)} (games: {', '.join(GAMES)})"
+            )
         if not 0 <= o.generator_start <= o.generator_full <= 1:
             raise InvalidSetting(
                 "losses.adversarial needs 0 <= generator_start <= generator_full <= 1, "
@@ -84,7 +86,9 @@ class Adversarial(Term):
             real, fake = real.float(), fake.float()
             loss = self.game.discriminator(real, fake)
             if self.game.penalised:
-                loss = loss + self.options.penalty / 2 * (_squared_slope(real, real_images) + _squared_slope(fake, fake_images))
+                loss = loss + self.options.penalty / 2 * (
+                    _squared_slope(real, real_images) + _squared_slope(fake, fake_images)
+                )
             loss.backward(inputs=list(self.discriminator.parameters()))
         self.pieces += 1
         with torch.no_grad():
@@ -109,9 +113,11 @@ class Adversarial(Term):
 
     def warning(self) -> str | None:
         patience = 500 if self.surroundings.steps is None else min(500, max(50, self.surroundings.steps // 20))
-        for state, remedy in (("certain", "lower losses.adversarial.lr"), ("blind", "raise losses.adversarial.lr or width")):
-            if (for_updates := int(getattr(self, state))) >= patience:
-                return f"the discriminator has been {state} for {for_updates} updates (accuracy {float(self.accuracy):.2f}); {remedy}"
+        remedies = {"certain": "lower losses.adversarial.lr", "blind": "raise losses.adversarial.lr or width"}
+        for state, remedy in remedies.items():
+            if (updates := int(getattr(self, state))) >= patience:
+                accuracy = f"accuracy {float(self.accuracy):.2f}"
+                return f"the discriminator has been {state} for {updates} updates ({accuracy}); {remedy}"
         return None
 
     def state(self) -> dict[str, Any]:

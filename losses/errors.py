@@ -9,6 +9,6 @@ class InvalidSetting(ValueError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """"; did you mean 'x'?" for the known name closest to `name`, or "" where none is close."""
+    """ "; did you mean 'x'?" for the known name closest to `name`, or "" where none is close."""
     close = get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f"; did you mean '{close[0]}'?" if close else ""

@@ -1,4 +1,4 @@
-""""mse + 0.01*perceptual" to terms and back, with errors that suggest."""
+""" "mse + 0.01*perceptual" to terms and back, with errors that suggest."""
 
 import re
 from collections.abc import Mapping

@@ -30,7 +30,9 @@ class Perceptual(Term):
         """Settings `losses.perceptual.<option>`."""
 
         weights: str = option("bundled", "imagenet (torchvision's), bundled (label-free), random, or a file's path")
-        taps: list[str] = option(list(DEFAULT_TAPS), "layers compared, by name: conv3_1 (after its ReLU), pool2, features.7")
+        taps: list[str] = option(
+            list(DEFAULT_TAPS), "layers compared, by name: conv3_1 (after its ReLU), pool2, features.7"
+        )
         tap_weights: list[float] = option([], "one weight per tap; empty: 1 each")
 
     def __init__(self, options: Any = None, surroundings: Surroundings | None = None):
@@ -49,7 +51,9 @@ class Perceptual(Term):
 
     def value(self, r: Reconstruction) -> Tensor:
         predicted, true = r.shifted(r.judged_image, self.stride), r.shifted(r.image, self.stride)
-        with torch.autocast(predicted.device.type, self.surroundings.dtype, enabled=self.surroundings.dtype != torch.float32):
+        with torch.autocast(
+            predicted.device.type, self.surroundings.dtype, enabled=self.surroundings.dtype != torch.float32
+        ):
             with torch.no_grad():
                 targets = self.net(true)
             found = self.net(predicted)

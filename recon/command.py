@@ -77,7 +77,9 @@ def understood(arguments: list[str], scratch: str) -> list[str]:
         try:
             _keys(result[-1:])
         except HydraException as error:
-            raise InvalidSetting(f"cannot read '{argument}' ({in_one_line(error)}); quote what is not a plain value") from error
+            raise InvalidSetting(
+                f"cannot read '{argument}' ({in_one_line(error)}); quote what is not a plain value"
+            ) from error
     return [*result, f"hydra.sweep.dir={scratch}"] if flags else result
 
 

@@ -28,7 +28,9 @@ class Model:
     patch_size: int | None = option(8, "pixels; null: the model's own (16; huge 14)")
     decoder_width: int | None = option(None, "multiple of 32; null: the model's own")
     decoder_depth: int | None = option(None, "blocks; null: the model's own")
-    mask_tokens: str = option("decoder", "decoder (the paper's), or encoder (its ablation: the encoder sees mask tokens)")
+    mask_tokens: str = option(
+        "decoder", "decoder (the paper's), or encoder (its ablation: the encoder sees mask tokens)"
+    )
 
 
 @dataclass
@@ -140,10 +142,16 @@ def check(settings: Settings) -> None:
     for key, value in (positive | {key: value for key, value in optional.items() if value is not None}).items():
         if not value > 0:
             raise InvalidSetting(f"{key}={value} must be above 0")
-    for key, value in {"data.workers": settings.data.workers, "optim.weight_decay": settings.optim.weight_decay}.items():
+    for key, value in {
+        "data.workers": settings.data.workers,
+        "optim.weight_decay": settings.optim.weight_decay,
+    }.items():
         if value < 0:
             raise InvalidSetting(f"{key}={value} must not be negative")
-    for key, value in {"optim.warmup": settings.optim.warmup, "data.max_unreadable": settings.data.max_unreadable}.items():
+    for key, value in {
+        "optim.warmup": settings.optim.warmup,
+        "data.max_unreadable": settings.data.max_unreadable,
+    }.items():
         if not 0 <= value <= 1:
             raise InvalidSetting(f"{key}={value} is a fraction, between 0 and 1")
     if (settings.train.steps is None) == (settings.train.epochs is None):

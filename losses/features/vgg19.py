@@ -44,7 +44,10 @@ def tap_index(tap: str) -> int:
     if tap.startswith("features.") and tap[9:].isdigit() and int(tap[9:]) < len(LAYERS):
         return int(tap[9:])
     names = [name for name in _INDEX if not name.startswith("preact")]
-    raise InvalidSetting(f"unknown VGG19 tap '{tap}'{nearest(tap, names)} (conv1_1 ... conv5_4, pool1 ... pool5, features.0 ... features.36)")
+    raise InvalidSetting(
+        f"unknown VGG19 tap '{tap}'{nearest(tap, names)} "
+        "(conv1_1 to conv5_4, pool1 to pool5, features.0 to features.36)"
+    )
 
 
 def stem(last: int) -> nn.Sequential:

@@ -41,7 +41,9 @@ def load_vgg19(net: VGG19, source: str) -> dict[str, str]:
         )
     for key, value in wanted.items():
         if weights[key].shape != value.shape:
-            raise InvalidSetting(f"'{key}' in VGG19 weights '{source}' has shape {tuple(weights[key].shape)}, not {tuple(value.shape)}")
+            raise InvalidSetting(
+                f"'{key}' in VGG19 weights '{source}' has shape {tuple(weights[key].shape)}, not {tuple(value.shape)}"
+            )
     net.load_state_dict({key: weights[key] for key in wanted})
     return {"source": source, "sha256": checksum(net.state_dict())}
 
@@ -57,7 +59,9 @@ def checksum(weights: dict[str, Tensor]) -> str:
 
 def bundled() -> dict[str, Tensor]:
     if not BUNDLED.is_file():
-        raise InvalidSetting(f"the bundled VGG19 weights are missing from this installation ({BUNDLED.name}); reinstall")
+        raise InvalidSetting(
+            f"the bundled VGG19 weights are missing from this installation ({BUNDLED.name}); reinstall"
+        )
     return load_file(BUNDLED)
 
 
@@ -72,13 +76,15 @@ def imagenet() -> dict[str, Tensor]:
             torch.hub.download_url_to_file(IMAGENET_URL, str(path), hash_prefix=prefix, progress=True)
         except (OSError, RuntimeError) as error:
             raise InvalidSetting(
-                f"VGG19's ImageNet weights could not be downloaded ({_first_line(error)}); put {name} from {IMAGENET_URL} "
-                f"into {path.parent}, or use losses.perceptual.weights=bundled or a file"
+                f"VGG19's ImageNet weights could not be downloaded ({_first_line(error)}); "
+                f"put {name} from {IMAGENET_URL} into {path.parent}, or use losses.perceptual.weights=bundled or a file"
             ) from error
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if not found.startswith(prefix):
-        raise InvalidSetting(f"{path} is damaged (its SHA-256 does not begin with {prefix}); delete it to download it again")
+        raise InvalidSetting(
+            f"{path} is damaged (its SHA-256 does not begin with {prefix}); delete it to download it again"
+        )
     return torch.load(path, map_location="cpu", weights_only=True)
 
 

@@ -5,14 +5,17 @@ from torch import Tensor
 
 
 def masked_mse(image: Tensor, truth: Tensor, hidden: Tensor) -> Tensor:
-    """Mean squared error over hidden pixels and channels: images (B, 3, H, W) in [0, 1], hidden (B, 1, H, W) -> (B,)."""
+    """Mean squared error over hidden pixels and channels, the image clamped to [0, 1].
+
+    Images (B, 3, H, W) in [0, 1], hidden (B, 1, H, W) bool -> (B,).
+    """
     weight = hidden.to(image.dtype)
     error = ((image.clamp(0, 1) - truth).square() * weight).sum((1, 2, 3))
     return error / (image.shape[1] * weight.sum((1, 2, 3)))
 
 
 def masked_psnr(image: Tensor, truth: Tensor, hidden: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio over hidden pixels, in dB, higher is better; the image is clamped to [0, 1]. -> (B,)"""
+    """Peak signal-to-noise ratio over hidden pixels, in dB, of images as in `masked_mse`: higher is better. -> (B,)"""
     return -10 * masked_mse(image, truth, hidden).log10()
 
 

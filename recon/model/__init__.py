@@ -4,6 +4,7 @@ from typing import Any
 
 from losses.errors import InvalidSetting, nearest
 from recon.model.autoencoder import MaskedAutoencoder
+from recon.model.masking import kept
 
 # The MAE paper's sizes with its decoder; tiny (DeiT's) and small with a decoder about half as wide as the encoder.
 SIZES: dict[str, dict[str, int]] = {
@@ -33,7 +34,10 @@ def create_model(name: str, *, image_size: int | tuple[int, int] = 224, **overri
     made = SIZES[name] | {key: value for key, value in overrides.items() if value is not None}
     p = made["patch_size"]
     if p < 1 or size[0] % p or size[1] % p or min(size) < p:
-        raise InvalidSetting(f"images of {size[0]}x{size[1]} do not divide into patches of {p}; change data.image_size or model.patch_size")
+        raise InvalidSetting(
+            f"images of {size[0]}x{size[1]} do not divide into patches of {p}; "
+            "change data.image_size or model.patch_size"
+        )
     decoder_width = made["decoder_width"]
     if decoder_width < DECODER_HEAD_WIDTH or decoder_width % DECODER_HEAD_WIDTH:
         raise InvalidSetting(f"model.decoder_width={decoder_width} is not a multiple of {DECODER_HEAD_WIDTH}")
@@ -41,10 +45,9 @@ def create_model(name: str, *, image_size: int | tuple[int, int] = 224, **overri
         raise InvalidSetting(f"model.mask_tokens={made['mask_tokens']}: choose 'decoder' or 'encoder'")
     ratio = made.get("mask_ratio", 0.75)
     patches = (size[0] // p) * (size[1] // p)
-    if not 0 < ratio < 1 or not 0 < int(patches * (1 - ratio)) < patches:
+    if not 0 <= ratio < 1 or not 0 < kept(patches, ratio) < patches:
         raise InvalidSetting(
-            f"masking.ratio={ratio} leaves {int(patches * (1 - ratio)) if 0 <= ratio <= 1 else 'no sensible number of'} "
-            f"of {patches} patches visible; at least one must be visible and one hidden"
+            f"masking.ratio={ratio} with {patches} patches does not leave at least one visible and one hidden"
         )
     return MaskedAutoencoder(image_size=size, decoder_heads=decoder_width // DECODER_HEAD_WIDTH, **made)
 

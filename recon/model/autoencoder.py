@@ -144,7 +144,7 @@ class MaskedAutoencoder(nn.Module):
         return torch.cat([prediction, self.statistics(x.detach())], dim=-1)
 
     def _initialise(self) -> None:
-        """The official code's: Xavier-uniform matrices (the patch embedding seen as one), zero biases, N(0, 0.02) tokens."""
+        """As the official code: Xavier-uniform matrices (patch embedding too), zero biases, N(0, 0.02) tokens."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)

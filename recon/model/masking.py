@@ -48,7 +48,7 @@ def block(grid: tuple[int, int], ratio: float, generator: torch.Generator | None
 def regular(grid: tuple[int, int], ratio: float, generator: torch.Generator | None) -> Tensor:
     """Keeps patches on a regular grid: at ratio 0.75 the first of every 2 x 2, the MAE paper's "grid".
 
-    Other ratios keep the first in the order of a Bayer matrix, which spreads any number evenly. The same for all images.
+    Other ratios keep the first in the order of a Bayer matrix, which spreads any number evenly. No chance in it.
     """
     size = 1
     bayer = torch.zeros(1, 1)

@@ -7,45 +7,49 @@ import torch
 from torch import Tensor
 
 matplotlib.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402  (after the backend is chosen)
+from matplotlib import pyplot as plt
 
 GREY = 0.5
 GAP = 2
 
 
-def reconstruction_columns(truth: Tensor, hidden: Tensor, composite: Tensor) -> dict[str, Tensor]:
+def reconstruction_rows(truth: Tensor, hidden: Tensor, composite: Tensor) -> dict[str, Tensor]:
     """Title -> (B, 3, H, W) in [0, 1]: truth, masked input, composite, and signed error (grey: none)."""
+    shown = composite.clamp(0, 1)
     return {
         "truth": truth,
         "masked": torch.where(hidden, torch.full_like(truth, GREY), truth),
-        "reconstruction": composite.clamp(0, 1),
-        "error": (GREY + (composite.clamp(0, 1) - truth) / 2),
+        "reconstruction": shown,
+        "error": GREY + (shown - truth) / 2,
     }
 
 
-def side_by_side(columns: dict[str, Tensor], caption: str, path: Path) -> Tensor:
-    """Writes the columns as one labelled picture, an image per row; returns the bare grid (3, h, w) in [0, 1]."""
-    grid = torch.cat([_stacked(images) for images in columns.values()], dim=2)[:, :, :-GAP]
+def image_grid(rows: list[Tensor]) -> Tensor:
+    """Rows of images (B, 3, H, W) in [0, 1], an image per column, white between: (3, h, w)."""
+    lines = []
+    for images in rows:
+        padded = torch.nn.functional.pad(images.float().cpu(), (0, GAP, 0, GAP), value=1.0)
+        lines.append(torch.cat(list(padded), dim=2))
+    return torch.cat(lines, dim=1)[:, :-GAP, :-GAP]
+
+
+def write_rows(rows: dict[str, Tensor], caption: str, path: Path) -> Tensor:
+    """Writes labelled rows of images as one picture; returns the bare grid (3, h, w) in [0, 1]."""
+    grid = image_grid(list(rows.values()))
     _, h, w = grid.shape
-    scale = max(1, round(700 / w))  # whole pixels, so that every pixel of the image is a square of the picture
-    dpi, top, bottom = 100, 26, 30
-    figure = plt.figure(figsize=(w * scale / dpi, (h * scale + top + bottom) / dpi), dpi=dpi)
-    height = h * scale + top + bottom
-    axes = figure.add_axes((0, bottom / height, 1, h * scale / height))
+    scale = max(1, round(1000 / w))  # whole pixels, so that every pixel of an image is a square of the picture
+    left, bottom, dpi = 120, 32, 100
+    width, height = left + w * scale, bottom + h * scale
+    figure = plt.figure(figsize=(width / dpi, height / dpi), dpi=dpi)
+    axes = figure.add_axes((left / width, bottom / height, w * scale / width, h * scale / height))
     axes.imshow(grid.permute(1, 2, 0).numpy(), interpolation="nearest", aspect="auto")
     axes.set_axis_off()
-    column = w / len(columns)
-    for i, title in enumerate(columns):
-        figure.text((i + 0.5) * column / w, 1 - top / 2 / height, title, ha="center", va="center", fontsize=11)
-    figure.text(0.5, bottom / 2 / height, caption, ha="center", va="center", fontsize=9, parse_math=False)
-    temporary = path.with_suffix(".tmp.png")
-    figure.savefig(temporary)
+    for i, title in enumerate(rows):
+        y = bottom + h * scale * (1 - (i + 0.5) / len(rows))
+        figure.text((left - 8) / width, y / height, title, ha="right", va="center", fontsize=10, parse_math=False)
+    figure.text(left / width, bottom / 2 / height, caption, ha="left", va="center", fontsize=10, parse_math=False)
+    temporary = path.with_name(path.name + ".tmp")
+    figure.savefig(temporary, format="png")
     plt.close(figure)
     temporary.replace(path)
     return grid
-
-
-def _stacked(images: Tensor) -> Tensor:
-    """(B, 3, H, W) -> (3, B*(H+gap)-gap, W+gap), white between."""
-    padded = torch.nn.functional.pad(images.float().cpu(), (0, GAP, 0, GAP), value=1.0)
-    return torch.cat(list(padded), dim=1)[:, :-GAP]

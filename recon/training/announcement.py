@@ -55,12 +55,14 @@ def after(settings: Settings, run: Run, ours: float, baseline: float, seconds: f
     skipped = sum(run.tally.skipped().values())
     lines = [
         f"finished {run.step} steps in {duration(seconds)}",
-        f"masked PSNR on held-out images: {ours:.2f} dB; mean of the visible colours: {baseline:.2f} dB ({ours - baseline:+.2f} dB)",
+        f"masked PSNR on held-out images: {ours:.2f} dB ({ours - baseline:+.2f} dB)",
+        f"  filling with the mean of the visible colours: {baseline:.2f} dB",
         *([f"skipped    {skipped} steps without a finite gradient"] if skipped else []),
         *([f"unreadable {len(run.unreadable)} files, skipped"] if run.unreadable else []),
         f"picture    {run.folder / 'reconstructions.png'}",
         f"curves     tensorboard --logdir {run.folder.parent}",
-        f"next       python -m recon.pretrain loss={other}" + (f" data={settings.data.name}" if settings.data.name != "photos" else ""),
+        f"next       python -m recon.pretrain loss={other}"
+        + (f" data={settings.data.name}" if settings.data.name != "photos" else ""),
     ]
     return "\n".join(lines)
 

@@ -41,7 +41,9 @@ class Console:
                 self.say(f"estimated time: {duration(seconds)} for {self.steps - step} more steps")
 
     def numbers(self, step: int, means: dict[str, float], images_per_second: float) -> None:
-        shown = {"loss": means.get("loss")} | {key.removesuffix("/value"): v for key, v in means.items() if key.endswith("/value")}
+        shown = {"loss": means.get("loss")} | {
+            key.removesuffix("/value"): v for key, v in means.items() if key.endswith("/value")
+        }
         written = {key: f"{value:.4g}" for key, value in shown.items() if value is not None}
         written["images/s"] = f"{images_per_second:.0f}"
         self.bar.set_postfix(written, refresh=False)
@@ -52,7 +54,7 @@ class Console:
 
 
 def duration(seconds: float) -> str:
-    """"2 h 05 min", "3 min 20 s" or "12 s"."""
+    """ "2 h 05 min", "3 min 20 s" or "12 s"."""
     minutes, s = divmod(round(seconds), 60)
     hours, m = divmod(minutes, 60)
     return f"{hours} h {m:02d} min" if hours else f"{m} min {s:02d} s" if m else f"{s} s"

@@ -16,7 +16,9 @@ def make_fabric(device: str, precision: str) -> Fabric:
     """
     kind, _, index = (_best() if device == "auto" else device).partition(":")
     if kind not in ("cpu", "cuda", "mps") or (index and (kind != "cuda" or not index.isdigit())):
-        raise InvalidSetting(f"unknown device '{device}'{nearest(kind, ('auto', 'cpu', 'cuda', 'mps'))} (auto, cpu, cuda, cuda:N, mps)")
+        raise InvalidSetting(
+            f"unknown device '{device}'{nearest(kind, ('auto', 'cpu', 'cuda', 'mps'))} (auto, cpu, cuda, cuda:N, mps)"
+        )
     there = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}[kind]
     if int(index or 0) >= there:
         have = f"this machine has {there}" if kind == "cuda" else "this machine has none"
@@ -24,7 +26,9 @@ def make_fabric(device: str, precision: str) -> Fabric:
     if precision == "auto":
         precision = "bf16" if fast_bfloat16(kind) else "fp32"
     if precision not in PRECISIONS:
-        raise InvalidSetting(f"unknown precision '{precision}'{nearest(precision, PRECISIONS)} (auto, {', '.join(PRECISIONS)})")
+        raise InvalidSetting(
+            f"unknown precision '{precision}'{nearest(precision, PRECISIONS)} (auto, {', '.join(PRECISIONS)})"
+        )
     torch.set_float32_matmul_precision("high")
     return Fabric(accelerator=kind, devices=[int(index)] if index else 1, precision=PRECISIONS[precision])
 

@@ -15,8 +15,8 @@ from recon.data import Source, StreamedSource, create_dataset, held_out_images, 
 from recon.model import MaskedAutoencoder, create_model
 from recon.model.masking import strategy
 from recon.training import checkpoint, run_folder
-from recon.training.announcement import before, facts
 from recon.training.announcement import after as summary
+from recon.training.announcement import before, facts
 from recon.training.device import make_fabric
 from recon.training.loop import train
 from recon.training.optimiser import adamw, learning_rate
@@ -97,7 +97,8 @@ def execute(
     finally:
         batches.close()
     if stopped_by is not None:
-        print(f"stopped at step {run.step} of {steps}, and saved; go on with:\n  python -m recon.pretrain name={run.folder.name} resume=true")
+        print(f"stopped at step {run.step} of {steps}, and saved; go on with:")
+        print(f"  python -m recon.pretrain name={run.folder.name} resume=true")
         return 128 + stopped_by
     print(summary(settings, run, *masked_psnrs(preview.reconstruct(run.model)), time.monotonic() - began))
     return 0

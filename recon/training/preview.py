@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from losses.reconstruction import Reconstruction
 from recon.metrics.fidelity import masked_psnr, mean_of_visible
-from recon.report.pictures import reconstruction_columns, side_by_side
+from recon.report.pictures import reconstruction_rows, write_rows
 
-SHOWN = 8  # rows of the picture; PSNR is over all held-out images
+SHOWN = 8  # images of the picture, spread over the held-out ones; PSNR is over all
 
 
 @dataclass(frozen=True)
@@ -36,11 +36,12 @@ def masked_psnrs(reconstructions: list[Reconstruction]) -> tuple[float, float]:
 
 def draw(reconstructions: list[Reconstruction], caption: str, path: Path) -> Tensor:
     """Writes truth, masked, reconstruction, error, and where the head needs statistics the oracle; returns the grid."""
-    columns: dict[str, list[Tensor]] = {}
+    rows: dict[str, list[Tensor]] = {}
     for r in reconstructions:
-        found = reconstruction_columns(r.image, r.hidden_pixels, r.composite.float())
+        found = reconstruction_rows(r.image, r.hidden_pixels, r.composite.float())
         if r.head.statistics:
-            found["oracle (true mean, std)"] = r.oracle_composite.float().clamp(0, 1)
+            found["oracle\n(true mean, std)"] = r.oracle_composite.float().clamp(0, 1)
         for title, images in found.items():
-            columns.setdefault(title, []).append(images)
-    return side_by_side({title: torch.cat(parts)[:SHOWN] for title, parts in columns.items()}, caption, path)
+            rows.setdefault(title, []).append(images)
+    whole = {title: torch.cat(parts) for title, parts in rows.items()}
+    return write_rows({title: images[:: -(-len(images) // SHOWN)] for title, images in whole.items()}, caption, path)

@@ -90,9 +90,16 @@ def resumed_settings(saved: dict[str, Any], now: Settings, given: frozenset[str]
     chosen = {key for key in current if any(key == g or key.startswith(f"{g}.") for g in given)} | changed
     # The length of a run is one setting in two units; the one that was not given is null.
     differing = {key: value for key, value in current.items() if key in chosen and value != saved.get(key)}
-    refused = [f"{key}={_shown(value)} (was {_shown(saved.get(key))})" for key, value in differing.items() if key not in HARMLESS]
+    refused = [
+        f"{key}={_shown(value)} (was {_shown(saved.get(key))})"
+        for key, value in differing.items()
+        if key not in HARMLESS
+    ]
     if refused:
-        raise InvalidSetting(f"cannot resume with other settings: {', '.join(refused)}; leave them out, or start anew under another name=")
+        raise InvalidSetting(
+            f"cannot resume with other settings: {', '.join(refused)}; "
+            "leave them out, or start anew with another name="
+        )
     return saved | {key: value for key, value in differing.items() if key in HARMLESS}
 
 
@@ -129,7 +136,16 @@ def write_config(folder: Path, settings: Settings, facts: dict[str, Any]) -> Non
 
 def write_environment(folder: Path, device: torch.device) -> None:
     """environment.json: what the run ran on."""
-    packages = ["torch", "torchvision", "timm", "lightning-fabric", "hydra-core", "numpy", "scikit-image", "safetensors"]
+    packages = [
+        "torch",
+        "torchvision",
+        "timm",
+        "lightning-fabric",
+        "hydra-core",
+        "numpy",
+        "scikit-image",
+        "safetensors",
+    ]
     environment = {
         "python": platform.python_version(),
         "platform": platform.platform(),

@@ -28,7 +28,9 @@ class Tally:
         self.row = (self.row + 1) * ~good
         blamed = self._zero().bool()
         for name in objective.terms:
-            finite = torch.stack([r.terms[name].gradient_norm.isfinite() & r.terms[name].value.isfinite() for r in results])
+            finite = torch.stack(
+                [r.terms[name].gradient_norm.isfinite() & r.terms[name].value.isfinite() for r in results]
+            )
             at_fault = ~good & ~finite.all()
             self.skipped_by[name] = self.skipped_by.get(name, self._zero()) + at_fault
             blamed |= at_fault
