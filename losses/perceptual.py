@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from losses.errors import InvalidSetting
+from losses.features.distance import feature_distance
 from losses.features.vgg19 import DEFAULT_TAPS, VGG19
 from losses.features.weights import load_vgg19
 from losses.reconstruction import Reconstruction
@@ -46,45 +47,15 @@ class Perceptual(Term):
         self.net = VGG19(taps)
         self.source = load_vgg19(self.net, self.options.weights)
         self.net.to(memory_format=torch.channels_last)
+        self.distance = torch.compile(feature_distance) if self.surroundings.compiled else feature_distance
         # Two poolings before conv3_1 make a grid of 4 pixels; each further stage doubles it.
         self.stride = 2 ** sum(isinstance(layer, torch.nn.MaxPool2d) for layer in self.net.features)
 
     def value(self, r: Reconstruction) -> Tensor:
         predicted, true = r.shifted(r.judged_image, self.stride), r.shifted(r.image, self.stride)
-        with torch.autocast(
-            predicted.device.type, self.surroundings.dtype, enabled=self.surroundings.dtype != torch.float32
-        ):
-            with torch.no_grad():
-                targets = self.net(true)
-            found = self.net(predicted)
-        distances = [mean_squared_distance(f, t) for f, t in zip(found, targets, strict=True)]
-        return sum(weight * distance for weight, distance in zip(self.tap_weights, distances, strict=True))
+        dtype = self.surroundings.dtype
+        with torch.autocast(predicted.device.type, dtype, enabled=dtype != torch.float32):
+            return self.distance(self.net, predicted, true, self.tap_weights)
 
     def provenance(self) -> dict[str, str]:
         return self.source
-
-
-class _MeanSquaredDistance(torch.autograd.Function):
-    """Mean of (x - y)^2 with one difference kept in the features' own precision.
-
-    The early maps are the largest tensors of a step; float32 copies of them cost more than their convolutions.
-    The sum is accumulated in float32 at least.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, y: Tensor) -> Tensor:
-        difference = x - y
-        ctx.save_for_backward(difference)
-        wide = torch.promote_types(x.dtype, torch.float32)
-        return torch.linalg.vector_norm(difference, dtype=wide).square() / x.numel()
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        (difference,) = ctx.saved_tensors
-        return difference * (gradient * (2 / difference.numel())).to(difference.dtype), None
-
-
-def mean_squared_distance(x: Tensor, y: Tensor) -> Tensor:
-    """Mean over all elements of (x - y)^2, a float32 (or wider) scalar; differentiable in `x` alone."""
-    return _MeanSquaredDistance.apply(x, y)

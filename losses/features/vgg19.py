@@ -94,7 +94,14 @@ class VGG19(nn.Module):
         return super().train(False)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        x = ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        return self.outputs(self.standardised(images))
+
+    def standardised(self, images: Tensor) -> Tensor:
+        """What the first layer takes, in channels-last memory."""
+        return ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+
+    def outputs(self, x: Tensor) -> list[Tensor]:
+        """The outputs at the taps, from standardised images."""
         found = {}
         for index, layer in enumerate(self.features):
             x = layer(x)

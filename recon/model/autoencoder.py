@@ -1,5 +1,6 @@
 """The masked autoencoder of He et al. 2021 (arXiv 2111.06377)."""
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -49,8 +50,8 @@ class MaskedAutoencoder(nn.Module):
         mask_tokens: str = "decoder",
         mask_strategy: str = "random",
         mask_ratio: float = 0.75,
-        mean: tuple[float, float, float] = IMAGENET_MEAN,
-        std: tuple[float, float, float] = IMAGENET_STD,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
     ):
         super().__init__()
         self.head = head or PixelHead()

@@ -13,13 +13,15 @@ from recon.training.preview import Preview
 from recon.training.run import Run
 
 
-def facts(run: Run, steps: int) -> dict[str, Any]:
+def facts(run: Run, steps: int, source: Source | StreamedSource) -> dict[str, Any]:
     """What settings resolved to; written into config.yaml beside them."""
     return {
         "objective": str(run.objective.expression),
         "head": run.objective.head.name,
         "steps": steps,
         "training_images": run.images or "a stream",
+        "mean": list(source.mean),
+        "std": list(source.std),
         "weights": run.objective.provenance(),
     }
 

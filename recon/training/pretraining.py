@@ -1,6 +1,7 @@
 """Puts a run together from its settings, trains it, and says what came of it."""
 
 import time
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -8,7 +9,7 @@ import torch
 from lightning_fabric import Fabric
 from omegaconf import OmegaConf
 
-from losses import TERMS, InvalidSetting, Objective, build_objective
+from losses import TERMS, InvalidSetting, Objective, PixelHead, build_objective
 from recon import config
 from recon.config import Settings
 from recon.data import Source, StreamedSource, create_dataset, held_out_images, training_batches
@@ -53,7 +54,7 @@ def pretrain(settings: Settings, given: frozenset[str] = frozenset()) -> int:
     steps = number_of_steps(settings, source)
     torch.manual_seed(settings.seed)
     objective = make_objective(settings, steps, fabric)
-    model = make_model(settings, objective, source)
+    model = make_model(settings, objective.head, source.mean, source.std)
     preview = make_preview(settings, held_out, model, fabric)
     if not settings.resume:
         folder = run_folder.create(settings)
@@ -69,7 +70,7 @@ def pretrain(settings: Settings, given: frozenset[str] = frozenset()) -> int:
     )
     if settings.resume:
         run.load_state(saved)
-    run_folder.write_config(folder, settings, facts(run, steps))
+    run_folder.write_config(folder, settings, facts(run, steps, source))
     run_folder.write_environment(folder, fabric.device)
     print(before(settings, run, steps, source, preview, fabric), flush=True)
     return execute(settings, run, steps, source, preview, fabric)
@@ -135,7 +136,7 @@ def make_objective(settings: Settings, steps: int, fabric: Fabric) -> Objective:
     )
 
 
-def make_model(settings: Settings, objective: Objective, source: Source | StreamedSource) -> MaskedAutoencoder:
+def make_model(settings: Settings, head: PixelHead, mean: Sequence[float], std: Sequence[float]) -> MaskedAutoencoder:
     model = create_model(
         settings.model.name,
         image_size=config.image_size(settings),
@@ -145,9 +146,9 @@ def make_model(settings: Settings, objective: Objective, source: Source | Stream
         mask_tokens=settings.model.mask_tokens,
         mask_strategy=settings.masking.strategy,
         mask_ratio=settings.masking.ratio,
-        head=objective.head,
-        mean=source.mean,
-        std=source.std,
+        head=head,
+        mean=mean,
+        std=std,
     )
     if settings.compile:
         model.predict = torch.compile(model.predict)

@@ -97,15 +97,18 @@ def resumed_settings(saved: dict[str, Any], now: Settings, given: frozenset[str]
     ]
     if refused:
         raise InvalidSetting(
-            f"cannot resume with other settings: {', '.join(refused)}; "
-            "leave them out, or start anew with another name="
+            f"cannot resume with other settings: {', '.join(refused)}; leave them out, or start anew with another name="
         )
     return saved | {key: value for key, value in differing.items() if key in HARMLESS}
 
 
 def flat(settings: Settings) -> dict[str, Any]:
     """Settings by key, as plain values that a checkpoint can hold."""
-    tree = _plain(settings)
+    return values_of(_plain(settings))
+
+
+def values_of(tree: dict[str, Any]) -> dict[str, Any]:
+    """A tree of settings, as config.yaml holds it, by key."""
     return {s.key: _at(tree, s.key) for s in every_setting()}
 
 

@@ -57,7 +57,7 @@ class Watch:
             by = ", ".join(f"{name} {count}" for name, count in skipped.items())
             raise Diverged(
                 f"{self.run.tally.in_a_row()} steps in a row had no finite gradient (skipped so far, by the term at "
-                f"fault: {by}); the last good checkpoint is intact; lower optim.base_lr, set optim.clip, or precision=fp32"
+                f"fault: {by}); the last good checkpoint is intact; lower optim.base_lr or set optim.clip"
             )
         self._warn([f"skipped {count} steps: no finite gradient from {name}" for name, count in skipped.items()])
         self._warn([line for term in self.run.objective.terms.values() if (line := term.warning())])

@@ -1,0 +1,209 @@
+"""One training step per objective, beside a plain loop with the summed loss and one `backward()`.
+
+    python -m experiments.benchmarks.step                      # the default run's sizes
+    python -m experiments.benchmarks.step --model base --image-size 224 --patch-size 16 --batch 64 --device cuda
+
+Three questions, each answered as a ratio of medians within this one process, the two sides taking turns:
+
+- machinery: our step over the plain loop's, on the same terms. What one gradient at the prediction, the norms, the
+  cosines and the log cost. Where a discriminator trains, both sides train it.
+- critic: the perceptual term (value and gradient) over the least it could cost: a forward of the target, a forward
+  of the prediction, and a gradient to its input, given the gradients at the taps.
+- over mse: our step over our step under `mse`.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from losses import Objective, Reconstruction, build_objective
+from losses.finite import gradient_norm, step_unless
+from recon.model import create_model
+from recon.training.device import fast_bfloat16
+from recon.training.optimiser import adamw, set_learning_rate
+from recon.training.tally import Tally
+
+EXPRESSIONS = ["mse", "norm_mse", "l1", "perceptual+mse", "adversarial+mse", "10%perceptual+80%adversarial+mse"]
+
+
+class Bench:
+    """A model, an objective and one batch; every method is one way to take a training step."""
+
+    def __init__(self, expression: str, options: argparse.Namespace):
+        torch.manual_seed(0)
+        self.device = torch.device(options.device)
+        self.low = fast_bfloat16(self.device.type)
+        size = (options.image_size, options.image_size)
+        self.objective: Objective = build_objective(
+            expression,
+            image_size=size,
+            critic_dtype=torch.bfloat16 if self.low else torch.float32,
+            compiled=options.compile,
+            perceptual={"weights": "random"},  # the values of the weights cost nothing
+        ).to(self.device)
+        self.model = create_model(
+            options.model, image_size=size, patch_size=options.patch_size, head=self.objective.head
+        ).to(self.device)
+        if options.compile:
+            self.model.predict = torch.compile(self.model.predict)
+        self.optimizer = adamw(self.model, weight_decay=0.05, betas=(0.9, 0.95))
+        set_learning_rate(self.optimizer, 1e-4)
+        self.images = torch.rand(options.batch, 3, *size, device=self.device)
+        self.noise = torch.rand(options.batch, self.model.patches, device=self.device)
+        self.tally = Tally(self.device)
+        self.parts: dict[str, float] = {}
+
+    def forward(self) -> Reconstruction:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.low):
+            return self.model(self.images, noise=self.noise)
+
+    def ours(self) -> None:
+        with self._part("forward"):
+            r = self.forward()
+        with self._part("objective"):
+            result = self.objective(r, 0)
+        with self._part("backward"):
+            r.prediction.backward(result.gradient)
+        with self._part("optimiser"):
+            norm = gradient_norm(self.model.parameters())
+            step_unless(self.optimizer, ~norm.isfinite())
+            self.optimizer.zero_grad()
+        with self._part("critic's update"):
+            self.objective.update(0)
+        with self._part("tally"):
+            self.tally.record([result], self.objective, norm)
+
+    def plain(self) -> None:
+        """What a loop without this library does: the weighted sum, one backward, one step."""
+        r = self.forward()
+        self._summed(r).backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self._train_critics(r)
+
+    def _summed(self, r: Reconstruction) -> torch.Tensor:
+        wide = r.at(r.prediction.float(), "hidden")
+        loss = sum((t.weight if not t.share else 0.1) * self.objective.terms[t.name].value(wide) for t in self.terms)
+        own = r.head.own_loss(wide)
+        return loss if own is None else loss + own
+
+    def _train_critics(self, r: Reconstruction) -> None:
+        detached = r.at(r.prediction.detach().float(), "hidden")
+        for term in self.objective.terms.values():
+            term.learn(detached)
+            term.update(0)
+
+    @property
+    def terms(self) -> tuple:
+        return self.objective.expression.terms
+
+    @contextmanager
+    def _part(self, name: str) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        if self.device.type == "cpu":  # elsewhere the host's clock says nothing of the device
+            self.parts[name] = self.parts.get(name, 0.0) + time.perf_counter() - began
+
+
+def critic_floor(bench: Bench) -> tuple[Callable[[], None], Callable[[], None]]:
+    """The perceptual term with its gradient, and the least that must be done for it."""
+    term = bench.objective.terms["perceptual"]
+    r = bench.forward()
+    leaf = r.prediction.detach().float().requires_grad_()
+    net, dtype = term.net, term.surroundings.dtype
+    true = r.shifted(r.image, term.stride)
+    predicted = r.shifted(r.composite.detach(), term.stride).clone().requires_grad_()
+
+    def cast() -> torch.autocast:
+        return torch.autocast(bench.device.type, dtype, enabled=dtype != torch.float32)
+
+    with cast():
+        gradients = [torch.randn_like(tap) for tap in net(predicted)]
+
+    def ours() -> None:
+        torch.autograd.grad(term.value(r.at(leaf, "hidden")), leaf)
+
+    def floor() -> None:
+        with cast():
+            with torch.no_grad():
+                net(true)
+            torch.autograd.grad(net(predicted), predicted, gradients)
+
+    return ours, floor
+
+
+def compare(a: Callable[[], None], b: Callable[[], None], repeats: int, device: torch.device) -> tuple[float, float]:
+    """Median seconds of each, taking turns after two warm-ups."""
+    seconds: tuple[list[float], list[float]] = ([], [])
+    for i in range(repeats + 2):
+        for side, step in zip(seconds, (a, b), strict=True):
+            began = time.perf_counter()
+            step()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            if i >= 2:
+                side.append(time.perf_counter() - began)
+    return statistics.median(seconds[0]), statistics.median(seconds[1])
+
+
+def reset_peak(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    elif Path("/proc/self/clear_refs").exists():
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_mib(device: torch.device) -> float:
+    """Peak memory since `reset_peak`: the device's allocations, or the process's resident set on Linux."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.exists() else []
+    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM")), float("nan"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="tiny")
+    parser.add_argument("--image-size", type=int, default=64)
+    parser.add_argument("--patch-size", type=int, default=8)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--loss", nargs="+", default=EXPRESSIONS)
+    options = parser.parse_args()
+    print(
+        f"{options.model}/{options.patch_size} at {options.image_size}, batch {options.batch}, {options.device}",
+        end=", ",
+    )
+    print(f"{torch.get_num_threads()} threads, torch {torch.__version__}, compile {options.compile}\n")
+    print(
+        f"{'objective':<36}{'images/s':>9}{'over mse':>10}{'machinery':>11}{'critic':>8}{'peak MiB':>10}   share of the step"
+    )
+    mse = 0.0
+    for expression in options.loss:
+        bench = Bench(expression, options)
+        reset_peak(bench.device)
+        ours, plain = compare(bench.ours, bench.plain, options.repeats, bench.device)
+        mse = ours if expression == "mse" else mse
+        critic = ""
+        if "perceptual" in bench.objective.terms:
+            term, floor = compare(*critic_floor(bench), options.repeats, bench.device)
+            critic = f"{term / floor:.2f}x"
+        total = sum(bench.parts.values()) or 1
+        shares = ", ".join(f"{name} {part / total:.0%}" for name, part in bench.parts.items() if part / total >= 0.005)
+        print(
+            f"{expression:<36}{options.batch / ours:9.0f}{ours / mse if mse else 0:9.2f}x{ours / plain:10.3f}x{critic:>8}"
+            f"{peak_mib(bench.device):10.0f}   {shares}",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""One picture of the same held-out images under several runs.
+
+python -m experiments.gallery runs/A runs/B runs/C --out gallery.png
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+
+from losses import InvalidSetting
+from recon import config
+from recon.data import create_dataset, held_out_images
+from recon.report.pictures import reconstruction_rows, write_rows
+from recon.training.pretraining import masking_of
+from recon.training.preview import Preview, masked_psnrs
+from recon.training.trained import load_run
+
+
+def gallery(folders: list[Path], images: int, out: Path) -> None:
+    """Truth and masked input, then a row of composites per run, its masked PSNR beside it.
+
+    Raises:
+        InvalidSetting: a folder holds no trained run, or the runs differ in data, image size, patches or masking.
+    """
+    rows: dict[str, torch.Tensor] = {}
+    first = None
+    for folder in folders:
+        settings, model = load_run(folder)
+        setup = (settings.data.name, config.image_size(settings), model.patch_size, settings.masking, settings.seed)
+        first = first or setup
+        if setup != first:
+            raise InvalidSetting(f"{folder} differs from {folders[0]} in data, size, masking or seed: not comparable")
+        data = settings.data
+        source = create_dataset(data.name, "val", data.root)
+        masking = masking_of(settings, model)
+        held_out, noise, _ = held_out_images(source, config.image_size(settings), images, settings.seed, masking)
+        (r,) = reconstructions = Preview(held_out, noise, images).reconstruct(model)
+        psnr, baseline = masked_psnrs(reconstructions)
+        shown = reconstruction_rows(r.image, r.hidden_pixels, r.composite)
+        rows |= {"truth": shown["truth"], "masked": shown["masked"]}
+        rows[f"{settings.loss}\n{psnr:.2f} dB"] = shown["reconstruction"]
+    caption = f"masked PSNR over these images; filling with the mean of the visible colours: {baseline:.2f} dB"
+    write_rows(rows, caption, out)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path, nargs="+")
+    parser.add_argument("--images", type=int, default=10)
+    parser.add_argument("--out", type=Path, default=Path("gallery.png"))
+    options = parser.parse_args()
+    try:
+        gallery(options.runs, options.images, options.out)
+    except InvalidSetting as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+    print(options.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+"""The distance between two images in a frozen network's features, with its gradient written out by hand.
+
+The early maps are the largest tensors of a training step, and on a CPU passing them through memory costs more than
+their convolutions. So the gradient at the input is made together with the value, a few images at a time, while
+their maps are still in cache; and no map is copied: each is subtracted in the target's place, summed in its own
+precision, and added to the gradient on its way down. `experiments.benchmarks.step` says what that saves.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from losses.features.vgg19 import VGG19
+
+# Images per pass on a CPU: the widest map of 4 images at 64 pixels is 2 MB in bfloat16.
+CHUNK_PIXELS = 4 * 64 * 64
+
+
+def feature_distance(net: VGG19, predicted: Tensor, true: Tensor, weights: Sequence[float]) -> Tensor:
+    """Sum over taps of weight x mean over images, channels and positions of (features - features)^2.
+
+    Args:
+        net: the frozen network, with its taps.
+        predicted: (B, 3, H, W) in [0, 1]; the gradient goes here, and here alone.
+        true: (B, 3, H, W).
+        weights: one per tap.
+
+    Returns:
+        A scalar of float32 or wider. Under autocast to bfloat16 it is good to about 1e-4; the gradient does not
+        pass through it.
+    """
+    return _FeatureDistance.apply(net.standardised(predicted), net.standardised(true), net, weights)
+
+
+class _FeatureDistance(torch.autograd.Function):
+    """Forward finds the gradient too; backward hands it on."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, y: Tensor, net: VGG19, weights: Sequence[float]) -> Tensor:
+        chunk = max(1, CHUNK_PIXELS // x[0, 0].numel()) if x.device.type == "cpu" else len(x)
+        parts = [_value_and_gradient(net, a, b, weights) for a, b in zip(x.split(chunk), y.split(chunk), strict=True)]
+        shares = [len(gradient) / len(x) for _, gradient in parts]
+        gradient = torch.cat([gradient * share for (_, gradient), share in zip(parts, shares, strict=True)])
+        ctx.save_for_backward(gradient.to(x.dtype))
+        return sum(value * share for (value, _), share in zip(parts, shares, strict=True))
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        return ctx.saved_tensors[0] * gradient, None, None, None
+
+
+def _value_and_gradient(net: VGG19, x: Tensor, y: Tensor, weights: Sequence[float]) -> tuple[Tensor, Tensor]:
+    """The distance of standardised images and its gradient at `x`."""
+    targets = dict(zip(net.indices, net.outputs(y), strict=True))
+    weight_of = dict.fromkeys(net.indices, 0.0)
+    for index, weight in zip(net.indices, weights, strict=True):
+        weight_of[index] += weight
+    value = x.new_zeros((), dtype=torch.promote_types(x.dtype, torch.float32))
+    maps, pooled, taps = [x], {}, {}
+    for index, layer in enumerate(net.features):
+        if isinstance(layer, nn.MaxPool2d):
+            x, pooled[index] = F.max_pool2d(x, layer.kernel_size, return_indices=True)
+        else:
+            x = layer(x)
+        maps.append(x)
+        if index in targets:
+            difference = targets[index].sub_(x)
+            scale = weight_of[index] / x.numel()
+            value = value + scale * _sum_of_squares(difference).to(value.dtype)
+            taps[index] = difference, scale
+    g: Tensor | None = None
+    for index in reversed(range(len(net.features))):
+        if index in taps:
+            difference, scale = taps[index]  # target - prediction
+            g = difference * (-2 * scale) if g is None else g.add_(difference, alpha=-2 * scale)
+        g = _backward(net.features[index], g, maps[index], maps[index + 1], pooled.get(index))
+    return value, g
+
+
+def _backward(layer: nn.Module, g: Tensor, x: Tensor, out: Tensor, indices: Tensor | None) -> Tensor:
+    """The gradient at a layer's input from the one at its output; overwrites `g` where it can."""
+    if isinstance(layer, nn.ReLU):
+        return torch.ops.aten.threshold_backward.grad_input(g, out, 0, grad_input=g)
+    if isinstance(layer, nn.MaxPool2d):
+        k = [layer.kernel_size] * 2
+        return torch.ops.aten.max_pool2d_with_indices_backward(g, x, k, k, [0, 0], [1, 1], False, indices)
+    weight, one, none = layer.weight.to(g.dtype), [1, 1], [0, 0]
+    return torch.ops.aten.convolution_backward(
+        g, x.to(g.dtype), weight, None, one, list(layer.padding), one, False, none, 1, [True, False, False]
+    )[0]
+
+
+def _sum_of_squares(x: Tensor) -> Tensor:
+    """Over all elements; summed row by row in the map's own precision, each row rounded once, the rows in float32."""
+    rows = x.permute(0, 2, 3, 1).flatten(2)  # a view in channels-last memory
+    wide = torch.promote_types(x.dtype, torch.float32)
+    return torch.linalg.vector_norm(rows, dim=2).to(wide).square().sum()
