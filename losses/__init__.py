@@ -62,7 +62,8 @@ def build_objective(
             )
     size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
     surroundings = Surroundings(size, steps, critic_dtype, compiled)
-    terms = {t.name: TERMS[t.name](_options(t.name, options.get(t.name, {})), surroundings) for t in parsed.terms}
+    chosen = {name: _options(name, options.get(name, {})) for name in TERMS}
+    terms = {t.name: TERMS[t.name](chosen[t.name], surroundings) for t in parsed.terms}
     return Objective(parsed, terms, over)
 
 

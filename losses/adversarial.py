@@ -49,6 +49,9 @@ class Adversarial(Term):
                 "losses.adversarial needs 0 <= generator_start <= generator_full <= 1, "
                 f"not {o.generator_start} and {o.generator_full}"
             )
+        for name, least in {"width": 1, "lr": 0, "penalty": 0}.items():
+            if not getattr(o, name) >= least:
+                raise InvalidSetting(f"losses.adversarial.{name}={getattr(o, name)} must be at least {least}")
         self.game = GAMES[o.game]
         self.discriminator = PatchDiscriminator(self.surroundings.image_size, o.width)
         self.discriminator.to(memory_format=torch.channels_last)
@@ -65,7 +68,9 @@ class Adversarial(Term):
         if self.surroundings.steps is None:
             return 1.0
         start, full = (f * self.surroundings.steps for f in (self.options.generator_start, self.options.generator_full))
-        return 1.0 if step >= full else max(0.0, (step - start) / (full - start))
+        if step < start:
+            return 0.0
+        return 1.0 if step >= full else (step - start) / (full - start)
 
     def value(self, r: Reconstruction) -> Tensor:
         frozen = {name: p.detach() for name, p in self.discriminator.named_parameters()}
@@ -73,7 +78,7 @@ class Adversarial(Term):
             fake = functional_call(self.discriminator, frozen, (self._seen(r, r.judged_image),))
             with torch.no_grad():
                 real = self.discriminator(self._seen(r, r.image)) if self.game.relative else None
-        return self.game.generator(fake.float(), None if real is None else real.float())
+        return self.game.generator(_wide(fake), None if real is None else _wide(real))
 
     def learn(self, r: Reconstruction) -> None:
         real_images, fake_images = (self._seen(r, image).detach() for image in (r.image, r.judged_image))
@@ -83,7 +88,7 @@ class Adversarial(Term):
                 fake_images.requires_grad_()
             with self._autocast(r, enabled=not self.game.penalised):
                 real, fake = self.discriminator(real_images), self.discriminator(fake_images)
-            real, fake = real.float(), fake.float()
+            real, fake = _wide(real), _wide(fake)
             loss = self.game.discriminator(real, fake)
             if self.game.penalised:
                 loss = loss + self.options.penalty / 2 * (
@@ -93,7 +98,7 @@ class Adversarial(Term):
         self.pieces += 1
         with torch.no_grad():
             self.real, self.fake = real.mean(), fake.mean()
-            self.accuracy.lerp_(self.game.accuracy(real, fake), 0.02)
+            self.accuracy = torch.lerp(self.accuracy, self.game.accuracy(real, fake).to(self.accuracy.dtype), 0.02)
 
     def update(self, step: int) -> None:
         parameters = list(self.discriminator.parameters())
@@ -135,6 +140,10 @@ class Adversarial(Term):
     def _autocast(self, r: Reconstruction, enabled: bool = True) -> torch.autocast:
         dtype = self.surroundings.dtype
         return torch.autocast(r.image.device.type, dtype, enabled=enabled and dtype != torch.float32)
+
+
+def _wide(logits: Tensor) -> Tensor:
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def _squared_slope(logits: Tensor, images: Tensor) -> Tensor:

@@ -49,6 +49,7 @@ def parse(text: str, defaults: Mapping[str, float]) -> Expression:
     Raises:
         InvalidSetting: an unknown or repeated term, bad syntax, or percentages alone.
     """
+    text = " ".join(text.split())
     terms: list[WeightedTerm] = []
     position = 0
     while True:

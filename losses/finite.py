@@ -18,3 +18,4 @@ def step_unless(optimizer: torch.optim.Optimizer, bad: Tensor) -> None:
     """
     optimizer.found_inf = bad.float()
     optimizer.step()
+    del optimizer.found_inf  # or a later plain step would be skipped too

@@ -59,7 +59,8 @@ class Objective(nn.Module):
         objective.update(step)
 
     Each term runs once, on a leaf, in its own precision; trainable critics gather their own gradients on the way and
-    take their step at `update`. `head` is what the model's decoder must put out.
+    take their step at `update` (in evaluation, after `.eval()`, they learn nothing). `head` is what the model's
+    decoder must put out.
     """
 
     def __init__(self, expression: Expression, terms: Mapping[str, Term], over: str = "hidden"):
@@ -82,8 +83,9 @@ class Objective(nn.Module):
         weights = self._weights(gradients, step)
         norms = {name: torch.linalg.vector_norm(g) for name, g in gradients.items()}
         gradient = sum(weights[name] * g for name, g in gradients.items())
-        gradient = gradient + self._own_gradient(reconstruction.at(leaf, self.over), leaf)
-        self._learn(reconstruction)
+        r = reconstruction.at(leaf, self.over)
+        gradient = gradient + self._own_gradient(r, leaf)
+        self._learn(r)
         return Result(
             value=sum(weights[name] * value for name, value in values.items()),
             gradient=gradient.to(prediction.dtype),
@@ -110,7 +112,7 @@ class Objective(nn.Module):
         total = sum(weights[name] * term.value(r) for name, term in self.terms.items())
         if (own := r.head.own_loss(r)) is not None:
             total = total + own - own.detach()  # the head learns; the value stays the objective's
-        self._learn(reconstruction)
+        self._learn(r)
         return total
 
     def update(self, step: int = 0) -> None:
@@ -151,10 +153,13 @@ class Objective(nn.Module):
             own = r.head.own_loss(r)
             return 0.0 if own is None else torch.autograd.grad(own, leaf)[0]
 
-    def _learn(self, reconstruction: Reconstruction) -> None:
-        r = reconstruction.at(reconstruction.prediction.detach().float(), self.over)
+    def _learn(self, r: Reconstruction) -> None:
+        """Critics gather their gradients, unless the objective is in evaluation."""
+        if not self.training:
+            return
+        detached = r.at(r.prediction.detach(), self.over)
         for term in self.terms.values():
-            term.learn(r)
+            term.learn(detached)
 
 
 def _common_head(terms: Mapping[str, Term]) -> PixelHead:

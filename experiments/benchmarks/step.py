@@ -178,31 +178,27 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--loss", nargs="+", default=EXPRESSIONS)
     options = parser.parse_args()
+    print(f"{options.model}/{options.patch_size} at {options.image_size} pixels, batch {options.batch}")
     print(
-        f"{options.model}/{options.patch_size} at {options.image_size}, batch {options.batch}, {options.device}",
-        end=", ",
+        f"{options.device}, {torch.get_num_threads()} threads, torch {torch.__version__}, compile {options.compile}\n"
     )
-    print(f"{torch.get_num_threads()} threads, torch {torch.__version__}, compile {options.compile}\n")
-    print(
-        f"{'objective':<36}{'images/s':>9}{'over mse':>10}{'machinery':>11}{'critic':>8}{'peak MiB':>10}   share of the step"
-    )
-    mse = 0.0
+    columns = f"{'objective':<34}{'images/s':>9}{'over mse':>10}{'machinery':>11}{'critic':>8}{'peak MiB':>10}"
+    print(f"{columns}   share of the step")
+    mse = None
     for expression in options.loss:
         bench = Bench(expression, options)
         reset_peak(bench.device)
         ours, plain = compare(bench.ours, bench.plain, options.repeats, bench.device)
         mse = ours if expression == "mse" else mse
+        over = f"{ours / mse:.2f}x" if mse else ""
         critic = ""
         if "perceptual" in bench.objective.terms:
             term, floor = compare(*critic_floor(bench), options.repeats, bench.device)
             critic = f"{term / floor:.2f}x"
+        figures = f"{options.batch / ours:9.0f}{over:>10}{ours / plain:10.3f}x{critic:>8}{peak_mib(bench.device):10.0f}"
         total = sum(bench.parts.values()) or 1
         shares = ", ".join(f"{name} {part / total:.0%}" for name, part in bench.parts.items() if part / total >= 0.005)
-        print(
-            f"{expression:<36}{options.batch / ours:9.0f}{ours / mse if mse else 0:9.2f}x{ours / plain:10.3f}x{critic:>8}"
-            f"{peak_mib(bench.device):10.0f}   {shares}",
-            flush=True,
-        )
+        print(f"{expression:<34}{figures}   {shares}", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Where VGG19's weights come from; never one source for another in silence."""
 
 import hashlib
+from http.client import HTTPException
 from pathlib import Path
 
 import torch
@@ -31,19 +32,21 @@ def load_vgg19(net: VGG19, source: str) -> dict[str, str]:
     """
     named = {"imagenet": imagenet, "bundled": bundled, "random": lambda: he_initialised(net)}
     weights = named[source]() if source in named else from_file(Path(source))
+    if not isinstance(weights, dict) or not any(str(key).startswith("features.") for key in weights):
+        raise InvalidSetting(
+            f"'{source}' holds no VGG19 in torchvision's names (features.0.weight, features.0.bias, ...)"
+        )
     wanted = net.state_dict()
-    missing = [key for key in wanted if key not in weights]
-    if missing:
+    if any(key not in weights for key in wanted):
         depth = _depth(weights)
         raise InvalidSetting(
             f"VGG19 weights '{source}' end at {depth}, but the taps {', '.join(net.taps)} need more; "
             f"choose taps up to {depth} or losses.perceptual.weights=imagenet"
         )
     for key, value in wanted.items():
-        if weights[key].shape != value.shape:
-            raise InvalidSetting(
-                f"'{key}' in VGG19 weights '{source}' has shape {tuple(weights[key].shape)}, not {tuple(value.shape)}"
-            )
+        shape = tuple(getattr(weights[key], "shape", ()))
+        if shape != tuple(value.shape):
+            raise InvalidSetting(f"'{key}' in VGG19 weights '{source}' has shape {shape}, not {tuple(value.shape)}")
     net.load_state_dict({key: weights[key] for key in wanted})
     return {"source": source, "sha256": checksum(net.state_dict())}
 
@@ -70,11 +73,11 @@ def imagenet() -> dict[str, Tensor]:
     path = Path(torch.hub.get_dir()) / "checkpoints" / name
     prefix = name.removesuffix(".pth").rsplit("-", 1)[1]
     if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             # Written to a temporary name, checked against the hash in the file's name, then renamed.
             torch.hub.download_url_to_file(IMAGENET_URL, str(path), hash_prefix=prefix, progress=True)
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, HTTPException) as error:
             raise InvalidSetting(
                 f"VGG19's ImageNet weights could not be downloaded ({_first_line(error)}); "
                 f"put {name} from {IMAGENET_URL} into {path.parent}, or use losses.perceptual.weights=bundled or a file"
@@ -116,9 +119,14 @@ def he_initialised(net: VGG19) -> dict[str, Tensor]:
 
 
 def _depth(weights: dict[str, Tensor]) -> str:
-    """The deepest layer that weights in torchvision's names reach."""
-    held = [int(key.split(".")[1]) for key in weights if key.startswith("features.") and key.endswith(".weight")]
-    return LAYERS[max(held) + 1][0] if held else "nothing (no key begins with 'features.')"
+    """The deepest layer down to which weights in torchvision's names have every convolution."""
+    deepest = "no layer"
+    for index, (name, _) in enumerate(LAYERS):
+        if name.startswith("preact"):
+            if f"features.{index}.weight" not in weights or f"features.{index}.bias" not in weights:
+                return deepest
+            deepest = LAYERS[index + 1][0]
+    return deepest
 
 
 def _first_line(error: Exception) -> str:

@@ -8,6 +8,7 @@ from recon.model.masking import kept
 
 # The MAE paper's sizes with its decoder; tiny (DeiT's) and small with a decoder about half as wide as the encoder.
 SIZES: dict[str, dict[str, int]] = {
+    "nano": dict(patch_size=8, width=192, depth=4, heads=3, decoder_width=128, decoder_depth=2),
     "tiny": dict(patch_size=16, width=192, depth=12, heads=3, decoder_width=128, decoder_depth=4),
     "small": dict(patch_size=16, width=384, depth=12, heads=6, decoder_width=256, decoder_depth=4),
     "base": dict(patch_size=16, width=768, depth=12, heads=12, decoder_width=512, decoder_depth=8),

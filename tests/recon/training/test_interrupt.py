@@ -1,0 +1,46 @@
+"""The first signal asks, the second one is not caught."""
+
+import os
+import signal
+
+import pytest
+
+from recon.training.interrupt import Interrupt
+
+BOTH = [signal.SIGTERM, signal.SIGINT]
+
+
+@pytest.fixture
+def heard():
+    """Signals that reach whoever listened before."""
+    numbers: list[int] = []
+    before = {number: signal.signal(number, lambda n, frame: numbers.append(n)) for number in BOTH}
+    yield numbers
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("first", BOTH)
+@pytest.mark.parametrize("second", BOTH)
+def test_the_first_signal_asks_and_the_second_goes_to_whoever_listened_before(heard, first, second):
+    with Interrupt() as stop:
+        assert stop.signal is None
+        os.kill(os.getpid(), first)
+        assert stop.signal == first and heard == []
+        os.kill(os.getpid(), second)
+        assert stop.signal == first and heard == [second]
+
+
+@pytest.mark.parametrize("number", BOTH)
+def test_afterwards_signals_go_where_they_went_before(heard, number):
+    with Interrupt():
+        pass
+    os.kill(os.getpid(), number)
+    assert heard == [number]
+
+
+def test_every_run_begins_without_a_signal(heard):
+    with Interrupt() as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+    with Interrupt() as stop:
+        assert stop.signal is None

@@ -1,0 +1,250 @@
+"""What a run leaves on disk, what it is called, and which settings it may go on with."""
+
+import contextlib
+import json
+import re
+from datetime import datetime
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+from safetensors.torch import load_file
+
+from losses.errors import InvalidSetting
+from recon.config import every_setting
+from recon.training import checkpoint, run_folder
+from recon.training.pretraining import from_values
+from recon.training.run_folder import HARMLESS, RUNS, create, existing, flat, nested, resumed_settings
+from tests.recon.training.conftest import differences, lines_of, settings, small_run
+
+KEYS = [s.key for s in every_setting()]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, pictures):
+    words = ["loss=mse+20%perceptual", "train.steps=5", "train.picture_every=4", "train.checkpoint_every=2"]
+    return small_run(tmp_path_factory.mktemp("run"), pictures, "whole", *words)
+
+
+def test_a_run_leaves_these_files_and_no_others(run):
+    assert {path.name for path in run.iterdir()} == {
+        "config.yaml",
+        "environment.json",
+        "metrics.jsonl",
+        "checkpoint.pt",
+        "checkpoint.previous.pt",
+        "model.safetensors",
+        "reconstructions.png",
+        "tensorboard",
+    }
+    assert [path.name for path in run.parent.parent.iterdir()] == ["runs"]
+
+
+def test_config_holds_every_setting_and_what_was_found(run):
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    found = config.pop("resolved")
+    assert flat(from_values(flat_of(config))).keys() == set(KEYS)
+    assert config["loss"] == "mse+20%perceptual" and config["batch"]["global"] == 8
+    assert found["objective"] == "mse + 20%perceptual" and found["steps"] == 5 and found["training_images"] == 10
+    assert found["weights"]["perceptual"]["source"] == "random"
+    assert re.fullmatch("[0-9a-f]{64}", found["weights"]["perceptual"]["sha256"])
+
+
+def flat_of(tree: dict, prefix: str = "") -> dict:
+    """A tree to values by key."""
+    flat = {}
+    for name, value in tree.items():
+        flat |= flat_of(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat
+
+
+def test_the_environment_is_written_down(run):
+    environment = json.loads((run / "environment.json").read_text())
+    assert environment["packages"]["torch"] in torch.__version__ and environment["device"] == "cpu"
+    assert environment["threads"] == torch.get_num_threads() and "python" in environment
+
+
+def test_the_model_file_is_the_model_of_the_checkpoint(run):
+    assert differences(load_file(run / "model.safetensors"), checkpoint.read(run / checkpoint.NAME)["model"]) == []
+
+
+def test_the_picture_is_a_picture(run):
+    with Image.open(run / "reconstructions.png") as picture:
+        assert picture.format == "PNG" and min(picture.size) > 100
+
+
+def test_metrics_come_at_their_steps(run):
+    lines = lines_of(run)
+    training = [line for line in lines if "loss" in line]
+    looking = [line for line in lines if "held_out/masked_psnr" in line]
+    assert [line["step"] for line in training] == [2, 4]
+    assert [line["step"] for line in looking] == [4, 5]
+    assert set(training[0]) == {
+        "step",
+        "loss",
+        "gradient_norm",
+        "learning_rate",
+        "images_per_second",
+        "cosine/mse~perceptual",
+        *(f"{t}/{k}" for t in ("mse", "perceptual") for k in ("value", "weight", "gradient_norm", "gradient_share")),
+    }
+    assert "held_out/mean_colour_psnr" in looking[0]
+
+
+def test_no_step_has_two_lines(run):
+    steps = [line["step"] for line in lines_of(run)]
+    assert steps == sorted(set(steps))
+
+
+def test_every_line_is_strict_json(run):
+    for line in (run / "metrics.jsonl").read_text().splitlines():
+        json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+
+
+def test_percentages_hold_in_the_log(run):
+    """20% of mse's push, of both together a sixth."""
+    for line in lines_of(run):
+        if "loss" in line:
+            assert line["perceptual/gradient_share"] == pytest.approx(1 / 6, rel=1e-5)
+            assert line["mse/gradient_share"] == pytest.approx(5 / 6, rel=1e-5)
+
+
+class TestNames:
+    @pytest.fixture(autouse=True)
+    def here(self, tmp_path):
+        with contextlib.chdir(tmp_path):
+            yield
+
+    @pytest.mark.parametrize(
+        "loss", ["mse", "mse + 0.1*l1", "50%adversarial+mse", "1e-3*mse+2.5%l1", "1E+2 * mse\n+l1", ".5*mse"]
+    )
+    def test_a_name_made_from_the_loss_is_safe_for_every_file_system(self, loss):
+        folder = create(settings(f"loss={json.dumps(loss)}", "data.name=hfds/some/set")[0])
+        assert folder.parent == RUNS and folder.is_dir()
+        assert re.fullmatch(r"[A-Za-z0-9_.+~-]+", folder.name) and not folder.name.startswith(".")
+        assert len(list(RUNS.iterdir())) == 1
+
+    def test_losses_that_differ_have_names_that_differ(self, monkeypatch):
+        self.stop_the_clock(monkeypatch)
+        losses = ["mse+l1", "mse+10*l1", "mse+10%l1", "mse+1.0*l1", "mse+1*l1"]
+        stems = [create(settings(f"loss={loss}")[0]).name for loss in losses]
+        assert len(set(stems)) == len(losses) and not any(re.search(r"-\d$", stem) for stem in stems)
+
+    def test_runs_begun_in_the_same_second_have_folders_of_their_own(self, monkeypatch):
+        self.stop_the_clock(monkeypatch)
+        folders = [create(settings("loss=mse")[0]) for _ in range(3)]
+        assert len(set(folders)) == 3 and all(folder.is_dir() for folder in folders)
+
+    def stop_the_clock(self, monkeypatch):
+        class Clock(datetime):
+            @classmethod
+            def now(cls):
+                return cls(2026, 1, 2, 3, 4, 5)
+
+        monkeypatch.setattr(run_folder, "datetime", Clock)
+
+    @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "../x", "a\\b", "/etc"])
+    def test_a_name_that_is_no_folder_is_refused(self, name):
+        with pytest.raises(InvalidSetting, match="name="):
+            create(settings(f"name={json.dumps(name)}")[0])
+        assert not RUNS.exists()
+
+    def test_a_run_is_never_written_over(self):
+        folder = create(settings("name=mine")[0])
+        (folder / "config.yaml").touch()
+        with pytest.raises(InvalidSetting, match=r"^runs/mine exists.*resume=true.*name="):
+            create(settings("name=mine")[0])
+
+    def test_a_run_to_resume_must_be_named_and_be_there(self):
+        with pytest.raises(InvalidSetting, match="name=NAME"):
+            existing(settings("resume=true")[0])
+        there = RUNS / "mine"
+        there.mkdir(parents=True)
+        (there / checkpoint.NAME).touch()
+        for words in (["resume=true"], ["resume=true", "name=mien"]):
+            with pytest.raises(InvalidSetting, match="mine") as error:
+                existing(settings(*words)[0])
+            assert len(str(error.value).splitlines()) == 1
+        assert existing(settings("resume=true", "name=mine")[0]) == there
+
+    def test_a_run_whose_newest_checkpoint_is_missing_is_listed_too(self):
+        there = RUNS / "mine"
+        there.mkdir(parents=True)
+        (there / checkpoint.PREVIOUS).touch()
+        assert existing(settings("resume=true", "name=mine")[0]) == there
+        with pytest.raises(InvalidSetting, match="mine"):
+            existing(settings("resume=true")[0])
+
+
+def another(key: str) -> object:
+    """A value of the same type that is not the default."""
+    default = next(s.default for s in every_setting() if s.key == key)
+    match default:
+        case bool():
+            return not default
+        case None:
+            return "other" if key in ("name", "data.root") else 32
+        case int() | float():
+            return default * 2 + 1
+        case list():
+            return [*default[1:], *default[:1]] if default else [1.0]
+        case _:
+            return default + "x"
+
+
+SAVED = flat(settings("loss=mse", "name=mine")[0])
+
+
+def changed(key: str) -> dict:
+    return SAVED | {"loss": "mse", "name": "mine", "resume": True} | {key: another(key)}
+
+
+@pytest.mark.parametrize("key", sorted(set(KEYS) - HARMLESS))
+def test_a_setting_that_differs_is_refused_by_name_if_it_was_given(key):
+    now = from_values(changed(key))
+    with pytest.raises(InvalidSetting) as error:
+        resumed_settings(SAVED, now, frozenset({"name", "resume", key}))
+    assert f"{key}=" in str(error.value) and len(str(error.value).splitlines()) == 1
+    assert "loss=" not in str(error.value) or key == "loss"
+
+
+@pytest.mark.parametrize("key", sorted(HARMLESS))
+def test_a_harmless_setting_that_differs_is_taken(key):
+    now = from_values(changed(key))
+    assert resumed_settings(SAVED, now, frozenset({key})) == SAVED | {key: another(key)}
+
+
+@pytest.mark.parametrize("key", sorted(set(KEYS) - HARMLESS))
+def test_a_setting_that_was_not_given_is_the_saved_run_s(key):
+    saved = changed(key)
+    assert resumed_settings(saved, settings("name=mine", "resume=true")[0], frozenset()) == saved
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_a_setting_given_again_is_no_difference(key):
+    saved = changed(key)
+    assert resumed_settings(saved, from_values(saved), frozenset({key})) == saved
+
+
+def test_a_whole_node_given_again_is_looked_into():
+    now = from_values(changed("optim.base_lr"))
+    with pytest.raises(InvalidSetting, match=r"optim\.base_lr="):
+        resumed_settings(SAVED, now, frozenset({"optim"}))
+
+
+def test_a_preset_gives_what_it_changes():
+    now = from_values(changed("optim.base_lr"))
+    with pytest.raises(InvalidSetting, match=r"optim\.base_lr="):
+        resumed_settings(SAVED, now, frozenset({"preset"}))
+
+
+def test_harmless_is_what_touches_neither_the_weights_nor_what_they_mean():
+    where = {"name", "resume", "device", "data.root", "data.workers", "data.download", "data.max_unreadable"}
+    assert where | {f"train.{what}_every" for what in ("checkpoint", "log", "picture")} == HARMLESS
+    assert set(KEYS) >= HARMLESS
+
+
+def test_settings_by_key_and_as_a_tree_are_the_same():
+    values = flat(settings("data.image_size=[16,32]", "batch.global=8")[0])
+    assert flat(from_values(values)) == values and flat_of(nested(values)) == values

@@ -1,0 +1,120 @@
+"""What the log says of several steps."""
+
+import pytest
+import torch
+
+from losses import Objective, Result, TermResult, build_objective
+from recon.training.tally import Tally
+
+NAN, INF = float("nan"), float("inf")
+CPU = torch.device("cpu")
+
+
+def scalar(value: float) -> torch.Tensor:
+    return torch.tensor(float(value))
+
+
+def objective() -> Objective:
+    return build_objective("mse+0.5*l1")
+
+
+def result(mse: float = 1.0, l1: float = 2.0, norms: tuple[float, float] = (3.0, 4.0), cosine: float = 0.5) -> Result:
+    terms = {
+        "mse": TermResult(scalar(mse), scalar(1.0), scalar(norms[0])),
+        "l1": TermResult(scalar(l1), scalar(0.5), scalar(norms[1])),
+    }
+    return Result(scalar(mse + 0.5 * l1), torch.zeros(1), terms, {("mse", "l1"): scalar(cosine)})
+
+
+def record(tally: Tally, results: Result | list[Result], norm: float = 1.0) -> None:
+    tally.record(results if isinstance(results, list) else [results], objective(), scalar(norm))
+
+
+def test_means_are_over_the_steps_since_the_last_line():
+    tally = Tally(CPU)
+    record(tally, result(mse=1, l1=2, cosine=0.25), norm=8)
+    record(tally, result(mse=3, l1=4, cosine=0.75), norm=2)
+    assert tally.means() == {
+        "loss": 3.5,
+        "gradient_norm": 5.0,
+        "mse/value": 2.0,
+        "mse/weight": 1.0,
+        "mse/gradient_norm": 3.0,
+        "mse/gradient_share": pytest.approx(0.6),
+        "l1/value": 3.0,
+        "l1/weight": 0.5,
+        "l1/gradient_norm": 4.0,
+        "l1/gradient_share": pytest.approx(0.4),
+        "cosine/mse~l1": 0.5,
+    }
+    record(tally, result(mse=7))
+    assert tally.means()["mse/value"] == 7
+
+
+def test_micro_batches_are_averaged_into_one_step():
+    tally = Tally(CPU)
+    record(tally, [result(mse=1), result(mse=3)])
+    record(tally, [result(mse=5), result(mse=7)])
+    assert tally.means()["mse/value"] == 4
+
+
+def test_without_any_push_no_term_has_a_share():
+    tally = Tally(CPU)
+    record(tally, result(norms=(0, 0)))
+    means = tally.means()
+    assert means["mse/gradient_share"] == means["l1/gradient_share"] == 0
+
+
+def test_skipped_steps_are_left_out_of_the_means():
+    tally = Tally(CPU)
+    record(tally, result(mse=1))
+    record(tally, result(mse=NAN, norms=(NAN, 4)), norm=NAN)
+    record(tally, result(mse=3))
+    assert tally.means()["mse/value"] == 2 and tally.skipped() == {"mse": 1}
+
+
+def test_where_every_step_was_skipped_there_is_no_mean():
+    tally = Tally(CPU)
+    record(tally, result(mse=NAN), norm=NAN)
+    assert tally.means() == {}
+    record(tally, result(mse=5))
+    assert tally.means()["mse/value"] == 5
+
+
+@pytest.mark.parametrize(
+    ("bad", "blamed"),
+    [
+        (result(mse=NAN), {"mse": 1}),
+        (result(l1=INF), {"l1": 1}),
+        (result(norms=(1, INF)), {"l1": 1}),
+        (result(mse=NAN, norms=(1, NAN)), {"mse": 1, "l1": 1}),
+        (result(), {"model": 1}),
+    ],
+)
+@pytest.mark.parametrize("norm", [NAN, INF])
+def test_the_term_at_fault_is_named_and_the_model_where_none_is(bad, blamed, norm):
+    tally = Tally(CPU)
+    record(tally, [result(), bad], norm=norm)
+    assert tally.skipped() == blamed and tally.in_a_row() == 1
+
+
+def test_a_finite_step_ends_a_row():
+    tally = Tally(CPU)
+    rows = []
+    for norm in (NAN, NAN, 1.0, NAN):
+        record(tally, result(), norm=norm)
+        rows.append(tally.in_a_row())
+    assert rows == [1, 2, 0, 1] and tally.skipped() == {"model": 3}
+
+
+def test_a_tally_taken_up_again_says_the_same():
+    straight, first, second = Tally(CPU), Tally(CPU), Tally(CPU)
+    for tally in (straight, first):
+        record(tally, result(mse=1))
+        record(tally, result(mse=NAN), norm=NAN)
+    second.load_state(first.state())
+    for tally in (straight, second):
+        record(tally, result(mse=NAN), norm=NAN)
+        record(tally, result(mse=4))
+    assert straight.skipped() == second.skipped() == {"mse": 2}
+    assert straight.means() == second.means()
