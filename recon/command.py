@@ -23,8 +23,9 @@ from recon.config import Settings, every_setting
 # `data=cifar10` says data.name=cifar10, and a preset needs no plus.
 SHORT = {"data": "data.name", "model": "model.name", "preset": "+preset"}
 
-# Hydra's flags that take the next argument.
-VALUED_FLAGS = {"--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--cfg", "-c", "--package", "-p"}
+# Hydra's flags that a user may want, and those of them that take the next argument.
+FLAGS = {"-h", "--help", "--hydra-help", "-m", "--multirun", "--resolve", "--version", "--info", "-i", "--run", "-r"}
+VALUED_FLAGS = {"--config-dir", "-cd", "--cfg", "-c", "--package", "-p"}
 
 
 def run(task: Callable[[Settings, frozenset[str]], int | None], name: str, about: str) -> None:
@@ -43,6 +44,8 @@ def run(task: Callable[[Settings, frozenset[str]], int | None], name: str, about
         except (InvalidSetting, OmegaConfBaseException) as error:
             print(in_one_line(error), file=sys.stderr)
             statuses.append(2)
+        if statuses[-1] > 128:  # a signal ends the whole sweep
+            sys.exit(statuses[-1])
 
     with tempfile.TemporaryDirectory() as scratch:
         try:
@@ -61,26 +64,40 @@ def understood(arguments: list[str], scratch: str) -> list[str]:
     Raises:
         InvalidSetting: a key that is no setting.
     """
-    flags = {"-m", "--multirun"} & set(arguments)
-    result = []
-    for argument in arguments:
-        key, equals, value = argument.partition("=")
-        bare = key.lstrip("+~")
-        if argument.startswith("-") or (result and result[-1] in VALUED_FLAGS):
-            result.append(argument)
-            continue
-        if not equals:
-            raise InvalidSetting(f"'{argument}' is no setting; write key=value (--help lists all settings)")
-        if bare not in SHORT and not bare.startswith("hydra.") and bare not in _known():
-            raise InvalidSetting(f"unknown setting '{bare}'{nearest(bare, _known())} (--help lists all settings)")
-        result.append(f"{SHORT[bare]}={value}" if bare in SHORT else argument)
-        try:
-            _keys(result[-1:])
-        except HydraException as error:
-            raise InvalidSetting(
-                f"cannot read '{argument}' ({in_one_line(error)}); quote what is not a plain value"
-            ) from error
-    return [*result, f"hydra.sweep.dir={scratch}"] if flags else result
+    flags, overrides = [], []
+    for before, argument in zip([None, *arguments], arguments, strict=False):
+        if before in VALUED_FLAGS:
+            flags.append(argument)
+        elif argument.startswith("-"):
+            flag = argument.partition("=")[0]
+            if flag not in FLAGS | VALUED_FLAGS:
+                raise InvalidSetting(
+                    f"unknown flag '{flag}'{nearest(flag, FLAGS | VALUED_FLAGS)}; settings are key=value"
+                )
+            flags.append(argument)
+        else:
+            overrides.append(_override(argument))
+    if {"-m", "--multirun"} & set(flags):
+        overrides.append(f"hydra.sweep.dir={scratch}")
+    return flags + overrides
+
+
+def _override(argument: str) -> str:
+    """One key=value as Hydra wants it."""
+    key, equals, value = argument.partition("=")
+    bare = key.lstrip("+~")
+    if not equals:
+        raise InvalidSetting(f"'{argument}' is no setting; write key=value (--help lists all settings)")
+    if bare not in SHORT and not bare.startswith("hydra.") and bare not in _known():
+        raise InvalidSetting(f"unknown setting '{bare}'{nearest(bare, _known())} (--help lists all settings)")
+    override = f"{SHORT[bare]}={value}" if bare in SHORT else argument
+    try:
+        _keys([override])
+    except HydraException as error:
+        raise InvalidSetting(
+            f"cannot read '{argument}' ({in_one_line(error)}); quote what is not a plain value"
+        ) from error
+    return override
 
 
 def typed(cfg: DictConfig, given: frozenset[str] = frozenset()) -> Settings:
@@ -105,6 +122,8 @@ def in_one_line(error: BaseException) -> str:
     if lines and "preset/" in lines[0]:
         wanted = lines[0].split("preset/")[1].split("'")[0]
         return f"unknown preset '{wanted}'{nearest(wanted, presets())} (presets: {', '.join(presets())})"
+    if lines and lines[0].startswith("Ambiguous value"):
+        return f"{lines[0]}: add -m to run one after the other, or quote the value"
     return lines[0] if lines else type(error).__name__
 
 

@@ -1,5 +1,6 @@
 """Every setting, typed, and documented where it is declared. One vocabulary for every command."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass
 from typing import Any
@@ -16,7 +17,7 @@ def _node(cls: type) -> Any:
 class Data:
     name: str = option("photos", "photos, folder, imagenette, imagenet, cifar10, cifar100, stl10, hfds/NAME, wds/NAME")
     root: str | None = option(None, "folder that holds the data")
-    image_size: Any = option(64, "pixels, S or [H,W]; multiples of the patch size")
+    image_size: Any = option(32, "pixels, S or [H,W]; multiples of the patch size")
     workers: int = option(0, "processes that read and augment; 0: the training process itself")
     download: bool = option(False, "fetch a missing public dataset")
     max_unreadable: float = option(0.01, "share of unreadable files that ends the run; fewer are skipped and counted")
@@ -24,8 +25,8 @@ class Data:
 
 @dataclass
 class Model:
-    name: str = option("tiny", "tiny, small, base, large, huge")
-    patch_size: int | None = option(8, "pixels; null: the model's own (16; huge 14)")
+    name: str = option("nano", "nano, tiny, small, base, large, huge")
+    patch_size: int | None = option(4, "pixels; null: the model's own (16; nano 8, huge 14)")
     decoder_width: int | None = option(None, "multiple of 32; null: the model's own")
     decoder_depth: int | None = option(None, "blocks; null: the model's own")
     mask_tokens: str = option(
@@ -41,23 +42,34 @@ class Masking:
 
 @dataclass
 class Train:
-    steps: int | None = option(700, "optimiser steps; or train.epochs")
+    steps: int | None = option(1100, "optimiser steps; or train.epochs")
     epochs: float | None = option(None, "passes over the training images; or train.steps")
-    checkpoint_every: int = option(100, "steps between checkpoints")
+    checkpoint_every: int = option(200, "steps between checkpoints")
     log_every: int = option(10, "steps between lines of metrics.jsonl")
-    picture_every: int = option(100, "steps between pictures of the same held-out images")
+    picture_every: int = option(200, "steps between pictures of the same held-out images")
 
 
-# `global` is a keyword to Python, which only the generated __init__, __repr__ and __eq__ mind: this class has its own.
+class _Values:
+    """What a dataclass would generate, without naming its fields: `global` is a keyword to Python."""
+
+    def __init__(self, **values: Any):
+        vars(self).update({f.name: f.default for f in fields(self)} | values)
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and vars(other) == vars(self)
+
+    def __repr__(self) -> str:
+        return f"Batch({', '.join(f'{name}={value!r}' for name, value in vars(self).items())})"
+
+
 Batch = dataclass(init=False, repr=False, eq=False)(
     type(
         "Batch",
-        (),
+        (_Values,),
         {
             "__annotations__": {"global": int, "per_device": int | None},
             "__module__": __name__,
-            "__init__": lambda self, **values: vars(self).update(values),
-            "global": option(64, "images per optimiser step"),
+            "global": option(32, "images per optimiser step"),
             "per_device": option(None, "images per forward; fewer than batch.global: gradients are accumulated"),
         },
     )
@@ -66,7 +78,7 @@ Batch = dataclass(init=False, repr=False, eq=False)(
 
 @dataclass
 class Optim:
-    base_lr: float = option(1e-3, "learning rate per 256 images: the rate is base_lr x batch.global / 256")
+    base_lr: float = option(1.6e-2, "learning rate per 256 images: the rate is base_lr x batch.global / 256")
     weight_decay: float = option(0.05, "AdamW's, on matrices alone")
     betas: list[float] = option([0.9, 0.95], "AdamW's")
     warmup: float = option(0.05, "fraction of the run in which the rate rises linearly; then a half cosine to zero")
@@ -140,13 +152,13 @@ def check(settings: Settings) -> None:
         "optim.clip": settings.optim.clip,
     }
     for key, value in (positive | {key: value for key, value in optional.items() if value is not None}).items():
-        if not value > 0:
-            raise InvalidSetting(f"{key}={value} must be above 0")
+        if not 0 < value < math.inf:
+            raise InvalidSetting(f"{key}={value} must be above 0, and finite")
     for key, value in {
         "data.workers": settings.data.workers,
         "optim.weight_decay": settings.optim.weight_decay,
     }.items():
-        if value < 0:
+        if not 0 <= value < math.inf:
             raise InvalidSetting(f"{key}={value} must not be negative")
     for key, value in {
         "optim.warmup": settings.optim.warmup,
@@ -154,6 +166,8 @@ def check(settings: Settings) -> None:
     }.items():
         if not 0 <= value <= 1:
             raise InvalidSetting(f"{key}={value} is a fraction, between 0 and 1")
+    if not 0 <= settings.seed < 2**63:
+        raise InvalidSetting(f"seed={settings.seed} must be between 0 and 2^63 - 1")
     if (settings.train.steps is None) == (settings.train.epochs is None):
         raise InvalidSetting("give the length of the run once: train.steps=N or train.epochs=N")
     if len(settings.optim.betas) != 2 or not all(0 <= beta < 1 for beta in settings.optim.betas):
@@ -176,7 +190,7 @@ def per_device_batch(settings: Settings) -> int:
 def image_size(settings: Settings) -> tuple[int, int]:
     """(H, W) in pixels."""
     given = settings.data.image_size
-    size = [given, given] if isinstance(given, int) else list(given) if not isinstance(given, str | float) else []
-    if len(size) != 2 or not all(isinstance(n, int) and n > 0 for n in size):
+    size = list(given) if isinstance(given, list | tuple) else [given, given]
+    if len(size) != 2 or not all(type(n) is int and n > 0 for n in size):
         raise InvalidSetting(f"data.image_size={given}: give one number of pixels, or [height,width]")
     return size[0], size[1]

@@ -76,7 +76,7 @@ class Bench:
         with self._part("critic's update"):
             self.objective.update(0)
         with self._part("tally"):
-            self.tally.record([result], self.objective, norm)
+            self.tally.record([result], self.objective, norm, norm.isfinite())
 
     def plain(self) -> None:
         """What a loop without this library does: the weighted sum, one backward, one step."""

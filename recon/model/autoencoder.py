@@ -73,12 +73,13 @@ class MaskedAutoencoder(nn.Module):
         self.decoder_blocks = _blocks(decoder_depth, decoder_width, decoder_heads)
         self.decoder_norm = LayerNorm(decoder_width)
         self.decoder_pred = nn.Linear(decoder_width, values)
-        self.statistics = _statistics_head(decoder_width, self.head.statistics) if self.head.statistics else None
 
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
         self.register_load_state_dict_pre_hook(_keep_own_positions)
         self._initialise()
+        # Last, so that one seed gives one encoder and decoder under every head.
+        self.statistics = _statistics_head(decoder_width, self.head.statistics) if self.head.statistics else None
 
     def forward(self, images: Tensor, mask: Tensor | None = None, noise: Tensor | None = None) -> Reconstruction:
         """Hides patches of (B, 3, H, W) in [0, 1] and predicts them.
@@ -145,15 +146,20 @@ class MaskedAutoencoder(nn.Module):
         return torch.cat([prediction, self.statistics(x.detach())], dim=-1)
 
     def _initialise(self) -> None:
-        """As the official code: Xavier-uniform matrices (patch embedding too), zero biases, N(0, 0.02) tokens."""
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                nn.init.zeros_(module.bias)
+        """As the official code: Xavier-uniform matrices (patch embedding too), zero biases of linear layers, N(0, 0.02)
+        tokens."""
+        _initialise_linear(self)
         embedding = self.patch_embed.proj.weight
         nn.init.xavier_uniform_(embedding.data.view(embedding.shape[0], -1))
         nn.init.normal_(self.cls_token, std=0.02)
         nn.init.normal_(self.mask_token, std=0.02)
+
+
+def _initialise_linear(module: nn.Module) -> None:
+    for each in module.modules():
+        if isinstance(each, nn.Linear):
+            nn.init.xavier_uniform_(each.weight)
+            nn.init.zeros_(each.bias)
 
 
 def _blocks(depth: int, width: int, heads: int) -> nn.ModuleList:
@@ -161,7 +167,9 @@ def _blocks(depth: int, width: int, heads: int) -> nn.ModuleList:
 
 
 def _statistics_head(width: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, outputs))
+    head = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, outputs))
+    _initialise_linear(head)
+    return head
 
 
 def _gather(tokens: Tensor, positions: Tensor) -> Tensor:

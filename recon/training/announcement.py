@@ -51,8 +51,9 @@ def before(
     return "\n".join(f"{key:<10} {value}" for key, value in lines.items())
 
 
-def after(settings: Settings, run: Run, ours: float, baseline: float, seconds: float) -> str:
+def after(settings: Settings, run: Run, seconds: float) -> str:
     """What came of it, where it is, and what to type next."""
+    ours, baseline = run.psnr
     other = "mse" if str(run.objective.expression) != "mse" else "perceptual+mse"
     skipped = sum(run.tally.skipped().values())
     lines = [

@@ -38,7 +38,10 @@ def load(folder: Path) -> tuple[dict[str, Any], list[str]]:
         if not path.exists():
             continue
         try:
-            return read(path), refused
+            state = read(path)
+            if refused:  # or the next save would keep the damaged one as the one before
+                os.replace(folder / NAME, folder / (NAME + ".refused"))
+            return state, refused
         except InvalidSetting as error:
             refused.append(str(error))
     reason = "; ".join(refused) or f"it has no {NAME}"
@@ -55,7 +58,7 @@ def read(path: Path) -> dict[str, Any]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a torn or hostile file fails in zipfile, pickle or torch: no common base
         raise InvalidSetting(f"{path} is cut short or damaged ({type(error).__name__})") from error
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
+    if not isinstance(state, dict) or state.get("format") != FORMAT or "step" not in state or "settings" not in state:
         raise InvalidSetting(f"{path} is no checkpoint of this program ('{FORMAT}')")
     return state
 

@@ -28,6 +28,8 @@ def train(run: Run, fabric: Fabric, batches: Iterator[Batch], rhythm: Rhythm, pr
     parameters = [p for p in run.model.parameters() if p.requires_grad]
     with Interrupt() as stop, RunLog(run.folder, run.step) as log, Console(run.step, rhythm.steps) as console:
         watch = Watch(run, rhythm, log, console)
+        if run.step == 0:
+            watch.save()  # a run can be resumed from its first moment
         while run.step < rhythm.steps and stop.signal is None:
             set_learning_rate(run.optimizer, rhythm.learning_rate(run.step))
             results = []
@@ -42,13 +44,13 @@ def train(run: Run, fabric: Fabric, batches: Iterator[Batch], rhythm: Rhythm, pr
             norm = gradient_norm(parameters)
             if rhythm.clip is not None:
                 torch.nn.utils.clip_grads_with_norm_(parameters, rhythm.clip, norm)
-            step_unless(run.optimizer, ~norm.isfinite())
+            good = norm.isfinite() & torch.stack([result.value for result in results]).isfinite().all()
+            step_unless(run.optimizer, ~good)
             run.optimizer.zero_grad()
             run.objective.update(run.step)
-            run.tally.record(results, run.objective, norm)
+            run.tally.record(results, run.objective, norm, good)
             run.step += 1
             watch.step(model, preview, images=len(images) * rhythm.accumulate)
-        if run.step % rhythm.picture_every and run.step == rhythm.steps:
-            watch.picture(model, preview)
-        watch.save()
+        if stop.signal is not None:
+            watch.save()
     return stop.signal

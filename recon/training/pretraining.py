@@ -21,7 +21,7 @@ from recon.training.announcement import before, facts
 from recon.training.device import make_fabric
 from recon.training.loop import train
 from recon.training.optimiser import adamw, learning_rate
-from recon.training.preview import Preview, masked_psnrs
+from recon.training.preview import Preview
 from recon.training.run import Rhythm, Run
 from recon.training.tally import Tally
 from recon.training.watch import Diverged
@@ -54,6 +54,7 @@ def pretrain(settings: Settings, given: frozenset[str] = frozenset()) -> int:
     steps = number_of_steps(settings, source)
     torch.manual_seed(settings.seed)
     objective = make_objective(settings, steps, fabric)
+    torch.manual_seed(settings.seed)  # one seed, one initial model, whatever the objective drew
     model = make_model(settings, objective.head, source.mean, source.std)
     preview = make_preview(settings, held_out, model, fabric)
     if not settings.resume:
@@ -70,6 +71,9 @@ def pretrain(settings: Settings, given: frozenset[str] = frozenset()) -> int:
     )
     if settings.resume:
         run.load_state(saved)
+        if run.step >= steps:
+            print(f"{folder} has finished its {steps} steps already; its picture is {folder / 'reconstructions.png'}")
+            return 0
     run_folder.write_config(folder, settings, facts(run, steps, source))
     run_folder.write_environment(folder, fabric.device)
     print(before(settings, run, steps, source, preview, fabric), flush=True)
@@ -101,7 +105,7 @@ def execute(
         print(f"stopped at step {run.step} of {steps}, and saved; go on with:")
         print(f"  python -m recon.pretrain name={run.folder.name} resume=true")
         return 128 + stopped_by
-    print(summary(settings, run, *masked_psnrs(preview.reconstruct(run.model)), time.monotonic() - began))
+    print(summary(settings, run, time.monotonic() - began))
     return 0
 
 

@@ -40,12 +40,15 @@ class Run:
     images: int  # in the training data; 0: a stream
     max_unreadable: float
     step: int = 0
+    psnr: tuple[float, float] = (float("nan"), float("nan"))  # dB on held-out images: ours, mean of visible colours
     unreadable: dict[str, None] = field(default_factory=dict)  # a set that keeps its order
 
     def state(self) -> dict[str, Any]:
         return {
             "settings": self.settings,
             "step": self.step,
+            "psnr": list(self.psnr),
+            "images": self.images,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "objective": self.objective.state(),
@@ -55,7 +58,17 @@ class Run:
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        self.step = state["step"]
+        """Takes up a `state`.
+
+        Raises:
+            InvalidSetting: it was made on other data.
+        """
+        if state["images"] != self.images:
+            raise InvalidSetting(
+                f"cannot resume {self.folder}: its training data had {state['images']} images, now {self.images}; "
+                "set data.root to the data it began with"
+            )
+        self.step, self.psnr = state["step"], tuple(state["psnr"])
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.objective.load_state(state["objective"])
@@ -69,7 +82,7 @@ class Run:
         Raises:
             InvalidSetting: they are more than the set share of the data.
         """
-        new = [line for line in lines if line not in self.unreadable]
+        new = [line for line in dict.fromkeys(lines) if line not in self.unreadable]
         self.unreadable |= dict.fromkeys(new)
         if new and len(self.unreadable) > self.max_unreadable * self.images:
             raise InvalidSetting(

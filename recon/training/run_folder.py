@@ -46,10 +46,13 @@ def create(settings: Settings) -> Path:
         folder = RUNS / settings.name
         if _holds_a_run(folder):
             raise InvalidSetting(f"{folder} exists; go on with it by resume=true, or choose another name=")
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InvalidSetting(f"cannot make the folder {RUNS}/{settings.name[:40]}: {error.strerror}") from error
         return folder
     words = [settings.loss, settings.data.name, datetime.now().strftime("%Y%m%d-%H%M%S")]
-    stem = re.sub(r"[^\w.+~-]", "", "-".join(words).replace("/", "~").replace("*", "x").replace("%", "pct"))
+    stem = re.sub(r"[^\w.+~-]", "", "-".join(words).replace("/", "~").replace("*", "x").replace("%", "pct")).lstrip(".")
     for suffix in ["", *(f"-{i}" for i in range(2, 1000))]:
         try:
             (RUNS / f"{stem}{suffix}").mkdir(parents=True)
@@ -65,7 +68,8 @@ def existing(settings: Settings) -> Path:
     Raises:
         InvalidSetting: no name was given, or there is no such run.
     """
-    there = sorted(path.parent.name for path in RUNS.glob(f"*/{checkpoint.NAME}"))
+    names = (checkpoint.NAME, checkpoint.PREVIOUS)
+    there = sorted({path.parent.name for name in names for path in RUNS.glob(f"*/{name}")})
     listed = f" (runs with a checkpoint: {', '.join(there)})" if there else f" ({RUNS}/ has no run with a checkpoint)"
     if settings.name is None:
         raise InvalidSetting(f"resume=true needs name=NAME of the run to go on with{listed}")
@@ -99,7 +103,8 @@ def resumed_settings(saved: dict[str, Any], now: Settings, given: frozenset[str]
         raise InvalidSetting(
             f"cannot resume with other settings: {', '.join(refused)}; leave them out, or start anew with another name="
         )
-    return saved | {key: value for key, value in differing.items() if key in HARMLESS}
+    harmless = {key: value for key, value in differing.items() if key in HARMLESS}
+    return saved | harmless | {"name": now.name, "resume": True}
 
 
 def flat(settings: Settings) -> dict[str, Any]:

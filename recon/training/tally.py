@@ -19,9 +19,11 @@ class Tally:
         self.skipped_by: dict[str, Tensor] = {}
         self.row = self._zero()
 
-    def record(self, results: list[Result], objective: Objective, norm: Tensor) -> None:
-        """One optimiser step, made of one result per micro-batch; `norm` is the model's gradient norm."""
-        good = norm.isfinite()
+    def record(self, results: list[Result], objective: Objective, norm: Tensor, good: Tensor) -> None:
+        """One optimiser step, made of one result per micro-batch.
+
+        `norm` is the model's gradient norm; `good`, a bool scalar, says whether the step was taken.
+        """
         for key, value in self._curves(results, objective, norm).items():
             self.sums[key] = self.sums.get(key, self._zero()) + torch.where(good, value.float(), 0.0)
         self.counted += good

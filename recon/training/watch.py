@@ -29,21 +29,17 @@ class Watch:
     def step(self, model: nn.Module, preview: Preview, images: int) -> None:
         """After each optimiser step, which took `images` images."""
         step, rhythm = self.run.step, self.rhythm
+        last = step == rhythm.steps
         self.images += images
         self.console.advance(step)
-        if step % rhythm.log_every == 0:
-            self.numbers()
-        if step % rhythm.picture_every == 0:
-            self.picture(model, preview)
-        if step % rhythm.checkpoint_every == 0 and step < rhythm.steps:
+        seen = self.picture(model, preview) if last or step % rhythm.picture_every == 0 else {}
+        if last or seen or step % rhythm.log_every == 0:
+            self.numbers(seen)
+        if last or step % rhythm.checkpoint_every == 0:
             self.save()
 
-    def numbers(self) -> None:
-        """One line of the log; gives up where nothing finite has come for long.
-
-        Raises:
-            Diverged: see there.
-        """
+    def numbers(self, seen: dict[str, float]) -> None:
+        """One line of the log, with what was `seen` of the held-out images."""
         means = self.run.tally.means()  # waits for the device
         now = time.monotonic()
         speed = self.images / (now - self.since)
@@ -51,39 +47,44 @@ class Watch:
         skipped = self.run.tally.skipped()
         extra = {"learning_rate": self.rhythm.learning_rate(self.run.step - 1), "images_per_second": speed}
         extra |= {f"skipped/{name}": count for name, count in skipped.items()}
-        self.log.numbers(self.run.step, means | extra)
+        self.log.numbers(self.run.step, means | extra | seen)
         self.console.numbers(self.run.step, means, speed)
-        if self.run.tally.in_a_row() >= SKIPPED_IN_A_ROW:
-            by = ", ".join(f"{name} {count}" for name, count in skipped.items())
-            raise Diverged(
-                f"{self.run.tally.in_a_row()} steps in a row had no finite gradient (skipped so far, by the term at "
-                f"fault: {by}); the last good checkpoint is intact; lower optim.base_lr or set optim.clip"
-            )
-        self._warn([f"skipped {count} steps: no finite gradient from {name}" for name, count in skipped.items()])
+        self.give_up()
+        self._warn(
+            [f"skipped {count} steps: no finite loss and gradient from {name}" for name, count in skipped.items()]
+        )
         self._warn([line for term in self.run.objective.terms.values() if (line := term.warning())])
 
-    def picture(self, model: nn.Module, preview: Preview) -> None:
+    def picture(self, model: nn.Module, preview: Preview) -> dict[str, float]:
         """reconstructions.png, and the masked PSNR of the same held-out images throughout."""
         began = time.monotonic()
         reconstructions = preview.reconstruct(model)
-        ours, baseline = masked_psnrs(reconstructions)
+        self.run.psnr = ours, baseline = masked_psnrs(reconstructions)
         caption = (
             f"{self.run.objective.expression}   step {self.run.step}/{self.rhythm.steps}   "
             f"masked PSNR {ours:.2f} dB, mean of the visible colours {baseline:.2f} dB"
         )
         grid = draw(reconstructions, caption, self.run.folder / "reconstructions.png")
         self.log.picture(self.run.step, grid)
-        self.log.numbers(self.run.step, {"held_out/masked_psnr": ours, "held_out/mean_colour_psnr": baseline})
         self.since += time.monotonic() - began  # not training time
+        return {"held_out/masked_psnr": ours, "held_out/mean_colour_psnr": baseline}
 
     def save(self) -> None:
-        """The checkpoint, and the model alone. Inside a streak of skipped steps the last good one is kept."""
-        if self.run.tally.in_a_row():
-            return
+        """The checkpoint, and the model alone; not once the run has diverged, so that the last good one stands."""
+        self.give_up()
         checkpoint.save(self.run.folder, self.run.state())
         temporary = self.run.folder / "model.safetensors.tmp"
         save_file({key: value.contiguous() for key, value in self.run.model.state_dict().items()}, temporary)
         temporary.replace(self.run.folder / "model.safetensors")
+
+    def give_up(self) -> None:
+        """Raises Diverged where nothing finite has come for long; waits for the device."""
+        if self.run.tally.in_a_row() >= SKIPPED_IN_A_ROW:
+            by = ", ".join(f"{name} {count}" for name, count in self.run.tally.skipped().items())
+            raise Diverged(
+                f"{self.run.tally.in_a_row()} steps in a row had no finite loss and gradient (skipped, by the term "
+                f"at fault: {by}); the last good checkpoint is intact; lower optim.base_lr or set optim.clip"
+            )
 
     def unreadable(self, lines: list[str]) -> None:
         for line in self.run.note_unreadable(lines) if lines else ():

@@ -227,7 +227,7 @@ def test_other_settings_are_refused_to_a_run_that_goes_on_and_nothing_changes(ty
         ("loss=l1",): "loss=l1 (was mse)",
         ("train.steps=3",): "train.steps=3 (was 2)",
         ("optim.base_lr=1", "seed=5"): "seed=5 (was 0)",
-        ("model=small",): "model.name=small (was tiny)",
+        ("model=small",): "model.name=small (was nano)",
     }.items():
         status, out, err = type_in("name=mine", "resume=true", *words)
         assert status == 2 and out == "" and len(err.splitlines()) == 1 and said in err

@@ -20,6 +20,7 @@ from recon.training import checkpoint, pretraining
 SMALL = [
     "device=cpu",
     "precision=fp32",
+    "model.name=nano",
     "data.name=folder",
     "data.image_size=16",
     "model.patch_size=4",
