@@ -47,6 +47,7 @@ def pretrain(settings: Settings, given: frozenset[str] = frozenset()) -> int:
         for line in refused:
             print(f"refused: {line}; going on from the checkpoint before it")
         settings = from_values(run_folder.resumed_settings(saved["settings"], settings, given))
+        settings.name, settings.resume = folder.name, True
     config.check(settings)
     fabric = make_fabric(settings.device, settings.precision)
     data = settings.data
@@ -71,11 +72,11 @@ def pretrain(settings: Settings, given: frozenset[str] = frozenset()) -> int:
     )
     if settings.resume:
         run.load_state(saved)
-        if run.step >= steps:
-            print(f"{folder} has finished its {steps} steps already; its picture is {folder / 'reconstructions.png'}")
-            return 0
     run_folder.write_config(folder, settings, facts(run, steps, source))
     run_folder.write_environment(folder, fabric.device)
+    if run.step >= steps:
+        print(f"{folder} has finished its {steps} steps already; its picture is {folder / 'reconstructions.png'}")
+        return 0
     print(before(settings, run, steps, source, preview, fabric), flush=True)
     return execute(settings, run, steps, source, preview, fabric)
 

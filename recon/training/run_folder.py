@@ -103,8 +103,7 @@ def resumed_settings(saved: dict[str, Any], now: Settings, given: frozenset[str]
         raise InvalidSetting(
             f"cannot resume with other settings: {', '.join(refused)}; leave them out, or start anew with another name="
         )
-    harmless = {key: value for key, value in differing.items() if key in HARMLESS}
-    return saved | harmless | {"name": now.name, "resume": True}
+    return saved | {key: value for key, value in differing.items() if key in HARMLESS}
 
 
 def flat(settings: Settings) -> dict[str, Any]:

@@ -35,7 +35,8 @@ class Watch:
         seen = self.picture(model, preview) if last or step % rhythm.picture_every == 0 else {}
         if last or seen or step % rhythm.log_every == 0:
             self.numbers(seen)
-        if last or step % rhythm.checkpoint_every == 0:
+        due = step % rhythm.checkpoint_every == 0
+        if last or (due and not self.run.tally.in_a_row()):  # inside a streak the last good one stands
             self.save()
 
     def numbers(self, seen: dict[str, float]) -> None:

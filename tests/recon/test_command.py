@@ -129,7 +129,7 @@ def test_help_shows_every_setting_with_its_default_and_what_it_means(type_in):
     assert status == 0
     for s in every_setting():
         assert re.search(rf"^  {re.escape(s.key)}=\S* *\n? *{re.escape(s.doc)}$", out, re.MULTILINE), s.key
-    for example in ("train.steps=700", "loss=perceptual+mse", "optim.betas=[0.9,0.95]", "resume=false", "name=null"):
+    for example in ("train.epochs=null", "loss=perceptual+mse", "optim.betas=[0.9,0.95]", "resume=false", "name=null"):
         assert f"  {example} " in out or f"  {example}\n" in out
     assert "-m loss=" in out and "preset=NAME" in out and "--config-dir" in out
     assert max(map(len, out.splitlines())) <= 160

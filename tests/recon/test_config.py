@@ -93,7 +93,7 @@ def test_a_value_out_of_range_is_named_in_one_line(word):
 
 @pytest.mark.parametrize("word", ["batch.per_device=3", "batch.per_device=128"])
 def test_micro_batches_must_fill_the_batch(word):
-    with pytest.raises(InvalidSetting, match=r"^batch\.global=64 is not a multiple of batch\.per_device="):
+    with pytest.raises(InvalidSetting, match=r"^batch\.global=32 is not a multiple of batch\.per_device="):
         check(settings(word))
 
 

@@ -63,6 +63,7 @@ def test_at_every_moment_one_whole_checkpoint_has_its_name(tmp_path, monkeypatch
     checkpoint.save(tmp_path, state(2))
     if torn:
         (tmp_path / checkpoint.NAME).write_bytes(b"torn")
+        assert checkpoint.load(tmp_path)[0]["step"] == 1
     calls = 0
     rename = os.replace
 

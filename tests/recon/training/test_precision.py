@@ -41,7 +41,7 @@ def seen_under(precision, place, pictures):
 
 @pytest.mark.parametrize("where", ["training", "preview"])
 def test_precision_changes_neither_the_truth_nor_the_masks(seen, where):
-    assert len(seen["fp32"][where]) == len(seen["bf16"][where]) >= 2
+    assert len(seen["fp32"][where]) == len(seen["bf16"][where]) >= 1
     for (truth, mask), (low_truth, low_mask) in zip(seen["fp32"][where], seen["bf16"][where], strict=True):
         assert low_truth.dtype == torch.float32
         assert torch.equal(truth, low_truth) and torch.equal(mask, low_mask)

@@ -27,7 +27,9 @@ def result(mse: float = 1.0, l1: float = 2.0, norms: tuple[float, float] = (3.0,
 
 
 def record(tally: Tally, results: Result | list[Result], norm: float = 1.0) -> None:
-    tally.record(results if isinstance(results, list) else [results], objective(), scalar(norm))
+    tally.record(
+        results if isinstance(results, list) else [results], objective(), scalar(norm), scalar(norm).isfinite()
+    )
 
 
 def test_means_are_over_the_steps_since_the_last_line():
