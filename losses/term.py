@@ -25,7 +25,7 @@ class Surroundings:
         image_size: (H, W) in pixels.
         steps: length of the run, for schedules given in fractions of it; None: no schedule, fully on.
         dtype: the precision in which critics compute.
-        compiled: whether critics are compiled.
+        compiled: whether frozen critics are compiled.
     """
 
     image_size: tuple[int, int] = (64, 64)
