@@ -24,7 +24,7 @@ import torch
 from losses import Objective, Reconstruction, build_objective
 from losses.finite import gradient_norm, step_unless
 from recon.model import create_model
-from recon.training.device import fast_bfloat16
+from recon.training.device import fast_bfloat16, make_fabric
 from recon.training.optimiser import adamw, set_learning_rate
 from recon.training.tally import Tally
 
@@ -169,15 +169,16 @@ def peak_mib(device: torch.device) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="tiny")
-    parser.add_argument("--image-size", type=int, default=64)
-    parser.add_argument("--patch-size", type=int, default=8)
-    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--model", default="nano")
+    parser.add_argument("--image-size", type=int, default=32)
+    parser.add_argument("--patch-size", type=int, default=4)
+    parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--loss", nargs="+", default=EXPRESSIONS)
     options = parser.parse_args()
+    make_fabric(options.device, "auto")  # for the device's settings, which training has too
     print(f"{options.model}/{options.patch_size} at {options.image_size} pixels, batch {options.batch}")
     print(
         f"{options.device}, {torch.get_num_threads()} threads, torch {torch.__version__}, compile {options.compile}\n"
