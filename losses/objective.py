@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import reduce
 from itertools import combinations
 from typing import Any
 
@@ -80,11 +81,14 @@ class Objective(nn.Module):
                 value = term.value(reconstruction.at(leaf, self.over))
                 (gradients[name],) = torch.autograd.grad(value, leaf)
             values[name] = value.detach()
-        weights = self._weights(gradients, step)
         norms = {name: torch.linalg.vector_norm(g) for name, g in gradients.items()}
-        gradient = sum(weights[name] * g for name, g in gradients.items())
+        weights = self._weights(gradients, norms, step)
+        gradient = _weighted(weights, gradients)
         r = reconstruction.at(leaf, self.over)
-        gradient = gradient + self._own_gradient(r, leaf)
+        with torch.enable_grad():
+            own = r.head.own_loss(r)
+            if own is not None:
+                gradient = gradient + torch.autograd.grad(own, leaf)[0]
         self._learn(r)
         return Result(
             value=sum(weights[name] * value for name, value in values.items()),
@@ -108,7 +112,8 @@ class Objective(nn.Module):
                 leaf = r.prediction.detach().requires_grad_()
                 with torch.enable_grad():
                     (gradients[name],) = torch.autograd.grad(term.value(r.at(leaf, self.over)), leaf)
-            weights = self._weights(gradients, step)
+            norms = {name: torch.linalg.vector_norm(g) for name, g in gradients.items()}
+            weights = self._weights(gradients, norms, step)
         total = sum(weights[name] * term.value(r) for name, term in self.terms.items())
         if (own := r.head.own_loss(r)) is not None:
             total = total + own - own.detach()  # the head learns; the value stays the objective's
@@ -135,23 +140,18 @@ class Objective(nn.Module):
     def _plain_weights(self, step: int) -> dict[str, float]:
         return {t.name: t.weight * self.terms[t.name].ramp(step) for t in self.expression.terms if not t.share}
 
-    def _weights(self, gradients: Mapping[str, Tensor], step: int) -> dict[str, Tensor]:
+    def _weights(self, gradients: Mapping[str, Tensor], norms: Mapping[str, Tensor], step: int) -> dict[str, Tensor]:
         """Every term's weight; a share is measured against the norm of the plain terms' summed gradient."""
         first = next(iter(gradients.values()))
         weights = {name: first.new_tensor(weight) for name, weight in self._plain_weights(step).items()}
-        plain = sum(weight * gradients[name] for name, weight in weights.items())
-        reference = torch.linalg.vector_norm(plain)
-        for t in self.expression.terms:
-            if t.share:
-                norm = torch.linalg.vector_norm(gradients[t.name])
+        shares = [t for t in self.expression.terms if t.share]
+        if shares:
+            reference = torch.linalg.vector_norm(_weighted(weights, gradients))
+            for t in shares:
                 push = t.weight / 100 * self.terms[t.name].ramp(step) * reference
+                norm = norms[t.name]
                 weights[t.name] = torch.where(norm > 0, push / norm, torch.zeros_like(norm))
         return weights
-
-    def _own_gradient(self, r: Reconstruction, leaf: Tensor) -> Tensor | float:
-        with torch.enable_grad():
-            own = r.head.own_loss(r)
-            return 0.0 if own is None else torch.autograd.grad(own, leaf)[0]
 
     def _learn(self, r: Reconstruction) -> None:
         """Critics gather their gradients, unless the objective is in evaluation."""
@@ -160,6 +160,12 @@ class Objective(nn.Module):
         detached = r.at(r.prediction.detach(), self.over)
         for term in self.terms.values():
             term.learn(detached)
+
+
+def _weighted(weights: Mapping[str, Tensor], gradients: Mapping[str, Tensor]) -> Tensor:
+    """The weighted sum of the gradients of the terms that have a weight; no pass over zeros to begin with."""
+    parts = (weight * gradients[name] for name, weight in weights.items())
+    return reduce(torch.add, parts)
 
 
 def _common_head(terms: Mapping[str, Term]) -> PixelHead:

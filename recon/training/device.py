@@ -50,7 +50,7 @@ def make_fabric(device: str, precision: str) -> Fabric:
     torch.set_float32_matmul_precision("high")
     if kind == "cpu":
         # The flash kernel's backward takes half of a ViT's step on a CPU; plain products do the whole step 1.6 times as
-        # fast (tiny/8 at 64 pixels, two cores: 150 -> 238 images/s by experiments.benchmarks.step).
+        # fast (tiny/8 at 64 pixels, two cores: 150 -> 238 images/s, experiments.benchmarks.step with this on and off).
         torch.backends.cuda.enable_flash_sdp(False)
     return Fabric(accelerator=kind, devices=[int(index)] if index else 1, plugins=[PRECISIONS[precision](kind)])
 
