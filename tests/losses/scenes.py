@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from losses import TERMS, NormalisedPixelHead, Objective, Reconstruction, Surroundings, Term, build_objective
+from losses.adversarial import Adversarial
 
 SIZE = (32, 48)  # not square
 PATCH = 8
@@ -15,6 +16,25 @@ NAMES = sorted(TERMS)
 # Critics that need no file and little time.
 SMALL = {"perceptual": {"weights": "random"}, "adversarial": {"width": 8}}
 PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket")
+# Expressions without and with percentages.
+PLAIN = [
+    *NAMES,
+    "mse + 0.1*l1",
+    "perceptual + mse",
+    "norm_mse + mse + 0.3*perceptual",
+    "0.5*norm_mse + l1 + adversarial + 0.01*perceptual",
+    "0*l1 + 3*mse",
+]
+SHARED = [
+    "mse + 10%l1",
+    "20%perceptual + mse",
+    "mse + 0.3*l1 + 80%adversarial",
+    "norm_mse + 5%mse + 150%perceptual + 0.1*l1",
+    "mse + 0%l1",
+]
+EVERY = [*PLAIN, *SHARED]
+# A discriminator judges in float32; `test_double_precision_reaches_every_term` says so.
+DOUBLE = [expression for expression in EVERY if "adversarial" not in expression]
 
 
 def scene(
@@ -48,6 +68,11 @@ def replaced(r: Reconstruction, **parts) -> Reconstruction:
     return Reconstruction(**(kept | parts))
 
 
+def with_gradient(r: Reconstruction) -> Reconstruction:
+    """The same reconstruction as a model would hand it over: its prediction requires a gradient."""
+    return replaced(r, prediction=r.prediction.detach().clone().requires_grad_())
+
+
 def perfect(r: Reconstruction) -> Tensor:
     """The prediction that renders as the truth, (B, N, P)."""
     return r.target.clone()
@@ -71,6 +96,48 @@ def gradient_of(term: Term, r: Reconstruction, over: str = "hidden") -> Tensor:
     leaf = r.prediction.detach().clone().requires_grad_()
     term.value(r.at(leaf, over)).backward()
     return leaf.grad
+
+
+def gradients_of(objective: Objective, r: Reconstruction) -> dict[str, Tensor]:
+    """Every term's gradient by autograd, one at a time."""
+    return {name: gradient_of(term, r, objective.over) for name, term in objective.terms.items()}
+
+
+class Flat(Term):
+    """A term that is blind to the prediction."""
+
+    def value(self, r):
+        return 0 * r.pixels.sum() + 3
+
+
+def adversarial(seed: int = 0, steps: int | None = None, critic: torch.dtype = torch.float32, **options) -> Adversarial:
+    """The adversarial term with a small discriminator, the same at every call."""
+    torch.manual_seed(seed)
+    options = {"width": 8} | options
+    return Adversarial(Adversarial.Options(**options), Surroundings(SIZE, steps, critic))
+
+
+def parameters_of(term: Adversarial) -> list[Tensor]:
+    """A copy of the discriminator's parameters."""
+    return [p.detach().clone() for p in term.discriminator.parameters()]
+
+
+def weights_of(term: Adversarial) -> list[Tensor]:
+    """The discriminator's weights; the relativistic game cannot see the bias of the logits."""
+    return [p for p in term.discriminator.parameters() if p.ndim > 1]
+
+
+def judgements(term: Adversarial, r: Reconstruction) -> tuple[Tensor, ...]:
+    """The discriminator's logits of truth and composite, seen as the term shows them."""
+    with torch.no_grad():
+        return tuple(
+            term.discriminator(r.shifted(image, term.discriminator.stride) * 2 - 1) for image in (r.image, r.composite)
+        )
+
+
+def equal(left, right) -> bool:
+    """Whether two sequences of tensors are the same, one by one."""
+    return all(torch.equal(a, b) for a, b in zip(left, right, strict=True))
 
 
 def photograph(name: str, size: tuple[int, int] = (64, 64)) -> Tensor:
