@@ -1,6 +1,7 @@
 """A checkpoint is one file of tensors and plain values, written whole or not at all; the one before it is kept."""
 
 import os
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +53,12 @@ def read(path: Path) -> dict[str, Any]:
     """One checkpoint.
 
     Raises:
-        InvalidSetting: the file is cut short, holds objects, or is no checkpoint of this program.
+        InvalidSetting: the file is cut short, has a changed byte, holds objects, or is no checkpoint of this program.
     """
     try:
+        with zipfile.ZipFile(path) as archive:
+            if (member := archive.testzip()) is not None:  # torch.load checks no checksums
+                raise zipfile.BadZipFile(member)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a torn or hostile file fails in zipfile, pickle or torch: no common base
         raise InvalidSetting(f"{path} is cut short or damaged ({type(error).__name__})") from error

@@ -95,6 +95,18 @@ def test_a_file_cut_short_anywhere_is_refused_by_name_and_the_one_before_it_used
         assert len(refused) == 1 and str(newest) in refused[0] and len(refused[0].splitlines()) == 1
 
 
+def test_a_changed_byte_in_a_tensor_is_refused_and_the_one_before_it_used(tmp_path):
+    for step in (1, 2):
+        checkpoint.save(tmp_path, {**state(step), "weights": torch.full((1000,), 7.0)})
+    newest = tmp_path / checkpoint.NAME
+    whole = newest.read_bytes()
+    at = whole.index(torch.full((100,), 7.0).numpy().tobytes()) + 200
+    newest.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+    loaded, refused = checkpoint.load(tmp_path)
+    assert loaded["step"] == 1
+    assert len(refused) == 1 and str(newest) in refused[0]
+
+
 class Bomb:
     """What a hostile pickle would do."""
 
