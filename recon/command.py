@@ -4,7 +4,8 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterable
-from pathlib import Path
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import hydra
@@ -15,10 +16,10 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-import experiments
 from losses import InvalidSetting
 from losses.errors import nearest
 from recon.config import Settings, every_setting
+from recon.settings_help import help_text, presets
 
 # `data=cifar10` says data.name=cifar10, and a preset needs no plus.
 SHORT = {"data": "data.name", "model": "model.name", "preset": "+preset"}
@@ -28,7 +29,34 @@ FLAGS = {"-h", "--help", "--hydra-help", "-m", "--multirun", "--resolve", "--ver
 VALUED_FLAGS = {"--config-dir", "-cd", "--cfg", "-c", "--package", "-p"}
 
 
-def run(task: Callable[[Settings, frozenset[str]], int | None], name: str, about: str) -> None:
+@dataclass(frozen=True)
+class Command:
+    """One of the program's commands.
+
+    Args:
+        name: of its module, recon.NAME.
+        about: its help's first line.
+        settings: the dataclass of its settings.
+        bare: the setting, a list, that takes the arguments which are no `key=value`; None: there are no such.
+    """
+
+    name: str
+    about: str
+    settings: type = Settings
+    bare: str | None = None
+
+    @property
+    def short(self) -> dict[str, str]:
+        return {word: full for word, full in SHORT.items() if full in self.keys or self.settings is Settings}
+
+    @cached_property
+    def keys(self) -> set[str]:
+        """Every setting's key, and every node's."""
+        keys = {s.key for s in every_setting(self.settings)}
+        return keys | {key[:i] for key in keys for i in range(len(key)) if key[i] == "."}
+
+
+def run(task: Callable[[Any, frozenset[str]], int | None], command: Command) -> None:
     """Runs `task(settings, given)` for the command line's settings, once, or once per combination under `-m`.
 
     `given` are the keys that the user set himself. Exits with 0, with the task's own status, or with 2 after one line
@@ -36,35 +64,38 @@ def run(task: Callable[[Settings, frozenset[str]], int | None], name: str, about
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises; what the user reads is written here
     statuses: list[int] = []
+    words: list[str] = []
 
     def job(cfg: DictConfig) -> None:
         given = _keys(HydraConfig.get().overrides.task)
         try:
+            if words:
+                cfg[command.bare] = words
             statuses.append(task(typed(cfg, given), given) or 0)
         except (InvalidSetting, OmegaConfBaseException) as error:
-            print(in_one_line(error), file=sys.stderr)
+            print(in_one_line(error, command.keys), file=sys.stderr)
             statuses.append(2)
         if statuses[-1] > 128:  # a signal ends the whole sweep
             sys.exit(statuses[-1])
 
     with tempfile.TemporaryDirectory() as scratch:
         try:
-            sys.argv[1:] = understood(sys.argv[1:], scratch)
-            _store(name, about)
-            hydra.main(version_base="1.3", config_path=None, config_name=name)(job)()
+            sys.argv[1:], words[:] = understood(sys.argv[1:], scratch, command)
+            _store(command)
+            hydra.main(version_base="1.3", config_path=None, config_name=command.name)(job)()
         except (HydraException, OmegaConfBaseException, InvalidSetting) as error:
-            print(in_one_line(error), file=sys.stderr)
+            print(in_one_line(error, command.keys), file=sys.stderr)
             statuses.append(2)
     sys.exit(max(statuses, default=0))
 
 
-def understood(arguments: list[str], scratch: str) -> list[str]:
-    """The arguments as Hydra wants them: short forms written out, a sweep's own notes sent to `scratch`.
+def understood(arguments: list[str], scratch: str, command: Command) -> tuple[list[str], list[str]]:
+    """The arguments as Hydra wants them (short forms written out, a sweep's own notes sent to `scratch`), and the bare ones.
 
     Raises:
         InvalidSetting: a key that is no setting.
     """
-    flags, overrides = [], []
+    flags, overrides, bare = [], [], []
     for before, argument in zip([None, *arguments], arguments, strict=False):
         if before in VALUED_FLAGS:
             flags.append(argument)
@@ -75,32 +106,35 @@ def understood(arguments: list[str], scratch: str) -> list[str]:
                     f"unknown flag '{flag}'{nearest(flag, FLAGS | VALUED_FLAGS)}; settings are key=value"
                 )
             flags.append(argument)
+        elif command.bare and "=" not in argument:
+            bare.append(argument)
         else:
-            overrides.append(_override(argument))
+            overrides.append(_override(argument, command))
     if {"-m", "--multirun"} & set(flags):
         overrides.append(f"hydra.sweep.dir={scratch}")
-    return flags + overrides
+    return flags + overrides, bare
 
 
-def _override(argument: str) -> str:
+def _override(argument: str, command: Command) -> str:
     """One key=value as Hydra wants it."""
     key, equals, value = argument.partition("=")
     bare = key.lstrip("+~")
     if not equals:
         raise InvalidSetting(f"'{argument}' is no setting; write key=value (--help lists all settings)")
-    if bare not in SHORT and not bare.startswith("hydra.") and bare not in _known():
-        raise InvalidSetting(f"unknown setting '{bare}'{nearest(bare, _known())} (--help lists all settings)")
-    override = f"{SHORT[bare]}={value}" if bare in SHORT else argument
+    known, short = command.keys, command.short
+    if bare not in short and not bare.startswith("hydra.") and bare not in known:
+        raise InvalidSetting(f"unknown setting '{bare}'{nearest(bare, known)} (--help lists all settings)")
+    override = f"{short[bare]}={value}" if bare in short else argument
     try:
         _keys([override])
     except HydraException as error:
         raise InvalidSetting(
-            f"cannot read '{argument}' ({in_one_line(error)}); quote what is not a plain value"
+            f"cannot read '{argument}' ({in_one_line(error, known)}); quote what is not a plain value"
         ) from error
     return override
 
 
-def typed(cfg: DictConfig, given: frozenset[str] = frozenset()) -> Settings:
+def typed(cfg: DictConfig, given: frozenset[str] = frozenset()) -> Any:
     """Settings as dataclasses; of train.steps and train.epochs, the one that was given counts."""
     if "train.steps" in given and "train.epochs" not in given:
         cfg.train.epochs = None
@@ -109,14 +143,14 @@ def typed(cfg: DictConfig, given: frozenset[str] = frozenset()) -> Settings:
     return OmegaConf.to_object(cfg)
 
 
-def in_one_line(error: BaseException) -> str:
+def in_one_line(error: BaseException, known: set[str]) -> str:
     """What went wrong with the settings, named, without Hydra's frames."""
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, OmegaConfBaseException):
         cause = cause.__cause__
     if isinstance(cause, OmegaConfBaseException) and cause.full_key:
         what = str(cause.msg or cause).splitlines()[0]
-        suggestion = "" if cause.full_key in _known() else nearest(cause.full_key, _known())
+        suggestion = "" if cause.full_key in known else nearest(cause.full_key, known)
         return f"setting {cause.full_key}: {what}{suggestion}"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if lines and "preset/" in lines[0]:
@@ -127,41 +161,13 @@ def in_one_line(error: BaseException) -> str:
     return lines[0] if lines else type(error).__name__
 
 
-def presets() -> list[str]:
-    """Names of the presets in experiments/preset/."""
-    return sorted(path.stem for path in (Path(experiments.__file__).parent / "preset").glob("*.yaml"))
-
-
-def help_text(name: str, about: str) -> str:
-    """All settings with their defaults, for a person."""
-    lines = [about, "", "Settings (key=value), with their defaults:", ""]
-    section = ""
-    for s in every_setting():
-        if (head := s.key.rpartition(".")[0]) != section:
-            lines.append("")
-            section = head
-        default = "null" if s.default is None else str(s.default).lower() if isinstance(s.default, bool) else s.default
-        assignment = f"{s.key}={str(default).replace(' ', '').replace(chr(39), '')}"
-        lines.append(f"  {assignment:<38} {s.doc}" if len(assignment) <= 38 else f"  {assignment}\n  {'':<38} {s.doc}")
-    lines += [
-        "",
-        "  data=NAME and model=NAME are short for data.name and model.name.",
-        f"  preset=NAME                            start from a preset: {', '.join(presets())}",
-        "  --config-dir=FOLDER                    your own presets: FOLDER/preset/NAME.yaml",
-        "",
-        f"Sweep: python -m recon.{name} -m loss=mse,l1,perceptual+mse     one run for each, in sibling folders",
-        f"Look before: python -m recon.{name} --cfg job                   the settings as they would be used",
-        "",
-    ]
-    return "\n".join(lines)
-
-
-def _store(name: str, about: str) -> None:
+def _store(command: Command) -> None:
     store = ConfigStore.instance()
-    store.store("settings", Settings)
-    store.store("recon", {"template": help_text(name, about).replace("$", "$$")}, group="hydra/help")
+    store.store("settings", command.settings)
+    text = help_text(command.name, command.about, command.settings, command.bare)
+    store.store("recon", {"template": text.replace("$", "$$")}, group="hydra/help")
     store.store(
-        name,
+        command.name,
         {
             "defaults": [
                 "settings",
@@ -174,12 +180,6 @@ def _store(name: str, about: str) -> None:
             "hydra": {"run": {"dir": "."}, "output_subdir": None, "searchpath": ["pkg://experiments"]},
         },
     )
-
-
-def _known() -> set[str]:
-    """Every setting's key, and every node's."""
-    keys = {s.key for s in every_setting()}
-    return keys | {key[:i] for key in keys for i in range(len(key)) if key[i] == "."}
 
 
 def _keys(overrides: Iterable[Any]) -> frozenset[str]:

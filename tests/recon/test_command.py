@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 
 from recon import command
 from recon.config import Settings, check, every_setting
+from recon.settings_help import presets
 from recon.training import checkpoint
 from recon.training.pretraining import pretrain
 from recon.training.run_folder import flat
@@ -35,7 +36,7 @@ def type_in(tmp_path, monkeypatch, capfd):
         monkeypatch.setattr(sys, "argv", ["pretrain.py", *arguments])
         capfd.readouterr()
         with pytest.raises(SystemExit) as end:
-            command.run(task, "pretrain", "Trains a masked autoencoder.")
+            command.run(task, command.Command("pretrain", "Trains a masked autoencoder."))
         GlobalHydra.instance().clear()
         out, err = capfd.readouterr()
         return end.value.code or 0, out, err
@@ -264,7 +265,7 @@ def test_a_preset_of_one_s_own(settings_of, tmp_path):
     assert again.train.steps == 12345 and again.optim.base_lr == 0.5
 
 
-@pytest.mark.parametrize("preset", command.presets())
+@pytest.mark.parametrize("preset", presets())
 def test_every_preset_composes_and_passes(settings_of, preset):
     ((settings, _),) = settings_of(f"preset={preset}")
     check(settings)
@@ -272,7 +273,7 @@ def test_every_preset_composes_and_passes(settings_of, preset):
 
 
 def test_the_presets_for_real_work_are_there():
-    assert set(command.presets()) >= {"cifar10", "imagenette", "imagenet_vitb16"}
+    assert set(presets()) >= {"cifar10", "imagenette", "imagenet_vitb16"}
 
 
 def test_the_length_that_was_given_counts():

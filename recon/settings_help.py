@@ -1,0 +1,38 @@
+"""The help of a command: all its settings, for a person."""
+
+from pathlib import Path
+
+import experiments
+from recon.config import Settings, every_setting
+
+
+def presets() -> list[str]:
+    """Names of the presets in experiments/preset/."""
+    return sorted(path.stem for path in (Path(experiments.__file__).parent / "preset").glob("*.yaml"))
+
+
+def help_text(name: str, about: str, settings: type = Settings, bare: str | None = None) -> str:
+    """All settings with their defaults, for a person."""
+    lines = [about, "", "Settings (key=value), with their defaults:", ""]
+    section = ""
+    for s in every_setting(settings):
+        if s.key == bare:
+            continue
+        if (head := s.key.rpartition(".")[0]) != section:
+            lines.append("")
+            section = head
+        default = "null" if s.default is None else str(s.default).lower() if isinstance(s.default, bool) else s.default
+        assignment = f"{s.key}={str(default).replace(' ', '').replace(chr(39), '')}"
+        lines.append(f"  {assignment:<38} {s.doc}" if len(assignment) <= 38 else f"  {assignment}\n  {'':<38} {s.doc}")
+    look = f"Look before: python -m recon.{name} --cfg job                   the settings as they would be used"
+    return "\n".join([*lines, "", *(_of_pretraining() if settings is Settings else []), look, ""])
+
+
+def _of_pretraining() -> list[str]:
+    return [
+        "  data=NAME and model=NAME are short for data.name and model.name.",
+        f"  preset=NAME                            start from a preset: {', '.join(presets())}",
+        "  --config-dir=FOLDER                    your own presets: FOLDER/preset/NAME.yaml",
+        "",
+        "Sweep: python -m recon.pretrain -m loss=mse,l1,perceptual+mse     one run for each, in sibling folders",
+    ]
