@@ -1,0 +1,167 @@
+"""How sharp the hidden patches are, each looked at alone.
+
+Patch seams fake detail: every filter here is applied inside one patch, without padding, so that no number ever sees
+a border. Means are over all valid filter responses in the hidden patches of an image; every patch has as many, so
+an image of one patch gives the textbook's number of the whole image less its rim.
+
+All functions read luminance patches (B, N, p, p) in [0, 1] and hidden (B, N) bool -> (B,), NaN where nothing is
+hidden; a patch may be any rectangle. They grow with noise as with detail: read them beside the truth's.
+"""
+
+import torch
+from torch import Tensor
+
+from recon.metrics.passport import Metric, Undefined
+
+
+def variance_of_laplacian(patches: Tensor, hidden: Tensor) -> Tensor:
+    """Variance of the 4-neighbour Laplacian over all hidden patches of an image together: Pech-Pacheco et al. 2000.
+
+    About the image's one mean, not each patch's: on one patch it is then the textbook's number, and the spread of a
+    response between patches counts as the textbook counts it between places. In luminance².
+    """
+    require(patches, 3)
+    centre = patches[..., 1:-1, 1:-1]
+    rows = patches[..., :-2, 1:-1] + patches[..., 2:, 1:-1]
+    response = (rows + patches[..., 1:-1, :-2] + patches[..., 1:-1, 2:]).sub_(centre, alpha=4)
+    mean = hidden_mean(response, hidden)
+    return hidden_mean(response.sub_(mean[:, None, None, None]).square_(), hidden)
+
+
+def tenengrad(patches: Tensor, hidden: Tensor) -> Tensor:
+    """Mean squared length of the Sobel gradient, without a threshold: Tenenbaum 1970, Krotkov 1988.
+
+    The gradient is per pixel, see `sobel`; the integer kernels of `scipy.ndimage.sobel` give 64 times as much.
+    """
+    return hidden_mean(sobel(patches).square_(), hidden) + hidden_mean(sobel(patches.mT).square_(), hidden)
+
+
+def brenner(patches: Tensor, hidden: Tensor) -> Tensor:
+    """Mean squared difference of pixels two apart in a row: Brenner et al. 1976. Along rows only, as there."""
+    require(patches, 3)
+    return hidden_mean((patches[..., 2:] - patches[..., :-2]).square_(), hidden)
+
+
+def mean_gradient_magnitude(patches: Tensor, hidden: Tensor) -> Tensor:
+    """Mean length of the gradient by forward differences, in luminance per pixel: the total variation per pixel.
+
+    Forward differences see what alternates from pixel to pixel, to which central ones and Sobel's are blind.
+    """
+    require(patches, 2)
+    across = patches[..., :-1, 1:] - patches[..., :-1, :-1]
+    down = patches[..., 1:, :-1] - patches[..., :-1, :-1]
+    return hidden_mean(torch.hypot(across, down), hidden)
+
+
+def blur_effect(patches: Tensor, hidden: Tensor) -> Tensor:
+    """The share of gradient that outlives another blur, 0 sharp .. 1 blurred: Crete et al. 2007.
+
+    As `skimage.measure.blur_effect`: a box of 11 pixels along each axis, mirrored at the borders (of the patch), the
+    worse axis. Gradients are summed over an image's hidden patches before their ratio is taken. Patches below 11
+    pixels take the largest odd box that fits, see `box_size`: compare patches of one size only. A flat patch has
+    nothing to lose: alone it gives 1.
+    """
+    require(patches, 4)
+    size = box_size(patches)
+    return torch.maximum(_kept_share(patches, hidden, size), _kept_share(patches.mT, hidden, size))
+
+
+def box_size(patches: Tensor) -> int:
+    """The box with which `blur_effect` blurs: 11 pixels, or the largest odd number that fits into a patch."""
+    side = min(patches.shape[-2:])
+    return min(11, side - 1 + side % 2)
+
+
+def _kept_share(patches: Tensor, hidden: Tensor, size: int) -> Tensor:
+    """Gradient along rows after a box blur over gradient before it, never counted as more. -> (B,)"""
+    half, width = size // 2, patches.shape[-1]
+    smooth = (patches[..., 1:-2, :] + patches[..., 3:, :]).add_(patches[..., 2:-1, :], alpha=2).div_(4)
+    mirrored = torch.cat([smooth[..., :half].flip(-1), smooth, smooth[..., -half:].flip(-1)], -1)
+
+    def at(shift: int) -> Tensor:  # columns 2 to width - 2, which are those that scikit-image counts
+        return mirrored[..., half + 2 + shift : half + width - 1 + shift]
+
+    # Differences that are rounding count as equal before and after; scikit-image's bound, wide enough for luminance.
+    rounding = 4 * torch.finfo(patches.dtype).eps
+    before = (at(1) - at(-1)).abs_().clamp_(min=rounding)
+    # The difference of two box means is that of the pixels at their ends.
+    after = (at(half + 1) - at(-half)).add_(at(half)).sub_(at(-half - 1)).abs_().div_(size).clamp_(min=rounding)
+    return hidden_mean(torch.minimum(before, after), hidden) / hidden_mean(before, hidden)
+
+
+def sobel(patches: Tensor) -> Tensor:
+    """Sobel's derivative along rows, per pixel (the integer kernel over 8): (..., p, p) -> (..., p - 2, p - 2)."""
+    require(patches, 3)
+    smooth = (patches[..., :-2, :] + patches[..., 2:, :]).add_(patches[..., 1:-1, :], alpha=2)
+    return (smooth[..., 2:] - smooth[..., :-2]).div_(8)
+
+
+def hidden_mean(values: Tensor, hidden: Tensor) -> Tensor:
+    """Mean of (B, N, h, w) over all values of an image's hidden patches: (B,), NaN where nothing is hidden."""
+    total = torch.where(hidden, values.sum((2, 3)), 0).sum(1)
+    return total / (hidden.sum(1) * values.shape[2] * values.shape[3])
+
+
+def require(patches: Tensor, side: int) -> None:
+    """Refuse patches that are smaller than a filter."""
+    if min(patches.shape[-2:]) < side:
+        raise Undefined(f"patches below {side} pixels")
+
+
+SHARPNESS = [
+    Metric(
+        name="variance_of_laplacian",
+        what="Variance of the Laplacian inside hidden patches: finest detail, and noise.",
+        unit="luminance²",
+        low=0,
+        high=16,
+        better="truth",
+        reference="Pech-Pacheco et al. 2000; equals scipy.ndimage.laplace off the rim",
+        paired=False,
+        function=lambda pair: variance_of_laplacian(pair.grey_patches, pair.mask),
+    ),
+    Metric(
+        name="tenengrad",
+        what="Mean squared Sobel gradient inside hidden patches: strong edges above all.",
+        unit="(luminance per pixel)²",
+        low=0,
+        high=0.5,
+        better="truth",
+        reference="Tenenbaum 1970, Krotkov 1988; equals scipy.ndimage.sobel / 8 off the rim",
+        paired=False,
+        function=lambda pair: tenengrad(pair.grey_patches, pair.mask),
+    ),
+    Metric(
+        name="brenner",
+        what="Mean squared difference of pixels two apart in a row, inside hidden patches.",
+        unit="luminance²",
+        low=0,
+        high=1,
+        better="truth",
+        reference="Brenner et al. 1976",
+        paired=False,
+        function=lambda pair: brenner(pair.grey_patches, pair.mask),
+    ),
+    Metric(
+        name="mean_gradient_magnitude",
+        what="Mean length of the gradient (forward differences) inside hidden patches.",
+        unit="luminance per pixel",
+        low=0,
+        high=2**0.5,
+        better="truth",
+        reference="isotropic total variation (Rudin et al. 1992) per pixel; equals numpy.diff",
+        paired=False,
+        function=lambda pair: mean_gradient_magnitude(pair.grey_patches, pair.mask),
+    ),
+    Metric(
+        name="blur_effect",
+        what="Share of gradient inside hidden patches that another blur would leave: 0 sharp, 1 blurred or flat.",
+        unit="share",
+        low=0,
+        high=1,
+        better="truth",
+        reference="Crete et al. 2007; equals skimage.measure.blur_effect; box of 11 pixels or what fits in a patch",
+        paired=False,
+        function=lambda pair: blur_effect(pair.grey_patches, pair.mask),
+    ),
+]
