@@ -1,0 +1,179 @@
+"""The best linear reconstruction: hidden pixels regressed on the visible ones."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import chain
+
+import torch
+from torch import Tensor
+
+from losses.errors import InvalidSetting
+from losses.patches import patchify, unpatchify
+from recon.metrics.pair import Pair
+
+VALUES = 3072  # regressed per image at most: all those of 32 x 32 pixels
+BASIS_IMAGES = 256  # the first ones, on which the components of a patch are found
+HELD_OUT_EVERY, HELD_OUT_AMONG = 8, 2048  # every eighth of the first 2048 images chooses the shrinkage ...
+TRIALS = 4  # ... under so many masks, which leave a quarter visible
+SHRINKAGES = tuple(10 ** (half / 2) for half in range(-12, 5))
+
+
+@dataclass(frozen=True)
+class Ridge:
+    """Ridge regression of an image's hidden patches on its visible ones, for any mask.
+
+    With mean m and covariance S (divided by n) of the n training images, the hidden values h are predicted from the
+    visible ones v as m_h + S_hv (S_vv + λ I)^-1 (x_v - m_v). That is ridge regression (Hoerl and Kennard 1970) with
+    an intercept and the penalty n λ, the normal equations of all masks being parts of one S.
+
+    Up to `VALUES` values per image it is exact in pixels. Beyond, a patch is described by its first k principal
+    components, N k <= `VALUES`, the same at all positions, and the regression is between components; what they leave
+    out of a patch is predicted by its mean. With 16-pixel patches at 224 pixels k is 15 of 768, so detail there is
+    beyond it by construction.
+
+    Args:
+        mean: (N, P) float64, the mean image's patches.
+        components: (P, k) float64, orthonormal columns.
+        covariance: (N k, N k) float64, of the components of all patches.
+        shrinkage: λ in units of their mean variance.
+    """
+
+    mean: Tensor
+    components: Tensor
+    covariance: Tensor
+    shrinkage: float
+
+    @classmethod
+    def fit(cls, images: Iterable[Tensor], patch_size: int, shrinkage: float | None = None) -> "Ridge":
+        """Fit on batches (B, 3, H, W) in [0, 1], gone through once, in float64, on their device.
+
+        Memory does not grow with their number. Their order should be random: the first `BASIS_IMAGES` give the
+        components. Where images are few, mirrored ones beside them help, as training crops are.
+
+        Args:
+            shrinkage: by default the one of `SHRINKAGES` with the least squared error on every eighth image, fitted
+                on the others; then all are fitted.
+
+        Raises:
+            InvalidSetting: fewer than 8 images.
+        """
+        batches = (patchify(batch.double(), patch_size) for batch in images)
+        first = opening(batches)
+        n, values = first[0].shape[1:]
+        components = principal_components(first, min(values, max(1, VALUES // n)))
+        total, moments = torch.zeros_like(first[0][0]), Moments(n * components.shape[1], first[0].device)
+        held_out, seen = [], 0
+        for patches in chain(first, batches):
+            total += patches.sum(0)
+            codes = (patches @ components).flatten(1)
+            position = torch.arange(seen, seen + len(patches), device=patches.device)
+            held = (position < HELD_OUT_AMONG) & (position % HELD_OUT_EVERY == HELD_OUT_EVERY - 1)
+            held_out.append(codes[held])
+            moments.add(codes[~held])
+            seen += len(patches)
+        if shrinkage is None:
+            shrinkage = best_shrinkage(moments, torch.cat(held_out), n)
+        moments.add(torch.cat(held_out))
+        return cls(total / seen, components, moments.covariance, shrinkage)
+
+    @property
+    def penalty(self) -> float:
+        """λ, of which the penalty that other libraries ask for (alpha) is n times as much."""
+        return penalty(self.covariance, self.shrinkage)
+
+    def __call__(self, truth: Tensor, mask: Tensor) -> Tensor:
+        """Ridge regression from the visible pixels. (B, 3, H, W) of the size fitted, (B, N) -> (B, 3, H, W).
+
+        One Cholesky factor of the visible values per image, in float64: in float32 a small λ would drown.
+        """
+        pair = Pair(truth, truth, mask)
+        patches = patchify(pair.truth, pair.patch_size).to(self.mean)
+        codes = ((patches - self.mean) @ self.components).flatten(1)
+        each = zip(codes.split(1), mask.to(codes.device), strict=True)
+        codes = torch.cat([regress(self.covariance, self.shrinkage, code, hidden) for code, hidden in each])
+        predicted = self.mean + codes.unflatten(1, (len(self.mean), -1)) @ self.components.T
+        image = unpatchify(predicted, pair.grid).to(pair.truth)
+        return Pair(image.masked_fill(mask.all(1)[:, None, None, None], torch.nan), truth, mask).image
+
+
+class Moments:
+    """Count, sum and products of rows (n, D), gathered batch by batch."""
+
+    def __init__(self, values: int, device: torch.device):
+        self.count = 0
+        self.total = torch.zeros(values, dtype=torch.float64, device=device)
+        self.products = torch.zeros(values, values, dtype=torch.float64, device=device)
+
+    def add(self, rows: Tensor) -> None:
+        self.count += len(rows)
+        self.total += rows.sum(0)
+        self.products.addmm_(rows.T, rows)
+
+    @property
+    def mean(self) -> Tensor:
+        return self.total / self.count
+
+    @property
+    def covariance(self) -> Tensor:
+        """Divided by n."""
+        return self.products / self.count - self.mean.outer(self.mean)
+
+
+def opening(batches: Iterator[Tensor]) -> list[Tensor]:
+    """The first batches, until they hold `BASIS_IMAGES` images or there are no more."""
+    first, images = [], 0
+    for batch in batches:
+        first.append(batch)
+        images += len(batch)
+        if images >= BASIS_IMAGES:
+            break
+    if images < HELD_OUT_EVERY:
+        raise InvalidSetting(f"ridge regression needs at least {HELD_OUT_EVERY} training images, not {images}")
+    return first
+
+
+def principal_components(batches: list[Tensor], k: int) -> Tensor:
+    """The first k of the patches (B, N, P) of the first `BASIS_IMAGES` images, or all P as they are: (P, k)."""
+    values, device = batches[0].shape[2], batches[0].device
+    if k == values:
+        return torch.eye(values, dtype=torch.float64, device=device)
+    moments = Moments(values, device)
+    for patches in torch.cat(batches)[:BASIS_IMAGES].split(32):
+        moments.add(patches.flatten(0, 1))
+    return torch.linalg.eigh(moments.covariance).eigenvectors[:, -k:]
+
+
+def regress(covariance: Tensor, shrinkage: float, values: Tensor, hidden: Tensor) -> Tensor:
+    """Centred values (B, D) of images under one mask (N,) -> what the visible ones tell of all, (B, D)."""
+    visible = per_value(~hidden, len(covariance)).nonzero()[:, 0]
+    rows = covariance[visible]
+    block = rows[:, visible]
+    block.diagonal().add_(penalty(covariance, shrinkage))
+    weights = torch.cholesky_solve(values[:, visible].T, torch.linalg.cholesky(block))
+    return weights.T @ rows
+
+
+def per_value(mask: Tensor, values: int) -> Tensor:
+    """(N,) -> (D,)."""
+    return mask.repeat_interleave(values // len(mask))
+
+
+def penalty(covariance: Tensor, shrinkage: float) -> float:
+    """λ; never 0, so that images without any variance can be solved for."""
+    return shrinkage * max(float(covariance.diagonal().mean()), 1e-12)
+
+
+def best_shrinkage(moments: Moments, held_out: Tensor, n: int) -> float:
+    """The one of `SHRINKAGES` that predicts the hidden values of held-out images (B, D) of n patches best."""
+    covariance, values = moments.covariance, held_out - moments.mean
+    noise = torch.rand(TRIALS, n, generator=torch.Generator().manual_seed(0))
+    masks = (noise.argsort(1) >= max(1, n // 4)).to(values.device)
+
+    def error(shrinkage: float) -> float:
+        total = 0.0
+        for hidden in masks:
+            error = regress(covariance, shrinkage, values, hidden) - values
+            total += float(error[:, per_value(hidden, len(covariance))].square().sum())
+        return total
+
+    return min(SHRINKAGES, key=error)
