@@ -14,8 +14,8 @@ class Undefined(Exception):
 
 
 @dataclass(frozen=True)
-class Metric:
-    """A number per image, and all that a reader must know to trust it.
+class Passport:
+    """All that a reader must know to trust a number.
 
     Args:
         what: one sentence: what it measures, and on which pixels.
@@ -24,8 +24,6 @@ class Metric:
         better: "higher", "lower", or "truth": best where it equals the same number on the truth.
         reference: paper and the implementation it agrees with.
         paired: whether it reads the truth. One that does not stands beside the same number on the truth.
-        function: (B,) float32 or wider from a `Pair`; NaN where one image has no value; raises `Undefined` where
-            none can have one.
     """
 
     name: str
@@ -36,6 +34,22 @@ class Metric:
     better: Literal["higher", "lower", "truth"]
     reference: str
     paired: bool
+
+
+@dataclass(frozen=True)
+class SetMetric(Passport):
+    """A number of a whole set of images, which no image has alone; the module that lists it says how it is had."""
+
+
+@dataclass(frozen=True)
+class Metric(Passport):
+    """A number per image.
+
+    Args:
+        function: (B,) float32 or wider from a `Pair`; NaN where one image has no value; raises `Undefined` where
+            none can have one.
+    """
+
     function: Callable[[Pair], Tensor]
 
     def __call__(self, pair: Pair) -> Tensor:

@@ -75,7 +75,8 @@ class Watch:
         self.give_up()
         checkpoint.save(self.run.folder, self.run.state())
         temporary = self.run.folder / "model.safetensors.tmp"
-        save_file({key: value.contiguous() for key, value in self.run.model.state_dict().items()}, temporary)
+        weights = {key: value.contiguous() for key, value in self.run.model.state_dict().items()}
+        save_file(weights, temporary, metadata={"step": str(self.run.step)})
         temporary.replace(self.run.folder / "model.safetensors")
 
     def give_up(self) -> None:

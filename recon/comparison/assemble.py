@@ -1,0 +1,129 @@
+"""The comparison as plain data: what the page, the tables and the plots are made of (comparison.json)."""
+
+import json
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from recon.comparison.differences import Row, best, differences
+from recon.comparison.gather import Candidate
+from recon.evaluation.record import Record, no_value
+from recon.evaluation.subject import curves
+from recon.training.run_folder import flat
+
+FORMAT = "recon comparison 1"
+PLOTTED = {"bands": "bands", "by_distance": "by_distance", "by_ratio": "by_ratio", "spectra": "spectrum"}
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """A row that a run gave: the `row` of its evaluation, which is `found`; None where it has none."""
+
+    candidate: Candidate
+    row: str
+
+    @property
+    def found(self) -> Record | None:
+        return self.candidate.found
+
+
+def learnt_rows(candidates: list[Candidate]) -> dict[str, Learnt]:
+    """Every row of every run by the name that it has in the comparison."""
+    labels = unique_labels([c.folder for c in candidates])
+    return {
+        labels[c.folder] + ("" if key == "run" else f" ({key})"): Learnt(c, key)
+        for c in candidates
+        for key, row in (c.found.page["rows"] if c.found else {"run": {"kind": "run"}}).items()
+        if row["kind"] == "run"
+    }
+
+
+def assemble(candidates: list[Candidate], learnt: dict[str, Learnt]) -> dict[str, Any]:
+    """Rows of all runs, then the simple reconstructions, which every evaluation has alike, then the truth."""
+    first = next(c.found for c in candidates if c.found)
+    metrics, labels = first.page["metrics"], unique_labels([c.folder for c in candidates])
+    measured: dict[str, Row] = {key: (row.found, row.row) for key, row in learnt.items() if row.found}
+    beside = {key: row for key, row in first.page["rows"].items() if row["kind"] != "run"}
+    pages = {key: (row.found.page["rows"][row.row] if row.found else None) for key, row in learnt.items()} | beside
+    reasons = {key: row.candidate.reason for key, row in learnt.items()}
+    return {
+        "format": FORMAT,
+        "created": datetime.now().isoformat(timespec="seconds"),
+        "title": "Comparison of " + ", ".join(labels.values()),
+        "protocol": first.page["protocol"],
+        "metrics": metrics,
+        "rows": [_row(key, page, metrics, reasons.get(key)) for key, page in pages.items()],
+        # An oracle has seen the answer: it is measured, and takes part in no contest.
+        "best": {
+            metric["name"]: best(metric, {key: row for key, row in measured.items() if row[1] == "run"})
+            for metric in metrics
+        },
+        "differences": differences(metrics, measured),
+        "training": {key: _training(row.candidate) for key, row in learnt.items() if row.row == "run"},
+        "made": made(candidates, labels),
+        **{
+            plot: {key: page[name] for key, page in pages.items() if page and page[name]}
+            for plot, name in PLOTTED.items()
+        },
+    }
+
+
+def made(candidates: list[Candidate], labels: dict[Path, str]) -> dict[str, dict[str, Any]]:
+    """How each run came about: its objective, the settings that differ between runs, weights, commands."""
+    opened = [c for c in candidates if c.subject]
+    settings = {c.folder: flat(c.subject.settings) for c in opened}
+    differing = {
+        key for each in settings.values() for key in each if len({json.dumps(s[key]) for s in settings.values()}) > 1
+    }
+    found = {}
+    for c in opened:
+        resolved, own = c.subject.resolved, settings[c.folder]
+        found[labels[c.folder]] = {
+            "expression": resolved["objective"],
+            "differs": {key: own[key] for key in own if key in differing and key not in ("name", "resume", "loss")},
+            "weights": resolved["weights"],
+            "steps": c.subject.step if c.subject.step is not None else resolved["steps"],
+            "model": c.subject.sha256,
+            "commands": [command(c.subject.settings), f"python -m recon.evaluate run={c.folder}"],
+        }
+    return found
+
+
+def command(settings: Any) -> str:
+    """The command that makes such a run again: every setting that is not the default."""
+    now, usual = flat(settings), flat(type(settings)())
+    words = [
+        f"{key}={_word(value)}"
+        for key, value in now.items()
+        if value != usual[key] and key not in ("resume", "compile")
+    ]
+    return " ".join(["python -m recon.pretrain", *words])
+
+
+def unique_labels(folders: list[Path]) -> dict[Path, str]:
+    """A run's name; its whole path where two runs have the same name."""
+    names = [folder.name for folder in folders]
+    return {folder: folder.name if names.count(folder.name) == 1 else str(folder) for folder in folders}
+
+
+def _row(key: str, page: dict[str, Any] | None, metrics: list[dict[str, Any]], reason: str | None) -> dict[str, Any]:
+    if page is None:
+        nothing = {metric["name"]: no_value(f"not evaluated: {reason}") for metric in metrics}
+        return {"key": key, "label": key, "kind": "run", "note": reason, "values": nothing}
+    return {"key": key, "label": key if page["kind"] == "run" else page["label"]} | {
+        name: page[name] for name in ("kind", "note", "values")
+    }
+
+
+def _training(candidate: Candidate) -> dict[str, Any]:
+    found = curves(candidate.folder)
+    wanted = {
+        name: values for name, values in found.items() if name.endswith("/gradient_norm") or name.startswith("cosine/")
+    }
+    return {"step": found.get("step", []), "curves": wanted}
+
+
+def _word(value: Any) -> str:
+    text = "null" if value is None else str(value).replace(" ", "")
+    return f"'{text}'" if any(c in text for c in '*()[]{}$&;|<>?!"\\ ') else text

@@ -1,0 +1,94 @@
+"""Brings runs together on the same images and masks: evaluations that are there are used, others are made."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from losses import InvalidSetting
+from recon.comparison.settings import CompareSettings
+from recon.evaluation import record
+from recon.evaluation.evaluation import Evaluation
+from recon.evaluation.protocol import Protocol, protocol_of
+from recon.evaluation.subject import Subject, open_run
+
+# What does not change the numbers of an evaluation.
+PLACES = {"device", "batch", "run", "runs", "out", "again", "data"}
+
+
+@dataclass
+class Candidate:
+    """A run that takes part: `found` is its evaluation, `subject` its model; `reason` why it has none."""
+
+    folder: Path
+    subject: Subject | None = None
+    found: record.Record | None = None
+    reason: str | None = None
+
+
+def gather(folders: list[Path], settings: CompareSettings, evaluated: Callable[..., Evaluation]) -> list[Candidate]:
+    """Every run with its evaluation, all of one digest. `evaluated(subject, settings, before)` makes one.
+
+    A run that cannot be read or evaluated has a reason instead, and stops nobody else.
+
+    Raises:
+        InvalidSetting: runs that no evaluation can bring together, or not one that can be read.
+    """
+    candidates = [_opened(folder) for folder in folders]
+    readable = [c for c in candidates if c.subject is not None]
+    if not readable:
+        raise InvalidSetting("; ".join(c.reason for c in candidates))
+    refuse_other_protocols([(c.folder, _protocol(c.subject, settings)) for c in readable])
+    last: Evaluation | None = None
+    for candidate in readable:
+        candidate.found = None if settings.again else usable(candidate.subject, settings)
+        if candidate.found is None:
+            try:
+                last = evaluated(candidate.subject, settings, last)
+                candidate.found = record.write(candidate.subject, settings, last)
+            except InvalidSetting as error:
+                candidate.reason = str(error)
+    refuse_other_images(candidates)
+    return candidates
+
+
+def refuse_other_protocols(protocols: list[tuple[Path, Protocol]]) -> None:
+    """Raises InvalidSetting where runs were trained for other data, sizes or masks than the first."""
+    first, wanted = protocols[0]
+    for folder, protocol in protocols[1:]:
+        if differing := wanted.differing(protocol):
+            said = ", ".join(f"{key} {theirs} (not {mine})" for key, (mine, theirs) in differing.items())
+            raise InvalidSetting(f"{folder} cannot be compared with {first}: it has {said}; leave it out")
+
+
+def refuse_other_images(candidates: list[Candidate]) -> None:
+    """Raises InvalidSetting where the same settings found other images or masks: the data has changed."""
+    found = [c for c in candidates if c.found is not None]
+    if not found:
+        raise InvalidSetting("no run could be evaluated: " + "; ".join(c.reason for c in candidates))
+    first = found[0]
+    for candidate in found[1:]:
+        if candidate.found.page["protocol"]["digest"] != first.found.page["protocol"]["digest"]:
+            raise InvalidSetting(
+                f"{candidate.folder} and {first.folder} were evaluated on other images or masks (the data has changed "
+                "between them); evaluate them anew: again=true"
+            )
+
+
+def usable(subject: Subject, settings: CompareSettings) -> record.Record | None:
+    """The evaluation in the run's folder, if it is of this model and these settings."""
+    found = record.read(subject.folder)
+    if found is None or found.page["model"]["sha256"] != subject.sha256:
+        return None
+    then, now = found.page["measuring"], asdict(settings)
+    return found if all(then.get(key) == now[key] for key in now if key not in PLACES) else None
+
+
+def _opened(folder: Path) -> Candidate:
+    try:
+        return Candidate(folder, subject=open_run(folder))
+    except InvalidSetting as error:
+        return Candidate(folder, reason=str(error))
+
+
+def _protocol(subject: Subject, settings: CompareSettings) -> Protocol:
+    return protocol_of(subject.settings, subject.model.patch_size, settings)

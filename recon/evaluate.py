@@ -1,0 +1,12 @@
+"""Command: how sharp and how faithful a run's reconstructions are."""
+
+from recon.command import Command, run
+from recon.evaluation.command import evaluate_run
+from recon.evaluation.settings import EvaluateSettings
+
+COMMAND = Command(
+    "evaluate", "Measures a run's reconstructions:  python -m recon.evaluate run=runs/NAME", EvaluateSettings
+)
+
+if __name__ == "__main__":
+    run(evaluate_run, COMMAND)

@@ -1,0 +1,110 @@
+"""On what every run is judged: which images, which masks. Two evaluations are comparable when their digests agree."""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from recon import config
+from recon.config import Settings
+from recon.data import Source, StreamedSource, create_dataset, held_out_batches
+from recon.evaluation.settings import Measuring
+from recon.model.masking import kept, mask_from_noise, strategy
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """`images` held-out images of a dataset, their size, and how their patches are hidden."""
+
+    data: str
+    split: str
+    images: int
+    image_size: tuple[int, int]
+    patch_size: int
+    masking: str
+    ratio: float
+    seed: int
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        return self.image_size[0] // self.patch_size, self.image_size[1] // self.patch_size
+
+    def differing(self, other: "Protocol") -> dict[str, tuple[Any, Any]]:
+        """Field -> both values, of those that settings of an evaluation cannot bring together."""
+        free = {"images", "seed"}
+        mine, theirs = asdict(self), asdict(other)
+        return {key: (mine[key], theirs[key]) for key in mine if key not in free and mine[key] != theirs[key]}
+
+    def noise(self, ratio: float | None = None) -> Callable[[torch.Generator], Tensor]:
+        """Draws one image's noise (N,) from a generator."""
+        return partial(strategy(self.masking), self.grid, self.ratio if ratio is None else ratio)
+
+    def hidden(self, noise: Tensor, ratio: float | None = None) -> Tensor:
+        """(B, N) noise -> (B, N) bool, True where hidden."""
+        patches = self.grid[0] * self.grid[1]
+        return mask_from_noise(noise, kept(patches, self.ratio if ratio is None else ratio))
+
+
+@dataclass(frozen=True)
+class Batch:
+    """`images` (B, 3, H, W) in [0, 1], `mask` (B, N) True where hidden, and `names` that tell them apart."""
+
+    images: Tensor
+    mask: Tensor
+    names: list[str]
+
+
+def protocol_of(run: Settings, patch_size: int, measuring: Measuring) -> Protocol:
+    """How a run is judged: as it was trained, on the images and masks that `measuring` asks for."""
+    return Protocol(
+        data=run.data.name,
+        split="val",
+        images=measuring.images,
+        image_size=config.image_size(run),
+        patch_size=patch_size,
+        masking=run.masking.strategy,
+        ratio=run.masking.ratio,
+        seed=measuring.seed,
+    )
+
+
+def open_source(run: Settings, split: str, measuring: Measuring) -> Source | StreamedSource:
+    return create_dataset(run.data.name, split, measuring.data.root or run.data.root)
+
+
+def batches(
+    protocol: Protocol, source: Source | StreamedSource, size: int, ratio: float | None = None
+) -> Iterator[Batch]:
+    """The protocol's images and masks, `size` images at a time."""
+    found = held_out_batches(source, protocol.image_size, protocol.images, protocol.seed, protocol.noise(ratio), size)
+    for images, noise, names in found:
+        yield Batch(images, protocol.hidden(noise, ratio), names)
+
+
+class Digest:
+    """SHA-256 over names, images and masks, in their order; and the masks of the images to look at."""
+
+    def __init__(self) -> None:
+        self._sha = hashlib.sha256()
+        self.masks: list[Tensor] = []
+
+    def add(self, batch: Batch, looked_at: list[int]) -> None:
+        self.masks.append(batch.mask[looked_at])
+        for image, mask, name in zip(batch.images, batch.mask, batch.names, strict=True):
+            self._sha.update(name.encode())
+            self._sha.update((image * 255).round().to(torch.uint8).numpy().tobytes())
+            self._sha.update(mask.numpy().tobytes())
+
+    def hexdigest(self) -> str:
+        return self._sha.hexdigest()
+
+
+def training_images(protocol: Protocol, source: Source | StreamedSource, count: int, size: int) -> Iterator[Tensor]:
+    """`count` training images, evaluation crops, spread over the source: (B, 3, H, W) in [0, 1]."""
+    spread = replace(protocol, images=count)
+    for batch in batches(spread, source, size):
+        yield batch.images

@@ -1,0 +1,166 @@
+"""evaluation.json, what a reader needs; evaluation.safetensors, every image's numbers, from which runs are compared."""
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from recon.evaluation.evaluation import Evaluation
+from recon.evaluation.measure import Measured
+from recon.evaluation.protocol import Protocol
+from recon.evaluation.settings import Measuring
+from recon.evaluation.subject import Subject
+from recon.metrics import GROUPS
+from recon.metrics.intervals import mean_interval, statistic_interval
+from recon.metrics.recovery import RECOVERY, Recovery, summary
+from recon.metrics.spectrum import band_frequency
+from recon.training.run_folder import write_text
+
+FORMAT = "recon evaluation 1"
+JSON, TENSORS = "evaluation.json", "evaluation.safetensors"
+
+Numbers = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Record:
+    """An evaluation as it lies on disk. `page`: evaluation.json. `tensors`: "row/metric" -> (n,), "row/moments" and
+    "row/pictures" as in `Measured`, "masks"."""
+
+    page: dict[str, Any]
+    tensors: dict[str, Tensor]
+
+    @property
+    def protocol(self) -> Protocol:
+        found = {key: self.page["protocol"][key] for key in Protocol.__dataclass_fields__}
+        return Protocol(**found | {"image_size": tuple(found["image_size"])})
+
+
+def write(subject: Subject, measuring: Measuring, evaluation: Evaluation) -> Record:
+    """Writes both files into the run's folder, the numbers first; what is read back later is what is returned."""
+    page = as_page(subject, measuring, evaluation)
+    tensors: dict[str, Tensor] = {"masks": evaluation.masks}
+    for key, measured in evaluation.measured.items():
+        tensors |= {f"{key}/{name}": values.contiguous() for name, values in measured.values.items()}
+        tensors[f"{key}/pictures"] = measured.pictures
+        if measured.moments is not None:
+            tensors |= {f"{key}/moments": measured.moments, f"{key}/power": measured.power}
+    temporary = subject.folder / f"{TENSORS}.tmp"
+    save_file(tensors, temporary, metadata={"digest": evaluation.digest, "model": subject.sha256})
+    temporary.replace(subject.folder / TENSORS)
+    write_text(subject.folder / JSON, json.dumps(page, indent=1, allow_nan=False) + "\n")
+    return Record(page, tensors)
+
+
+def read(folder: Path) -> Record | None:
+    """The evaluation in a run's folder; None where there is none that can be read."""
+    try:
+        page = json.loads((folder / JSON).read_text())
+        tensors = load_file(folder / TENSORS)
+    except (OSError, ValueError, SafetensorError):
+        return None
+    return Record(page, tensors) if isinstance(page, dict) and page.get("format") == FORMAT else None
+
+
+def as_page(subject: Subject, measuring: Measuring, evaluation: Evaluation) -> dict[str, Any]:
+    protocol = asdict(evaluation.protocol) | {"images": len(evaluation.names), "digest": evaluation.digest}
+    groups = {name: group for group, names in GROUPS.items() for name in names}
+    return {
+        "format": FORMAT,
+        "run": subject.folder.name,
+        "model": {"sha256": subject.sha256, "step": subject.step, "steps": subject.resolved["steps"]},
+        "objective": subject.resolved["objective"],
+        "protocol": protocol,
+        "measuring": asdict(measuring) | {"run": None},
+        "weights": evaluation.provenance,
+        "images": evaluation.names,
+        "metrics": [
+            {"group": groups[name], **passport_values(passport)} for name, passport in evaluation.passports.items()
+        ],
+        "rows": {
+            row.key: {
+                "label": row.label,
+                "kind": row.kind,
+                "note": row.note,
+                "values": {name: figures(name, evaluation.measured[row.key]) for name in evaluation.passports},
+                **textures(evaluation.measured[row.key], evaluation.protocol.patch_size),
+                "by_ratio": by_ratio(evaluation.by_ratio.get(row.key, {})),
+            }
+            for row in evaluation.rows
+        },
+    }
+
+
+def passport_values(passport: Any) -> dict[str, Any]:
+    names = ("name", "what", "unit", "low", "high", "better", "reference", "paired")
+    return {name: plain(getattr(passport, name)) for name in names}
+
+
+def figures(name: str, measured: Measured) -> Numbers:
+    """A cell of the table: value, interval, number of images behind it, and the reason where there is no value."""
+    images = len(next(iter(measured.values.values())))
+    if name in measured.reasons:
+        return no_value(f"not defined: {measured.reasons[name]}")
+    if name in {metric.name for metric in RECOVERY}:
+        value, low, high, images = statistic_interval(measured.moments.sum(1), lambda sums: summary(sums)[name])
+    elif name in measured.values:
+        value, low, high, images = mean_interval(measured.values[name])
+    else:
+        return no_value("not defined here")
+    if not math.isfinite(value):
+        return no_value("not defined: no image has a value" if math.isnan(value) else "infinite")
+    return {"value": plain(value), "low": plain(low), "high": plain(high), "n": images, "reason": None}
+
+
+def no_value(reason: str) -> Numbers:
+    return {"value": None, "low": None, "high": None, "n": 0, "reason": reason}
+
+
+def textures(measured: Measured, patch_size: int) -> dict[str, Any]:
+    """What the plots show of the bands: recovery, its change with the distance, and the power spectrum."""
+    if measured.moments is None:
+        return {"bands": None, "by_distance": None, "spectrum": None}
+    moments = measured.moments[measured.moments.flatten(1).isfinite().all(1)].sum(0)  # (distances, bands, 4)
+    there = [d for d in range(len(moments)) if moments[d, 0, 0] > 0]
+    each = [summary(moments[d]) for d in there]
+    frequency = band_frequency(patch_size).tolist()
+    recovery = Recovery(moments.sum(0))
+    power = measured.power[measured.power.isfinite().all(1)].mean(0)
+    named = ("retention", "coherence", "error", "gain")
+    return {
+        "bands": {"frequency": frequency} | {name: plain(getattr(recovery, name).tolist()) for name in named},
+        "by_distance": {
+            "distance": [d + 1 for d in there],
+            "mse": [plain(squared_error(moments[d])) for d in there],
+            "retention": [plain(s["retention"].item()) for s in each],
+            "coherence": [plain(s["coherence"].item()) for s in each],
+        },
+        "spectrum": {"frequency": frequency[1:], "power": plain(power[1:].tolist())},
+    }
+
+
+def squared_error(moments: Tensor) -> float:
+    """Mean squared error of a pixel from the summed moments (bands, 4): the DCT keeps squares."""
+    count, true, predicted, both = moments.unbind(-1)
+    return ((true + predicted - 2 * both).sum() / count.sum()).item()
+
+
+def by_ratio(points: dict[float, dict[str, float]]) -> dict[str, list[float]] | None:
+    if not points:
+        return None
+    names = next(iter(points.values()))
+    return {"ratio": list(points)} | {name: [plain(point[name]) for point in points.values()] for name in names}
+
+
+def plain(value: Any) -> Any:
+    """Numbers as JSON knows them: no NaN, no infinity; and no more digits than they carry."""
+    if isinstance(value, list):
+        return [plain(item) for item in value]
+    if isinstance(value, float):
+        return float(f"{value:.7g}") if math.isfinite(value) else None
+    return value

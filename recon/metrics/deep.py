@@ -1,0 +1,242 @@
+"""Distances and features of frozen networks: LPIPS, and VGG19's."""
+
+import hashlib
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict
+from http.client import HTTPException
+from pathlib import Path
+
+import lpips
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from losses.errors import InvalidSetting
+from losses.features.vgg19 import DEFAULT_TAPS, VGG19
+from losses.features.weights import checksum, from_file, load_vgg19
+from recon.metrics.fidelity import area_mean
+from recon.metrics.passport import Metric, Passport, Undefined
+from recon.metrics.structure import a_few_at_a_time
+
+TRUNKS = {
+    "alex": "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth",
+    "squeeze": "https://download.pytorch.org/models/squeezenet1_1-b8a52dc0.pth",
+}
+SMALLEST = {"alex": 31, "squeeze": 17}  # pixels; below, a pooling layer has nothing to pool
+
+
+class Lpips(nn.Module):
+    """Learned perceptual distance (Zhang et al. 2018, arXiv 1801.03924, version 0.1) over hidden pixels.
+
+    The `lpips` package's network and linear layers on torchvision's ImageNet trunk. The package's map of distances,
+    upsampled to the image layer by layer, is averaged over the hidden pixels; its plain value averages each layer
+    before they are upsampled, so the two differ by a little even where everything is hidden. A deep feature sees far
+    beyond its pixel: visible surroundings count too.
+
+    Its parameters never require a gradient, and `train()` leaves it in evaluation.
+
+    Args:
+        net: `alex` (the paper's choice for judging) or `squeeze`.
+        weights: a file of the trunk (.safetensors or .pth in torchvision's names); None for torchvision's own from
+            the hub cache, downloaded if it is not there.
+
+    Shape: images (B, 3, H, W) in [0, 1] twice, hidden (B, 1, H, W) bool -> (B,), 0 for the truth.
+
+    Raises:
+        InvalidSetting: the trunk's weights are not to be had; the message says how to get them.
+        Undefined: images are smaller than the trunk's poolings need.
+    """
+
+    def __init__(self, net: str = "alex", weights: str | None = None):
+        super().__init__()
+        if net not in TRUNKS:
+            raise InvalidSetting(f"unknown LPIPS network '{net}' ({', '.join(TRUNKS)})")
+        self.name = net
+        self.package = _package(net)
+        self.source = load_trunk(self.package.net, net, weights)
+        self.requires_grad_(False)
+        self.eval()
+
+    def train(self, mode: bool = True) -> "Lpips":
+        return super().train(False)
+
+    def forward(self, image: Tensor, truth: Tensor, hidden: Tensor) -> Tensor:
+        if min(image.shape[2:]) < SMALLEST[self.name]:
+            raise Undefined(f"images below {SMALLEST[self.name]} pixels")
+        return a_few_at_a_time(self._distance, image, truth, hidden)
+
+    def provenance(self) -> dict[str, str]:
+        return self.source
+
+    def _distance(self, image: Tensor, truth: Tensor, hidden: Tensor) -> Tensor:
+        dtype = self.package.scaling_layer.shift.dtype
+        return area_mean(self.package(2 * image.to(dtype) - 1, 2 * truth.to(dtype) - 1), hidden)
+
+
+class FeatureDistance(nn.Module):
+    """Mean-squared difference of VGG19 features over hidden area, summed over the taps.
+
+    The perceptual loss's distance, image by image, on the whole image, each tap with weight 1: a feature position
+    counts by the share of the pixels it was pooled from that are hidden. Unit: the network's features squared, so
+    values compare under the same weights alone.
+
+    Args:
+        source: as of `load_vgg19`: bundled, imagenet, random, or a file's path.
+        taps: the layers compared.
+
+    Shape: images (B, 3, H, W) in [0, 1] twice, hidden (B, 1, H, W) bool -> (B,), 0 for the truth.
+
+    Raises:
+        InvalidSetting: the weights are not to be had.
+        Undefined: images are smaller than the poolings need.
+    """
+
+    def __init__(self, source: str = "bundled", taps: Sequence[str] = DEFAULT_TAPS):
+        super().__init__()
+        self.net = VGG19(taps).to(memory_format=torch.channels_last)
+        self.source = load_vgg19(self.net, source)
+        self.strides = [_stride(self.net, index) for index in self.net.indices]
+
+    def forward(self, image: Tensor, truth: Tensor, hidden: Tensor) -> Tensor:
+        return a_few_at_a_time(self._distance, image, truth, hidden)
+
+    def provenance(self) -> dict[str, str]:
+        return self.source
+
+    def _distance(self, image: Tensor, truth: Tensor, hidden: Tensor) -> Tensor:
+        maps = zip(features(self.net, image), features(self.net, truth), self.strides, strict=True)
+        return sum(
+            area_mean((x - y).square(), F.avg_pool2d(hidden.to(x.dtype), stride, stride)) for x, y, stride in maps
+        )
+
+
+class PooledFeatures(nn.Module):
+    """One VGG19 tap's features, mean over positions: what the distribution metrics compare.
+
+    Shape: images (B, 3, H, W) in [0, 1] -> (B, D). Arguments and errors as of `FeatureDistance`.
+    """
+
+    def __init__(self, source: str = "bundled", tap: str = "conv3_1"):
+        super().__init__()
+        self.net = VGG19([tap]).to(memory_format=torch.channels_last)
+        self.source = load_vgg19(self.net, source)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return a_few_at_a_time(lambda few: features(self.net, few)[0].mean((2, 3)), images)
+
+    def provenance(self) -> dict[str, str]:
+        return self.source
+
+
+def features(net: VGG19, images: Tensor) -> list[Tensor]:
+    """The network's outputs at its taps, in the network's precision; `Undefined` where a pooling has no pixels."""
+    smallest = _stride(net, len(net.features) - 1)
+    if min(images.shape[2:]) < smallest:
+        raise Undefined(f"images below {smallest} pixels")
+    return net(images.to(net.mean.dtype))
+
+
+def _stride(net: VGG19, index: int) -> int:
+    """Pixels between the positions of a layer's output."""
+    return 2 ** sum(isinstance(layer, nn.MaxPool2d) for layer in net.features[: index + 1])
+
+
+def load_trunk(trunk: nn.Module, net: str, weights: str | None) -> dict[str, str]:
+    """Fills LPIPS' trunk from a file or from torchvision's; {"source", "sha256"}, the checksum over tensors in use.
+
+    Raises:
+        InvalidSetting: there are no such weights; the message says how to get them.
+    """
+    found = _from_hub(net) if weights is None else _from_file(net, Path(weights))
+    # The package files layer N under slices (slice2.3.weight); torchvision calls it features.3.weight.
+    name_of = {key: f"features.{key.split('.', 1)[1]}" for key in trunk.state_dict()}
+    for key, value in trunk.state_dict().items():
+        shape = tuple(getattr(found.get(name_of[key]), "shape", ())) if isinstance(found, dict) else ()
+        if shape != tuple(value.shape):
+            raise InvalidSetting(
+                f"'{weights or TRUNKS[net]}' holds no trunk for LPIPS-{net}: {name_of[key]} is not there with shape "
+                f"{tuple(value.shape)}; take torchvision's {_file_name(net)}"
+            )
+    trunk.load_state_dict({key: found[name] for key, name in name_of.items()})
+    return {"source": weights or "imagenet", "sha256": checksum({name: found[name] for name in name_of.values()})}
+
+
+def _package(net: str) -> lpips.LPIPS:
+    """The package's network, its trunk not loaded yet, without a trace in torch's generator."""
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # the package calls torchvision by a deprecated argument
+        return lpips.LPIPS(net=net, pnet_rand=True, spatial=True, verbose=False)
+
+
+def _from_file(net: str, path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise InvalidSetting(f"no LPIPS weights at {path}; put torchvision's {TRUNKS[net]} there")
+    try:
+        return from_file(path)
+    except InvalidSetting as error:
+        raise InvalidSetting(f"cannot read LPIPS weights from {path}: {_reason(error.__cause__)}") from error
+
+
+def _from_hub(net: str) -> dict[str, Tensor]:
+    name, url = _file_name(net), TRUNKS[net]
+    path = Path(torch.hub.get_dir()) / "checkpoints" / name
+    prefix = name.removesuffix(".pth").rsplit("-", 1)[1]
+    if not path.is_file():
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(url, str(path), hash_prefix=prefix, progress=False)
+        except (OSError, RuntimeError, HTTPException) as error:
+            raise InvalidSetting(
+                f"LPIPS weights could not be downloaded ({_reason(error)}); put {name} from {url} into {path.parent}, "
+                "or set lpips.weights to a file of its features"
+            ) from error
+    with path.open("rb") as file:
+        if not hashlib.file_digest(file, "sha256").hexdigest().startswith(prefix):
+            raise InvalidSetting(f"{path} is damaged (its SHA-256 does not begin with {prefix}); delete it")
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _file_name(net: str) -> str:
+    return TRUNKS[net].rsplit("/", 1)[1]
+
+
+def _reason(error: BaseException | None) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def lpips_metric(net: Lpips) -> Metric:
+    """The passport of LPIPS with a loaded network."""
+    return Metric(**asdict(LPIPS[net.name]), function=lambda pair: net(pair.image, pair.truth, pair.hidden))
+
+
+def feature_distance_metric(net: FeatureDistance) -> Metric:
+    """The passport of the feature distance with a loaded network."""
+    return Metric(**asdict(VGG), function=lambda pair: net(pair.image, pair.truth, pair.hidden))
+
+
+# Without their networks, so that a table can say what is missing.
+LPIPS = {
+    net: Passport(
+        name="lpips",
+        what=f"Learned perceptual distance (LPIPS-{net}), its map averaged over hidden pixels.",
+        unit="0 for the truth",
+        low=0,
+        high=math.inf,
+        better="lower",
+        reference="Zhang et al. 2018; the map of lpips.LPIPS(spatial=True), version 0.1",
+        paired=True,
+    )
+    for net in TRUNKS
+}
+VGG = Passport(
+    name="vgg19",
+    what=f"Mean-squared difference of VGG19 features over hidden area, summed over {', '.join(DEFAULT_TAPS)}.",
+    unit="features squared",
+    low=0,
+    high=math.inf,
+    better="lower",
+    reference="Johnson et al. 2016, equation 1, without its square root; losses.perceptual, image by image",
+    paired=True,
+)

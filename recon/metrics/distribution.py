@@ -1,0 +1,200 @@
+"""Whether reconstructions, taken as a set, look like the truth taken as a set."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from recon.metrics.pair import Pair
+from recon.metrics.passport import SetMetric, Undefined
+from recon.metrics.spectrum import ROUNDING, bands, dct2
+
+BLOCK = 2**22  # numbers of a kernel or of resamples held at a time
+PATCHES = 16  # hidden patches kept of one image
+
+
+def kid(features: Tensor, others: Tensor) -> tuple[float, float]:
+    """Kernel Inception distance and its standard error, of two independent sets: features (n, d), (m, d).
+
+    The unbiased MMD² of Bińkowski et al. 2018 (arXiv 1801.01401, section 4) with the kernel (x·y / d + 1)³, over all
+    samples at once; equals torchmetrics' with one subset of everything. It may fall below 0. The standard error is
+    the two-sample jackknife's; where the sets have one and the same distribution it is too large, by up to sqrt(2).
+
+    Truth and reconstructions of the same images are not independent: this estimate is then too low, by 2/n of what an
+    image resembles its own truth more than another's, and its error is another. For those take `paired_kid`.
+    """
+    n, m = len(features), len(others)
+    _enough(min(n, m))
+    a, b = features.double(), others.double()
+    within_a, within_b = (_kernel_sums(x, x) - _kernel(x, x, paired=True) for x in (a, b))
+    across_a, across_b = _kernel_sums(a, b), _kernel_sums(b, a)
+    aa, bb, ab = within_a.sum(), within_b.sum(), across_a.sum()
+
+    def estimate(aa: Tensor, n: int, bb: Tensor, m: int, ab: Tensor) -> Tensor:
+        return aa / (n * (n - 1)) + bb / (m * (m - 1)) - 2 * ab / (n * m)
+
+    without_a = estimate(aa - 2 * within_a, n - 1, bb, m, ab - across_a)
+    without_b = estimate(aa, n, bb - 2 * within_b, m - 1, ab - across_b)
+    variance = sum((len(x) - 1) * x.var(correction=0) for x in (without_a, without_b))
+    return estimate(aa, n, bb, m, ab).item(), math.sqrt(variance)
+
+
+def paired_kid(features: Tensor, true_features: Tensor) -> Tensor:
+    """What each image adds to the kernel Inception distance to its own truth: features (n, d), (n, d) -> (n,).
+
+    The mean is the unbiased estimate without the terms of an image with its own truth (the U-statistic of Gretton et
+    al. 2012, lemma 6, with the kernel of `kid`): unbiased though the sets are paired, and exactly 0 for the truth.
+    The values are jackknife pseudo-values: their standard deviation / sqrt(n) is the standard error of the mean, they
+    may be averaged, resampled and subtracted between runs as any metric's values. One alone is no measurement.
+    NaN for an image whose features are not finite; the others do without it.
+    """
+    finite = (features.isfinite() & true_features.isfinite()).all(1)
+    x, y = features[finite].double(), true_features[finite].double()
+    n = len(x)
+    _enough(n)
+    rows = [
+        (_kernel(x[i], x) + _kernel(y[i], y) - _kernel(x[i], y) - _kernel(y[i], x)).sum(1) for i in _blocks(n, 4 * n)
+    ]
+    own = _kernel(x, x, paired=True) + _kernel(y, y, paired=True) - 2 * _kernel(x, y, paired=True)
+    sums = torch.cat(rows) - own
+    values = torch.full((len(features),), torch.nan, dtype=torch.float64, device=features.device)
+    values[finite] = 2 * sums / (n - 2) - sums.sum() / ((n - 1) * (n - 2))
+    return values
+
+
+def _kernel(x: Tensor, y: Tensor, paired: bool = False) -> Tensor:
+    """(x·y / d + 1)³: (n, d), (m, d) -> (n, m), or (n,) of each with its own."""
+    product = (x * y).sum(1) if paired else x @ y.T
+    return (product / x.shape[1] + 1) ** 3
+
+
+def _kernel_sums(x: Tensor, y: Tensor) -> Tensor:
+    """Sum of the kernel over all of y: (n, d), (m, d) -> (n,)."""
+    return torch.cat([_kernel(x[i], y).sum(1) for i in _blocks(len(x), len(y))])
+
+
+def _blocks(n: int, width: int) -> list[slice]:
+    """Rows 0..n in blocks, so that a block of `width` columns stays within bounded memory."""
+    rows = max(1, BLOCK // width)
+    return [slice(i, i + rows) for i in range(0, n, rows)]
+
+
+def _enough(n: int) -> None:
+    if n < 3:
+        raise Undefined("fewer than 3 images")
+
+
+class SlicedWasserstein:
+    """Sliced Wasserstein distance between the textures of hidden patches and of their truth; needs no network.
+
+    Of each image up to 16 hidden patches, evenly spaced among them, are projected onto fixed random unit vectors of
+    DCT coefficients, all three channels together. Each vector lies in one band (the bands in turn, the patch's mean
+    left out), so that all frequencies count alike. The distance along a vector is W1, the mean distance between the
+    sorted projections of prediction and truth, over the truth's root mean square: "standard deviations of the truth".
+    The value is the mean over vectors. Compare Karras et al. 2018 (arXiv 1710.10196, section 5).
+
+    It sees sets alone: texture in the wrong place costs nothing. 0 for the truth; a perfect sampler of the likely
+    completions comes near it only as images grow in number, in the order of 1 / sqrt(images).
+    Keeps 2 x 16 x `projections` numbers of an image.
+    """
+
+    def __init__(self, patch_size: int, projections: int = 64, seed: int = 0):
+        band = bands(patch_size)
+        turn = torch.arange(projections) % (patch_size - 1) + 1
+        generator = torch.Generator().manual_seed(seed)
+        draw = torch.randn(projections, 3, patch_size, patch_size, dtype=torch.float64, generator=generator)
+        draw = (draw * (band == turn.view(-1, 1, 1, 1))).flatten(1)
+        self.directions = draw / draw.norm(dim=1, keepdim=True)  # (projections, 3*p*p)
+        self.kept: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def update(self, pair: Pair) -> None:
+        """Takes in a batch; its images follow those of the batches before."""
+        chosen, filled = _evenly(pair.mask, min(PATCHES, pair.mask.shape[1]))
+        image = torch.arange(len(chosen), device=chosen.device)[:, None]
+        directions = self.directions.to(chosen.device)
+        predicted, true = (
+            (dct2(x[image, chosen].double()).flatten(2) @ directions.T).float()
+            for x in (pair.patches, pair.true_patches)
+        )
+        self.kept.append((predicted, true, filled & predicted.isfinite().flatten(1).all(1, keepdim=True)))
+
+    def compute(self) -> float:
+        """The distance over all images; NaN where there is none, or where the truth has no energy along a vector."""
+        return self.per_image().nanmean().item()
+
+    def per_image(self) -> Tensor:
+        """What each image adds to the distance: (images,), whose mean is `compute()`.
+
+        A distance is the mean of a potential over the predictions less its mean over the truth (Kantorovich duality);
+        an image adds its patches' part, less what its texture adds to the scale. So the values may be averaged,
+        resampled and subtracted between runs as any metric's values, for an error to first order. (To draw images
+        anew and measure again would add distance of its own.) One alone is no measurement and may be below 0. NaN for
+        images with nothing hidden or with NaN in the prediction; the others do without them.
+        """
+        predicted, true, filled = (torch.cat(parts) for parts in zip(*self.kept, strict=True))
+        patches = filled.sum(1).double()
+        owner = torch.arange(len(filled), device=filled.device)[:, None].expand_as(filled)[filled]  # (M,)
+        total = torch.zeros_like(patches)
+        distance = 0
+        for x, y in zip(predicted[filled].double().T, true[filled].double().T, strict=True):
+            power = y.square().mean()
+            power = torch.where(power > ROUNDING, power, torch.nan)
+            share = _potential_difference(x, y) / power.sqrt() / len(self.directions)
+            to_scale = (y.square() / power - 1) / 2  # what a patch adds to the logarithm of the scale
+            total.index_add_(0, owner, share - share.mean() * to_scale)
+            distance += share.mean()
+        images = (patches > 0).sum()
+        # Images with fewer patches than others weigh less in the distance, and in its error.
+        values = distance + (total - patches * distance) * images / patches.sum()
+        return torch.where(patches > 0, values, torch.nan)
+
+
+def _potential_difference(x: Tensor, y: Tensor) -> Tensor:
+    """Kantorovich potential at x (M,) less that at y (M,): (M,), whose mean is W1, the mean |sorted x - sorted y|.
+
+    The potential falls where more of x than of y lies below, and rises where less does.
+    """
+    values, order = torch.cat([x, y]).sort()
+    surplus = torch.where(order < len(x), 1, -1).cumsum(0)[:-1]  # how many more of x than of y lie below each gap
+    climb = -surplus.sign() * values.diff()
+    potential = torch.zeros_like(values)
+    potential[order[1:]] = climb.cumsum(0)
+    return potential[: len(x)] - potential[len(x) :]
+
+
+def _evenly(mask: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Up to `count` hidden patches of each image, evenly spaced in reading order: (B, N) bool -> two of (B, count).
+
+    Their positions, and whether there is one: with fewer hidden than `count`, all of them and no more.
+    """
+    hidden_first = (~mask).long().argsort(dim=1, stable=True)
+    hidden = mask.sum(1, keepdim=True)
+    slot = torch.arange(count, device=mask.device).expand(len(mask), -1)
+    place = torch.where(hidden > count, slot * hidden // count, slot)
+    return hidden_first.gather(1, place), slot < hidden
+
+
+DISTRIBUTION = [
+    SetMetric(
+        name="kid",
+        what="Kernel Inception distance: how far features of the reconstructions, as a set, are from those of the "
+        "truth.",
+        unit="squared maximum mean discrepancy",
+        low=-math.inf,
+        high=math.inf,
+        better="lower",
+        reference="Bińkowski et al. 2018; without the terms of an image with its own truth, Gretton et al. 2012",
+        paired=True,
+    ),
+    SetMetric(
+        name="sliced_wasserstein",
+        what="Sliced Wasserstein distance between DCT coefficients of hidden patches and those of the truth, as sets; "
+        "all frequency bands count alike.",
+        unit="standard deviations of the truth",
+        low=0,
+        high=math.inf,
+        better="lower",
+        reference="Rabin et al. 2011; Karras et al. 2018",
+        paired=True,
+    ),
+]

@@ -1,0 +1,183 @@
+"""The exact test: how much of a hidden patch's texture is recovered, missing, or invented, band by band.
+
+For c a DCT coefficient of a hidden patch and ĉ the prediction's: energy retention ρ = E ĉ² / E c², coherence
+γ² = (E c ĉ)² / (E c² E ĉ²), error e = E(c - ĉ)² / E c². The prediction of least squared error, E(c | visible), is
+orthogonal to its own error, hence ρ = 1 - e = γ² in every band: the missing energy is exactly the uncertainty.
+Energy without coherence, ρ(1 - γ²), is invented.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+from torch.nn.functional import max_pool2d
+
+from recon.metrics.passport import SetMetric
+from recon.metrics.spectrum import ROUNDING, band_sums, dct2
+
+
+def band_moments(patches: Tensor, true_patches: Tensor, weight: Tensor, mean: Tensor) -> Tensor:
+    """Per image and band of DCT coefficients: their count, Σ c², Σ ĉ² and Σ c ĉ. -> (B, [sets,] bands, 4) float64
+
+    Additive over images and over sets of patches; coefficients of all three channels are pooled.
+
+    Args:
+        patches, true_patches: (B, N, 3, p, p) in [0, 1].
+        weight: (B, N) bool or float: the patches that count; or (B, sets, N), such as the hidden ones at each distance.
+        mean: (3,), the constant colour that is taken off both. It touches band 0 alone; the others need no centring.
+    """
+    colour = mean.to(patches.device, torch.float64).view(3, 1, 1)
+    few = 4  # images at a time: their coefficients stay in the cache, which makes this several times faster
+    sets = weight.double() if weight.ndim == 3 else weight.double()[:, None]
+    parts = zip(patches.split(few), true_patches.split(few), sets.split(few), strict=True)
+    found = torch.cat([_moments(x.double() - colour, true.double() - colour, w) for x, true, w in parts])
+    return found if weight.ndim == 3 else found[:, 0]
+
+
+def _moments(patches: Tensor, true_patches: Tensor, weight: Tensor) -> Tensor:
+    """`band_moments` of centred patches under weights (B, sets, N), all float64."""
+    p = patches.shape[-1]
+    predicted, true = (dct2(x).flatten(3).flatten(1, 2) for x in (patches, true_patches))  # (B, N*3, p*p)
+    weight = weight.repeat_interleave(3, dim=2)
+
+    def total(products: Tensor) -> Tensor:
+        return band_sums((weight @ products).unflatten(2, (p, p)))
+
+    count = band_sums(weight.sum(2)[..., None, None].expand(-1, -1, p, p))
+    return torch.stack([count, total(true.square()), total(predicted.square()), total(true * predicted)], dim=-1)
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """What summed `band_moments` (..., bands, 4) say; every property is (..., bands).
+
+    Where the truth has no energy all are NaN. Where the prediction has none, nothing is retained and nothing coherent.
+    Sum only finite moments: a prediction with NaN makes its own image's moments NaN, and any sum with them.
+    """
+
+    moments: Tensor
+
+    @cached_property
+    def retention(self) -> Tensor:
+        """ρ: predicted over true energy, from 0; 1 for the truth."""
+        return self._predicted / self._true
+
+    @cached_property
+    def gain(self) -> Tensor:
+        """Σ c ĉ / Σ c²: the modulation transfer function of texture, from the cross-spectrum; 1 for the truth.
+
+        It falls under blur and is blind to noise, unlike ρ.
+        """
+        return torch.where(self._predicted == 0, 0, self.moments[..., 3]) / self._true
+
+    @cached_property
+    def coherence(self) -> Tensor:
+        """γ²: squared correlation with the truth, pooled over the band, in [0, 1]."""
+        square = self.gain.square() / self.retention
+        return torch.where(self.retention == 0, 0, square).clamp(max=1)
+
+    @cached_property
+    def error(self) -> Tensor:
+        """e: squared error over true energy, from 0; 1 for no prediction at all."""
+        return 1 - 2 * self.gain + self.retention
+
+    @cached_property
+    def missing(self) -> Tensor:
+        """1 - ρ where ρ < 1, else 0: true energy that the prediction lacks, in [0, 1]."""
+        return (1 - self.retention).clamp(min=0)
+
+    @cached_property
+    def invented(self) -> Tensor:
+        """ρ(1 - γ²): predicted energy that has nothing to do with the truth, from 0."""
+        return self.retention * (1 - self.coherence)
+
+    @cached_property
+    def coherent_retention(self) -> Tensor:
+        """ργ², the square of the gain: predicted energy that goes with the truth, from 0. Noise does not raise it."""
+        return self.retention * self.coherence
+
+    @cached_property
+    def calibration_gap(self) -> Tensor:
+        """|ρ - (1 - e)| = 2|ρ - gain|, from 0: 0 for the prediction of least squared error, at any uncertainty.
+
+        Above 0 are both a blur beyond the uncertainty and a sharpness beyond it: drawing a likely completion has
+        ρ = 1 and a gap of 2(1 - γ). But predicting nothing has no gap either: read it beside `missing`.
+        """
+        return (self.retention - 1 + self.error).abs()
+
+    @cached_property
+    def _true(self) -> Tensor:
+        energy = self.moments[..., 1]
+        return torch.where(energy > self._rounding, energy, torch.nan)
+
+    @cached_property
+    def _predicted(self) -> Tensor:
+        energy = self.moments[..., 2]
+        return torch.where(energy <= self._rounding, 0, energy)  # NaN stays NaN
+
+    @property
+    def _rounding(self) -> Tensor:
+        return ROUNDING * self.moments[..., 0]
+
+
+def summary(moments: Tensor) -> dict[str, Tensor]:
+    """Summed moments (..., bands, 4) to one number (...) for each name of `RECOVERY`.
+
+    Unweighted means over all bands but the patch's mean: weighted by energy they would be the lowest band alone.
+    NaN where the truth has no energy in a band.
+    """
+    recovery = Recovery(moments)
+    return {metric.name: getattr(recovery, metric.name)[..., 1:].mean(-1) for metric in RECOVERY}
+
+
+def distance_to_visible(mask: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Chebyshev distance in patches to the nearest visible patch: mask (B, N) bool, True = hidden -> (B, N) long.
+
+    0 for visible patches, 1 for those that touch one, corners too. With nothing visible all are max(grid), which no
+    other patch can reach.
+    """
+    far = mask.reshape(len(mask), 1, *grid).float()  # 1 where not yet reached
+    distance = torch.zeros_like(far)
+    for _ in range(max(grid)):
+        distance += far
+        far = -max_pool2d(-far, kernel_size=3, stride=1, padding=1)
+    return distance.long().flatten(1)
+
+
+_POOLED = "hidden patches, their means apart, as the mean over frequency bands"
+_SOURCE = "orthogonality of the conditional mean; coefficients of scipy.fft.dctn"
+
+
+def _passport(name: str, what: str, unit: str, high: float, better: str) -> SetMetric:
+    return SetMetric(name, what, unit, 0, high, better, _SOURCE, paired=True)
+
+
+RECOVERY = [
+    _passport("retention", f"Energy of the prediction over the truth's, in {_POOLED}.", "ratio", math.inf, "truth"),
+    _passport("coherence", f"Squared correlation with the truth, in {_POOLED}.", "share", 1, "higher"),
+    _passport(
+        "coherent_retention",
+        f"Retention times coherence: energy that goes with the truth, over the truth's, in {_POOLED}.",
+        "ratio",
+        math.inf,
+        "higher",
+    ),
+    _passport("missing", f"Energy of the truth that the prediction lacks, in {_POOLED}.", "share", 1, "lower"),
+    _passport(
+        "invented",
+        f"Energy of the prediction that is not correlated with the truth, over the truth's, in {_POOLED}.",
+        "ratio",
+        math.inf,
+        "lower",
+    ),
+    _passport(
+        "calibration_gap",
+        f"How far retention is from one minus the error, in {_POOLED}: 0 where only the uncertain is missing, and "
+        "where nothing is predicted.",
+        "ratio",
+        math.inf,
+        "lower",
+    ),
+]

@@ -1,0 +1,170 @@
+"""A whole evaluation of a small run: its rows, what it writes, and how it says what is wrong."""
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from losses import InvalidSetting
+from recon.evaluation import record
+from recon.evaluation.command import evaluate_run, evaluated
+from recon.evaluation.subject import open_run
+from recon.metrics import GROUPS
+from tests.recon.evaluation.conftest import measuring, trained
+
+
+@pytest.fixture(scope="module")
+def page(subject, evaluation):
+    return record.as_page(subject, measuring(), evaluation)
+
+
+def test_every_row_stands_in_the_table(page):
+    kinds = {key: row["kind"] for key, row in page["rows"].items()}
+    simple = dict.fromkeys(("mean", "nearest", "biharmonic", "ridge"), "simple")
+    assert kinds == {"run": "run", "oracle": "run", **simple, "truth": "truth"}
+    assert "oracle" in page["rows"]["oracle"]["note"]
+
+
+def test_every_column_has_its_passport_and_every_cell_a_value_or_a_reason(page):
+    names = [metric["name"] for metric in page["metrics"]]
+    everything = {name for group in GROUPS.values() for name in group}
+    assert set(names) == everything - {"excess_mse"}
+    for metric in page["metrics"]:
+        assert metric["what"].endswith(".") and metric["unit"] and metric["reference"]
+        assert metric["better"] in ("higher", "lower", "truth")
+    for row in page["rows"].values():
+        assert list(row["values"]) == names
+        for cell in row["values"].values():
+            assert (cell["value"] is None) == bool(cell["reason"])
+    assert "lpips" in page["rows"]["run"]["values"]["lpips"]["reason"].lower()
+
+
+def test_the_truth_is_perfect(page):
+    values = {name: cell["value"] for name, cell in page["rows"]["truth"]["values"].items()}
+    assert values["masked_mse"] == values["masked_l1"] == values["vgg19"] == values["kid"] == 0
+    assert values["retention"] == pytest.approx(1, abs=1e-6) and values["coherence"] == pytest.approx(1, abs=1e-6)
+    assert values["sliced_wasserstein"] == 0 and values["log_spectral_distance"] == 0
+
+
+def test_a_value_lies_in_its_interval(page):
+    for row in page["rows"].values():
+        for name, cell in row["values"].items():
+            if cell["low"] is not None:
+                assert cell["low"] <= cell["value"] <= cell["high"], name
+
+
+def test_the_mean_colour_has_no_detail_at_all(page):
+    values = {name: cell["value"] for name, cell in page["rows"]["mean"]["values"].items()}
+    for name in ("variance_of_laplacian", "tenengrad", "brenner", "retention", "coherence", "invented"):
+        assert values[name] == pytest.approx(0, abs=1e-9), name
+    assert values["blur_effect"] == 1 and values["missing"] == pytest.approx(1)
+
+
+def test_two_evaluations_of_one_run_are_the_same(subject, evaluation):
+    again = evaluated(subject, measuring(batch=12))
+    assert again.digest == evaluation.digest
+    for key, measured in again.measured.items():
+        for name, values in measured.values.items():
+            torch.testing.assert_close(
+                values, evaluation.measured[key].values[name], rtol=1e-4, atol=1e-5, equal_nan=True
+            )
+
+
+def test_another_run_s_evaluation_lends_its_simple_reconstructions(subject, evaluation):
+    lent = evaluated(subject, measuring(), evaluation)
+    assert [row.key for row in lent.rows] == [row.key for row in evaluation.rows]
+    assert lent.measured["ridge"] is evaluation.measured["ridge"]
+    assert lent.measured["run"] is not evaluation.measured["run"]
+
+
+def test_what_is_written_comes_back(tmp_path, run, evaluation):
+    folder = tmp_path / "runs" / "copy"
+    shutil.copytree(run, folder)
+    written = record.write(open_run(folder), measuring(), evaluation)
+    found = record.read(folder)
+    assert found.page == json.loads(json.dumps(written.page))
+    assert found.tensors.keys() == written.tensors.keys()
+    assert all(torch.equal(found.tensors[key].nan_to_num(), t.nan_to_num()) for key, t in written.tensors.items())
+    assert found.protocol == evaluation.protocol
+    for name in (record.JSON, record.TENSORS):
+        whole = (folder / name).read_bytes()
+        (folder / name).write_bytes(whole[: len(whole) // 2])
+        assert record.read(folder) is None
+        (folder / name).write_bytes(whole)
+
+
+def test_the_command_writes_its_record_and_prints_every_row(tmp_path, run, capsys):
+    folder = tmp_path / "runs" / "copy"
+    shutil.copytree(run, folder)
+    before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    assert evaluate_run(measuring(run=str(folder), ratios=[0.5], images=4)) == 0
+    out = capsys.readouterr().out
+    page = record.read(folder).page
+    assert all(row["label"] in out for row in page["rows"].values())
+    assert "4 held-out images of photos, 16x16 pixels, patches of 4, 75% hidden" in out
+    assert page["rows"]["run"]["by_ratio"]["ratio"] == [0.5]
+    after = {path.name: path.read_bytes() for path in folder.iterdir() if path.name in before}
+    assert after == before  # evaluating touches no other file of the run
+
+
+def damaged(folder, kind: str) -> None:
+    if kind == "no model":
+        (folder / "model.safetensors").unlink()
+    elif kind == "half a model":
+        whole = (folder / "model.safetensors").read_bytes()
+        (folder / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    elif kind == "settings that are none":
+        (folder / "config.yaml").write_text("loss: [")
+    elif kind == "another model":
+        text = (folder / "config.yaml").read_text()
+        (folder / "config.yaml").write_text(text.replace("decoder_width: 32", "decoder_width: 64"))
+
+
+@pytest.mark.parametrize("kind", ["no model", "half a model", "settings that are none", "another model"])
+def test_a_run_that_cannot_be_read_is_named_in_one_line(tmp_path, run, kind):
+    folder = tmp_path / "torn"
+    shutil.copytree(run, folder)
+    damaged(folder, kind)
+    with pytest.raises(InvalidSetting) as error:
+        evaluate_run(measuring(run=str(folder)))
+    assert str(folder) in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"run": None}, "run=runs/NAME"),
+        ({"run": "runs/nobody"}, "runs/nobody"),
+        ({"images": 0}, "images=0"),
+        ({"ratios": [1.0]}, "ratios="),
+        ({"seed": -1}, "seed=-1"),
+    ],
+)
+def test_a_setting_that_cannot_be_used_is_named_in_one_line(run, changes, named):
+    with pytest.raises(InvalidSetting) as error:
+        evaluate_run(measuring(**{"run": str(run)} | changes))
+    assert named in str(error.value) and "\n" not in str(error.value)
+
+
+def test_an_unfinished_run_says_how_far_it_came(tmp_path, run):
+    folder = tmp_path / "unfinished"
+    shutil.copytree(run, folder)
+    text = (folder / "config.yaml").read_text()
+    (folder / "config.yaml").write_text(
+        text.replace("\n  steps: 3\n  training_images", "\n  steps: 9\n  training_images")
+    )
+    assert open_run(folder).unfinished == "unfinished: 3 of 9 steps"
+    assert open_run(run).unfinished is None
+
+
+def test_on_fields_with_a_known_answer_nothing_beats_bayes(tmp_path):
+    run = trained(tmp_path, "fields", "loss=mse", "data.name=gaussian_field")
+    found = evaluated(open_run(run), measuring(images=16))
+    for key, measured in found.measured.items():
+        excess = measured.values["excess_mse"]
+        assert excess.mean() > 0 or key in ("bayes", "truth"), key
+    assert (found.measured["bayes"].values["excess_mse"] == 0).all()
+    assert found.measured["truth"].values["excess_mse"].mean() < 0  # the truth is no reconstruction
+    summary = {name: record.figures(name, found.measured["bayes"])["value"] for name in ("retention", "coherence")}
+    assert summary["retention"] == pytest.approx(summary["coherence"], abs=0.1)

@@ -1,0 +1,318 @@
+"""Distances between sets: against torchmetrics, scipy, brute force and simulated sets."""
+
+import math
+
+import numpy as np
+import pytest
+import scipy.stats
+import skimage.data
+import torch
+from skimage.filters import gaussian
+from torchmetrics.image.kid import KernelInceptionDistance
+
+from recon.metrics import distribution
+from recon.metrics.distribution import SlicedWasserstein, kid, paired_kid
+from recon.metrics.pair import Pair
+from recon.metrics.passport import Undefined
+
+
+def normal(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def uniform(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def kernel(x: torch.Tensor, y: torch.Tensor) -> float:
+    return (float(x @ y) / len(x) + 1) ** 3
+
+
+def standard_error(values: torch.Tensor) -> float:
+    return float(values.std() / math.sqrt(len(values)))
+
+
+class Flat(torch.nn.Module):
+    """Images are their own features."""
+
+    num_features = 12
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images.flatten(1)
+
+
+# Kernel Inception distance -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore:Metric `Kernel Inception Distance` will save")
+@pytest.mark.parametrize("shift", [0, 0.5])
+def test_kid_is_torchmetrics_over_one_subset_of_everything(shift):
+    real, fake = normal(40, 3, 2, 2, seed=1).float(), shift + normal(40, 3, 2, 2, seed=2).float()
+    theirs = KernelInceptionDistance(feature=Flat(), subsets=1, subset_size=40)
+    theirs.update(real, real=True)
+    theirs.update(fake, real=False)
+    assert kid(real.flatten(1), fake.flatten(1))[0] == pytest.approx(theirs.compute()[0].item(), rel=1e-5, abs=1e-7)
+
+
+def test_kid_of_unequal_sets_is_the_sum_over_pairs():
+    a, b = normal(5, 3, seed=1), 0.3 + normal(7, 3, seed=2)
+    within = [np.mean([kernel(x[i], x[j]) for i in range(len(x)) for j in range(len(x)) if i != j]) for x in (a, b)]
+    across = np.mean([kernel(x, y) for x in a for y in b])
+    assert kid(a, b)[0] == pytest.approx(sum(within) - 2 * across, rel=1e-12)
+
+
+def test_kid_s_standard_error_is_the_jackknife_s():
+    a, b = normal(6, 3, seed=1), 0.3 + normal(8, 3, seed=2)
+    variance = 0
+    for x, without in ((a, lambda rest: kid(rest, b)[0]), (b, lambda rest: kid(a, rest)[0])):
+        values = np.array([without(torch.cat([x[:i], x[i + 1 :]])) for i in range(len(x))])
+        variance += (len(x) - 1) / len(x) * ((values - values.mean()) ** 2).sum()
+    assert kid(a, b)[1] == pytest.approx(math.sqrt(variance), rel=1e-9)
+
+
+def test_paired_kid_is_the_sum_over_pairs_of_two_images():
+    x, y = normal(6, 4, seed=1), normal(6, 4, seed=2)
+    terms = [
+        kernel(x[i], x[j]) + kernel(y[i], y[j]) - kernel(x[i], y[j]) - kernel(x[j], y[i])
+        for i in range(6)
+        for j in range(6)
+        if i != j
+    ]
+    assert paired_kid(x, y).mean().item() == pytest.approx(np.mean(terms), rel=1e-12)
+
+
+def test_paired_values_are_what_the_jackknife_makes_of_leaving_each_image_out():
+    x, y = normal(7, 4, seed=1), normal(7, 4, seed=2)
+    whole = paired_kid(x, y).mean()
+    for i, value in enumerate(paired_kid(x, y)):
+        rest = [j for j in range(7) if j != i]
+        assert value.item() == pytest.approx((7 * whole - 6 * paired_kid(x[rest], y[rest]).mean()).item(), rel=1e-9)
+
+
+def test_blocks_do_not_show(monkeypatch):
+    x, y = normal(23, 5, seed=1), normal(23, 5, seed=2)
+    whole = kid(x, y), paired_kid(x, y)
+    monkeypatch.setattr(distribution, "BLOCK", 4 * 23 * 5)
+    assert kid(x, y) == pytest.approx(whole[0], rel=1e-10)
+    assert torch.allclose(paired_kid(x, y), whole[1], rtol=1e-10, atol=0)
+
+
+def test_standard_errors_of_different_sets_are_the_deviation_between_replicates():
+    """200 replicates give a standard deviation of z to 5%; the tolerance is four times that."""
+    unpaired, paired = [], []
+    for seed in range(200):
+        x, y = uniform(50, 8, seed=2 * seed), uniform(50, 8, seed=2 * seed + 1)
+        unpaired.append(kid(x + 0.2, y))
+        values = paired_kid(0.5 * x + 0.7 * y, y)
+        paired.append((float(values.mean()), standard_error(values)))
+    for replicates in (np.array(unpaired), np.array(paired)):
+        z = (replicates[:, 0] - replicates[:, 0].mean()) / replicates[:, 1]
+        assert z.std() == pytest.approx(1, abs=0.2)
+
+
+def test_the_standard_error_of_equal_sets_is_too_large_by_no_more_than_it_says():
+    replicates = np.array([kid(normal(50, 3, seed=2 * i), normal(50, 3, seed=2 * i + 1)) for i in range(200)])
+    z = replicates[:, 0] / replicates[:, 1]
+    assert abs(z.mean()) < 4 / math.sqrt(200) and math.sqrt(0.5) - 0.2 < z.std() < 1.1
+
+
+def test_pairing_biases_kid_and_not_paired_kid():
+    """Features of an image and its reconstruction correlate, and both sets have one distribution: the truth is 0."""
+    unpaired, paired = [], []
+    for seed in range(100):
+        x, z = normal(30, 4, seed=2 * seed), normal(30, 4, seed=2 * seed + 1)
+        y = 0.9 * x + math.sqrt(1 - 0.9**2) * z
+        unpaired.append(kid(x, y)[0])
+        paired.append(float(paired_kid(x, y).mean()))
+    unpaired, paired = torch.tensor(unpaired), torch.tensor(paired)
+    assert abs(paired.mean()) < 4 * standard_error(paired)
+    assert unpaired.mean() < -10 * standard_error(unpaired)
+
+
+def test_the_truth_is_at_no_distance_from_itself():
+    x = normal(50, 64).float()
+    assert torch.equal(paired_kid(x, x.clone()), torch.zeros(50, dtype=torch.float64))
+
+
+def test_an_image_without_features_is_left_out_alone():
+    x, y = normal(9, 4, seed=1), normal(9, 4, seed=2)
+    broken = x.clone()
+    broken[3, 1], broken[5, 0] = math.nan, math.inf
+    rest = [i for i in range(9) if i not in (3, 5)]
+    values = paired_kid(broken, y)
+    assert values.isnan().nonzero().flatten().tolist() == [3, 5]
+    assert torch.equal(values[rest], paired_kid(x[rest], y[rest]))
+
+
+@pytest.mark.parametrize("metric", [kid, paired_kid])
+def test_two_images_are_no_set(metric):
+    with pytest.raises(Undefined, match="fewer than 3 images"):
+        metric(normal(2, 4), normal(2, 4, seed=1))
+
+
+# Sliced Wasserstein distance ---------------------------------------------------------------------------------------
+
+
+def photographs(blur: float = 0) -> torch.Tensor:
+    """(12, 3, 64, 64): corners of three photographs."""
+    pixels = [getattr(skimage.data, name)()[:256, 100:356] / 255 for name in ("astronaut", "chelsea", "coffee")]
+    if blur:
+        pixels = [gaussian(x, blur, channel_axis=2) for x in pixels]
+    images = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).float()
+    return torch.cat([images[:, :, i : i + 64, j : j + 64] for i in (0, 150) for j in (0, 150)])
+
+
+def random_mask(b: int, n: int, share: float = 0.75) -> torch.Tensor:
+    return torch.rand(b, n, generator=torch.Generator().manual_seed(0)) < share
+
+
+def all_hidden(image: torch.Tensor, truth: torch.Tensor, p: int) -> Pair:
+    return Pair(image, truth, torch.ones(len(truth), truth.shape[2] * truth.shape[3] // p**2, dtype=torch.bool))
+
+
+def sliced(*pairs: Pair, **options) -> SlicedWasserstein:
+    result = SlicedWasserstein(pairs[0].patch_size, **options)
+    for pair in pairs:
+        result.update(pair)
+    return result
+
+
+def test_the_distance_along_every_vector_is_scipy_s():
+    pair = Pair(photographs(blur=1), photographs(), random_mask(12, 64))
+    result = sliced(pair, projections=9)
+    predicted, true, filled = result.kept[0]
+    assert filled.all()
+    expected = [
+        scipy.stats.wasserstein_distance(x, y) / np.sqrt(np.mean(y**2))
+        for x, y in zip(*(t.double().flatten(0, 1).T.numpy() for t in (predicted, true)), strict=True)
+    ]
+    assert result.compute() == pytest.approx(np.mean(expected), rel=1e-10)
+
+
+def test_projections_are_of_coefficients_of_one_band_each():
+    """Only a patch with energy in a vector's band has a projection on it, of that energy at most."""
+    directions = SlicedWasserstein(8, projections=20).directions.view(20, 3, 8, 8)
+    radius = torch.arange(8.0).square().add(torch.arange(8.0).square()[:, None]).sqrt().round().clamp(max=7)
+    for k, direction in enumerate(directions):
+        assert radius[direction.abs().sum(0) > 0].unique().tolist() == [k % 7 + 1]
+        assert direction.norm().item() == pytest.approx(1, rel=1e-12)
+
+
+@pytest.mark.parametrize("contrast", [0.4, 0.8, 1.3])
+def test_a_change_in_contrast_of_gaussian_texture_has_a_closed_form(contrast):
+    """W1 of N(0, 1) and N(0, s²) is |1 - s| sqrt(2/π); 8000 patches know it to about 1%."""
+    noise = 0.05 * normal(500, 3, 16, 16).float()
+    found = sliced(all_hidden(0.5 + contrast * noise, 0.5 + noise, 4), projections=6).compute()
+    assert found == pytest.approx(abs(1 - contrast) * math.sqrt(2 / math.pi), rel=0.04)
+
+
+def test_another_draw_of_the_same_texture_comes_nearer_with_the_number_of_images():
+    distances = []
+    for n in (8, 128):
+        draws = [0.5 + 0.05 * normal(n, 3, 16, 16, seed=seed).float() for seed in (1, 2)]
+        distances.append(sliced(all_hidden(*draws, 4)).compute())
+    assert distances[1] < 0.05 and distances[0] / distances[1] == pytest.approx(4, rel=0.25)
+
+
+def test_the_truth_has_no_distance_in_any_order():
+    """Sets are compared: patches may change places, and images too."""
+    truth = photographs()
+    grid = truth.unflatten(3, (4, 16)).unflatten(2, (4, 16))
+    shuffled = grid.flip(0, 2, 4).flatten(4, 5).flatten(2, 3)
+    same, moved = sliced(all_hidden(truth, truth, 16)), sliced(all_hidden(shuffled, truth, 16))
+    assert same.compute() == 0 and (same.per_image() == 0).all()
+    assert moved.compute() < 1e-6
+
+
+def test_batches_and_their_order_do_not_show():
+    image, truth, mask = photographs(blur=1), photographs(), random_mask(12, 64)
+    pairs = [Pair(image[i], truth[i], mask[i]) for i in (slice(0, 5), slice(5, 12))]
+    whole = sliced(Pair(image, truth, mask))
+    assert sliced(*pairs).compute() == pytest.approx(whole.compute(), rel=1e-9)
+    assert torch.allclose(sliced(*pairs).per_image(), whole.per_image(), rtol=1e-9, atol=1e-12)
+    swapped = sliced(*pairs[::-1]).per_image()
+    assert torch.allclose(swapped.roll(5), whole.per_image(), rtol=1e-9, atol=1e-12)
+
+
+def test_blur_and_mosaics_are_ever_farther():
+    truth, mask = photographs(), random_mask(12, 64)
+    mosaic = torch.nn.functional.avg_pool2d(truth, 8).repeat_interleave(8, 2).repeat_interleave(8, 3)
+    images = [*(photographs(blur) for blur in (0, 0.4, 0.8, 1.5, 3)), mosaic]
+    distances = [sliced(Pair(image, truth, mask)).compute() for image in images]
+    assert distances[0] == 0 and (np.diff(distances) > 0).all()
+
+
+def test_visible_patches_change_nothing():
+    image, truth, mask = photographs(blur=1), photographs(), random_mask(12, 64)
+    pair = Pair(image, truth, mask)
+    repainted = Pair(image, torch.where(pair.hidden, truth, 1 - truth), mask)
+    assert torch.equal(sliced(pair).per_image(), sliced(repainted).per_image())
+
+
+@pytest.mark.parametrize("hidden", [5, 16, 40])
+def test_at_most_sixteen_patches_count_and_they_are_spread_evenly(hidden):
+    truth = photographs()[:1]
+    mask = (torch.arange(64) < hidden)[None]
+    counts = []
+    for patch in range(hidden):
+        wrong = torch.arange(64) == patch
+        image = torch.where(Pair(truth, truth, wrong[None]).hidden, 1 - truth, truth)
+        counts.append(sliced(Pair(image, truth, mask), projections=7).compute() > 0)
+    places = np.flatnonzero(counts)
+    assert len(places) == min(hidden, 16)
+    step = hidden // 16
+    assert places[0] == 0 and places[-1] + step + 1 >= hidden and set(np.diff(places)) <= {step, step + 1}
+
+
+def test_images_add_up_to_the_distance():
+    """With as many patches of each, an image's part is that of the sum; with fewer it weighs less."""
+    mask = random_mask(12, 64)
+    mask[2, 5:], mask[3] = False, False
+    result = sliced(Pair(photographs(blur=1), photographs(), mask))
+    values = result.per_image()
+    assert values.shape == (12,) and values.isnan().nonzero().flatten().tolist() == [3]
+    predicted, true, filled = result.kept[0]
+    predicted, true = predicted[filled].double(), true[filled].double()
+    distances = (predicted.sort(0)[0] - true.sort(0)[0]).abs().mean(0) / true.square().mean(0).sqrt()
+    assert result.compute() == pytest.approx(distances.mean().item(), rel=1e-9)
+    assert values.nanmean().item() == result.compute()
+
+
+def test_an_image_s_part_is_what_one_more_of_it_does_to_the_distance():
+    """Beside 50 of every image, to first order; of images with fewer patches too."""
+    image, truth, mask = photographs(blur=1)[:4], photographs()[:4], random_mask(4, 64)
+    mask[2, 8:] = False
+    once = Pair(image, truth, mask)
+    whole = sliced(once, projections=7)
+    for i, value in enumerate(whole.per_image()):
+        more = sliced(*[once] * 50, Pair(image[i : i + 1], truth[i : i + 1], mask[i : i + 1]), projections=7)
+        found = 201 * (more.compute() - whole.compute())
+        assert found == pytest.approx((value - whole.compute()).item(), abs=0.002)
+
+
+def test_an_image_with_nan_is_left_out_alone():
+    image, truth, mask = photographs(blur=1), photographs(), random_mask(12, 64)
+    rest = [i for i in range(12) if i != 4]
+    image[4] = math.nan
+    values = sliced(Pair(image, truth, mask)).per_image()
+    assert values.isnan().nonzero().flatten().tolist() == [4]
+    assert torch.equal(values[rest], sliced(Pair(image[rest], truth[rest], mask[rest])).per_image())
+
+
+def test_a_truth_without_texture_has_no_scale():
+    flat = 0.3 + 1e-7 * torch.rand(2, 3, 16, 16)  # what rounding leaves is none
+    assert math.isnan(sliced(all_hidden(torch.rand(2, 3, 16, 16), flat, 4)).compute())
+
+
+def test_the_standard_error_over_images_is_the_deviation_between_replicates():
+    """Images whose contrast differs, so that patches of one image are not independent; as in the test of KID."""
+    replicates = []
+    for seed in range(200):
+        texture, noise = normal(40, 3, 8, 8, seed=2 * seed), normal(40, 3, 8, 8, seed=2 * seed + 1)
+        contrast = 0.02 + 0.03 * uniform(40, 1, 1, 1, seed=seed)
+        truth, image = (0.5 + contrast * x for x in (texture, 0.5 * texture + 0.2 * noise))
+        values = sliced(all_hidden(image, truth, 4), projections=6).per_image()
+        replicates.append((float(values.mean()), standard_error(values)))
+    replicates = np.array(replicates)
+    z = (replicates[:, 0] - replicates[:, 0].mean()) / replicates[:, 1]
+    assert z.std() == pytest.approx(1, abs=0.2)
