@@ -90,7 +90,7 @@ def run(task: Callable[[Any, frozenset[str]], int | None], command: Command) -> 
 
 
 def understood(arguments: list[str], scratch: str, command: Command) -> tuple[list[str], list[str]]:
-    """The arguments as Hydra wants them (short forms written out, a sweep's own notes sent to `scratch`), and the bare ones.
+    """The arguments as Hydra wants them, and the bare ones. A sweep's own notes are sent to `scratch`.
 
     Raises:
         InvalidSetting: a key that is no setting.

@@ -1,0 +1,236 @@
+"""A comparison as `recon.compare` makes it, of photographs and of predictors whose faults are known."""
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+import scipy.fft
+import scipy.ndimage
+import skimage.data
+
+H, W, P = 48, 64, 8
+SCRIPT = "<script>alert(1)</script>"
+IMAGES = 6
+METRICS = {
+    "masked_mse": ("fidelity", "Mean squared error over hidden pixels of the composite.", "", 0, None, "lower"),
+    "masked_psnr": ("fidelity", "Peak signal-to-noise ratio over hidden pixels.", "dB", 0, None, "higher"),
+    "ms_ssim": ("structure", "Structural similarity at several scales, averaged over hidden area.", "", 0, 1, "higher"),
+    "tenengrad": ("sharpness", "Mean squared Sobel gradient inside hidden patches.", "", 0, None, "truth"),
+    "seam_ratio": ("sharpness", "Gradient across patch borders over gradient elsewhere.", "", 0, None, "truth"),
+    "retention": ("recovery", "Energy of hidden patches, of the truth's, above the mean.", "share", 0, None, "truth"),
+    "kid": ("distribution", "Squared distance of feature distributions (MMD, cubic kernel).", "", None, None, "lower"),
+}
+REASONS = {
+    "masked_psnr": "not defined: no error at all",
+    "ms_ssim": "not defined: images below 176 pixels",
+    "kid": "not defined: the truth is what others are compared with",
+}
+ROWS = [
+    ("truth", "truth", None),
+    ("runs/mse", "run", None),
+    ("runs/adversarial", "run", "oracle: rendered with the true patch statistics"),
+    (f"runs/{SCRIPT}", "run", None),
+    ("mosaic", "simple", None),
+    ("visible mean", "simple", None),
+    ("bayes", "bound", "the best that MSE allows, in closed form"),
+]
+
+
+@cache
+def pictures() -> dict[str, Any]:
+    """Truth, patch masks of three quarters, and what each row predicts everywhere."""
+    truth = np.stack([_tile(i) for i in range(IMAGES)])
+    generator = np.random.default_rng(0)
+    patches = generator.random((IMAGES, H // P * (W // P))).argsort(1) < H // P * (W // P) * 3 // 4
+    hidden = patches.reshape(IMAGES, H // P, W // P).repeat(P, 1).repeat(P, 2)
+    noise = generator.normal(0, 30, truth.shape)
+    means = truth.reshape(IMAGES, H // P, P, W // P, P, 3).mean((2, 4)).repeat(P, 1).repeat(P, 2)
+    visible = np.stack([image[~mask].mean(0) for image, mask in zip(truth, hidden, strict=True)])
+    rows = {
+        "truth": truth,
+        "runs/mse": _blurred(truth, 1.6),
+        "runs/adversarial": _blurred(truth, 0.8) + noise,
+        f"runs/{SCRIPT}": _blurred(truth, 2.5) + noise / 3,
+        "mosaic": means,
+        "visible mean": np.broadcast_to(visible[:, None, None], truth.shape),
+        "bayes": _blurred(truth, 1.3),
+    }
+    names = [f"photos/{_PHOTOGRAPHS[i % 3]}/val at {i}" for i in range(IMAGES)]
+    rows = {key: np.clip(np.rint(images), 0, 255).astype(np.uint8) for key, images in rows.items()}
+    return {"patch_size": P, "names": names, "truth": truth, "hidden": hidden, "rows": rows}
+
+
+@cache
+def comparison() -> dict[str, Any]:
+    """What the lines of numbers say of `pictures`; undefined are ms_ssim everywhere and KID of the truth."""
+    scores = {key: _scores(key) for key, _, _ in ROWS}
+    rows = [
+        {
+            "key": key,
+            "label": key.removeprefix("runs/"),
+            "kind": kind,
+            "note": note,
+            "values": {name: _summary(scores[key].get(name), REASONS.get(name)) for name in METRICS},
+        }
+        for key, kind, note in ROWS
+    ]
+    runs = [key for key, kind, _ in ROWS if kind == "run"]
+    return {
+        "format": "recon comparison 1",
+        "created": "2026-11-22T01:00:00",
+        "title": "Blur, noise & <b>patches</b>",
+        "protocol": {
+            "data": "photos",
+            "split": "val",
+            "images": IMAGES,
+            "image_size": [H, W],
+            "patch_size": P,
+            "masking": "random",
+            "ratio": 0.75,
+            "seed": 0,
+            "digest": "3f1c9a7be20d",
+        },
+        "metrics": [_passport(name, *METRICS[name]) for name in METRICS],
+        "rows": rows,
+        "best": {name: [] for name in METRICS} | {"masked_mse": ["runs/mse"], "masked_psnr": ["runs/mse"]},
+        "differences": [
+            _difference(scores, name, a, b) for a, b in _pairs(runs) for name in ("masked_psnr", "seam_ratio")
+        ],
+        "bands": {key: _bands(key) for key, _, _ in ROWS},
+        "by_distance": {key: _by_distance(i) for i, key in enumerate(runs)},
+        "by_ratio": {},
+        "spectra": {key: _spectrum(key) for key, _, _ in ROWS},
+        "training": {key: _training(i) for i, key in enumerate(runs)},
+        "made": {key: _made(key, i) for i, key in enumerate(runs)},
+    }
+
+
+_PHOTOGRAPHS = ("astronaut", "chelsea", "coffee")
+
+
+def _tile(i: int) -> np.ndarray:
+    photograph = getattr(skimage.data, _PHOTOGRAPHS[i % 3])()[::2, ::2]
+    top, left = [(20, 90), (30, 60), (40, 100)][i % 3]
+    return photograph[top + 30 * (i // 3) :, left:][:H, :W].copy()
+
+
+def _blurred(images: np.ndarray, sigma: float) -> np.ndarray:
+    return scipy.ndimage.gaussian_filter(images.astype(float), (0, sigma, sigma, 0), mode="reflect")
+
+
+def _composite(key: str) -> np.ndarray:
+    data = pictures()
+    return np.where(data["hidden"][..., None], data["rows"][key], data["truth"]) / 255
+
+
+def _scores(key: str) -> dict[str, np.ndarray]:
+    """Metric -> a value per image; roughly what recon.metrics computes."""
+    data, image = pictures(), _composite(key)
+    hidden, truth = data["hidden"], data["truth"] / 255
+    mse = np.array([((a - b)[m] ** 2).mean() for a, b, m in zip(image, truth, hidden, strict=True)])
+    grey = image.mean(-1)
+    steps = np.abs(np.diff(grey, axis=2))
+    borders = np.zeros(W - 1, bool)
+    borders[P - 1 :: P] = True
+    slopes = scipy.ndimage.sobel(grey, 1) ** 2 + scipy.ndimage.sobel(grey, 2) ** 2
+    energy, true_energy = _coefficients(key)[..., 1:] ** 2, _coefficients("truth")[..., 1:] ** 2
+    found = {
+        "masked_mse": mse,
+        "tenengrad": np.array([values[mask].mean() for values, mask in zip(slopes, hidden, strict=True)]),
+        "seam_ratio": steps[:, :, borders].mean((1, 2)) / steps[:, :, ~borders].mean((1, 2)),
+        "retention": energy.mean((1, 2)) / true_energy.mean((1, 2)),
+    }
+    if key != "truth":
+        found |= {"masked_psnr": -10 * np.log10(mse), "kid": mse * (0.2 if "adv" in key else 1.5)}
+    return found
+
+
+def _summary(values: np.ndarray | None, reason: str | None = None) -> dict[str, Any]:
+    if values is None:
+        return {"value": None, "low": None, "high": None, "n": 0, "reason": reason}
+    error = 1.96 * values.std(ddof=1) / len(values) ** 0.5
+    mean = values.mean()
+    return {"value": float(mean), "low": float(mean - error), "high": float(mean + error), "n": IMAGES, "reason": None}
+
+
+def _passport(name: str, group: str, what: str, unit: str, low: Any, high: Any, better: str) -> dict[str, Any]:
+    about = {"name": name, "group": group, "what": what, "unit": unit, "low": low, "high": high, "better": better}
+    return {**about, "reference": f"Author & Author 20{len(name)}; equals scikit-image", "paired": better != "truth"}
+
+
+def _pairs(runs: list[str]) -> list[tuple[str, str]]:
+    return [(a, b) for i, a in enumerate(runs) for b in runs[i + 1 :]]
+
+
+def _difference(scores: dict[str, Any], name: str, a: str, b: str) -> dict[str, Any]:
+    found = _summary(scores[a][name] - scores[b][name])
+    excludes = not found["low"] <= 0 <= found["high"]
+    numbers = {key: found[key] for key in ("value", "low", "high")}
+    return {"metric": name, "a": a, "b": b, **numbers, "excludes_zero": excludes}
+
+
+def _coefficients(key: str) -> np.ndarray:
+    """DCT coefficients of hidden grey patches, (n, hidden patches, P * P)."""
+    grey = _composite(key).mean(-1).reshape(IMAGES, H // P, P, W // P, P).swapaxes(2, 3)
+    patches = grey[pictures()["hidden"][:, ::P, ::P]].reshape(IMAGES, -1, P, P)
+    return scipy.fft.dctn(patches, axes=(-2, -1), norm="ortho").reshape(IMAGES, -1, P * P)
+
+
+def _bands(key: str) -> dict[str, list[float]]:
+    found, true = (_coefficients(name).reshape(-1, P * P) for name in (key, "truth"))
+    radius = np.hypot(*np.mgrid[:P, :P]).round().astype(int).ravel()
+    table: dict[str, list[float]] = {name: [] for name in ("frequency", "retention", "coherence", "error", "gain")}
+    for band in range(1, P):
+        a, b = found[:, radius == band].ravel(), true[:, radius == band].ravel()
+        energy = (b * b).mean()
+        table["frequency"].append(band / (2 * P))
+        table["retention"].append(float((a * a).mean() / energy))
+        table["coherence"].append(float((a * b).mean() ** 2 / max((a * a).mean() * energy, 1e-12)))
+        table["error"].append(float(((a - b) ** 2).mean() / energy))
+        table["gain"].append(float((a * b).mean() / energy))
+    return table
+
+
+def _spectrum(key: str) -> dict[str, list[float]]:
+    power = np.abs(np.fft.fft2(_composite(key).mean(-1)[:, :, :H])) ** 2
+    radius = np.hypot(*np.meshgrid(np.fft.fftfreq(H), np.fft.fftfreq(H))) * H
+    rings = range(1, H // 2)
+    values = [float(power[:, radius.round() == ring].mean()) for ring in rings]
+    return {"frequency": [ring / H for ring in rings], "power": values}
+
+
+def _by_distance(i: int) -> dict[str, list[float]]:
+    steps = np.arange(1, 5)
+    decay = np.exp(-steps / 2)
+    curves = {
+        "mse": 0.03 - (0.02 - 0.004 * i) * decay,
+        "retention": 0.4 * i + (1 - 0.4 * i) * decay,
+        "coherence": 0.9 * decay,
+    }
+    return {"distance": steps.tolist(), **{name: values.tolist() for name, values in curves.items()}}
+
+
+def _training(i: int) -> dict[str, Any]:
+    steps = np.arange(0, 1100, 10)
+    generator = np.random.default_rng(i)
+    curves = {
+        "mse/gradient_norm": (np.exp(-steps / 400) + 0.1) * generator.lognormal(0, 0.05, len(steps)),
+        "perceptual/gradient_norm": 0.1 * (i + 1) * generator.lognormal(0, 0.1, len(steps)),
+        "cosine/perceptual~mse": 0.4 - 0.2 * i + generator.normal(0, 0.05, len(steps)),
+    }
+    values = {name: [float(value) for value in curve] for name, curve in curves.items()}
+    values["cosine/perceptual~mse"][3] = None
+    return {"step": steps.tolist(), "curves": values}
+
+
+def _made(key: str, i: int) -> dict[str, Any]:
+    return {
+        "expression": ["mse", "80%adversarial + mse", "0.01*perceptual + mse"][i],
+        "differs": {
+            "loss": ["mse", "80%adversarial+mse", "perceptual+mse"][i],
+            "optim.base_lr": [0.01, 0.002, 0.002][i],
+        },
+        "weights": {"perceptual": {"source": "bundled", "sha256": "eb2f742c1de1" * 5 + "0123"}} if i else {},
+        "steps": 1100,
+        "commands": [f"python -m recon.pretrain name='{key}'", f"python -m recon.evaluate run='{key}'"],
+    }
