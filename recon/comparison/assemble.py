@@ -13,6 +13,7 @@ from recon.evaluation.subject import curves
 from recon.training.run_folder import flat
 
 FORMAT = "recon comparison 1"
+POINTS = 500  # of a training curve
 PLOTTED = {"bands": "bands", "by_distance": "by_distance", "by_ratio": "by_ratio", "spectra": "spectrum"}
 
 
@@ -117,11 +118,12 @@ def _row(key: str, page: dict[str, Any] | None, metrics: list[dict[str, Any]], r
 
 
 def _training(candidate: Candidate) -> dict[str, Any]:
+    """Gradient norms and cosines over training, thinned to what a plot can show."""
     found = curves(candidate.folder)
-    wanted = {
-        name: values for name, values in found.items() if name.endswith("/gradient_norm") or name.startswith("cosine/")
-    }
-    return {"step": found.get("step", []), "curves": wanted}
+    steps = found.get("step", [])
+    stride = -(-len(steps) // POINTS) or 1
+    wanted = [name for name in found if name.endswith("/gradient_norm") or name.startswith("cosine/")]
+    return {"step": steps[::stride], "curves": {name: found[name][::stride] for name in wanted}}
 
 
 def _word(value: Any) -> str:

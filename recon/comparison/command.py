@@ -35,10 +35,11 @@ def compare(settings: CompareSettings, given: frozenset[str] = frozenset()) -> i
     if not settings.runs:
         raise InvalidSetting("name the runs to compare: python -m recon.compare runs/A runs/B")
     began = time.monotonic()
-    candidates = gather(list(dict.fromkeys(Path(run) for run in settings.runs)), settings, announced)
+    folder = Path(settings.out)
+    runs = [run for run in dict.fromkeys(map(Path, settings.runs)) if run.resolve() != folder.resolve()]  # of runs/*
+    candidates = gather(runs, settings, announced)
     learnt = learnt_rows(candidates)
     comparison = assemble(candidates, learnt)
-    folder = Path(settings.out)
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "comparison.json", json.dumps(comparison, indent=1, allow_nan=False) + "\n")
     write_tables(comparison, folder)

@@ -53,5 +53,6 @@ def evaluated(subject: Subject, measuring: Measuring, before: Evaluation | None 
 
 
 def progress(things: Iterable, what: str, count: int) -> Iterator:
-    """A bar where standard error is a terminal."""
-    return iter(tqdm(things, desc=what, total=count, dynamic_ncols=True, leave=False, disable=not sys.stderr.isatty()))
+    """A bar; where standard error is no terminal, a line now and then."""
+    pause = 0.1 if sys.stderr.isatty() else 15
+    return iter(tqdm(things, desc=what, total=count, dynamic_ncols=True, leave=False, mininterval=pause, miniters=1))

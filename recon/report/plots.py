@@ -73,6 +73,15 @@ def by_frequency(comparison: dict[str, Any]) -> list[Plot]:
         y_label="share",
         series=_curves(comparison, "bands", "frequency", RECOVERY),
     )
+    transfer = Plot(
+        name="mtf",
+        title="Texture transfer by frequency",
+        about="The modulation transfer function, from the cross-spectrum: how much of the truth's texture comes "
+        "through; noise does not count. 1 on the truth, lower where it is blurred.",
+        x_label="frequency (cycles per pixel)",
+        y_label="gain",
+        series=_curves(comparison, "bands", "frequency", {"gain": ""}),
+    )
     power = Plot(
         name="spectra",
         title="Radial power spectra",
@@ -83,7 +92,7 @@ def by_frequency(comparison: dict[str, Any]) -> list[Plot]:
         log_x=True,
         log_y=True,
     )
-    return [recovery, power]
+    return [recovery, transfer, power]
 
 
 def sharpness_seams(comparison: dict[str, Any]) -> Plot:

@@ -6,6 +6,7 @@ PLOTS = [
     "perception_distortion",
     "retention_coherence",
     "bands",
+    "mtf",
     "spectra",
     "sharpness_seams",
     "distance_error",

@@ -68,6 +68,7 @@ def test_every_band_stands_at_its_coherence_and_retention_and_tells_its_frequenc
     ("name", "table", "x", "columns"),
     [
         ("bands", "bands", "frequency", ["retention", "coherence"]),
+        ("mtf", "bands", "frequency", ["gain"]),
         ("spectra", "spectra", "frequency", ["power"]),
         ("distance_error", "by_distance", "distance", ["mse"]),
         ("distance_recovery", "by_distance", "distance", ["retention", "coherence"]),

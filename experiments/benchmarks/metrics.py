@@ -1,0 +1,230 @@
+"""All metrics on 256 pairs at 224 pixels, beside the same numbers from scikit-image and piq.
+
+    python -m experiments.benchmarks.metrics [--pairs 256] [--size 224] [--device cpu]
+
+Pairs are crops of scikit-image's photographs and the same blurred and with noise. A metric that has a reference is
+computed for the whole image as one hidden patch, so that both sides give the same numbers; the largest relative
+difference is printed beside the times. The others, which nobody else has, are timed on hidden patches of 16 pixels.
+Both sides run once over everything, after one batch to warm up; images/s, and peak memory after each half of the
+images: it does not grow with their number.
+"""
+
+import argparse
+import math
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import piq
+import skimage.data
+import torch
+from scipy import ndimage
+from scipy.fft import dctn
+from skimage import color, measure, metrics
+from torch import Tensor
+
+from experiments.benchmarks.step import peak_mib, reset_peak
+from recon.metrics import METRICS, Pair
+from recon.metrics.deep import FeatureDistance, PooledFeatures
+from recon.metrics.distribution import SlicedWasserstein, kid
+from recon.metrics.recovery import band_moments
+from recon.metrics.spectrum import dct2
+
+BATCH = 32
+
+
+def photographs(count: int, size: int) -> Tensor:
+    """Crops (count, 3, size, size) in [0, 1], float32."""
+    sources = [getattr(skimage.data, name)() for name in ("astronaut", "chelsea", "coffee")]
+    generator = np.random.default_rng(0)
+    crops = []
+    for i in range(count):
+        image = sources[i % len(sources)]
+        top, left = (int(generator.integers(0, side - size + 1)) for side in image.shape[:2])
+        crops.append(torch.from_numpy(image[top : top + size, left : left + size].copy()).permute(2, 0, 1))
+    return torch.stack(crops).float() / 255
+
+
+def degraded(images: Tensor) -> Tensor:
+    blurred = torch.from_numpy(ndimage.gaussian_filter(images.numpy(), (0, 0, 1, 1)))
+    noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
+    return (blurred + 0.02 * noise).clamp(0, 1)
+
+
+def _grey(image: np.ndarray) -> np.ndarray:
+    return color.rgb2gray(image)
+
+
+def _sobel_energy(image: np.ndarray) -> float:
+    """Interior, as ours: scipy's kernels are 8 times a derivative per pixel."""
+    y, x = (ndimage.sobel(_grey(image), axis=axis)[1:-1, 1:-1] / 8 for axis in (0, 1))
+    return float(np.mean(x**2 + y**2))
+
+
+def _ssim(image: np.ndarray, truth: np.ndarray) -> float:
+    """Over every pixel, where scikit-image's own mean leaves out a border."""
+    options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 1}
+    _, full = metrics.structural_similarity(truth, image, channel_axis=2, full=True, **options)
+    return float(full.mean())
+
+
+# Reference functions of one image and its truth, (H, W, 3) in [0, 1] each.
+REFERENCES: dict[str, tuple[str, Callable[[np.ndarray, np.ndarray], float]]] = {
+    "masked_mse": ("scikit-image", lambda x, y: metrics.mean_squared_error(y, x)),
+    "masked_psnr": ("scikit-image", lambda x, y: metrics.peak_signal_noise_ratio(y, x, data_range=1)),
+    "ssim": ("scikit-image", _ssim),
+    "variance_of_laplacian": ("scipy", lambda x, y: float(ndimage.laplace(_grey(x))[1:-1, 1:-1].var())),
+    "tenengrad": ("scipy", lambda x, y: _sobel_energy(x)),
+    "blur_effect": ("scikit-image", lambda x, y: measure.blur_effect(x, channel_axis=2)),
+}
+
+
+def pairs(images: Tensor, truths: Tensor, patch: int, device: str) -> Iterator[Pair]:
+    """Batches in which every patch is hidden."""
+    n = (images.shape[2] // patch) * (images.shape[3] // patch)
+    for x, y in zip(images.split(BATCH), truths.split(BATCH), strict=True):
+        yield Pair(x.to(device), y.to(device), torch.ones(len(x), n, dtype=torch.bool, device=device))
+
+
+def seconds(function: Callable[[], object], device: str) -> tuple[float, object]:
+    began = time.perf_counter()
+    found = function()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - began, found
+
+
+def over(
+    function: Callable[[Pair], Tensor], images: Tensor, truths: Tensor, patch: int, device: str
+) -> tuple[float, Tensor]:
+    """Seconds for all images after a warm-up, and the values."""
+    function(next(pairs(images, truths, patch, device)))
+    prepared = list(pairs(images, truths, patch, device))
+    took, found = seconds(lambda: [function(pair) for pair in prepared], device)
+    return took, torch.cat([value.cpu() for value in found])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, default=256)
+    parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--device", default="cpu")
+    o = parser.parse_args()
+    truths = photographs(o.pairs, o.size)
+    images = degraded(truths)
+    print(
+        f"{o.pairs} pairs, {o.size} pixels, {o.device}, {torch.get_num_threads()} threads, torch {torch.__version__}\n"
+    )
+    print(
+        f"{'metric':<26}{'images/s':>10}{'reference':>16}{'images/s':>10}"
+        f"{'faster':>9}{'difference':>12}{'peak MiB':>10}"
+    )
+    with torch.inference_mode():
+        totals = compared(images, truths, o.device)
+        print(
+            f"{'all that have a reference':<26}{o.pairs / totals[0]:>10.0f}{'':>16}{o.pairs / totals[1]:>10.1f}"
+            f"{totals[1] / totals[0]:>8.1f}x\n"
+        )
+        alone(images, truths, o.device)
+
+
+def compared(images: Tensor, truths: Tensor, device: str) -> tuple[float, float]:
+    """Prints the metrics that others have too; returns the seconds of both sides together."""
+    count, size = len(images), images.shape[2]
+    arrays = [[image.permute(1, 2, 0).double().numpy() for image in each] for each in (images, truths)]
+    totals = [0.0, 0.0]
+    for name, (whose, reference) in REFERENCES.items():
+        reset_peak(torch.device(device))
+        took, values = over(METRICS[name], images, truths, size, device)
+        peak = peak_mib(torch.device(device))
+        theirs, expected = seconds(
+            lambda reference=reference: [reference(x, y) for x, y in zip(*arrays, strict=True)], "cpu"
+        )
+        show(name, count, took, peak, whose, theirs, largest(values, torch.tensor(expected)))
+        totals = [totals[0] + took, totals[1] + theirs]
+    for name, whose, ours, theirs in others(images, truths, device):
+        reset_peak(torch.device(device))
+        took, values = seconds(ours, device)
+        peak = peak_mib(torch.device(device))
+        reference, expected = seconds(theirs, device)
+        show(name, count, took, peak, whose, reference, largest(values, expected))
+        totals = [totals[0] + took, totals[1] + reference]
+    return totals[0], totals[1]
+
+
+def others(images: Tensor, truths: Tensor, device: str) -> list[tuple[str, str, Callable, Callable]]:
+    """Metrics whose reference takes batches, or is not of images."""
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(2048, 256, generator=generator) + shift for shift in (0, 0.1))
+    patches = truths[:, 0].unfold(1, 16, 16).unfold(2, 16, 16)
+    ones = torch.ones(1, 1, *images.shape[2:], dtype=torch.bool)
+
+    def ms_ssim() -> Tensor:
+        from recon.metrics.structure import ms_ssim as function
+
+        return torch.cat(
+            [
+                function(x, y, ones.expand(len(x), -1, -1, -1))
+                for x, y in zip(images.split(BATCH), truths.split(BATCH), strict=True)
+            ]
+        )
+
+    def piq_ms_ssim() -> Tensor:
+        return torch.cat(
+            [
+                piq.multi_scale_ssim(x, y, reduction="none")
+                for x, y in zip(images.split(BATCH), truths.split(BATCH), strict=True)
+            ]
+        )
+
+    def piq_kid() -> Tensor:
+        return piq.KID(subset_size=2048, n_subsets=1).compute_metric(a.double(), b.double()).reshape(1)
+
+    return [
+        ("ms_ssim (other borders)", "piq", ms_ssim, piq_ms_ssim),
+        ("kid of 2048 features", "piq", lambda: torch.tensor([kid(a, b)[0]]), piq_kid),
+        (
+            "dct of 16-pixel patches",
+            "scipy",
+            lambda: dct2(patches),
+            lambda: torch.from_numpy(dctn(patches.double().numpy(), axes=(-2, -1), norm="ortho")),
+        ),
+    ]
+
+
+def alone(images: Tensor, truths: Tensor, device: str) -> None:
+    """Prints the metrics on hidden patches of 16 pixels."""
+    features, distance = (net("random").to(device) for net in (PooledFeatures, FeatureDistance))
+    texture = SlicedWasserstein(16)
+    mean = torch.full((3,), 0.5, dtype=torch.float64)
+    functions: dict[str, Callable[[Pair], Tensor]] = {
+        **METRICS,
+        "vgg19": lambda pair: distance(pair.image, pair.truth, pair.hidden),
+        "kid's features": lambda pair: features(pair.image),
+        "sliced_wasserstein": lambda pair: torch.zeros(len(pair.image)) if texture.update(pair) is None else pair.mask,
+        "recovery": lambda pair: band_moments(pair.patches, pair.true_patches, pair.mask, mean),
+    }
+    total = 0.0
+    for name, function in functions.items():
+        reset_peak(torch.device(device))
+        took, _ = over(function, images, truths, 16, device)
+        total += took
+        show(f"{name}, p=16", len(images), took, peak_mib(torch.device(device)))
+    print(f"\neverything on patches of 16 pixels: {len(images) / total:.0f} images/s, {total:.1f} s")
+
+
+def largest(values: Tensor, expected: Tensor) -> float:
+    """Largest difference, relative to the reference's largest value."""
+    return ((values.double() - expected.double()).abs().max() / expected.double().abs().max()).item()
+
+
+def show(
+    name: str, count: int, took: float, peak: float, whose: str = "", theirs: float = math.nan, off: float = math.nan
+) -> None:
+    line = f"{name:<26}{count / took:>10.0f}"
+    line += f"{whose:>16}{count / theirs:>10.1f}{theirs / took:>8.1f}x{off:>12.1e}" if whose else " " * 47
+    print(f"{line}{peak:>10.0f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
