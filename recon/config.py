@@ -15,7 +15,11 @@ def _node(cls: type) -> Any:
 
 @dataclass
 class Data:
-    name: str = option("photos", "photos, folder, imagenette, imagenet, cifar10, cifar100, stl10, hfds/NAME, wds/NAME")
+    name: str = option(
+        "photos",
+        "photos, gaussian_field, dead_leaves, folder, imagenette, imagenet, cifar10, cifar100, stl10, "
+        "hfds/NAME, wds/NAME",
+    )
     root: str | None = option(None, "folder that holds the data")
     image_size: Any = option(32, "pixels, S or [H,W]; multiples of the patch size")
     workers: int = option(0, "processes that read and augment; 0: the training process itself")

@@ -3,7 +3,7 @@
 from recon.data.batches import Batch, training_batches
 from recon.data.crops import evaluation_crop, training_crop
 from recon.data.datasets import create_dataset
-from recon.data.held_out import held_out_images
+from recon.data.held_out import held_out_batches, held_out_images
 from recon.data.source import Source, StreamedSource, UnreadableImage
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "UnreadableImage",
     "create_dataset",
     "evaluation_crop",
+    "held_out_batches",
     "held_out_images",
     "training_batches",
     "training_crop",

@@ -47,6 +47,7 @@ class Plan:
     masking: Masking
     rank: int
     world: int
+    native: bool
 
     def batches(self) -> Iterator[range]:
         """The numbers k of this rank's samples, batch by batch."""
@@ -65,7 +66,7 @@ class Plan:
         # not torch.manual_seed, which would seed the accelerators too
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed_of(self.seed, "crop", k))
-            return training_crop(image, self.image_size)
+            return training_crop(image, self.image_size, native=self.native)
 
 
 def training_batches(
@@ -95,9 +96,9 @@ def training_batches(
         rank, world: this process takes the rank-th part of each batch of batch * world samples.
 
     Raises:
-        InvalidSetting: from the iterator, when no image of the source can be read.
+        InvalidSetting: from the iterator, when no image of the source can be read, or one is too small to be cut.
     """
-    plan = Plan(image_size, batch, start, seed, masking, rank, world)
+    plan = Plan(image_size, batch, start, seed, masking, rank, world, source.native)
     if isinstance(source, StreamedSource):
         dataset, sampler, workers = StreamedBatches(source, plan), None, min(workers, 1)
     else:

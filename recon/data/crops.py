@@ -3,42 +3,59 @@
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms import InterpolationMode, RandomResizedCrop
+from torchvision.transforms import InterpolationMode, RandomCrop, RandomResizedCrop
 from torchvision.transforms import functional as F
+
+from losses.errors import InvalidSetting
 
 SCALE = (0.2, 1.0)  # of the image's area, as MAE pretrains
 RATIO = (3 / 4, 4 / 3)
 COVERED = 0.875  # of the shorter side, by the evaluation crop
 
 
-def training_crop(image: Image.Image, size: tuple[int, int]) -> Tensor:
+def training_crop(image: Image.Image, size: tuple[int, int], native: bool = False) -> Tensor:
     """A random crop, resized and mirrored half of the time, drawn from torch's default CPU generator.
 
     Args:
         image: RGB.
         size: (H, W).
+        native: cut the crop at the image's own scale, without resizing.
 
     Returns:
         uint8 (3, H, W).
+
+    Raises:
+        InvalidSetting: a native image is smaller than the crop.
     """
-    top, left, height, width = RandomResizedCrop.get_params(image, SCALE, RATIO)
-    # PIL's resize is antialiased
-    image = F.resized_crop(image, top, left, height, width, list(size), InterpolationMode.BICUBIC)
+    if native:
+        fits(image, size)
+        image = F.crop(image, *RandomCrop.get_params(image, size))
+    else:
+        top, left, height, width = RandomResizedCrop.get_params(image, SCALE, RATIO)
+        # PIL's resize is antialiased
+        image = F.resized_crop(image, top, left, height, width, list(size), InterpolationMode.BICUBIC)
     if torch.rand(()) < 0.5:
         image = F.hflip(image)
     return F.pil_to_tensor(image)
 
 
-def evaluation_crop(image: Image.Image, size: tuple[int, int]) -> Tensor:
+def evaluation_crop(image: Image.Image, size: tuple[int, int], native: bool = False) -> Tensor:
     """The central crop, 87.5% of the image along the side that limits it.
 
     Args:
         image: RGB.
         size: (H, W).
+        native: cut the central H x W pixels, without resizing.
 
     Returns:
         uint8 (3, H, W).
+
+    Raises:
+        InvalidSetting: a native image is smaller than the crop.
     """
+    if native:
+        fits(image, size)
+        return F.pil_to_tensor(F.center_crop(image, list(size)))
     # the smallest image of the same shape that covers this box
     height, width = (int(side / COVERED) for side in size)
     if image.width * height <= image.height * width:
@@ -47,3 +64,12 @@ def evaluation_crop(image: Image.Image, size: tuple[int, int]) -> Tensor:
         width = image.width * height // image.height
     image = F.resize(image, [height, width], InterpolationMode.BICUBIC)
     return F.pil_to_tensor(F.center_crop(image, list(size)))
+
+
+def fits(image: Image.Image, size: tuple[int, int]) -> None:
+    height, width = size
+    if height > image.height or width > image.width:
+        limit = f"[{image.height},{image.width}]"
+        raise InvalidSetting(
+            f"data.image_size=[{height},{width}]: this dataset's images are never resized; choose at most {limit}"
+        )

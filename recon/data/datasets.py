@@ -3,13 +3,15 @@
 from pathlib import Path
 
 from losses.errors import InvalidSetting, nearest
-from recon.data import folder, hub, photos, published
+from recon.data import dead_leaves, folder, gaussian_field, hub, photos, published
 from recon.data.source import Source, StreamedSource
 
 DATASETS = {
     "cifar10": published.cifar10,
     "cifar100": published.cifar100,
+    "dead_leaves": dead_leaves.dead_leaves,
     "folder": folder.image_folder,
+    "gaussian_field": gaussian_field.gaussian_field,
     "imagenet": published.imagenet,
     "imagenette": published.imagenette,
     "photos": photos.photos,
@@ -24,7 +26,8 @@ def create_dataset(
     """Open one split of a dataset.
 
     Args:
-        name: photos, folder, imagenette, imagenet, cifar10, cifar100, stl10, hfds/NAME or wds/NAME.
+        name: photos, gaussian_field, dead_leaves, folder, imagenette, imagenet, cifar10, cifar100, stl10, hfds/NAME
+            or wds/NAME.
         split: "train" or "val"; no image is in both.
         root: where the files are; `folder` needs it, the others have a place of their own.
         download: fetch a published dataset that is not under `root`.

@@ -34,18 +34,36 @@ def held_out_images(
         names: what tells the images apart.
 
     Raises:
-        InvalidSetting: none of the images can be read.
+        InvalidSetting: none of the images can be read, or they are smaller than `image_size` and never resized.
     """
-    images, noise, names = [], [], []
+    images, noise, names = zip(*held_out_batches(source, image_size, count, seed, masking, count), strict=True)
+    return torch.cat(images), torch.cat(noise), [name for batch in names for name in batch]
+
+
+def held_out_batches(
+    source: Source | StreamedSource,
+    image_size: tuple[int, int],
+    count: int,
+    seed: int,
+    masking: Callable[[torch.Generator], Tensor],
+    batch: int,
+) -> Iterator[tuple[Tensor, Tensor, list[str]]]:
+    """The same as `held_out_images`, `batch` images at a time, so that any number of them fits into memory."""
+    images, noise, names, found = [], [], [], 0
     for image, name in readable_from(source, count):
-        images.append(evaluation_crop(image, image_size))
+        images.append(evaluation_crop(image, image_size, native=source.native))
         noise.append(masking(torch.Generator().manual_seed(seed_of(seed, name))))
         names.append(name)
-        if len(names) == count:
-            break
-    if not names:
+        found += 1
+        if len(names) == batch or found == count:
+            yield torch.stack(images).float() / 255, torch.stack(noise), names
+            images, noise, names = [], [], []
+        if found == count:
+            return
+    if names:
+        yield torch.stack(images).float() / 255, torch.stack(noise), names
+    elif not found:
         raise InvalidSetting("none of the held-out images can be read")
-    return torch.stack(images).float() / 255, torch.stack(noise), names
 
 
 def readable_from(source: Source | StreamedSource, count: int) -> Iterator[tuple[Image.Image, str]]:

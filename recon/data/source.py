@@ -18,7 +18,12 @@ class UnreadableImage(Exception):
 
 
 class _Described:
-    """The classes (empty where there are none), and the pixels' mean and std in [0, 1], per channel."""
+    """The classes (empty where there are none), and the pixels' mean and std in [0, 1], per channel.
+
+    `native`: images are cut at their own scale and never resized, because their statistics are known at that scale.
+    """
+
+    native = False
 
     def __init__(
         self, classes: Iterable[str] = (), mean: Statistics = IMAGENET_MEAN, std: Statistics = IMAGENET_STD

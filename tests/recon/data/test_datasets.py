@@ -208,6 +208,6 @@ def test_a_missing_package_is_told_with_its_remedy(monkeypatch, name, package):
 
 def test_an_unknown_name_is_told_with_the_nearest_and_the_list():
     message = the_error("did you mean 'photos'", "photoes", "train")
-    assert "'photoes'" in message and "cifar10, cifar100, folder" in message and "wds/NAME" in message
+    assert "'photoes'" in message and "cifar10, cifar100, dead_leaves, folder" in message and "wds/NAME" in message
     the_error("unknown dataset 'hfds/'", "hfds/", "train")
     the_error("unknown split 'test'", "photos", "test")

@@ -1,0 +1,180 @@
+"""The best possible reconstruction of `gaussian_field` under squared error, and how much energy it keeps.
+
+The data are a mixture of Gaussians whose covariances are known (see `recon.data.gaussian_field`), so the mean of the
+hidden pixels given the visible ones is a linear solve for each class, and over classes their mean weighted by the
+posterior (Rasmussen and Williams 2006, equations 2.25, 2.26 and 2.30). Rounding to 8 bits enters as white noise,
+clipping (3 in 100,000 values) not at all. But for these two, no reconstruction has a smaller expected error.
+"""
+
+from math import isqrt
+
+import torch
+from torch import Tensor
+
+from losses.patches import spread
+from recon.data.gaussian_field import (
+    CORRELATION,
+    EXPONENTS,
+    MEAN,
+    QUANTISATION,
+    SIDE,
+    STD,
+    autocovariance,
+    power,
+    smoothed,
+)
+from recon.metrics.spectrum import band_sums, dct2
+
+# The orthonormal axes of colour along which fields are independent, by the variance that they share.
+LUMINANCE = STD**2 * (1 + 2 * CORRELATION), ((3**-0.5, 3**-0.5, 3**-0.5),)
+CHROMA = STD**2 * (1 - CORRELATION), ((2**-0.5, -(2**-0.5), 0.0), (6**-0.5, 6**-0.5, -2 * 6**-0.5))
+
+
+class Bayes:
+    """E[hidden | visible] for images of `gaussian_field` at their own scale, every class equally likely beforehand.
+
+    Computes in float64 on the device of its input. At 64 x 64 pixels, three quarters hidden, an image takes 0.25 s on
+    one CPU core; the time grows with the cube of the number of visible pixels.
+
+    Args:
+        image_size: (H, W), at most `SIDE` each.
+    """
+
+    def __init__(self, image_size: tuple[int, int]):
+        self.image_size = image_size
+
+    def __call__(self, truth: Tensor, mask: Tensor) -> Tensor:
+        """The truth where it is visible, its conditional mean elsewhere; with nothing visible, the data's mean.
+
+        Args:
+            truth: (B, 3, H, W) in [0, 1]; hidden pixels are not read.
+            mask: (B, N) bool, True where a patch is hidden.
+
+        Returns:
+            (B, 3, H, W) in [0, 1], float32 or wider.
+        """
+        truth = truth.to(torch.promote_types(truth.dtype, torch.float32))
+        hidden = self._spread(mask)
+        means = []
+        for image, where in zip(truth, hidden, strict=True):
+            log_likelihood, mean = given_each_class(image, ~where)
+            means.append(torch.einsum("k,kchw->chw", log_likelihood.softmax(0), mean).clamp(0, 1))
+        return torch.where(hidden[:, None], torch.stack(means).to(truth.dtype), truth)
+
+    def posterior(self, truth: Tensor, mask: Tensor) -> Tensor:
+        """The probability of each class given the visible pixels: (B, 3, H, W), (B, N) -> (B, classes) float64."""
+        pairs = zip(truth, self._spread(mask), strict=True)
+        return torch.stack([given_each_class(image, ~where)[0].softmax(0) for image, where in pairs])
+
+    def exact_retention(self, mask: Tensor) -> Tensor:
+        """Energy of the conditional mean over energy of the truth, per band of the hidden patches' DCT, exactly.
+
+        For the best reconstruction that is its retention ρ, its coherence γ² and 1 - e, all in one. Energies are
+        expectations around the known mean, summed over channels, classes and the hidden patches of all masks, as
+        `recon.metrics.recovery` sums them over images. The class is taken as known: visible pixels nearly always
+        tell it.
+
+        At 64 x 64 pixels a mask takes 1 s on one CPU core. Random masks of one ratio differ little, so that a few
+        dozen stand for all.
+
+        Args:
+            mask: (B, N) bool.
+
+        Returns:
+            (bands,) float64.
+        """
+        p = self._patch_size(mask)
+        energies = sum(retained_and_whole(where, p, a) for where in self._spread(mask) for a in EXPONENTS)
+        kept, whole = band_sums(energies)
+        return kept / whole
+
+    def _patch_size(self, mask: Tensor) -> int:
+        return isqrt(self.image_size[0] * self.image_size[1] // mask.shape[1])
+
+    def _spread(self, mask: Tensor) -> Tensor:
+        """(B, N) -> (B, H, W)."""
+        p = self._patch_size(mask)
+        return spread(mask, (self.image_size[0] // p, self.image_size[1] // p), p)[:, 0]
+
+
+def given_each_class(image: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
+    """What the visible pixels say under each class, in float64.
+
+    Args:
+        image: (3, H, W).
+        visible: (H, W) bool.
+
+    Returns:
+        log_likelihood: (classes,) of the visible pixels, up to a constant.
+        mean: (classes, 3, H, W), the conditional mean, at visible pixels without their rounding.
+    """
+    pixels = visible.nonzero()
+    lag = lags(pixels, pixels)
+    colours = image[:, visible].double() - MEAN
+    found = [given_class(colours, pixels, lag, a) for a in EXPONENTS]
+    height, width = visible.shape
+    return torch.stack([f[0] for f in found]), torch.stack([f[1][:, :height, :width] for f in found]) + MEAN
+
+
+def given_class(colours: Tensor, pixels: Tensor, lag: Tensor, exponent: float) -> tuple[Tensor, Tensor]:
+    """Log-likelihood () and conditional mean (3, SIDE, SIDE) of a class.
+
+    Args:
+        colours: (3, V), centred.
+        pixels: (V, 2) row and column.
+        lag: (V, V) of the pixels among each other.
+    """
+    shared = at(lag, exponent)
+    log_likelihood, weights = shared.new_zeros(()), torch.zeros_like(colours)
+    for variance, axes in (LUMINANCE, CHROMA):
+        axes = shared.new_tensor(axes)  # (n, 3)
+        values = (axes @ colours).T
+        factor = factor_of(variance, shared)
+        solved = torch.cholesky_solve(values, factor)  # (V, n)
+        log_likelihood -= (values * solved).sum() / 2 + len(axes) * factor.diagonal().log().sum()
+        weights += variance * axes.T @ solved.T
+    # the covariance of any pixel with the visible ones depends on the lag alone: a convolution on the torus
+    impulses = shared.new_zeros(3, SIDE, SIDE)
+    impulses[:, pixels[:, 0], pixels[:, 1]] = weights
+    return log_likelihood, smoothed(impulses, SIDE**2 * power(exponent))
+
+
+def retained_and_whole(hidden: Tensor, patch_size: int, exponent: float) -> Tensor:
+    """Expected energy of a class in each DCT coefficient, summed over hidden patches and channels.
+
+    Args:
+        hidden: (H, W) bool, whole patches.
+
+    Returns:
+        (2, p, p) float64: of the conditional mean, and of the truth.
+    """
+    p = patch_size
+    patch = torch.cartesian_prod(torch.arange(p), torch.arange(p)).to(hidden.device)
+    waves = dct2(torch.eye(p * p, dtype=torch.float64, device=hidden.device).unflatten(1, (p, p))).flatten(1)
+    corners, visible = hidden[::p, ::p].nonzero() * p, (~hidden).nonzero()
+    shared = at(lags(visible, visible), exponent)
+    across = at(lags(visible, (corners[:, None] + patch).flatten(0, 1)), exponent)
+    across = across.unflatten(1, (len(corners), p * p)) @ waves  # of visible pixels with coefficients: (V, M, p*p)
+    within = (waves * (at(lags(patch, patch), exponent) @ waves)).sum(0)
+    kept, whole = torch.zeros_like(within), torch.zeros_like(within)
+    for variance, axes in (LUMINANCE, CHROMA):
+        reduced = torch.linalg.solve_triangular(factor_of(variance, shared), variance * across.flatten(1), upper=False)
+        kept += len(axes) * reduced.square().sum(0).reshape(-1, p * p).sum(0)
+        whole += len(axes) * len(corners) * (variance * within + QUANTISATION)
+    return torch.stack([kept, whole]).unflatten(1, (p, p))
+
+
+def lags(these: Tensor, those: Tensor) -> Tensor:
+    """From pixels (n, 2) to pixels (m, 2), as an index into the flattened autocovariance: (n, m) long."""
+    row, column = ((these[:, None] - those) % SIDE).unbind(-1)
+    return SIDE * row + column
+
+
+def at(lag: Tensor, exponent: float) -> Tensor:
+    """Covariance of a channel of unit variance at lags from `lags`, in their shape, float64."""
+    return autocovariance(exponent).to(lag.device).flatten()[lag]
+
+
+def factor_of(variance: float, shared: Tensor) -> Tensor:
+    """Cholesky factor of the covariance (V, V) of rounded values along one axis of colour."""
+    return torch.linalg.cholesky(variance * shared + QUANTISATION * torch.eye(len(shared)).to(shared))
