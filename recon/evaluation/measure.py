@@ -40,6 +40,7 @@ class Measured:
     moments: (n, distances, bands, 4), of the hidden patches at distance 1, 2, ... from the nearest visible one.
     power: (n, bands), mean power of hidden patches. Both are None where patches are too small for bands.
     pictures: (pictures, 3, H, W) uint8, the prediction as it is, also where the truth was visible.
+    exact_retention: (bands,), what theory expects of a bound.
     """
 
     values: dict[str, Tensor]
@@ -47,6 +48,7 @@ class Measured:
     moments: Tensor | None
     power: Tensor | None
     pictures: Tensor
+    exact_retention: Tensor | None = None
 
 
 class Gathering:

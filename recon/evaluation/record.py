@@ -132,8 +132,11 @@ def textures(measured: Measured, patch_size: int) -> dict[str, Any]:
     recovery = Recovery(moments.sum(0))
     power = measured.power[measured.power.isfinite().all(1)].mean(0)
     named = ("retention", "coherence", "error", "gain")
+    bands = {"frequency": frequency} | {name: plain(getattr(recovery, name).tolist()) for name in named}
+    if measured.exact_retention is not None:
+        bands["exact_retention"] = plain(measured.exact_retention.tolist())
     return {
-        "bands": {"frequency": frequency} | {name: plain(getattr(recovery, name).tolist()) for name in named},
+        "bands": bands,
         "by_distance": {
             "distance": [d + 1 for d in there],
             "mse": [plain(squared_error(moments[d])) for d in there],

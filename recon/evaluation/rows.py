@@ -26,7 +26,8 @@ LABELS = {
 class Row:
     """`reconstruct(truth (B, 3, H, W), mask (B, N))` gives images (B, 3, H, W) in [0, 1], which may overshoot.
 
-    `kind`: "run", "simple", "bound" (the best that is possible) or "truth".
+    `kind`: "run", "simple", "bound" (the best that is possible) or "truth". `exact_retention(mask (B, N))` gives the
+    bound's expected retention per band, (bands,), where it is known.
     """
 
     key: str
@@ -34,6 +35,7 @@ class Row:
     kind: str
     reconstruct: Reconstruct
     note: str | None = None
+    exact_retention: Callable[[Tensor], Tensor] | None = None
 
 
 def rows_of_run(subject: Subject, device: torch.device) -> list[Row]:
@@ -68,7 +70,10 @@ def rows_beside(protocol: Protocol, source: Source | StreamedSource, training_im
     rows = [Row(key, LABELS[key], "simple", simple) for key, simple in SIMPLE.items()]
     rows.append(Row("ridge", "ridge regression", "simple", ridge))
     if isinstance(source, GaussianField):
-        rows.append(Row("bayes", "Bayes: the least possible error", "bound", Bayes(protocol.image_size)))
+        bayes = Bayes(protocol.image_size)
+        rows.append(
+            Row("bayes", "Bayes: the least possible error", "bound", bayes, exact_retention=bayes.exact_retention)
+        )
     return [*rows, Row("truth", "the truth", "truth", lambda truth, mask: truth)]
 
 
