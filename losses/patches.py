@@ -25,6 +25,6 @@ def unpatchify(patches: Tensor, grid: tuple[int, int]) -> Tensor:
 
 def spread(per_patch: Tensor, grid: tuple[int, int], patch_size: int) -> Tensor:
     """One value per patch to one per pixel: (B, N) -> (B, 1, H, W)."""
-    b = per_patch.shape[0]
-    image = per_patch.reshape(b, 1, *grid)
-    return image.repeat_interleave(patch_size, dim=2).repeat_interleave(patch_size, dim=3)
+    b, (rows, columns), p = per_patch.shape[0], grid, patch_size
+    patches = per_patch.reshape(b, rows, 1, columns, 1).expand(-1, -1, p, -1, p)
+    return patches.reshape(b, 1, rows * p, columns * p)

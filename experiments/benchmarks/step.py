@@ -189,7 +189,8 @@ def main() -> None:
     mse = None
     for expression in options.loss:
         bench = Bench(expression, options)
-        compare(bench.ours, bench.plain, 0, bench.device)  # compilation is no part of a step
+        bench.ours()  # compilation is no part of a step
+        bench.plain()
         bench.parts.clear()
         reset_peak(bench.device)
         ours, plain = compare(bench.ours, bench.plain, options.repeats, bench.device)

@@ -26,8 +26,8 @@ def kid(features: Tensor, others: Tensor) -> tuple[float, float]:
     n, m = len(features), len(others)
     _enough(min(n, m))
     a, b = features.double(), others.double()
-    within_a, within_b = (_kernel_sums(x, x) - _kernel(x, x, paired=True) for x in (a, b))
-    across_a, across_b = _kernel_sums(a, b), _kernel_sums(b, a)
+    within_a, within_b = (_kernel_sums(x, x)[0] - _kernel(x, x, paired=True) for x in (a, b))
+    across_a, across_b = _kernel_sums(a, b)
     aa, bb, ab = within_a.sum(), within_b.sum(), across_a.sum()
 
     def estimate(aa: Tensor, n: int, bb: Tensor, m: int, ab: Tensor) -> Tensor:
@@ -64,13 +64,19 @@ def paired_kid(features: Tensor, true_features: Tensor) -> Tensor:
 
 def _kernel(x: Tensor, y: Tensor, paired: bool = False) -> Tensor:
     """(x·y / d + 1)³: (n, d), (m, d) -> (n, m), or (n,) of each with its own."""
-    product = (x * y).sum(1) if paired else x @ y.T
-    return (product / x.shape[1] + 1) ** 3
+    one, d = x.new_ones(()), x.shape[1]
+    base = (x * y).sum(1) / d + 1 if paired else torch.addmm(one, x, y.T, alpha=1 / d)
+    return base.square().mul_(base)
 
 
-def _kernel_sums(x: Tensor, y: Tensor) -> Tensor:
-    """Sum of the kernel over all of y: (n, d), (m, d) -> (n,)."""
-    return torch.cat([_kernel(x[i], y).sum(1) for i in _blocks(len(x), len(y))])
+def _kernel_sums(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Sums of the kernel over all of y, and over all of x: (n, d), (m, d) -> (n,), (m,)."""
+    over_y, over_x = [], x.new_zeros(len(y))
+    for block in _blocks(len(x), len(y)):
+        kernel = _kernel(x[block], y)
+        over_y.append(kernel.sum(1))
+        over_x += kernel.sum(0)
+    return torch.cat(over_y), over_x
 
 
 def _blocks(n: int, width: int) -> list[slice]:
