@@ -27,7 +27,8 @@ def gallery(folders: list[Path], images: int, out: Path) -> None:
     rows: dict[str, torch.Tensor] = {}
     first = None
     for folder in folders:
-        settings, model = load_run(folder)
+        trained = load_run(folder)
+        settings, model = trained.settings, trained.model
         setup = (settings.data.name, config.image_size(settings), model.patch_size, settings.masking, settings.seed)
         first = first or setup
         if setup != first:

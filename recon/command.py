@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import hydra
@@ -51,9 +52,9 @@ class Command:
 
     @cached_property
     def keys(self) -> set[str]:
-        """Every setting's key, and every node's."""
+        """Every setting's key, and every node's that a term has."""
         keys = {s.key for s in every_setting(self.settings)}
-        return keys | {key[:i] for key in keys for i in range(len(key)) if key[i] == "."}
+        return keys | {key[:i] for key in keys for i in range(len(key)) if key[i] == "." and "." in key[:i]}
 
 
 def run(task: Callable[[Any, frozenset[str]], int | None], command: Command) -> None:
@@ -106,7 +107,7 @@ def understood(arguments: list[str], scratch: str, command: Command) -> tuple[li
                     f"unknown flag '{flag}'{nearest(flag, FLAGS | VALUED_FLAGS)}; settings are key=value"
                 )
             flags.append(argument)
-        elif command.bare and "=" not in argument:
+        elif command.bare and ("=" not in argument or Path(argument).exists()):
             bare.append(argument)
         else:
             overrides.append(_override(argument, command))

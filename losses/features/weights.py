@@ -41,7 +41,7 @@ def load_vgg19(net: VGG19, source: str) -> dict[str, str]:
         depth = _depth(weights)
         raise InvalidSetting(
             f"VGG19 weights '{source}' end at {depth}, but the taps {', '.join(net.taps)} need more; "
-            f"choose taps up to {depth} or losses.perceptual.weights=imagenet"
+            f"choose taps up to {depth} or take the weights imagenet"
         )
     for key, value in wanted.items():
         shape = tuple(getattr(weights[key], "shape", ()))
@@ -80,7 +80,7 @@ def imagenet() -> dict[str, Tensor]:
         except (OSError, RuntimeError, HTTPException) as error:
             raise InvalidSetting(
                 f"VGG19's ImageNet weights could not be downloaded ({_first_line(error)}); "
-                f"put {name} from {IMAGENET_URL} into {path.parent}, or use losses.perceptual.weights=bundled or a file"
+                f"put {name} from {IMAGENET_URL} into {path.parent}, or use the weights bundled or a file"
             ) from error
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
@@ -94,7 +94,7 @@ def imagenet() -> dict[str, Tensor]:
 def from_file(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise InvalidSetting(
-            f"losses.perceptual.weights={path}: no such file; use imagenet, bundled, random, "
+            f"no VGG19 weights at {path}: use imagenet, bundled, random, "
             "or a .safetensors or .pth file in torchvision's names"
         )
     try:

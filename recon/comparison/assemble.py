@@ -1,14 +1,16 @@
 """The comparison as plain data: what the page, the tables and the plots are made of (comparison.json)."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from recon.command_line import written
 from recon.comparison.differences import Row, best, differences
 from recon.comparison.gather import Candidate
 from recon.evaluation.record import Record, no_value
+from recon.evaluation.settings import EvaluateSettings, Measuring
 from recon.evaluation.subject import curves
 from recon.training.run_folder import flat
 
@@ -30,17 +32,17 @@ class Learnt:
 
 
 def learnt_rows(candidates: list[Candidate]) -> dict[str, Learnt]:
-    """Every row of every run by the name that it has in the comparison."""
+    """Every row of every run by a key that no other row has: run/NAME, oracle/NAME."""
     labels = unique_labels([c.folder for c in candidates])
     return {
-        labels[c.folder] + ("" if key == "run" else f" ({key})"): Learnt(c, key)
+        f"{key}/{labels[c.folder]}": Learnt(c, key)
         for c in candidates
         for key, row in (c.found.page["rows"] if c.found else {"run": {"kind": "run"}}).items()
         if row["kind"] == "run"
     }
 
 
-def assemble(candidates: list[Candidate], learnt: dict[str, Learnt]) -> dict[str, Any]:
+def assemble(candidates: list[Candidate], learnt: dict[str, Learnt], measuring: Measuring) -> dict[str, Any]:
     """Rows of all runs, then the simple reconstructions, which every evaluation has alike, then the truth."""
     first = next(c.found for c in candidates if c.found)
     metrics, labels = first.page["metrics"], unique_labels([c.folder for c in candidates])
@@ -62,7 +64,7 @@ def assemble(candidates: list[Candidate], learnt: dict[str, Learnt]) -> dict[str
         },
         "differences": differences(metrics, measured),
         "training": {key: _training(row.candidate) for key, row in learnt.items() if row.row == "run"},
-        "made": made(candidates, labels),
+        "made": {f"run/{label}": made for label, made in made(candidates, labels, measuring).items()},
         **{
             plot: {key: page[name] for key, page in pages.items() if page and page[name]}
             for plot, name in PLOTTED.items()
@@ -70,51 +72,49 @@ def assemble(candidates: list[Candidate], learnt: dict[str, Learnt]) -> dict[str
     }
 
 
-def made(candidates: list[Candidate], labels: dict[Path, str]) -> dict[str, dict[str, Any]]:
+def made(candidates: list[Candidate], labels: dict[Path, str], measuring: Measuring) -> dict[str, dict[str, Any]]:
     """How each run came about: its objective, the settings that differ between runs, weights, commands."""
     opened = [c for c in candidates if c.subject]
-    settings = {c.folder: flat(c.subject.settings) for c in opened}
+    settings = {c.folder: flat(c.subject.trained.settings) for c in opened}
     differing = {
         key for each in settings.values() for key in each if len({json.dumps(s[key]) for s in settings.values()}) > 1
     }
     found = {}
     for c in opened:
-        resolved, own = c.subject.resolved, settings[c.folder]
+        trained, own = c.subject.trained, settings[c.folder]
         found[labels[c.folder]] = {
-            "expression": resolved["objective"],
+            "expression": trained.resolved["objective"],
             "differs": {key: own[key] for key in own if key in differing and key not in ("name", "resume", "loss")},
-            "weights": resolved["weights"],
-            "steps": c.subject.step if c.subject.step is not None else resolved["steps"],
-            "model": c.subject.sha256,
-            "commands": [command(c.subject.settings), f"python -m recon.evaluate run={c.folder}"],
+            "weights": trained.resolved["weights"],
+            "steps": trained.step if trained.step is not None else trained.resolved["steps"],
+            "model": trained.sha256,
+            "commands": [
+                written("pretrain", trained.settings, leave_out=("resume", "compile")),
+                written("evaluate", evaluation_of(c, measuring)),
+            ],
         }
     return found
 
 
-def command(settings: Any) -> str:
-    """The command that makes such a run again: every setting that is not the default."""
-    now, usual = flat(settings), flat(type(settings)())
-    words = [
-        f"{key}={_word(value)}"
-        for key, value in now.items()
-        if value != usual[key] and key not in ("resume", "compile")
-    ]
-    return " ".join(["python -m recon.pretrain", *words])
+def evaluation_of(candidate: Candidate, measuring: Measuring) -> EvaluateSettings:
+    """The settings under which recon.evaluate makes the numbers of this comparison."""
+    common = {f.name: getattr(measuring, f.name) for f in fields(Measuring)}
+    return EvaluateSettings(**common, run=str(candidate.folder))
 
 
 def unique_labels(folders: list[Path]) -> dict[Path, str]:
     """A run's name; its whole path where two runs have the same name."""
-    names = [folder.name for folder in folders]
-    return {folder: folder.name if names.count(folder.name) == 1 else str(folder) for folder in folders}
+    names = [folder.resolve().name for folder in folders]
+    return {f: name if names.count(name) == 1 else str(f) for f, name in zip(folders, names, strict=True)}
 
 
 def _row(key: str, page: dict[str, Any] | None, metrics: list[dict[str, Any]], reason: str | None) -> dict[str, Any]:
     if page is None:
         nothing = {metric["name"]: no_value(f"not evaluated: {reason}") for metric in metrics}
-        return {"key": key, "label": key, "kind": "run", "note": reason, "values": nothing}
-    return {"key": key, "label": key if page["kind"] == "run" else page["label"]} | {
-        name: page[name] for name in ("kind", "note", "values")
-    }
+        return {"key": key, "label": key.partition("/")[2], "kind": "run", "note": reason, "values": nothing}
+    kind, _, name = key.partition("/")
+    label = {"run": name, "oracle": f"{name} (oracle)"}.get(kind, page["label"])
+    return {"key": key, "label": label} | {name: page[name] for name in ("kind", "note", "values")}
 
 
 def _training(candidate: Candidate) -> dict[str, Any]:
@@ -124,8 +124,3 @@ def _training(candidate: Candidate) -> dict[str, Any]:
     stride = -(-len(steps) // POINTS) or 1
     wanted = [name for name in found if name.endswith("/gradient_norm") or name.startswith("cosine/")]
     return {"step": steps[::stride], "curves": {name: found[name][::stride] for name in wanted}}
-
-
-def _word(value: Any) -> str:
-    text = "null" if value is None else str(value).replace(" ", "")
-    return f"'{text}'" if any(c in text for c in '*()[]{}$&;|<>?!"\\ ') else text

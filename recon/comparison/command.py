@@ -32,18 +32,18 @@ def compare(settings: CompareSettings, given: frozenset[str] = frozenset()) -> i
         InvalidSetting: no run was named, runs that cannot be compared, none that can be evaluated.
     """
     check(settings)
-    if not settings.runs:
-        raise InvalidSetting("name the runs to compare: python -m recon.compare runs/A runs/B")
     began = time.monotonic()
     folder = Path(settings.out)
+    if (folder / "config.yaml").exists():
+        raise InvalidSetting(f"out={folder} is a run; choose another folder for the report")
     runs = [run for run in dict.fromkeys(map(Path, settings.runs)) if run.resolve() != folder.resolve()]  # of runs/*
+    if not runs:
+        raise InvalidSetting("name the runs to compare: python -m recon.compare runs/A runs/B")
     candidates = gather(runs, settings, announced)
     learnt = learnt_rows(candidates)
-    comparison = assemble(candidates, learnt)
+    comparison = assemble(candidates, learnt, settings)
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / "comparison.json", json.dumps(comparison, indent=1, allow_nan=False) + "\n")
-    write_tables(comparison, folder)
-    write_plots(comparison, folder)
+    write_files(comparison, folder)
     page = write_page(comparison, pictures(learnt), folder)
     print(table(comparison | {"rows": {row["key"]: row for row in comparison["rows"]}}))
     for line in undefined(comparison | {"rows": {row["key"]: row for row in comparison["rows"]}}):
@@ -53,6 +53,19 @@ def compare(settings: CompareSettings, given: frozenset[str] = frozenset()) -> i
         print(f"left out: {candidate.reason}", file=sys.stderr)
     print(f"report  {page}   ({duration(time.monotonic() - began)})")
     return 1 if failed else 0
+
+
+def write_files(comparison: dict[str, Any], folder: Path) -> None:
+    """comparison.json, tables and plots; those of an earlier comparison that this one does not have are removed."""
+    path = folder / "comparison.json"
+    try:
+        before = set(json.loads(path.read_text())["files"])
+    except (OSError, ValueError, TypeError, KeyError):
+        before = set()
+    files = [file.name for file in (*write_tables(comparison, folder), *write_plots(comparison, folder))]
+    for name in before - set(files):
+        (folder / Path(name).name).unlink(missing_ok=True)
+    write_text(path, json.dumps(comparison | {"files": files}, indent=1, allow_nan=False) + "\n")
 
 
 def announced(subject: Subject, measuring: Measuring, before: Evaluation | None) -> Evaluation:
@@ -65,15 +78,13 @@ def pictures(learnt: dict[str, Learnt]) -> dict[str, Any]:
     first = next(row.found for row in learnt.values() if row.found)
     protocol, truth = first.protocol, first.tensors["truth/pictures"]
     p = protocol.patch_size
-    count = first.page["protocol"]["images"]
-    shown = sorted({i * count // len(truth) for i in range(len(truth))})
     rows = {key: row.found.tensors[f"{row.row}/pictures"] for key, row in learnt.items() if row.found}
     for key, page in first.page["rows"].items():
         if page["kind"] not in ("run", "truth"):
             rows[key] = first.tensors[f"{key}/pictures"]
     return {
         "patch_size": p,
-        "names": [first.page["images"][i] for i in shown],
+        "names": first.page["pictures"],
         "truth": truth.permute(0, 2, 3, 1).numpy(),
         "hidden": spread(first.tensors["masks"], protocol.grid, p)[:, 0].numpy(),
         "rows": {key: images.permute(0, 2, 3, 1).numpy() for key, images in rows.items()},

@@ -1,5 +1,6 @@
 """Whether runs differ: paired over images, with intervals."""
 
+import math
 from collections.abc import Callable
 from itertools import combinations
 from typing import Any
@@ -66,23 +67,32 @@ def differences(metrics: list[dict[str, Any]], rows: dict[str, Row]) -> list[dic
                         "low": plain(interval.low),
                         "high": plain(interval.high),
                         "excludes_zero": interval.excludes_zero,
+                        "n": interval.images,
                     }
                 )
     return found
 
 
 def best(metric: dict[str, Any], rows: dict[str, Row]) -> list[str]:
-    """Rows that no other beats with an interval that excludes zero; none where no row is beaten by any."""
-    sign = -1 if metric["better"] == "higher" else 1
+    """The row that is ahead of every other, and those that its interval cannot tell from it.
+
+    None where no row is behind it by an interval that excludes zero: then there is nothing to mark. A row without an
+    interval to the leader takes no part.
+    """
+    sign = 1 if metric["better"] == "higher" else -1
     compared = farther_from_truth if metric["better"] == "truth" else difference
-    beaten, there = set(), set()
-    for a, b in combinations(rows, 2):
+
+    def behind(a: str, b: str) -> Interval | None:
+        """How far b is behind a, where there is an interval."""
         interval = compared(metric["name"], rows[a], rows[b])
-        if interval is not None:
-            there |= {a, b}
-            if interval.excludes_zero:
-                beaten.add(a if sign * interval.value > 0 else b)
-    return [key for key in rows if key in there - beaten] if beaten else []
+        return interval if interval is not None and math.isfinite(interval.low) else None
+
+    gaps = {a: {b: gap for b in rows if b != a and (gap := behind(a, b)) is not None} for a in rows}
+    for leader, others in gaps.items():
+        if others and all(sign * gap.value >= 0 for gap in others.values()):
+            level = [key for key, gap in others.items() if not gap.excludes_zero]
+            return [key for key in rows if key in (leader, *level)] if len(level) < len(others) else []
+    return []
 
 
 def _defined(interval: Interval) -> Interval | None:

@@ -8,11 +8,12 @@ from losses import InvalidSetting
 from recon.comparison.settings import CompareSettings
 from recon.evaluation import record
 from recon.evaluation.evaluation import Evaluation
+from recon.evaluation.instruments import networks
 from recon.evaluation.protocol import Protocol, protocol_of
 from recon.evaluation.subject import Subject, open_run
 
 # What does not change the numbers of an evaluation.
-PLACES = {"device", "batch", "run", "runs", "out", "again", "data"}
+PLACES = {"device", "batch", "run", "runs", "out", "again", "data"}  # but see `usable`
 
 
 @dataclass
@@ -38,15 +39,17 @@ def gather(folders: list[Path], settings: CompareSettings, evaluated: Callable[.
     if not readable:
         raise InvalidSetting("; ".join(c.reason for c in candidates))
     refuse_other_protocols([(c.folder, _protocol(c.subject, settings)) for c in readable])
+    weights = networks(settings).provenance
     last: Evaluation | None = None
     for candidate in readable:
-        candidate.found = None if settings.again else usable(candidate.subject, settings)
+        candidate.found = None if settings.again else usable(candidate.subject, settings, weights)
         if candidate.found is None:
             try:
                 last = evaluated(candidate.subject, settings, last)
                 candidate.found = record.write(candidate.subject, settings, last)
-            except InvalidSetting as error:
-                candidate.reason = str(error)
+            except (InvalidSetting, OSError, RuntimeError) as error:  # a full disk, a device without memory
+                candidate.reason = f"{candidate.folder}: {' '.join(str(error).split())}"
+        candidate.subject.trained.model.cpu()
     refuse_other_images(candidates)
     return candidates
 
@@ -69,17 +72,19 @@ def refuse_other_images(candidates: list[Candidate]) -> None:
     for candidate in found[1:]:
         if candidate.found.page["protocol"]["digest"] != first.found.page["protocol"]["digest"]:
             raise InvalidSetting(
-                f"{candidate.folder} and {first.folder} were evaluated on other images or masks (the data has changed "
-                "between them); evaluate them anew: again=true"
+                f"{candidate.folder} and {first.folder} were evaluated on other images or masks; if "
+                "their data is the same, evaluate them anew: again=true data.root=PATH"
             )
 
 
-def usable(subject: Subject, settings: CompareSettings) -> record.Record | None:
-    """The evaluation in the run's folder, if it is of this model and these settings."""
+def usable(subject: Subject, settings: CompareSettings, weights: dict[str, dict[str, str]]) -> record.Record | None:
+    """The evaluation in the run's folder, if it is of this model, these settings and these networks' `weights`."""
     found = record.read(subject.folder)
-    if found is None or found.page["model"]["sha256"] != subject.sha256:
+    if found is None or found.page["model"]["sha256"] != subject.trained.sha256 or found.page["weights"] != weights:
         return None
     then, now = found.page["measuring"], asdict(settings)
+    if settings.data.root is not None and then["data"] != now["data"]:
+        return None
     return found if all(then.get(key) == now[key] for key in now if key not in PLACES) else None
 
 
@@ -91,4 +96,4 @@ def _opened(folder: Path) -> Candidate:
 
 
 def _protocol(subject: Subject, settings: CompareSettings) -> Protocol:
-    return protocol_of(subject.settings, subject.model.patch_size, settings)
+    return protocol_of(subject.trained.settings, subject.trained.model.patch_size, settings)

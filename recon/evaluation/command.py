@@ -46,6 +46,8 @@ def evaluated(subject: Subject, measuring: Measuring, before: Evaluation | None 
     """Evaluates a run on the device of the settings, with a bar; see `evaluate`."""
     check(measuring)
     device = make_fabric(measuring.device, "fp32").device
+    if device.type == "mps":  # it has no double precision
+        device = torch.device("cpu")
     # Measured in float32, not in the shorter format that CUDA may put in its place.
     torch.set_float32_matmul_precision("highest")
     torch.backends.cudnn.allow_tf32 = False

@@ -1,7 +1,6 @@
 """Evaluates a run: the same images and masks for every row, one pass over them."""
 
-import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -10,47 +9,28 @@ from torch import Tensor
 
 from losses import InvalidSetting
 from recon.data import Source, StreamedSource
-from recon.evaluation.measure import Gathering, Instruments, Measured, RatioPoint
+from recon.evaluation.instruments import make_instruments, networks, passports_of
+from recon.evaluation.measure import Gathering, Measured, RatioPoint
 from recon.evaluation.protocol import Batch, Digest, Protocol, batches, open_source, protocol_of
-from recon.evaluation.rows import Row, rows_beside, rows_of_run
+from recon.evaluation.rows import Progress, Row, rows_beside, rows_of_run
 from recon.evaluation.settings import Measuring
 from recon.evaluation.subject import Subject
-from recon.metrics import GROUPS, METRICS, SET_METRICS, Pair, Passport, Undefined
-from recon.metrics.deep import (
-    LPIPS,
-    VGG,
-    FeatureDistance,
-    Lpips,
-    PooledFeatures,
-    feature_distance_metric,
-    lpips_metric,
-)
-
-Progress = Callable[[Iterable, str, int], Iterable]  # what it goes through, what that is, how many
+from recon.metrics import Pair, Passport, Undefined
 
 EXACT_MASKS = 12  # that exact retention is worked out for; each takes a second at 64 pixels
-EXCESS = Passport(
-    name="excess_mse",
-    what="Mean squared error over hidden pixels beyond the least possible one, which this data's law gives.",
-    unit="squared intensity",
-    low=-math.inf,
-    high=math.inf,
-    better="lower",
-    reference="the conditional mean given the visible pixels, recon.baselines.bayes",
-    paired=True,
-)
 
 
 @dataclass
 class Evaluation:
     """A run's rows by key, all on the same images and masks, whose checksum is `digest`.
 
-    `masks` (pictures, N) are of the images to look at.
+    `shown` are the names of the images to look at, and `masks` (pictures, N) theirs.
     """
 
     protocol: Protocol
     digest: str
     names: list[str]
+    shown: list[str]
     masks: Tensor
     rows: list[Row]
     measured: dict[str, Measured]
@@ -71,42 +51,48 @@ def evaluate(
     Raises:
         InvalidSetting: the data is not to be had, or has changed since `before`.
     """
-    protocol = protocol_of(subject.settings, subject.model.patch_size, measuring)
+    settings, model = subject.trained.settings, subject.trained.model
+    protocol = protocol_of(settings, model.patch_size, measuring)
     before = before if before is not None and before.protocol == protocol else None
-    training, held_out = (open_source(subject.settings, split, measuring) for split in ("train", "val"))
-    instruments, provenance = make_instruments(measuring, protocol, held_out, device)
-    run = rows_of_run(subject, device)
-    beside = [] if before else rows_beside(protocol, training, measuring.training_images, measuring.batch)
+    training, held_out = (open_source(settings, split, measuring) for split in ("train", "val"))
+    nets = networks(measuring)
+    instruments = make_instruments(nets, protocol, held_out, device)
+    run, beside = rows_of_run(subject, device), before.rows if before else []
+    beside = [row for row in beside if row.kind != "run"] or rows_beside(
+        protocol, training, measuring.training_images, measuring.batch, progress
+    )
+    gatherings = {row.key: Gathering(instruments, protocol.patch_size) for row in (run if before else [*run, *beside])}
     rows = [*run, *beside]
-    digest, names = Digest(), []
-    gatherings = {row.key: Gathering(instruments, protocol.patch_size) for row in rows}
+    digest, names, shown, masks = Digest(), [], [], []
+    positions = spread(measuring.pictures, protocol, held_out)
     total = -(-protocol.images // measuring.batch)
-    shown = spread(measuring.pictures, protocol, held_out)
     for batch in progress(batches(protocol, held_out, measuring.batch), "metrics", total):
-        looked_at = [i for i in range(len(batch.names)) if len(names) + i in shown]
-        digest.add(batch, looked_at)
+        looked_at = [i for i in range(len(batch.names)) if len(names) + i in positions]
+        digest.add(batch)
         names += batch.names
+        shown += [batch.names[i] for i in looked_at]
+        masks.append(batch.mask[looked_at])
         features = None if instruments.features is None else instruments.features(batch.images.to(device)).cpu()
-        for row, image, pair in reconstructed(rows, batch, device):
+        for row, image, pair in reconstructed([row for row in rows if row.key in gatherings], batch, device):
             gatherings[row.key].add(pair, features, image[looked_at])
     measured = {key: gathering.result() for key, gathering in gatherings.items()}
     if before:
         if before.digest != digest.hexdigest():
-            raise InvalidSetting(f"the images of {protocol.data} changed during the evaluation")
-        rows += [row for row in before.rows if row.kind != "run"]
-        measured |= {row.key: before.measured[row.key] for row in rows if row.kind != "run"}
+            raise InvalidSetting(f"{subject.folder} finds other images of {protocol.data} than the run before it")
+        measured |= {row.key: before.measured[row.key] for row in beside}
     _excess(measured)
-    _exact(rows, measured, torch.cat(digest.masks)[:EXACT_MASKS])
+    _exact(rows, measured, torch.cat(masks)[:EXACT_MASKS])
     return Evaluation(
-        protocol,
-        digest.hexdigest(),
-        names,
-        torch.cat(digest.masks),
-        rows,
-        measured,
+        protocol=protocol,
+        digest=digest.hexdigest(),
+        names=names,
+        shown=shown,
+        masks=torch.cat(masks),
+        rows=rows,
+        measured=measured,
         by_ratio=along_ratios(run, protocol, held_out, measuring, device, progress, instruments.colour),
-        passports=passports_of(measuring, measured),
-        provenance=provenance,
+        passports=passports_of(measuring, bound="bayes" in measured),
+        provenance=nets.provenance,
     )
 
 
@@ -122,32 +108,6 @@ def spread(count: int, protocol: Protocol, source: Source | StreamedSource) -> s
     """Positions of `count` images among those that are measured."""
     images = protocol.images if isinstance(source, StreamedSource) else min(protocol.images, len(source))
     return {i * images // count for i in range(count)}
-
-
-def make_instruments(
-    measuring: Measuring, protocol: Protocol, source: Source | StreamedSource, device: torch.device
-) -> tuple[Instruments, dict[str, dict[str, str]]]:
-    """All metrics, and where the weights of their networks came from; a network that cannot be had is a reason."""
-    metrics, missing, provenance, features = dict(METRICS), {}, {}, None
-    networks = {
-        "lpips": lambda: (Lpips(measuring.lpips.net, measuring.lpips.weights), lpips_metric),
-        "vgg19": lambda: (FeatureDistance(measuring.features.weights), feature_distance_metric),
-    }
-    for name, make in networks.items():
-        try:
-            net, passport = make()
-            metrics[name] = passport(net.to(device))
-            provenance[name] = net.provenance()
-        except InvalidSetting as reason:
-            missing[name] = str(reason)
-    try:
-        features = PooledFeatures(measuring.features.weights, measuring.features.tap).to(device)
-        features(torch.zeros(1, 3, *protocol.image_size, device=device))
-        provenance["kid"] = features.provenance() | {"tap": measuring.features.tap}
-    except (InvalidSetting, Undefined) as reason:
-        features, missing["kid"] = None, str(reason)
-    colour = torch.tensor(source.mean, dtype=torch.float64)
-    return Instruments(metrics, features, missing, colour), provenance
 
 
 def along_ratios(
@@ -189,10 +149,3 @@ def _exact(rows: list[Row], measured: dict[str, Measured], masks: Tensor) -> Non
         if row.exact_retention is not None and measured[row.key].exact_retention is None:
             with suppress(Undefined):  # patches too small for bands
                 measured[row.key].exact_retention = row.exact_retention(masks)
-
-
-def passports_of(measuring: Measuring, measured: dict[str, Measured]) -> dict[str, Passport]:
-    """What every column means, in the table's order; those that could not be had too."""
-    known = {**METRICS, **SET_METRICS, "lpips": LPIPS[measuring.lpips.net], "vgg19": VGG, EXCESS.name: EXCESS}
-    names = [name for group in GROUPS.values() for name in group]
-    return {name: known[name] for name in names if name != EXCESS.name or "bayes" in measured}

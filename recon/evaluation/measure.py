@@ -1,34 +1,19 @@
 """One row's numbers, gathered batch by batch; only a few hundred numbers of each image are kept."""
 
 from collections import defaultdict
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from recon.metrics import METRICS, Metric, Pair, Undefined
-from recon.metrics.deep import PooledFeatures
+from recon.evaluation.instruments import Instruments
+from recon.metrics import METRICS, Pair, Undefined
 from recon.metrics.distribution import SlicedWasserstein, paired_kid
 from recon.metrics.recovery import RECOVERY, band_moments, distance_to_visible, summary
 from recon.metrics.spectrum import SMALLEST_PATCH, band_power
 
 FURTHEST = 4  # patches to the nearest visible one; those further away are counted there
-
-
-@dataclass(frozen=True)
-class Instruments:
-    """All that is measured on a pair.
-
-    metrics: per image, by name. features: of KID, where its network can be had. missing: metric -> why it cannot.
-    colour: (3,), the data's mean.
-    """
-
-    metrics: Mapping[str, Metric]
-    features: PooledFeatures | None
-    missing: Mapping[str, str]
-    colour: Tensor
 
 
 @dataclass
@@ -95,7 +80,7 @@ class Gathering:
             except Undefined as reason:
                 self.reasons["kid"] = str(reason)
         if self.texture is not None:
-            values["sliced_wasserstein"] = self.texture.per_image()
+            values["sliced_wasserstein"] = self.texture.per_image().cpu()
         moments, power = (torch.cat(parts) if parts else None for parts in (self.moments, self.power))
         return Measured(values, self.reasons, moments, power, torch.cat(self.pictures))
 

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
@@ -86,14 +86,12 @@ def batches(
 
 
 class Digest:
-    """SHA-256 over names, images and masks, in their order; and the masks of the images to look at."""
+    """SHA-256 over names, images and masks, in their order."""
 
     def __init__(self) -> None:
         self._sha = hashlib.sha256()
-        self.masks: list[Tensor] = []
 
-    def add(self, batch: Batch, looked_at: list[int]) -> None:
-        self.masks.append(batch.mask[looked_at])
+    def add(self, batch: Batch) -> None:
         for image, mask, name in zip(batch.images, batch.mask, batch.names, strict=True):
             self._sha.update(name.encode())
             self._sha.update((image * 255).round().to(torch.uint8).numpy().tobytes())
@@ -101,10 +99,3 @@ class Digest:
 
     def hexdigest(self) -> str:
         return self._sha.hexdigest()
-
-
-def training_images(protocol: Protocol, source: Source | StreamedSource, count: int, size: int) -> Iterator[Tensor]:
-    """`count` training images, evaluation crops, spread over the source: (B, 3, H, W) in [0, 1]."""
-    spread = replace(protocol, images=count)
-    for batch in batches(spread, source, size):
-        yield batch.images

@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor
 
 from recon.evaluation.evaluation import Evaluation
@@ -51,7 +51,7 @@ def write(subject: Subject, measuring: Measuring, evaluation: Evaluation) -> Rec
         if measured.moments is not None:
             tensors |= {f"{key}/moments": measured.moments, f"{key}/power": measured.power}
     temporary = subject.folder / f"{TENSORS}.tmp"
-    save_file(tensors, temporary, metadata={"digest": evaluation.digest, "model": subject.sha256})
+    temporary.write_bytes(save(tensors, metadata=_belongs_to(page)))
     temporary.replace(subject.folder / TENSORS)
     write_text(subject.folder / JSON, json.dumps(page, indent=1, allow_nan=False) + "\n")
     return Record(page, tensors)
@@ -61,24 +61,33 @@ def read(folder: Path) -> Record | None:
     """The evaluation in a run's folder; None where there is none that can be read."""
     try:
         page = json.loads((folder / JSON).read_text())
-        tensors = load_file(folder / TENSORS)
-    except (OSError, ValueError, SafetensorError):
+        with safe_open(folder / TENSORS, framework="pt") as file:
+            if page["format"] != FORMAT or file.metadata() != _belongs_to(page):  # killed between the two files
+                return None
+            return Record(page, {key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118
+    except (OSError, ValueError, SafetensorError, TypeError, KeyError):
         return None
-    return Record(page, tensors) if isinstance(page, dict) and page.get("format") == FORMAT else None
+
+
+def _belongs_to(page: dict[str, Any]) -> dict[str, str]:
+    """What ties the two files of an evaluation together."""
+    return {"digest": page["protocol"]["digest"], "model": page["model"]["sha256"]}
 
 
 def as_page(subject: Subject, measuring: Measuring, evaluation: Evaluation) -> dict[str, Any]:
+    trained = subject.trained
     protocol = asdict(evaluation.protocol) | {"images": len(evaluation.names), "digest": evaluation.digest}
     groups = {name: group for group, names in GROUPS.items() for name in names}
     return {
         "format": FORMAT,
-        "run": subject.folder.name,
-        "model": {"sha256": subject.sha256, "step": subject.step, "steps": subject.resolved["steps"]},
-        "objective": subject.resolved["objective"],
+        "run": subject.name,
+        "model": {"sha256": trained.sha256, "step": trained.step, "steps": trained.resolved["steps"]},
+        "objective": trained.resolved["objective"],
         "protocol": protocol,
         "measuring": asdict(measuring) | {"run": None},
         "weights": evaluation.provenance,
         "images": evaluation.names,
+        "pictures": evaluation.shown,
         "metrics": [
             {"group": groups[name], **passport_values(passport)} for name, passport in evaluation.passports.items()
         ],
@@ -103,7 +112,6 @@ def passport_values(passport: Any) -> dict[str, Any]:
 
 def figures(name: str, measured: Measured) -> Numbers:
     """A cell of the table: value, interval, number of images behind it, and the reason where there is no value."""
-    images = len(next(iter(measured.values.values())))
     if name in measured.reasons:
         return no_value(f"not defined: {measured.reasons[name]}")
     if name in {metric.name for metric in RECOVERY}:

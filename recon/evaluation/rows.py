@@ -1,11 +1,12 @@
 """What stands in the table: the run, the simple reconstructions beside it, and the truth."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from losses import InvalidSetting
 from recon.baselines import SIMPLE, Ridge
 from recon.baselines.bayes import Bayes
 from recon.data import Source, StreamedSource, UnreadableImage, evaluation_crop
@@ -14,6 +15,11 @@ from recon.evaluation.protocol import Protocol
 from recon.evaluation.subject import Subject
 
 Reconstruct = Callable[[Tensor, Tensor], Tensor]
+Progress = Callable[[Iterable, str, int], Iterable]  # what it goes through, what that is, how many
+
+# Which of five images in a row are fitted with their mirror image too: the ridge regression holds back every eighth
+# of what it is given, and must not know that one by its mirror image.
+MIRRORED = (True, True, True, False, False)
 
 LABELS = {
     "mean": "mean of the visible colours",
@@ -40,7 +46,7 @@ class Row:
 
 def rows_of_run(subject: Subject, device: torch.device) -> list[Row]:
     """The run's honest prediction; where its head needs patch statistics also the rendering with the true ones."""
-    model = subject.model.to(device)
+    model = subject.trained.model.to(device)
 
     @torch.no_grad()
     def predicted(truth: Tensor, mask: Tensor) -> Tensor:
@@ -51,14 +57,16 @@ def rows_of_run(subject: Subject, device: torch.device) -> list[Row]:
         r = model(truth, mask=mask)
         return r.as_image(r.oracle_pixels)
 
-    rows = [Row("run", subject.folder.name, "run", predicted, subject.unfinished)]
+    rows = [Row("run", subject.name, "run", predicted, subject.unfinished)]
     if model.head.statistics:
         note = "oracle: drawn with each hidden patch's true mean and deviation, which leaks the answer"
-        rows.append(Row("oracle", f"{subject.folder.name} (oracle)", "run", oracle, note))
+        rows.append(Row("oracle", f"{subject.name} (oracle)", "run", oracle, note))
     return rows
 
 
-def rows_beside(protocol: Protocol, source: Source | StreamedSource, training_images: int, batch: int) -> list[Row]:
+def rows_beside(
+    protocol: Protocol, source: Source | StreamedSource, training_images: int, batch: int, progress: Progress
+) -> list[Row]:
     """The simple reconstructions, the bound where the data has a known one, and the truth.
 
     Args:
@@ -66,9 +74,9 @@ def rows_beside(protocol: Protocol, source: Source | StreamedSource, training_im
         training_images: how many of them, at most.
         batch: images at a time.
     """
-    ridge = Ridge.fit(_crops(source, protocol, training_images, batch), protocol.patch_size)
     rows = [Row(key, LABELS[key], "simple", simple) for key, simple in SIMPLE.items()]
-    rows.append(Row("ridge", "ridge regression", "simple", ridge))
+    crops = _crops(source, protocol, training_images, batch)
+    rows.append(_ridge(progress(crops, "ridge regression", -(-training_images * 8 // (5 * batch))), protocol))
     if isinstance(source, GaussianField):
         bayes = Bayes(protocol.image_size)
         rows.append(
@@ -77,12 +85,21 @@ def rows_beside(protocol: Protocol, source: Source | StreamedSource, training_im
     return [*rows, Row("truth", "the truth", "truth", lambda truth, mask: truth)]
 
 
+def _ridge(crops: Iterable[Tensor], protocol: Protocol) -> Row:
+    """The ridge regression; a row without values where there are too few images to fit it."""
+    try:
+        return Row("ridge", "ridge regression", "simple", Ridge.fit(crops, protocol.patch_size))
+    except InvalidSetting as reason:
+        nothing = Row("ridge", "ridge regression", "simple", lambda truth, mask: torch.full_like(truth, torch.nan))
+        return replace(nothing, note=str(reason))
+
+
 def _crops(source: Source | StreamedSource, protocol: Protocol, count: int, batch: int) -> Iterator[Tensor]:
-    """Training images in random order, cut as held-out ones are, with their mirror images: (B, 3, H, W) in [0, 1]."""
+    """Training images in random order, cut as held-out ones are, most with their mirror image: (B, 3, H, W)."""
     crops: list[Tensor] = []
     for taken, image in enumerate(_in_random_order(source, protocol.seed), start=1):
         crop = evaluation_crop(image, protocol.image_size, native=source.native).float() / 255
-        crops += [crop, crop.flip(-1)]
+        crops += [crop, crop.flip(-1)] if MIRRORED[(taken - 1) % len(MIRRORED)] else [crop]
         if len(crops) >= batch or taken == count:
             yield torch.stack(crops)
             crops = []

@@ -4,8 +4,11 @@ import math
 from dataclasses import dataclass
 
 from losses import InvalidSetting
+from losses.errors import nearest
+from losses.features.vgg19 import tap_index
 from losses.term import option
 from recon.config import _node
+from recon.metrics.deep import TRUNKS
 
 
 @dataclass
@@ -29,7 +32,7 @@ class FeatureSettings:
 class Measuring:
     """What recon.evaluate and recon.compare have in common."""
 
-    device: str = option("auto", "auto, cpu, cuda, cuda:N, mps")
+    device: str = option("auto", "auto, cpu, cuda, cuda:N")
     images: int = option(256, "held-out images, the same ones for every run; fewer where the data has fewer")
     seed: int = option(0, "of the masks; an image's mask depends on this and the image alone")
     batch: int = option(32, "images at a time")
@@ -55,6 +58,11 @@ def check(settings: Measuring) -> None:
     for key in ("images", "batch", "training_images", "pictures"):
         if getattr(settings, key) < 1:
             raise InvalidSetting(f"{key}={getattr(settings, key)} must be above 0")
+    if settings.lpips.net not in TRUNKS:
+        raise InvalidSetting(
+            f"unknown lpips.net '{settings.lpips.net}'{nearest(settings.lpips.net, TRUNKS)} ({', '.join(TRUNKS)})"
+        )
+    tap_index(settings.features.tap)
     for ratio in settings.ratios:
         if not 0 < ratio < 1 or not math.isfinite(ratio):
             raise InvalidSetting(f"ratios={settings.ratios}: a mask ratio is between 0 and 1, both excluded")

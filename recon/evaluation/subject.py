@@ -1,40 +1,29 @@
 """What is evaluated: a run, read back from its folder."""
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from losses import InvalidSetting
-from recon.config import Settings
-from recon.model import MaskedAutoencoder
-from recon.training.trained import load_run, trained_steps
+from recon.training.trained import Trained, load_run
 
 
-@dataclass
+@dataclass(frozen=True)
 class Subject:
-    """A trained model and how it was made.
-
-    `resolved` is what config.yaml says was found: objective, weights, data. `step` counts its optimiser steps of
-    `resolved["steps"]`; None where the file does not say.
-    """
+    """A run's folder, and what was trained there."""
 
     folder: Path
-    settings: Settings
-    model: MaskedAutoencoder
-    resolved: dict[str, Any]
-    step: int | None
-    sha256: str
+    trained: Trained
+
+    @property
+    def name(self) -> str:
+        return self.folder.resolve().name
 
     @property
     def unfinished(self) -> str | None:
         """How far an unfinished run has come."""
-        if self.step is None or self.step >= self.resolved["steps"]:
-            return None
-        return f"unfinished: {self.step} of {self.resolved['steps']} steps"
+        step, steps = self.trained.step, self.trained.resolved["steps"]
+        return None if step is None or step >= steps else f"unfinished: {step} of {steps} steps"
 
 
 def open_run(folder: Path) -> Subject:
@@ -45,16 +34,7 @@ def open_run(folder: Path) -> Subject:
     """
     if not folder.is_dir():
         raise InvalidSetting(f"there is no run {folder}{_others(folder.parent)}")
-    settings, model = load_run(folder)
-    weights = folder / "model.safetensors"
-    resolved = yaml.safe_load((folder / "config.yaml").read_text())["resolved"]
-    return Subject(folder, settings, model, resolved, trained_steps(folder), checksum(weights))
-
-
-def checksum(path: Path) -> str:
-    """SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return Subject(folder, load_run(folder))
 
 
 def curves(folder: Path) -> dict[str, list[float | None]]:

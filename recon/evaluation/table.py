@@ -42,9 +42,9 @@ def table(page: dict[str, Any]) -> str:
 
 def undefined(page: dict[str, Any]) -> list[str]:
     """One line for each metric that no row has, with the reason."""
-    rows = list(page["rows"].values())
+    truth = page["rows"]["truth"]["values"]
     return [
-        f"{metric['name']}: {rows[0]['values'][metric['name']]['reason']}"
+        f"{metric['name']}: {truth[metric['name']]['reason']}"
         for metric in page["metrics"]
         if not _defined(page, metric["name"])
     ]

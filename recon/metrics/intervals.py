@@ -1,8 +1,9 @@
 """Bootstrap intervals over images: percentile intervals of Efron and Tibshirani 1993, chapter 13.
 
 Images are what is drawn anew, never patches: patches of one image are not independent. Every interval is conditional
-on the one trained model; that another seed would train another model is not in it. With few images, percentile
-intervals are somewhat narrow (about 3% at 20 images).
+on the one trained model; that another seed would train another model is not in it. With few images percentile intervals
+are too narrow: where nothing differs, they exclude zero in 8% of cases at 20 images, 11% at 8 and 49% at 2. Below
+`FEWEST` images there is none.
 """
 
 import math
@@ -13,11 +14,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+FEWEST = 10  # images
+
 
 class Interval(NamedTuple):
     """A value with its interval, and the number of images behind it. Numbers, or lists where the statistic is a list.
 
-    low and high are NaN where one image or an infinite value leaves nothing to draw from.
+    low and high are NaN where there are fewer than `FEWEST` images, or an infinite value.
     """
 
     value: float
@@ -72,7 +75,7 @@ def statistic_interval(
 
     value = of_sums(rows.sum(0) if n else flat[0] * torch.nan)[0]
     low, high = torch.full_like(value, torch.nan), torch.full_like(value, torch.nan)
-    if n > 1:
+    if n >= FEWEST:
         low, high = _percentiles(of_sums(multiplicities(n, count, seed) @ rows), level)
     return Interval(value.tolist(), low.tolist(), high.tolist(), n)
 
@@ -82,7 +85,7 @@ def mean_interval(values: Tensor, level: float = 0.95, count: int = 1000, seed: 
     values = values.double().cpu()
     values = values[~values.isnan()]
     n = len(values)
-    if n < 2 or not values.isfinite().all():
+    if n < FEWEST or not values.isfinite().all():
         return Interval(values.mean().item(), math.nan, math.nan, n)
     origin = values[0]  # sums of what is left are exact where all values are equal
     drawn = origin + multiplicities(n, count, seed) @ (values - origin) / n

@@ -1,11 +1,15 @@
 """A trained run, read back from its folder."""
 
+import hashlib
+import json
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import safetensors.torch
 import yaml
 from omegaconf.errors import OmegaConfBaseException
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
+from safetensors import SafetensorError
 
 from losses import InvalidSetting, NormalisedPixelHead, PixelHead
 from recon.config import Settings
@@ -14,10 +18,26 @@ from recon.training.pretraining import from_values, make_model
 from recon.training.run_folder import values_of
 
 HEADS = {head.name: head for head in (PixelHead(), NormalisedPixelHead())}
+FACTS = ("objective", "head", "steps", "mean", "std", "weights")  # of config.yaml's `resolved`
 
 
-def load_run(folder: Path) -> tuple[Settings, MaskedAutoencoder]:
-    """Settings and trained model (on the CPU, in evaluation) of a run, finished or saved on the way.
+@dataclass(frozen=True)
+class Trained:
+    """A model (on the CPU, in evaluation) and how it was made.
+
+    `resolved`: what config.yaml says was found: objective, weights, data. `step`: the model's optimiser steps, of
+    `resolved["steps"]`; None where the file does not say. `sha256`: of the model's file.
+    """
+
+    settings: Settings
+    model: MaskedAutoencoder
+    resolved: dict[str, Any]
+    step: int | None
+    sha256: str
+
+
+def load_run(folder: Path) -> Trained:
+    """A run as it stands on disk, finished or saved on the way.
 
     Raises:
         InvalidSetting: the folder holds no trained model, or one that cannot be read.
@@ -26,22 +46,26 @@ def load_run(folder: Path) -> tuple[Settings, MaskedAutoencoder]:
         raise InvalidSetting(f"{folder} holds no trained model (config.yaml and model.safetensors)")
     try:
         config = yaml.safe_load((folder / "config.yaml").read_text())
-        found = config.pop("resolved")
+        resolved = config.pop("resolved")
         settings = from_values(values_of(config))
-    except (yaml.YAMLError, OmegaConfBaseException, AttributeError, KeyError, TypeError) as error:
+        settings.compile = False
+        facts = {name: resolved[name] for name in FACTS}
+        model = make_model(settings, HEADS[facts["head"]], facts["mean"], facts["std"])
+    except (yaml.YAMLError, OmegaConfBaseException, OSError, ValueError, AttributeError, KeyError, TypeError) as error:
         raise InvalidSetting(f"{folder}/config.yaml is damaged, or of another version of this program") from error
-    settings.compile = False
-    model = make_model(settings, HEADS[found["head"]], found["mean"], found["std"])
     try:
-        model.load_state_dict(load_file(folder / "model.safetensors"))
-    except (SafetensorError, OSError, RuntimeError) as error:
+        # Read once: a run that is still training may put the next model in its place at any moment.
+        content = (folder / "model.safetensors").read_bytes()
+        model.load_state_dict(safetensors.torch.load(content))
+        step = _metadata(content).get("step")
+    except (SafetensorError, OSError, RuntimeError, ValueError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InvalidSetting(f"{folder}/model.safetensors cannot be read ({reason})") from error
-    return settings, model.eval()
+    checksum = hashlib.sha256(content).hexdigest()
+    return Trained(settings, model.eval(), resolved, None if step is None else int(step), checksum)
 
 
-def trained_steps(folder: Path) -> int | None:
-    """Optimiser steps of the model in a run's folder; None where the file does not say."""
-    with safe_open(folder / "model.safetensors", framework="pt") as file:
-        steps = (file.metadata() or {}).get("step")
-    return None if steps is None else int(steps)
+def _metadata(content: bytes) -> dict[str, str]:
+    """Of a safetensors file: its header is a length in 8 bytes, then JSON."""
+    length = int.from_bytes(content[:8], "little")
+    return json.loads(content[8 : 8 + length]).get("__metadata__", {})

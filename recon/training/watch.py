@@ -2,7 +2,7 @@
 
 import time
 
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 
 from recon.training import checkpoint
@@ -76,7 +76,8 @@ class Watch:
         checkpoint.save(self.run.folder, self.run.state())
         temporary = self.run.folder / "model.safetensors.tmp"
         weights = {key: value.contiguous() for key, value in self.run.model.state_dict().items()}
-        save_file(weights, temporary, metadata={"step": str(self.run.step)})
+        # Not save_file, whose files nobody but their owner may read.
+        temporary.write_bytes(save(weights, metadata={"step": str(self.run.step)}))
         temporary.replace(self.run.folder / "model.safetensors")
 
     def give_up(self) -> None:

@@ -1,13 +1,17 @@
 """Runs are compared on the same images and masks, or not at all."""
 
 import json
+import shlex
 import shutil
+from dataclasses import replace
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from safetensors.torch import load_file, save
 
 from losses import InvalidSetting
+from recon.command_line import written
 from recon.comparison import command, gather
-from recon.comparison.assemble import command as command_of
 from recon.comparison.command import compare
 from recon.evaluation import record
 from recon.evaluation.subject import open_run
@@ -45,7 +49,7 @@ def test_a_report_has_every_run_every_file_and_every_name_as_a_name(tmp_path, on
     page = (out / "index.html").read_text()
     assert "<script>two" not in page and "&lt;script&gt;two" in page
     assert "<script>two" in capsys.readouterr().out
-    assert report["made"]["one"]["differs"] != {} and "seed" in report["made"]["one"]["differs"]
+    assert "seed" in report["made"]["run/one"]["differs"]
     assert not any("oracle" in key for keys in report["best"].values() for key in keys)
 
 
@@ -64,11 +68,46 @@ def test_evaluations_that_are_there_are_used_and_others_are_made(tmp_path, one, 
 
 def test_a_run_that_has_been_trained_on_is_evaluated_anew(one):
     settings = comparing(one)
-    gather.gather([one], settings, command.announced)
-    assert gather.usable(open_run(one), settings) is not None
-    other = open_run(one)
-    other.sha256 = "0" * 64
-    assert gather.usable(other, settings) is None
+    (candidate,) = gather.gather([one], settings, command.announced)
+    weights, subject = candidate.found.page["weights"], open_run(one)
+    assert gather.usable(subject, settings, weights) is not None
+    assert gather.usable(subject, settings, weights | {"vgg19": {"sha256": "other"}}) is None
+    trained_on = replace(subject, trained=replace(subject.trained, sha256="0" * 64))
+    assert gather.usable(trained_on, settings, weights) is None
+
+
+def test_the_two_files_of_an_evaluation_belong_together(one):
+    """Killed between them, the numbers of one evaluation stand beside the page of another."""
+    gather.gather([one], comparing(one), command.announced)
+    page = (one / record.JSON).read_text()
+    gather.gather([one], comparing(one, seed=5), command.announced)
+    assert record.read(one) is not None
+    (one / record.JSON).write_text(page)
+    assert record.read(one) is None
+
+
+def test_a_run_may_be_called_like_a_simple_reconstruction(tmp_path, one):
+    other = tmp_path / "runs" / "mean"
+    shutil.copytree(one, other)
+    out = tmp_path / "report"
+    compare(comparing(one, other, out=str(out)))
+    rows = {row["key"]: row for row in report_of(out)["rows"]}
+    assert rows["run/mean"]["values"]["tenengrad"]["value"] > 0 == rows["mean"]["values"]["tenengrad"]["value"]
+    assert rows["run/mean"]["kind"] == "run" and rows["mean"]["kind"] == "simple"
+
+
+def test_what_an_earlier_comparison_left_is_removed(tmp_path, one, two):
+    out = tmp_path / "report"
+    compare(comparing(one, two, out=str(out)))
+    (out / "mine.csv").write_text("not of this program")
+    assert (out / "differences.csv").exists()
+    compare(comparing(one, out=str(out)))
+    assert not (out / "differences.csv").exists() and (out / "mine.csv").exists()
+
+
+def test_a_report_does_not_go_into_a_run(one, two):
+    with pytest.raises(InvalidSetting, match="out="):
+        compare(comparing(one, two, out=str(one)))
 
 
 def test_runs_of_other_sizes_are_refused_by_name(one, wide):
@@ -84,9 +123,11 @@ def test_evaluations_on_other_images_are_never_mixed(tmp_path, one):
     shutil.copytree(one, other)
     settings = comparing(one, other)
     gather.gather([one, other], settings, command.announced)
-    page = json.loads((other / record.JSON).read_text())
+    page, tensors = json.loads((other / record.JSON).read_text()), load_file(other / record.TENSORS)
     page["protocol"]["digest"] = "of other images"
     (other / record.JSON).write_text(json.dumps(page))
+    metadata = {"digest": "of other images", "model": page["model"]["sha256"]}
+    (other / record.TENSORS).write_bytes(save(tensors, metadata=metadata))
     with pytest.raises(InvalidSetting, match="again=true"):
         compare(settings)
 
@@ -110,10 +151,13 @@ def test_no_run_at_all_is_told_in_one_line(tmp_path):
 
 
 def test_the_command_that_made_a_run_says_its_settings_and_no_defaults(two):
-    words = command_of(open_run(two).settings).split()
+    words = shlex.split(written("pretrain", open_run(two).trained.settings, leave_out=("resume",)))
     assert words[:3] == ["python", "-m", "recon.pretrain"]
-    assert {"loss=norm_mse", "seed=1", "data.image_size=16", "train.steps=3"} <= set(words)
+    assert {"loss=norm_mse", "seed=1", "data.image_size=16", "train.steps=3", "name='<script>two'"} <= set(words)
     assert "data.name=photos" not in words and not any(word.startswith("resume") for word in words)
+    overrides = [word for word in words[3:] if word.startswith(("name=", "data.root="))]
+    (parsed,) = OverridesParser.create().parse_overrides(overrides)
+    assert parsed.value() == "<script>two"
 
 
 def test_two_runs_of_one_name_keep_apart(tmp_path, one):

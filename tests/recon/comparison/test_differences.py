@@ -53,7 +53,7 @@ def test_every_two_rows_are_compared_once(rows):
     assert [d["excludes_zero"] for d in found] == [True, True, False]
 
 
-def test_only_what_nobody_beats_is_best(rows):
+def test_the_leader_is_best_and_what_cannot_be_told_from_it(rows):
     assert best(HIGHER, rows) == ["good"]
     assert best(LOWER, rows) == ["same", "alike"]
     assert best(TRUTH, rows) == ["good"]  # the truth is above all of them
@@ -81,6 +81,12 @@ def test_a_metric_that_one_row_lacks_has_no_difference(rows):
     assert difference("score", rows["good"], empty) is None
     assert difference("retention", rows["good"], empty) is None
     assert best(HIGHER, {"empty": empty, **rows}) == ["good"]
+
+
+def test_a_row_with_too_few_values_for_an_interval_is_neither_best_nor_in_the_way(rows):
+    few = torch.full((N,), torch.nan, dtype=torch.float64)
+    few[:5] = 1000
+    assert best(HIGHER, {"few": (made_of({"run": {"score": few}}), "run"), **rows}) == ["good"]
 
 
 def test_recovery_differs_by_the_sums_of_both():

@@ -17,7 +17,8 @@ def measuring(**changes) -> EvaluateSettings:
     """Few images, few training images, no curve against the ratio, features that need no file."""
     quick = {"device": "cpu", "images": 12, "batch": 5, "training_images": 64, "ratios": [], "pictures": 3}
     settings = EvaluateSettings(**quick | changes)
-    settings.lpips.weights = "nowhere.safetensors"  # LPIPS is not to be had, on any machine
+    if settings.lpips.weights is None:
+        settings.lpips.weights = "nowhere.safetensors"  # LPIPS is not to be had, on any machine
     return settings
 
 

@@ -1,6 +1,7 @@
 """A whole evaluation of a small run: its rows, what it writes, and how it says what is wrong."""
 
 import json
+import re
 import shutil
 from itertools import pairwise
 
@@ -10,6 +11,7 @@ import torch
 from losses import InvalidSetting
 from recon.evaluation import record
 from recon.evaluation.command import evaluate_run, evaluated
+from recon.evaluation.settings import FeatureSettings, LpipsSettings
 from recon.evaluation.subject import open_run
 from recon.metrics import GROUPS
 from tests.recon.evaluation.conftest import measuring, trained
@@ -43,6 +45,7 @@ def test_every_column_has_its_passport_and_every_cell_a_value_or_a_reason(page):
 
 def test_the_truth_is_perfect(page):
     values = {name: cell["value"] for name, cell in page["rows"]["truth"]["values"].items()}
+    assert values["masked_psnr"] == pytest.approx(58.92, abs=0.01)  # the rounding to 8 bits
     assert values["masked_mse"] == values["masked_l1"] == values["vgg19"] == values["kid"] == 0
     assert values["retention"] == pytest.approx(1, abs=1e-6) and values["coherence"] == pytest.approx(1, abs=1e-6)
     assert values["sliced_wasserstein"] == 0 and values["log_spectral_distance"] == 0
@@ -138,6 +141,8 @@ def test_a_run_that_cannot_be_read_is_named_in_one_line(tmp_path, run, kind):
         ({"run": None}, "run=runs/NAME"),
         ({"run": "runs/nobody"}, "runs/nobody"),
         ({"images": 0}, "images=0"),
+        ({"lpips": LpipsSettings(net="vgg")}, "lpips.net"),
+        ({"features": FeatureSettings(tap="conv9_1")}, "conv9_1"),
         ({"ratios": [1.0]}, "ratios="),
         ({"seed": -1}, "seed=-1"),
     ],
@@ -152,9 +157,7 @@ def test_an_unfinished_run_says_how_far_it_came(tmp_path, run):
     folder = tmp_path / "unfinished"
     shutil.copytree(run, folder)
     text = (folder / "config.yaml").read_text()
-    (folder / "config.yaml").write_text(
-        text.replace("\n  steps: 3\n  training_images", "\n  steps: 9\n  training_images")
-    )
+    (folder / "config.yaml").write_text(re.sub(r"(?m)^  steps: 3$(?=\n  training_images)", "  steps: 9", text))
     assert open_run(folder).unfinished == "unfinished: 3 of 9 steps"
     assert open_run(run).unfinished is None
 

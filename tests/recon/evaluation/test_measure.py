@@ -4,7 +4,8 @@ import pytest
 import skimage.data
 import torch
 
-from recon.evaluation.measure import FURTHEST, Gathering, Instruments, moments_by_distance
+from recon.evaluation.instruments import Instruments
+from recon.evaluation.measure import FURTHEST, Gathering, moments_by_distance
 from recon.metrics import METRICS, Pair
 from recon.metrics.deep import PooledFeatures
 from recon.metrics.recovery import band_moments
