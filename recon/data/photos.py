@@ -25,6 +25,8 @@ LARGEST = 512  # the shorter side that larger photographs are shrunk to, so that
 class Photos(Source):
     """Overlapping square tiles of a few photographs; a tile's class is its photograph."""
 
+    caveat = "These images are overlapping tiles of 8 photographs: intervals hold for these photographs alone."
+
     def __init__(self, split: str) -> None:
         super().__init__(classes=[Path(name).stem for name in PHOTOGRAPHS])
         folder = Path(skimage.data.__file__).parent

@@ -21,9 +21,11 @@ class _Described:
     """The classes (empty where there are none), and the pixels' mean and std in [0, 1], per channel.
 
     `native`: images are cut at their own scale and never resized, because their statistics are known at that scale.
+    `caveat`: what a reader must know of numbers measured on these images; one sentence.
     """
 
     native = False
+    caveat: str | None = None
 
     def __init__(
         self, classes: Iterable[str] = (), mean: Statistics = IMAGENET_MEAN, std: Statistics = IMAGENET_STD

@@ -35,7 +35,7 @@ def evaluate_run(settings: EvaluateSettings, given: frozenset[str] = frozenset()
         f"\n{p['images']} held-out images of {p['data']}, {p['image_size'][0]}x{p['image_size'][1]} pixels, patches of "
         f"{p['patch_size']}, {p['ratio']:.0%} hidden ({p['masking']}); ± half of the 95% interval over images"
     )
-    for line in undefined(page):
+    for line in [*([p["caveat"]] if p["caveat"] else []), *undefined(page)]:
         print(line)
     print(f"all numbers  {Path(settings.run) / record.JSON}   ({duration(time.monotonic() - began)})")
     print(f"next         python -m recon.compare {settings.run} ANOTHER_RUN")

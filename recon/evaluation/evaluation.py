@@ -37,6 +37,7 @@ class Evaluation:
     by_ratio: dict[str, dict[float, dict[str, float]]]
     passports: dict[str, Passport]
     provenance: dict[str, dict[str, str]]
+    caveat: str | None
 
 
 def evaluate(
@@ -93,6 +94,7 @@ def evaluate(
         by_ratio=along_ratios(run, protocol, held_out, measuring, device, progress, instruments.colour),
         passports=passports_of(measuring, bound="bayes" in measured),
         provenance=nets.provenance,
+        caveat=held_out.caveat,
     )
 
 

@@ -76,7 +76,11 @@ def _belongs_to(page: dict[str, Any]) -> dict[str, str]:
 
 def as_page(subject: Subject, measuring: Measuring, evaluation: Evaluation) -> dict[str, Any]:
     trained = subject.trained
-    protocol = asdict(evaluation.protocol) | {"images": len(evaluation.names), "digest": evaluation.digest}
+    protocol = asdict(evaluation.protocol) | {
+        "images": len(evaluation.names),
+        "digest": evaluation.digest,
+        "caveat": evaluation.caveat,
+    }
     groups = {name: group for group, names in GROUPS.items() for name in names}
     return {
         "format": FORMAT,

@@ -88,6 +88,7 @@ def comparison() -> dict[str, Any]:
             "masking": "random",
             "ratio": 0.75,
             "seed": 0,
+            "caveat": "Only an example.",
             "digest": "3f1c9a7be20d",
         },
         "metrics": [_passport(name, *METRICS[name]) for name in METRICS],
