@@ -9,7 +9,7 @@ from torch import Tensor
 
 from losses import InvalidSetting
 from recon.data import Source, StreamedSource
-from recon.evaluation.instruments import make_instruments, networks, passports_of
+from recon.evaluation.instruments import Instruments, make_instruments, networks, passports_of
 from recon.evaluation.measure import Gathering, Measured, RatioPoint
 from recon.evaluation.protocol import Batch, Digest, Protocol, batches, open_source, protocol_of
 from recon.evaluation.rows import Progress, Row, rows_beside, rows_of_run
@@ -21,19 +21,27 @@ EXACT_MASKS = 12  # that exact retention is worked out for; each takes a second 
 
 
 @dataclass
-class Evaluation:
-    """A run's rows by key, all on the same images and masks, whose checksum is `digest`.
+class Seen:
+    """One pass over the images of a protocol, whose checksum is `digest`.
 
-    `shown` are the names of the images to look at, and `masks` (pictures, N) theirs.
+    `names` are those of all images, `shown` of the ones to look at, and `masks` (pictures, N) theirs.
+    `measured` has the rows by key.
     """
 
-    protocol: Protocol
     digest: str
     names: list[str]
     shown: list[str]
     masks: Tensor
-    rows: list[Row]
     measured: dict[str, Measured]
+
+
+@dataclass
+class Evaluation:
+    """A run's rows and those beside it, all on the same images and masks."""
+
+    protocol: Protocol
+    seen: Seen
+    rows: list[Row]
     by_ratio: dict[str, dict[float, dict[str, float]]]
     passports: dict[str, Passport]
     provenance: dict[str, dict[str, str]]
@@ -52,50 +60,60 @@ def evaluate(
     Raises:
         InvalidSetting: the data is not to be had, or has changed since `before`.
     """
-    settings, model = subject.trained.settings, subject.trained.model
-    protocol = protocol_of(settings, model.patch_size, measuring)
-    before = before if before is not None and before.protocol == protocol else None
+    settings = subject.trained.settings
+    protocol = protocol_of(settings, subject.trained.model.patch_size, measuring)
     training, held_out = (open_source(settings, split, measuring) for split in ("train", "val"))
     nets = networks(measuring)
     instruments = make_instruments(nets, protocol, held_out, device)
-    run, beside = rows_of_run(subject, device), before.rows if before else []
-    beside = [row for row in beside if row.kind != "run"] or rows_beside(
-        protocol, training, measuring.training_images, measuring.batch, progress
+    rows = run = rows_of_run(subject, device)
+    if before is None or before.protocol != protocol:
+        before = None
+        rows = [*run, *rows_beside(protocol, training, measuring.training_images, measuring.batch, progress)]
+    seen = look(rows, protocol, held_out, measuring, instruments, device, progress)
+    if before is not None:
+        if before.seen.digest != seen.digest:
+            raise InvalidSetting(f"{subject.folder} finds other images of {protocol.data} than the run before it")
+        beside = [row for row in before.rows if row.kind != "run"]
+        rows = [*run, *beside]
+        seen.measured |= {row.key: before.seen.measured[row.key] for row in beside}
+    _excess(seen.measured)
+    _exact(rows, seen)
+    return Evaluation(
+        protocol,
+        seen,
+        rows,
+        by_ratio=along_ratios(run, protocol, held_out, measuring, device, progress, instruments.colour),
+        passports=passports_of(measuring, bound="bayes" in seen.measured),
+        provenance=nets.provenance,
+        caveat=held_out.caveat,
     )
-    gatherings = {row.key: Gathering(instruments, protocol.patch_size) for row in (run if before else [*run, *beside])}
-    rows = [*run, *beside]
+
+
+def look(
+    rows: list[Row],
+    protocol: Protocol,
+    source: Source | StreamedSource,
+    measuring: Measuring,
+    instruments: Instruments,
+    device: torch.device,
+    progress: Progress,
+) -> Seen:
+    """Every row's numbers, in one pass over the images."""
     digest, names, shown, masks = Digest(), [], [], []
-    positions = spread(measuring.pictures, protocol, held_out)
+    gatherings = {row.key: Gathering(instruments, protocol.patch_size) for row in rows}
+    positions = spread(measuring.pictures, protocol, source)
     total = -(-protocol.images // measuring.batch)
-    for batch in progress(batches(protocol, held_out, measuring.batch), "metrics", total):
+    for batch in progress(batches(protocol, source, measuring.batch), "metrics", total):
         looked_at = [i for i in range(len(batch.names)) if len(names) + i in positions]
         digest.add(batch)
         names += batch.names
         shown += [batch.names[i] for i in looked_at]
         masks.append(batch.mask[looked_at])
         features = None if instruments.features is None else instruments.features(batch.images.to(device)).cpu()
-        for row, image, pair in reconstructed([row for row in rows if row.key in gatherings], batch, device):
+        for row, image, pair in reconstructed(rows, batch, device):
             gatherings[row.key].add(pair, features, image[looked_at])
     measured = {key: gathering.result() for key, gathering in gatherings.items()}
-    if before:
-        if before.digest != digest.hexdigest():
-            raise InvalidSetting(f"{subject.folder} finds other images of {protocol.data} than the run before it")
-        measured |= {row.key: before.measured[row.key] for row in beside}
-    _excess(measured)
-    _exact(rows, measured, torch.cat(masks)[:EXACT_MASKS])
-    return Evaluation(
-        protocol=protocol,
-        digest=digest.hexdigest(),
-        names=names,
-        shown=shown,
-        masks=torch.cat(masks),
-        rows=rows,
-        measured=measured,
-        by_ratio=along_ratios(run, protocol, held_out, measuring, device, progress, instruments.colour),
-        passports=passports_of(measuring, bound="bayes" in measured),
-        provenance=nets.provenance,
-        caveat=held_out.caveat,
-    )
+    return Seen(digest.hexdigest(), names, shown, torch.cat(masks), measured)
 
 
 def reconstructed(rows: Iterable[Row], batch: Batch, device: torch.device) -> Iterator[tuple[Row, Tensor, Pair]]:
@@ -145,9 +163,9 @@ def _excess(measured: dict[str, Measured]) -> None:
                 row.values["excess_mse"] = row.values["masked_mse"] - least
 
 
-def _exact(rows: list[Row], measured: dict[str, Measured], masks: Tensor) -> None:
-    """What theory expects of a bound, for masks such as these: random ones of one ratio differ little."""
+def _exact(rows: list[Row], seen: Seen) -> None:
+    """What theory expects of a bound under masks such as these, of which a few stand for all."""
     for row in rows:
-        if row.exact_retention is not None and measured[row.key].exact_retention is None:
+        if row.exact_retention is not None and seen.measured[row.key].exact_retention is None:
             with suppress(Undefined):  # patches too small for bands
-                measured[row.key].exact_retention = row.exact_retention(masks)
+                seen.measured[row.key].exact_retention = row.exact_retention(seen.masks[:EXACT_MASKS])

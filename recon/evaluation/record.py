@@ -44,8 +44,8 @@ class Record:
 def write(subject: Subject, measuring: Measuring, evaluation: Evaluation) -> Record:
     """Writes both files into the run's folder, the numbers first; what is read back later is what is returned."""
     page = as_page(subject, measuring, evaluation)
-    tensors: dict[str, Tensor] = {"masks": evaluation.masks}
-    for key, measured in evaluation.measured.items():
+    tensors: dict[str, Tensor] = {"masks": evaluation.seen.masks}
+    for key, measured in evaluation.seen.measured.items():
         tensors |= {f"{key}/{name}": values.contiguous() for name, values in measured.values.items()}
         tensors[f"{key}/pictures"] = measured.pictures
         if measured.moments is not None:
@@ -77,8 +77,8 @@ def _belongs_to(page: dict[str, Any]) -> dict[str, str]:
 def as_page(subject: Subject, measuring: Measuring, evaluation: Evaluation) -> dict[str, Any]:
     trained = subject.trained
     protocol = asdict(evaluation.protocol) | {
-        "images": len(evaluation.names),
-        "digest": evaluation.digest,
+        "images": len(evaluation.seen.names),
+        "digest": evaluation.seen.digest,
         "caveat": evaluation.caveat,
     }
     groups = {name: group for group, names in GROUPS.items() for name in names}
@@ -90,8 +90,8 @@ def as_page(subject: Subject, measuring: Measuring, evaluation: Evaluation) -> d
         "protocol": protocol,
         "measuring": asdict(measuring) | {"run": None},
         "weights": evaluation.provenance,
-        "images": evaluation.names,
-        "pictures": evaluation.shown,
+        "images": evaluation.seen.names,
+        "pictures": evaluation.seen.shown,
         "metrics": [
             {"group": groups[name], **passport_values(passport)} for name, passport in evaluation.passports.items()
         ],
@@ -100,8 +100,8 @@ def as_page(subject: Subject, measuring: Measuring, evaluation: Evaluation) -> d
                 "label": row.label,
                 "kind": row.kind,
                 "note": row.note,
-                "values": {name: figures(name, evaluation.measured[row.key]) for name in evaluation.passports},
-                **textures(evaluation.measured[row.key], evaluation.protocol.patch_size),
+                "values": {name: figures(name, evaluation.seen.measured[row.key]) for name in evaluation.passports},
+                **textures(evaluation.seen.measured[row.key], evaluation.protocol.patch_size),
                 "by_ratio": by_ratio(evaluation.by_ratio.get(row.key, {})),
             }
             for row in evaluation.rows

@@ -1,5 +1,6 @@
 """What a person reads before and after a run."""
 
+import shlex
 from typing import Any
 
 import torch
@@ -51,10 +52,9 @@ def before(
     return "\n".join(f"{key:<10} {value}" for key, value in lines.items())
 
 
-def after(settings: Settings, run: Run, seconds: float) -> str:
+def after(run: Run, seconds: float) -> str:
     """What came of it, where it is, and what to type next."""
     ours, baseline = run.psnr
-    other = "mse" if str(run.objective.expression) != "mse" else "perceptual+mse"
     skipped = sum(run.tally.skipped().values())
     lines = [
         f"finished {run.step} steps in {duration(seconds)}",
@@ -64,8 +64,7 @@ def after(settings: Settings, run: Run, seconds: float) -> str:
         *([f"unreadable {len(run.unreadable)} files, skipped"] if run.unreadable else []),
         f"picture    {run.folder / 'reconstructions.png'}",
         f"curves     tensorboard --logdir {run.folder.parent}",
-        f"next       python -m recon.pretrain loss={other}"
-        + (f" data={settings.data.name}" if settings.data.name != "photos" else ""),
+        f"next       python -m recon.evaluate run={shlex.quote(str(run.folder))}",
     ]
     return "\n".join(lines)
 

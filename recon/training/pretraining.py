@@ -106,7 +106,7 @@ def execute(
         print(f"stopped at step {run.step} of {steps}, and saved; go on with:")
         print(f"  python -m recon.pretrain name={run.folder.name} resume=true")
         return 128 + stopped_by
-    print(summary(settings, run, time.monotonic() - began))
+    print(summary(run, time.monotonic() - began))
     return 0
 
 

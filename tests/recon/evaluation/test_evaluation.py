@@ -67,19 +67,19 @@ def test_the_mean_colour_has_no_detail_at_all(page):
 
 def test_two_evaluations_of_one_run_are_the_same(subject, evaluation):
     again = evaluated(subject, measuring(batch=12))
-    assert again.digest == evaluation.digest
-    for key, measured in again.measured.items():
+    assert again.seen.digest == evaluation.seen.digest
+    for key, measured in again.seen.measured.items():
         for name, values in measured.values.items():
             torch.testing.assert_close(
-                values, evaluation.measured[key].values[name], rtol=1e-4, atol=1e-5, equal_nan=True
+                values, evaluation.seen.measured[key].values[name], rtol=1e-4, atol=1e-5, equal_nan=True
             )
 
 
 def test_another_run_s_evaluation_lends_its_simple_reconstructions(subject, evaluation):
     lent = evaluated(subject, measuring(), evaluation)
     assert [row.key for row in lent.rows] == [row.key for row in evaluation.rows]
-    assert lent.measured["ridge"] is evaluation.measured["ridge"]
-    assert lent.measured["run"] is not evaluation.measured["run"]
+    assert lent.seen.measured["ridge"] is evaluation.seen.measured["ridge"]
+    assert lent.seen.measured["run"] is not evaluation.seen.measured["run"]
 
 
 def test_what_is_written_comes_back(tmp_path, run, evaluation):
@@ -165,12 +165,12 @@ def test_an_unfinished_run_says_how_far_it_came(tmp_path, run):
 def test_on_fields_with_a_known_answer_nothing_beats_bayes(tmp_path):
     run = trained(tmp_path, "fields", "loss=mse", "data.name=gaussian_field")
     found = evaluated(open_run(run), measuring(images=16))
-    for key, measured in found.measured.items():
+    for key, measured in found.seen.measured.items():
         excess = measured.values["excess_mse"]
         assert excess.mean() > 0 or key in ("bayes", "truth"), key
-    assert (found.measured["bayes"].values["excess_mse"] == 0).all()
-    assert found.measured["truth"].values["excess_mse"].mean() < 0  # the truth is no reconstruction
-    bands = record.textures(found.measured["bayes"], 4)["bands"]
+    assert (found.seen.measured["bayes"].values["excess_mse"] == 0).all()
+    assert found.seen.measured["truth"].values["excess_mse"].mean() < 0  # the truth is no reconstruction
+    bands = record.textures(found.seen.measured["bayes"], 4)["bands"]
     assert bands["exact_retention"] == pytest.approx(bands["retention"], rel=0.5)  # of 16 images
     assert all(a > b for a, b in pairwise(bands["exact_retention"]))  # the finer, the less can be known
-    assert record.textures(found.measured["run"], 4)["bands"].keys() == bands.keys() - {"exact_retention"}
+    assert record.textures(found.seen.measured["run"], 4)["bands"].keys() == bands.keys() - {"exact_retention"}
