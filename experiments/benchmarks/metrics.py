@@ -148,6 +148,7 @@ def compared(images: Tensor, truths: Tensor, device: str) -> tuple[float, float]
         show(name, count, took, peak, whose, theirs, largest(values, torch.tensor(expected)))
         totals = [totals[0] + took, totals[1] + theirs]
     for name, whose, ours, theirs in others(images, truths) if device == "cpu" else ():
+        ours(), theirs()  # both sides warm up
         reset_peak(torch.device(device))
         took, values = seconds(ours, device)
         peak = peak_mib(torch.device(device))

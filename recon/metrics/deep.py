@@ -16,9 +16,9 @@ from torch.nn import functional as F
 from losses.errors import InvalidSetting
 from losses.features.vgg19 import DEFAULT_TAPS, VGG19
 from losses.features.weights import checksum, from_file, load_vgg19
+from recon.metrics.chunks import a_few_at_a_time
 from recon.metrics.fidelity import area_mean
 from recon.metrics.passport import Metric, Passport, Undefined
-from recon.metrics.structure import a_few_at_a_time
 
 TRUNKS = {
     "alex": "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth",

@@ -9,7 +9,7 @@ from recon.metrics.pair import Pair
 from recon.metrics.passport import SetMetric, Undefined
 from recon.metrics.spectrum import ROUNDING, bands, dct2
 
-BLOCK = 2**22  # numbers of a kernel or of resamples held at a time
+BLOCK = 2**19  # numbers of a kernel held at a time: they stay in a CPU's cache
 PATCHES = 16  # hidden patches kept of one image
 
 

@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor
 
+from recon.metrics.chunks import a_few_at_a_time
 from recon.metrics.passport import Metric
 
 
@@ -22,12 +23,12 @@ def masked_mse(image: Tensor, truth: Tensor, hidden: Tensor) -> Tensor:
 
     Images (B, 3, H, W) in [0, 1], hidden (B, 1, H, W) bool -> (B,).
     """
-    return area_mean((image.clamp(0, 1) - truth).square(), hidden)
+    return a_few_at_a_time(lambda x, y, where: area_mean((x.clamp(0, 1) - y).square(), where), image, truth, hidden)
 
 
 def masked_l1(image: Tensor, truth: Tensor, hidden: Tensor) -> Tensor:
     """Mean absolute error over hidden pixels and channels, of images as in `masked_mse`. -> (B,)"""
-    return area_mean((image.clamp(0, 1) - truth).abs(), hidden)
+    return a_few_at_a_time(lambda x, y, where: area_mean((x.clamp(0, 1) - y).abs(), where), image, truth, hidden)
 
 
 def masked_psnr(image: Tensor, truth: Tensor, hidden: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from losses.features.distance import CHUNK_PIXELS
+from recon.metrics.chunks import a_few_at_a_time
 from recon.metrics.fidelity import area_mean
 from recon.metrics.passport import Metric, Undefined
 
@@ -81,13 +81,6 @@ def comparisons(image: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
     product, squares = x_mean * y_mean, x_mean.square() + y_mean.square()
     covariance, variances = blur(x * y) - product, blur(x * x + y * y) - squares
     return (2 * product + C1) / (squares + C1), (2 * covariance + C2) / (variances + C2)
-
-
-def a_few_at_a_time(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
-    """`function` of batches, its values joined; on a CPU so few images together that their maps stay in cache."""
-    first = tensors[0]
-    few = max(1, CHUNK_PIXELS // first[0, 0].numel()) if first.device.type == "cpu" else len(first)
-    return torch.cat([function(*part) for part in zip(*(x.split(few) for x in tensors), strict=True)])
 
 
 def _ms_ssim(image: Tensor, truth: Tensor, hidden: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from losses.errors import InvalidSetting
 from losses.features.distance import feature_distance
 from losses.features.vgg19 import DEFAULT_TAPS, VGG19
 from losses.features.weights import load_vgg19
-from recon.metrics import deep, structure
+from recon.metrics import chunks, deep
 from recon.metrics.deep import (
     SMALLEST,
     FeatureDistance,
@@ -270,7 +270,7 @@ def test_pooled_features_are_the_mean_over_positions(monkeypatch):
     expected = net.net(images)[0].mean((2, 3))
     assert expected.shape == (4, 128)
     for few in (1, 3 * 64 * 64, 4 * 64 * 64):
-        monkeypatch.setattr(structure, "CHUNK_PIXELS", few)
+        monkeypatch.setattr(chunks, "CHUNK_PIXELS", few)
         torch.testing.assert_close(net(images), expected, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(net(images.double()), expected, rtol=1e-5, atol=1e-6)
 
@@ -308,7 +308,7 @@ def test_every_image_is_judged_alone(net, monkeypatch):
     image, hidden = noisy(truth, 0.1), hidden_in(truth)
     alone = torch.cat([net(image[i : i + 1], truth[i : i + 1], hidden[i : i + 1]) for i in range(4)])
     for few in (1, 3 * 64 * 64, 4 * 64 * 64):
-        monkeypatch.setattr(structure, "CHUNK_PIXELS", few)
+        monkeypatch.setattr(chunks, "CHUNK_PIXELS", few)
         torch.testing.assert_close(net(image, truth, hidden), alone, rtol=1e-5, atol=0)
 
 

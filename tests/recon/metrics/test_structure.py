@@ -11,7 +11,7 @@ from skimage.measure import block_reduce
 from skimage.metrics import structural_similarity
 from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
 
-from recon.metrics import structure
+from recon.metrics import chunks, structure
 from recon.metrics.pair import Pair
 from recon.metrics.passport import Undefined
 from recon.metrics.structure import C1, SCALE_WEIGHTS, STRUCTURE, comparisons, ms_ssim, scales_for, ssim, ssim_map
@@ -238,7 +238,7 @@ def test_every_image_is_judged_alone(metric, monkeypatch):
     image, hidden = noisy(truth, 0.1), hidden_in(truth)
     alone = torch.cat([metric(image[i : i + 1], truth[i : i + 1], hidden[i : i + 1]) for i in range(3)])
     for pixels in (1, 2 * 64 * 96, 3 * 64 * 96):  # one image at a time, two, all
-        monkeypatch.setattr(structure, "CHUNK_PIXELS", pixels)
+        monkeypatch.setattr(chunks, "CHUNK_PIXELS", pixels)
         torch.testing.assert_close(metric(image, truth, hidden), alone, rtol=1e-12, atol=0)
 
 
