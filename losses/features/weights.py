@@ -69,18 +69,27 @@ def bundled() -> dict[str, Tensor]:
 
 
 def imagenet() -> dict[str, Tensor]:
-    name = IMAGENET_URL.rsplit("/", 1)[1]
+    return from_hub(IMAGENET_URL, "VGG19's ImageNet weights", "use the weights bundled or a file")
+
+
+def from_hub(url: str, what: str, otherwise: str) -> dict[str, Tensor]:
+    """Torchvision's weights at `url`, from torch hub's cache or downloaded into it; the hash is in the file's name.
+
+    Raises:
+        InvalidSetting: not to be had, or damaged; the message calls them `what` and ends with what to do `otherwise`.
+    """
+    name = url.rsplit("/", 1)[1]
     path = Path(torch.hub.get_dir()) / "checkpoints" / name
     prefix = name.removesuffix(".pth").rsplit("-", 1)[1]
     if not path.is_file():
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             # Written to a temporary name, checked against the hash in the file's name, then renamed.
-            torch.hub.download_url_to_file(IMAGENET_URL, str(path), hash_prefix=prefix, progress=True)
+            torch.hub.download_url_to_file(url, str(path), hash_prefix=prefix, progress=True)
         except (OSError, RuntimeError, HTTPException) as error:
             raise InvalidSetting(
-                f"VGG19's ImageNet weights could not be downloaded ({_first_line(error)}); "
-                f"put {name} from {IMAGENET_URL} into {path.parent}, or use the weights bundled or a file"
+                f"{what} could not be downloaded ({_first_line(error)}); "
+                f"put {name} from {url} into {path.parent}, or {otherwise}"
             ) from error
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,11 +1,9 @@
 """Distances and features of frozen networks: LPIPS, and VGG19's."""
 
-import hashlib
 import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
-from http.client import HTTPException
 from pathlib import Path
 
 import lpips
@@ -15,7 +13,7 @@ from torch.nn import functional as F
 
 from losses.errors import InvalidSetting
 from losses.features.vgg19 import DEFAULT_TAPS, VGG19
-from losses.features.weights import checksum, from_file, load_vgg19
+from losses.features.weights import checksum, from_file, from_hub, load_vgg19
 from recon.metrics.chunks import a_few_at_a_time
 from recon.metrics.fidelity import area_mean
 from recon.metrics.passport import Metric, Passport, Undefined
@@ -149,7 +147,10 @@ def load_trunk(trunk: nn.Module, net: str, weights: str | None) -> dict[str, str
     Raises:
         InvalidSetting: there are no such weights; the message says how to get them.
     """
-    found = _from_hub(net) if weights is None else _from_file(net, Path(weights))
+    if weights is None:
+        found = from_hub(TRUNKS[net], "LPIPS weights", "set lpips.weights to a file of its features")
+    else:
+        found = _from_file(net, Path(weights))
     # The package files layer N under slices (slice2.3.weight); torchvision calls it features.3.weight.
     name_of = {key: f"features.{key.split('.', 1)[1]}" for key in trunk.state_dict()}
     for key, value in trunk.state_dict().items():
@@ -177,25 +178,6 @@ def _from_file(net: str, path: Path) -> dict[str, Tensor]:
         return from_file(path)
     except InvalidSetting as error:
         raise InvalidSetting(f"cannot read LPIPS weights from {path}: {_reason(error.__cause__)}") from error
-
-
-def _from_hub(net: str) -> dict[str, Tensor]:
-    name, url = _file_name(net), TRUNKS[net]
-    path = Path(torch.hub.get_dir()) / "checkpoints" / name
-    prefix = name.removesuffix(".pth").rsplit("-", 1)[1]
-    if not path.is_file():
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            torch.hub.download_url_to_file(url, str(path), hash_prefix=prefix, progress=False)
-        except (OSError, RuntimeError, HTTPException) as error:
-            raise InvalidSetting(
-                f"LPIPS weights could not be downloaded ({_reason(error)}); put {name} from {url} into {path.parent}, "
-                "or set lpips.weights to a file of its features"
-            ) from error
-    with path.open("rb") as file:
-        if not hashlib.file_digest(file, "sha256").hexdigest().startswith(prefix):
-            raise InvalidSetting(f"{path} is damaged (its SHA-256 does not begin with {prefix}); delete it")
-    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _file_name(net: str) -> str:
