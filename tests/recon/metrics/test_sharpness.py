@@ -5,7 +5,6 @@ import math
 import numpy as np
 import pytest
 import scipy.ndimage as ndi
-import skimage.data
 import torch
 from skimage.color import rgb2gray
 from skimage.filters import sobel_h, sobel_v
@@ -22,41 +21,11 @@ from recon.metrics.sharpness import (
     tenengrad,
     variance_of_laplacian,
 )
+from tests.recon.metrics.scenes import PHOTOGRAPHS, batch, colours, cut, luminance, somewhere, whole
 
-PHOTOGRAPHS = ("astronaut", "chelsea", "coffee")
 FUNCTIONS = [variance_of_laplacian, tenengrad, brenner, mean_gradient_magnitude, blur_effect]
 every_photograph = pytest.mark.parametrize("name", PHOTOGRAPHS)
 every_function = pytest.mark.parametrize("function", FUNCTIONS, ids=lambda f: f.__name__)
-
-
-def colours(name: str) -> np.ndarray:
-    """(288, 400, 3) of a photograph: patches of 16 pixels fit."""
-    return getattr(skimage.data, name)()[:288, :400] / 255
-
-
-def luminance(name: str) -> np.ndarray:
-    return rgb2gray(colours(name))
-
-
-def cut(image: np.ndarray, p: int = 16) -> torch.Tensor:
-    """(H, W) -> (1, N, p, p)."""
-    h, w = (side // p * p for side in image.shape)
-    return torch.from_numpy(image[:h, :w].copy()).unfold(0, p, p).unfold(1, p, p).flatten(0, 1)[None]
-
-
-def somewhere(patches: torch.Tensor, seed: int = 0) -> torch.Tensor:
-    """(B, N) bool, about three in four hidden."""
-    return torch.rand(patches.shape[:2], generator=torch.Generator().manual_seed(seed)) < 0.75
-
-
-def batch() -> tuple[torch.Tensor, torch.Tensor]:
-    patches = torch.cat([cut(luminance(name)) for name in PHOTOGRAPHS])
-    return patches, somewhere(patches)
-
-
-def whole(function, image: np.ndarray) -> float:
-    """The number of an image that is one hidden patch."""
-    return function(torch.from_numpy(image)[None, None], torch.ones(1, 1, dtype=torch.bool)).item()
 
 
 def textbook(function, image: np.ndarray) -> np.ndarray:
