@@ -13,6 +13,7 @@ from recon.comparison.gather import gather
 from recon.comparison.settings import CompareSettings
 from recon.evaluation.command import evaluated
 from recon.evaluation.evaluation import Evaluation
+from recon.evaluation.instruments import Networks
 from recon.evaluation.settings import Measuring, check
 from recon.evaluation.subject import Subject
 from recon.evaluation.table import table, undefined
@@ -68,9 +69,9 @@ def write_files(comparison: dict[str, Any], folder: Path) -> None:
     write_text(path, json.dumps(comparison | {"files": files}, indent=1, allow_nan=False) + "\n")
 
 
-def announced(subject: Subject, measuring: Measuring, before: Evaluation | None) -> Evaluation:
+def announced(subject: Subject, measuring: Measuring, nets: Networks, before: Evaluation | None) -> Evaluation:
     print(f"evaluating {subject.folder}", flush=True)
-    return evaluated(subject, measuring, before)
+    return evaluated(subject, measuring, nets, before)
 
 
 def pictures(learnt: dict[str, Learnt]) -> dict[str, Any]:

@@ -27,7 +27,7 @@ class Candidate:
 
 
 def gather(folders: list[Path], settings: CompareSettings, evaluated: Callable[..., Evaluation]) -> list[Candidate]:
-    """Every run with its evaluation, all of one digest. `evaluated(subject, settings, before)` makes one.
+    """Every run with its evaluation, all of one digest. `evaluated(subject, settings, networks, before)` makes one.
 
     A run that cannot be read or evaluated has a reason instead, and stops nobody else.
 
@@ -39,13 +39,13 @@ def gather(folders: list[Path], settings: CompareSettings, evaluated: Callable[.
     if not readable:
         raise InvalidSetting("; ".join(c.reason for c in candidates))
     refuse_other_protocols([(c.folder, _protocol(c.subject, settings)) for c in readable])
-    weights = networks(settings).provenance
+    nets = networks(settings)
     last: Evaluation | None = None
     for candidate in readable:
-        candidate.found = None if settings.again else usable(candidate.subject, settings, weights)
+        candidate.found = None if settings.again else usable(candidate.subject, settings, nets.provenance)
         if candidate.found is None:
             try:
-                last = evaluated(candidate.subject, settings, last)
+                last = evaluated(candidate.subject, settings, nets, last)
                 candidate.found = record.write(candidate.subject, settings, last)
             except (InvalidSetting, OSError, RuntimeError) as error:  # a full disk, a device without memory
                 candidate.reason = f"{candidate.folder}: {' '.join(str(error).split())}"

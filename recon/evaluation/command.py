@@ -1,5 +1,6 @@
 """What `python -m recon.evaluate` does."""
 
+import shlex
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -11,6 +12,7 @@ from tqdm import tqdm
 from losses import InvalidSetting
 from recon.evaluation import record
 from recon.evaluation.evaluation import Evaluation, evaluate
+from recon.evaluation.instruments import Networks, networks
 from recon.evaluation.settings import EvaluateSettings, Measuring, check
 from recon.evaluation.subject import Subject, open_run
 from recon.evaluation.table import table, undefined
@@ -28,7 +30,7 @@ def evaluate_run(settings: EvaluateSettings, given: frozenset[str] = frozenset()
         raise InvalidSetting("give the run to evaluate: run=runs/NAME")
     began = time.monotonic()
     subject = open_run(Path(settings.run))
-    page = record.write(subject, settings, evaluated(subject, settings)).page
+    page = record.write(subject, settings, evaluated(subject, settings, networks(settings))).page
     print(table(page))
     p = page["protocol"]
     print(
@@ -38,11 +40,11 @@ def evaluate_run(settings: EvaluateSettings, given: frozenset[str] = frozenset()
     for line in [*([p["caveat"]] if p["caveat"] else []), *undefined(page)]:
         print(line)
     print(f"all numbers  {Path(settings.run) / record.JSON}   ({duration(time.monotonic() - began)})")
-    print(f"next         python -m recon.compare {settings.run} ANOTHER_RUN")
+    print(f"next         python -m recon.compare {shlex.quote(settings.run)} ANOTHER_RUN")
     return 0
 
 
-def evaluated(subject: Subject, measuring: Measuring, before: Evaluation | None = None) -> Evaluation:
+def evaluated(subject: Subject, measuring: Measuring, nets: Networks, before: Evaluation | None = None) -> Evaluation:
     """Evaluates a run on the device of the settings, with a bar; see `evaluate`."""
     check(measuring)
     device = make_fabric(measuring.device, "fp32").device
@@ -51,7 +53,7 @@ def evaluated(subject: Subject, measuring: Measuring, before: Evaluation | None 
     # Measured in float32, not in the shorter format that CUDA may put in its place.
     torch.set_float32_matmul_precision("highest")
     torch.backends.cudnn.allow_tf32 = False
-    return evaluate(subject, measuring, device, progress, before)
+    return evaluate(subject, measuring, nets, device, progress, before)
 
 
 def progress(things: Iterable, what: str, count: int) -> Iterator:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from losses import InvalidSetting
 from recon.data import Source, StreamedSource
-from recon.evaluation.instruments import Instruments, make_instruments, networks, passports_of
+from recon.evaluation.instruments import Instruments, Networks, make_instruments, passports_of
 from recon.evaluation.measure import Gathering, Measured, RatioPoint
 from recon.evaluation.protocol import Batch, Digest, Protocol, batches, open_source, protocol_of
 from recon.evaluation.rows import Progress, Row, rows_beside, rows_of_run
@@ -49,11 +49,17 @@ class Evaluation:
 
 
 def evaluate(
-    subject: Subject, measuring: Measuring, device: torch.device, progress: Progress, before: Evaluation | None = None
+    subject: Subject,
+    measuring: Measuring,
+    nets: Networks,
+    device: torch.device,
+    progress: Progress,
+    before: Evaluation | None = None,
 ) -> Evaluation:
     """Measures a run, the simple reconstructions and the truth.
 
     Args:
+        nets: of `networks(measuring)`.
         before: an evaluation of another run under the same settings; under the same protocol too its simple
             reconstructions are taken over.
 
@@ -63,7 +69,6 @@ def evaluate(
     settings = subject.trained.settings
     protocol = protocol_of(settings, subject.trained.model.patch_size, measuring)
     training, held_out = (open_source(settings, split, measuring) for split in ("train", "val"))
-    nets = networks(measuring)
     instruments = make_instruments(nets, protocol, held_out, device)
     rows = run = rows_of_run(subject, device)
     if before is None or before.protocol != protocol:

@@ -83,9 +83,7 @@ def difference_table(comparison: dict[str, Any]) -> dict[str, Any]:
     places = {name: decimals([d for d in found if d["metric"] == name]) for name in {d["metric"] for d in found}}
     cells = {}
     for d in found:
-        plain = cell(
-            {**d, "n": d.get("n", comparison["protocol"]["images"]), "reason": None}, places[d["metric"]], None
-        )
+        plain = cell({**d, "reason": None}, places[d["metric"]], None)
         signed = replace(plain, shown="+" + plain.shown) if plain.value and plain.value > 0 else plain
         cells[d["a"], d["b"], d["metric"]] = (signed, d["excludes_zero"])
     return {

@@ -6,6 +6,7 @@ import pytest
 
 from recon.evaluation.command import evaluated
 from recon.evaluation.evaluation import Evaluation
+from recon.evaluation.instruments import networks
 from recon.evaluation.settings import EvaluateSettings
 from recon.evaluation.subject import Subject, open_run
 from tests.recon.training.conftest import SMALL, pretrain
@@ -40,4 +41,4 @@ def subject(run) -> Subject:
 
 @pytest.fixture(scope="session")
 def evaluation(subject) -> Evaluation:
-    return evaluated(subject, measuring())
+    return evaluated(subject, measuring(), networks(measuring()))

@@ -11,6 +11,7 @@ import torch
 from losses import InvalidSetting
 from recon.evaluation import record
 from recon.evaluation.command import evaluate_run, evaluated
+from recon.evaluation.instruments import networks
 from recon.evaluation.settings import FeatureSettings, LpipsSettings
 from recon.evaluation.subject import open_run
 from recon.metrics import GROUPS
@@ -66,7 +67,7 @@ def test_the_mean_colour_has_no_detail_at_all(page):
 
 
 def test_two_evaluations_of_one_run_are_the_same(subject, evaluation):
-    again = evaluated(subject, measuring(batch=12))
+    again = evaluated(subject, measuring(batch=12), networks(measuring()))
     assert again.seen.digest == evaluation.seen.digest
     for key, measured in again.seen.measured.items():
         for name, values in measured.values.items():
@@ -76,7 +77,7 @@ def test_two_evaluations_of_one_run_are_the_same(subject, evaluation):
 
 
 def test_another_run_s_evaluation_lends_its_simple_reconstructions(subject, evaluation):
-    lent = evaluated(subject, measuring(), evaluation)
+    lent = evaluated(subject, measuring(), networks(measuring()), evaluation)
     assert [row.key for row in lent.rows] == [row.key for row in evaluation.rows]
     assert lent.seen.measured["ridge"] is evaluation.seen.measured["ridge"]
     assert lent.seen.measured["run"] is not evaluation.seen.measured["run"]
@@ -164,7 +165,7 @@ def test_an_unfinished_run_says_how_far_it_came(tmp_path, run):
 
 def test_on_fields_with_a_known_answer_nothing_beats_bayes(tmp_path):
     run = trained(tmp_path, "fields", "loss=mse", "data.name=gaussian_field")
-    found = evaluated(open_run(run), measuring(images=16))
+    found = evaluated(open_run(run), measuring(images=16), networks(measuring()))
     for key, measured in found.seen.measured.items():
         excess = measured.values["excess_mse"]
         assert excess.mean() > 0 or key in ("bayes", "truth"), key

@@ -166,7 +166,7 @@ def _pairs(runs: list[str]) -> list[tuple[str, str]]:
 def _difference(scores: dict[str, Any], name: str, a: str, b: str) -> dict[str, Any]:
     found = _summary(scores[a][name] - scores[b][name])
     excludes = not found["low"] <= 0 <= found["high"]
-    numbers = {key: found[key] for key in ("value", "low", "high")}
+    numbers = {key: found[key] for key in ("value", "low", "high", "n")}
     return {"metric": name, "a": a, "b": b, **numbers, "excludes_zero": excludes}
 
 
