@@ -23,7 +23,7 @@ from recon.config import Settings, every_setting
 from recon.settings_help import help_text, presets
 
 # `data=cifar10` says data.name=cifar10, and a preset needs no plus.
-SHORT = {"data": "data.name", "model": "model.name", "preset": "+preset"}
+SHORT = {"data": "data.name", "model": "model.name", "probe": "probe.name", "preset": "+preset"}
 
 # Hydra's flags that a user may want, and those of them that take the next argument.
 FLAGS = {"-h", "--help", "--hydra-help", "-m", "--multirun", "--resolve", "--version", "--info", "-i", "--run", "-r"}
@@ -48,7 +48,8 @@ class Command:
 
     @property
     def short(self) -> dict[str, str]:
-        return {word: full for word, full in SHORT.items() if full in self.keys or self.settings is Settings}
+        here = self.keys | ({"+preset"} if self.settings is Settings else set())
+        return {word: full for word, full in SHORT.items() if full in here}
 
     @cached_property
     def keys(self) -> set[str]:

@@ -193,7 +193,11 @@ def per_device_batch(settings: Settings) -> int:
 
 def image_size(settings: Settings) -> tuple[int, int]:
     """(H, W) in pixels."""
-    given = settings.data.image_size
+    return pixels(settings.data.image_size)
+
+
+def pixels(given: Any) -> tuple[int, int]:
+    """data.image_size, S or [H, W], as (H, W)."""
     size = list(given) if isinstance(given, list | tuple) else [given, given]
     if len(size) != 2 or not all(type(n) is int and n > 0 for n in size):
         raise InvalidSetting(f"data.image_size={given}: give one number of pixels, or [height,width]")

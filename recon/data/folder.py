@@ -33,6 +33,13 @@ class ImageFolder(Source):
     def name_of(self, index: int) -> str:
         return self._files[index]
 
+    def label_of(self, index: int) -> int:
+        return self._labels[index]
+
+    def content(self, index: int) -> bytes:
+        with reading(self._folder / self._files[index]):
+            return (self._folder / self._files[index]).read_bytes()
+
 
 def image_folder(split: str, root: str | Path | None, download: bool = False) -> ImageFolder:
     """One split of any folder of images; there is nothing to download.

@@ -41,6 +41,9 @@ class Photos(Source):
         label, box = self._tiles[index]
         return self._regions[label].crop(box), label
 
+    def label_of(self, index: int) -> int:
+        return self._tiles[index][0]
+
     def name_of(self, index: int) -> str:
         label, (left, top, _, _) = self._tiles[index]
         return f"photos/{self.classes[label]}/{self._split} at {left},{top}"

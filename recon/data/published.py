@@ -26,6 +26,10 @@ class Published(Source):
     def read(self, index: int) -> tuple[Image.Image, int]:
         return self._dataset[index]
 
+    def label_of(self, index: int) -> int:
+        labels = self._dataset.labels if isinstance(self._dataset, datasets.STL10) else self._dataset.targets
+        return int(labels[index])
+
     def name_of(self, index: int) -> str:
         return f"{self._name}/{index}"
 

@@ -49,6 +49,14 @@ class Source(_Described, ABC):
     def name_of(self, index: int) -> str:
         """The image's name within the dataset: the same on every machine, and different for every image."""
 
+    def label_of(self, index: int) -> int:
+        """The image's class, -1 where there is none. Raises UnreadableImage where only the image tells."""
+        return self.read(index)[1]
+
+    def content(self, index: int) -> bytes:
+        """What a checksum is taken of: the image's file, or its pixels where it has none. Raises UnreadableImage."""
+        return self.read(index)[0].tobytes()
+
 
 class StreamedSource(_Described, ABC):
     """Images that come in one fixed order; every iteration begins at the first."""

@@ -1,6 +1,7 @@
 """The masked autoencoder of He et al. 2021 (arXiv 2111.06377)."""
 
 from collections.abc import Sequence
+from copy import deepcopy
 from functools import partial
 from typing import Any
 
@@ -108,16 +109,43 @@ class MaskedAutoencoder(nn.Module):
         """Class token and patch tokens of whole images, no masking: (B, 3, H, W) in [0, 1] -> (B, 1 + N, D)."""
         return self._encoder(self._embedded(images))
 
+    def encode_layers(self, images: Tensor, layers: Sequence[int]) -> list[Tensor]:
+        """As `encode`, but after each of the blocks `layers`, counted from 1 and rising; the encoder stops at the last.
+
+        The final norm is applied to each, as DINOv2's `get_intermediate_layers` does (Oquab et al. 2023, arXiv
+        2304.07193), so that the last block's is `encode`'s.
+        """
+        x, found = self._with_class_token(self._embedded(images)), []
+        for number, block in enumerate(self.blocks[: layers[-1]], start=1):
+            x = block(x)
+            if number in layers:
+                found.append(self.norm(x))
+        return found
+
+    def untrained(self, seed: int) -> "MaskedAutoencoder":
+        """A copy as it would be before any training: weights drawn anew, on the model's own device."""
+        copy = deepcopy(self)
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            for module in copy.modules():
+                if hasattr(module, "reset_parameters"):
+                    module.reset_parameters()
+            copy._initialise()
+        return copy
+
     def _embedded(self, images: Tensor) -> Tensor:
         """Patch tokens with their positions, (B, N, D)."""
         return self.patch_embed((images - self.mean) / self.std) + self.pos_embed[:, 1:]
 
     def _encoder(self, tokens: Tensor) -> Tensor:
         """Class token put before (B, n, D), through all blocks: (B, 1 + n, D)."""
-        x = torch.cat([(self.cls_token + self.pos_embed[:, :1]).expand(len(tokens), -1, -1), tokens], dim=1)
+        x = self._with_class_token(tokens)
         for block in self.blocks:
             x = block(x)
         return self.norm(x)
+
+    def _with_class_token(self, tokens: Tensor) -> Tensor:
+        return torch.cat([(self.cls_token + self.pos_embed[:, :1]).expand(len(tokens), -1, -1), tokens], dim=1)
 
     def _encode_masked(self, images: Tensor, mask: Tensor, visible: Tensor) -> Tensor:
         """The encoder's tokens of the visible patches; under mask_tokens=encoder of all, in the images' order."""

@@ -7,6 +7,8 @@ from typing import Any
 
 Record = dict[str, Any]
 
+ACCURACIES = ("by_depth", "by_blocks", "by_labels")  # curves of probes
+
 
 def write_tables(comparison: dict[str, Any], folder: Path) -> list[Path]:
     """Writes table.csv, differences.csv and a file per kind of curve that has data; returns the files.
@@ -21,6 +23,7 @@ def write_tables(comparison: dict[str, Any], folder: Path) -> list[Path]:
         "by_ratio": curves(comparison["rows"], comparison["by_ratio"]),
         "spectra": curves(comparison["rows"], comparison["spectra"]),
         "training": training(comparison),
+        **{f"accuracy_{name}": curves(comparison["rows"], comparison[name]) for name in ACCURACIES},
     }
     written = []
     for name, records in tables.items():

@@ -19,11 +19,13 @@ METRICS = {
     "seam_ratio": ("sharpness", "Gradient across patch borders over gradient elsewhere.", "", 0, None, "truth"),
     "retention": ("recovery", "Energy of hidden patches, of the truth's, above the mean.", "share", 0, None, "truth"),
     "kid": ("distribution", "Squared distance of feature distributions (MMD, cubic kernel).", "", None, None, "lower"),
+    "linear_mean": ("representation", "Accuracy of a linear classifier on frozen features.", "share", 0, 1, "higher"),
 }
 REASONS = {
     "masked_psnr": "not defined: no error at all",
     "ms_ssim": "not defined: images below 176 pixels",
     "kid": "not defined: the truth is what others are compared with",
+    "linear_mean": "has no encoder",
 }
 ROWS = [
     ("truth", "truth", None),
@@ -102,6 +104,9 @@ def comparison() -> dict[str, Any]:
         "by_ratio": {},
         "spectra": {key: _spectrum(key) for key, _, _ in ROWS},
         "training": {key: _training(i) for i, key in enumerate(runs)},
+        "by_depth": {key: _by_depth(i) for i, key in enumerate(runs)},
+        "by_blocks": {},
+        "by_labels": {runs[0]: {"fraction": [0.01, 0.1, 1.0], "linear mean": [0.2, 0.35, 0.5]}},
         "made": {key: _made(key, i) for i, key in enumerate(runs)},
     }
 
@@ -141,6 +146,8 @@ def _scores(key: str) -> dict[str, np.ndarray]:
         "seam_ratio": steps[:, :, borders].mean((1, 2)) / steps[:, :, ~borders].mean((1, 2)),
         "retention": energy.mean((1, 2)) / true_energy.mean((1, 2)),
     }
+    if key.startswith("runs/"):
+        found["linear_mean"] = np.array([0.4, 0.6, 0.5, 0.3, 0.7, 0.5]) + 0.1 * ("adv" in key)
     if key != "truth":
         found |= {"masked_psnr": -10 * np.log10(mse), "kid": mse * (0.2 if "adv" in key else 1.5)}
     return found
@@ -157,6 +164,12 @@ def _summary(values: np.ndarray | None, reason: str | None = None) -> dict[str, 
 def _passport(name: str, group: str, what: str, unit: str, low: Any, high: Any, better: str) -> dict[str, Any]:
     about = {"name": name, "group": group, "what": what, "unit": unit, "low": low, "high": high, "better": better}
     return {**about, "reference": f"Author & Author 20{len(name)}; equals scikit-image", "paired": better != "truth"}
+
+
+def _by_depth(i: int) -> dict[str, list[float | None]]:
+    """The last run has no class token's curve."""
+    found = {"layer": [1, 2, 3, 4], "linear mean": [0.2 + 0.1 * i, 0.3, 0.4, 0.45]}
+    return found | ({"linear class": [0.1, 0.2, None, 0.3]} if i < 2 else {})
 
 
 def _pairs(runs: list[str]) -> list[tuple[str, str]]:

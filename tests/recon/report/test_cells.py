@@ -59,7 +59,8 @@ def test_only_where_the_truth_is_the_aim_a_cell_is_told_as_a_share_of_it():
 
 def test_metrics_stand_in_their_groups_in_the_order_given():
     groups = grouped(comparison()["metrics"])
-    assert [name for name, _ in groups] == ["fidelity", "structure", "sharpness", "recovery", "distribution"]
+    named = ["fidelity", "structure", "sharpness", "recovery", "distribution", "representation"]
+    assert [name for name, _ in groups] == named
     assert [metric["name"] for _, metrics in groups for metric in metrics] == list(METRICS)
 
 

@@ -176,3 +176,24 @@ def test_a_line_is_printed_in_the_colour_of_its_row(tmp_path, log):
     picture = matplotlib.image.imread(tmp_path / "p.png")[..., :3]
     colour = np.array([int(look["row"].light[i : i + 2], 16) / 255 for i in (1, 3, 5)])
     assert (np.abs(picture - colour).max(-1) < 0.01).sum() > 500
+
+
+def test_accuracy_stands_against_sharpness_for_rows_that_have_both():
+    plot = drawn()["sharpness_accuracy"]
+    runs = [row for row in comparison()["rows"] if row["kind"] == "run"]
+    truth = next(row for row in comparison()["rows"] if row["kind"] == "truth")["values"]["tenengrad"]["value"]
+    assert [series.row for series in plot.series] == [row["key"] for row in runs]
+    for series, row in zip(plot.series, runs, strict=True):
+        sharp = row["values"]["tenengrad"]
+        assert series.x == [pytest.approx(sharp["value"] / truth)]
+        assert series.x_interval == [(pytest.approx(sharp["low"] / truth), pytest.approx(sharp["high"] / truth))]
+        assert series.y == [row["values"]["linear_mean"]["value"]]
+
+
+def test_curves_of_accuracy_are_drawn_where_more_than_one_place_was_asked():
+    found = drawn()
+    depth = found["accuracy_by_depth"]
+    assert [series.variant for series in depth.series] == ["linear mean", "linear class"] * 2 + ["linear mean"]
+    assert depth.series[1].y == [0.1, 0.2, None, 0.3] and depth.ticks == [1, 2, 3, 4]
+    assert found["accuracy_by_labels"].log_x and found["accuracy_by_labels"].series[0].x == [0.01, 0.1, 1.0]
+    assert "accuracy_by_blocks" not in found

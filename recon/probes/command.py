@@ -1,0 +1,144 @@
+"""What `python -m recon.probe` does."""
+
+import shlex
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from losses import InvalidSetting
+from recon import config
+from recon.evaluation.command import progress
+from recon.evaluation.subject import Subject, open_run
+from recon.model import MaskedAutoencoder, create_model
+from recon.probes import record
+from recon.probes.contestants import Contestant, contestants
+from recon.probes.frozen import FROZEN, features_of, probe_features
+from recon.probes.labelled import Task, open_task
+from recon.probes.result import Result
+from recon.probes.settings import ProbeSettings, check, layers, probes
+from recon.probes.table import table
+from recon.probes.terms import Terms
+from recon.probes.tuned import TUNED, probe_tuned, trainings
+from recon.training.console import duration
+from recon.training.device import make_fabric
+from recon.training.run_folder import RUNS
+
+FEATURES = "features"  # folder of the cache, within a run's
+UNLABELLED = {"bundled", "random"}  # sources of a critic's weights that have never seen a label
+
+
+@dataclass(frozen=True)
+class Probed:
+    """What is probed, on what, and where the results go. `notes`: what a reader must know, a sentence each."""
+
+    folder: Path
+    title: str
+    model: MaskedAutoencoder
+    contestants: list[Contestant]
+    task: Task
+    image_size: tuple[int, int]
+    notes: list[str]
+
+
+def probe(settings: ProbeSettings, given: frozenset[str] = frozenset()) -> int:
+    """Probes a run's encoder, or trains one from scratch; writes probe.json into its folder and prints a table.
+
+    Raises:
+        InvalidSetting: no such run, no readable model, data that cannot be probed.
+    """
+    if settings.scratch is not None and "probe.name" not in given:
+        settings.probe.name = "finetune"
+    check(settings, (*FROZEN, *TUNED))
+    began = time.monotonic()
+    probed = of_run(settings) if settings.scratch is None else of_scratch(settings)
+    said = probed.notes + notes(probed.task)
+    page = record.page_of(probed.title, probed.contestants, probed.task, probed.image_size, settings, said)
+    found = record.with_results(page, results(probed, settings), record.read(probed.folder))
+    probed.folder.mkdir(parents=True, exist_ok=True)
+    record.write(probed.folder, found)
+    print(table(found.page))
+    task, (height, width) = probed.task, probed.image_size
+    print(
+        f"\n{len(task.answers):,} test images of {task.name}, {height}x{width} pixels, {len(task.classes)} classes; "
+        "± half of the 95% interval over images and seeds"
+    )
+    for note in found.page["caveats"]:
+        print(note)
+    print(f"all numbers  {probed.folder / record.JSON}   ({duration(time.monotonic() - began)})")
+    print(f"next         python -m recon.compare {shlex.quote(str(settings.run or probed.folder))} ANOTHER_RUN")
+    return 0
+
+
+def results(probed: Probed, settings: ProbeSettings) -> list[Result]:
+    """Every probe that was asked for, of every contestant that it can probe."""
+    depth, names = len(probed.model.blocks), probes(settings)
+    frozen, tuned = ([name for name in names if name in kind] for kind in (FROZEN, TUNED))
+    asked, read = trainings(tuned, settings.probe, depth), layers(settings, depth)
+    terms = Terms(
+        probed.task,
+        probed.image_size,
+        settings.probe.fractions,
+        [settings.seed + i for i in range(settings.probe.seeds)],
+        make_fabric(settings.device, settings.precision),
+        settings.batch,
+        settings.data.workers,
+        progress,
+    )
+    found: list[Result] = []
+    for one in probed.contestants:
+        if frozen:
+            features = features_of(one, read, terms, probed.folder / FEATURES)
+            found += probe_features(one, features, frozen, terms)
+        if one.model is not None:
+            found += probe_tuned(one, asked, terms)
+    return found
+
+
+def of_run(settings: ProbeSettings) -> Probed:
+    """A run's encoder, on the data it was trained on or on other data; controls beside it."""
+    subject = open_run(Path(settings.run))
+    trained = subject.trained.settings.data
+    own = settings.data.name in (None, trained.name)
+    task = open_task(settings.data.name or trained.name, settings.data.root or (trained.root if own else None))
+    model = subject.trained.model
+    return Probed(
+        subject.folder,
+        subject.name,
+        model,
+        contestants(subject.name, model, settings.seed, settings.probe.controls),
+        task,
+        model.image_size,
+        labels_seen(subject) + ([subject.unfinished] if subject.unfinished else []),
+    )
+
+
+def of_scratch(settings: ProbeSettings) -> Probed:
+    """A model that has learnt nothing; its folder is runs/scratch-MODEL-DATA."""
+    if settings.data.name is None or settings.data.image_size is None:
+        raise InvalidSetting(f"scratch={settings.scratch} needs data=NAME and data.image_size=PIXELS")
+    if outside := [name for name in probes(settings) if name != "finetune"]:
+        raise InvalidSetting(f"scratch={settings.scratch} is trained by finetune alone; take {', '.join(outside)} away")
+    image_size = config.pixels(settings.data.image_size)
+    task = open_task(settings.data.name, settings.data.root)
+    source = task.train.source
+    model = create_model(
+        settings.scratch, image_size=image_size, patch_size=settings.patch_size, mean=source.mean, std=source.std
+    ).untrained(settings.seed)
+    name = f"scratch-{settings.scratch}-{settings.data.name}".replace("/", "-")
+    return Probed(RUNS / name, name, model, [Contestant("scratch", name, model)], task, image_size, [])
+
+
+def labels_seen(subject: Subject) -> list[str]:
+    """A sentence for each network of the objective that may have learnt from labels."""
+    return [
+        f"Not label-free: the objective's {term} term used a network ({weights['source']}) that may have learnt from "
+        "labels of such images."
+        for term, weights in (subject.trained.resolved.get("weights") or {}).items()
+        if weights["source"] not in UNLABELLED
+    ]
+
+
+def notes(task: Task) -> list[str]:
+    """What a reader must know of the data."""
+    repeated = f"{task.repeated} of the test images are training images too, to the byte." if task.repeated else None
+    return [note for note in (repeated, task.train.source.caveat) if note]

@@ -1,0 +1,158 @@
+"""Images with a class each, and test labels that can be asked but not read."""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from losses import InvalidSetting
+from recon.data import Source, StreamedSource, UnreadableImage, create_dataset
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Images of `source` with a class each.
+
+    `indices`: which images. `labels`: (n,) int64, 0 to C - 1, positions in `classes`.
+    """
+
+    source: Source
+    indices: list[int]
+    labels: Tensor
+    classes: list[str]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def subset(self, which: Tensor) -> "Labelled":
+        """The images at positions `which` (m,)."""
+        chosen = which.tolist()
+        return Labelled(self.source, [self.indices[i] for i in chosen], self.labels[which], self.classes)
+
+
+class Sealed:
+    """Labels of the test images. They are compared with a probe's final predictions, once; nothing else reads them.
+
+    A second question in the same name would be a choice between two answers by the test data.
+    """
+
+    def __init__(self, labels: Tensor):
+        self._labels = labels
+        self._answered: set[str] = set()
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def correct(self, probe: str, predictions: Tensor) -> Tensor:
+        """Which of the predictions (n,) are right: (n,) bool.
+
+        Raises:
+            RuntimeError: this probe has asked before.
+        """
+        if probe in self._answered:
+            raise RuntimeError(
+                f"{probe} asked for its test accuracy twice: the test labels must not take part in choices"
+            )
+        self._answered.add(probe)
+        return predictions.cpu() == self._labels
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a probe learns and is tested on.
+
+    `test`: images without their labels, which are in `answers`. `digest`: SHA-256 over all images' names, labels and
+    contents. `repeated`: how many test images are training images too, to the byte.
+    """
+
+    name: str
+    train: Labelled
+    test_source: Source
+    test_indices: list[int]
+    answers: Sealed
+    digest: str
+    repeated: int
+
+    @property
+    def classes(self) -> list[str]:
+        return self.train.classes
+
+
+def open_task(name: str, root: str | Path | None) -> Task:
+    """A dataset's training and test images with their classes; images without a class are left out.
+
+    Raises:
+        InvalidSetting: no classes, other classes in the test than in the training images, a class with one training
+            image, an image that cannot be read.
+    """
+    train, test = (_indexed(name, create_dataset(name, split, root)) for split in ("train", "val"))
+    try:
+        found = {split: _labels(source) for split, source in (("train", train), ("val", test))}
+        classes = _classes(name, train, found)
+        digest, contents = hashlib.sha256(), {}
+        for split, source in (("train", train), ("val", test)):
+            contents[split] = [_add(digest, source, i, label) for i, label in found[split].items()]
+    except UnreadableImage as reason:
+        raise InvalidSetting(f"{reason}; a probe needs every image: mend it or take it out of the data") from reason
+    position = {label: k for k, label in enumerate(sorted(set(found["train"].values())))}
+    labels = {split: torch.tensor([position[label] for label in each.values()]) for split, each in found.items()}
+    seen = set(contents["train"])
+    return Task(
+        name,
+        Labelled(train, list(found["train"]), labels["train"], classes),
+        test,
+        list(found["val"]),
+        Sealed(labels["val"]),
+        digest.hexdigest(),
+        repeated=sum(content in seen for content in contents["val"]),
+    )
+
+
+def _indexed(name: str, source: Source | StreamedSource) -> Source:
+    if isinstance(source, StreamedSource):
+        raise InvalidSetting(f"data={name} is a stream; a probe reads images by their number: unpack it into a folder")
+    return source
+
+
+def _labels(source: Source) -> dict[int, int]:
+    """Index -> class, of the images that have one."""
+    labels = {index: source.label_of(index) for index in range(len(source))}
+    return {index: label for index, label in labels.items() if label >= 0}
+
+
+def _classes(name: str, train: Source, found: dict[str, dict[int, int]]) -> list[str]:
+    """The names of the classes that occur, in the order of their numbers."""
+    have = {split: sorted(set(each.values())) for split, each in found.items()}
+    names = dict(enumerate(train.classes))
+
+    def called(labels: Iterable[int]) -> str:
+        some = [str(names.get(label, label)) for label in sorted(labels)]
+        return ", ".join(some if len(some) <= 5 else [*some[:5], "..."])
+
+    if not have["train"] or not have["val"]:
+        raise InvalidSetting(
+            f"data={name} has no classes; a probe needs labelled images (class folders, or a label column)"
+        )
+    if have["train"] != have["val"]:
+        apart = set(have["train"]) ^ set(have["val"])
+        raise InvalidSetting(
+            f"data={name}: training and test images have different classes; on one side alone: {called(apart)}"
+        )
+    if len(have["train"]) < 2:
+        raise InvalidSetting(f"data={name} has the one class {called(have['train'])}; a probe needs two or more")
+    counts = torch.tensor(list(found["train"].values())).bincount()
+    if alone := {label for label in have["train"] if counts[label] == 1}:
+        raise InvalidSetting(
+            f"data={name}: class {called(alone)} has one training image, so none can be held back to choose settings on"
+        )
+    return [str(names.get(label, label)) for label in have["train"]]
+
+
+def _add(digest: "hashlib._Hash", source: Source, index: int, label: int) -> bytes:
+    """Adds an image to the digest; its own."""
+    content = hashlib.sha256(source.content(index)).digest()
+    digest.update(f"{source.name_of(index)}\0{label}\0".encode() + content)
+    return content

@@ -1,0 +1,130 @@
+"""probe.json, what a reader needs; probe.safetensors, which test images were told right, for paired differences."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from recon.probes.accuracy import accuracy
+from recon.probes.contestants import Contestant
+from recon.probes.labelled import Task
+from recon.probes.result import Result
+from recon.probes.settings import ProbeSettings
+from recon.training.run_folder import write_text
+
+FORMAT = "recon probe 1"
+JSON, TENSORS = "probe.json", "probe.safetensors"
+
+# Of the settings: those that change no result.
+PLACES = {"run", "device", "batch", "data", "probe"}
+
+
+@dataclass(frozen=True)
+class Record:
+    """A probing as it lies on disk. `page`: probe.json. `correct`: result's name -> (S, n) bool."""
+
+    page: dict[str, Any]
+    correct: dict[str, Tensor]
+
+    @property
+    def digest(self) -> str:
+        """Of the images and labels that were probed."""
+        return self.page["data"]["digest"]
+
+
+def page_of(
+    title: str,
+    contestants: list[Contestant],
+    task: Task,
+    image_size: tuple[int, int],
+    settings: ProbeSettings,
+    caveats: list[str],
+) -> dict[str, Any]:
+    """probe.json without its results."""
+    return {
+        "format": FORMAT,
+        "run": title,
+        "contestants": {c.key: {"label": c.label, "encoder": c.checksum} for c in contestants},
+        "data": {
+            "name": task.name,
+            "digest": task.digest,
+            "train": len(task.train),
+            "test": len(task.answers),
+            "classes": task.classes,
+            "image_size": list(image_size),
+        },
+        "seeds": [settings.seed + i for i in range(settings.probe.seeds)],
+        "settings": asdict(settings),
+        "caveats": caveats,
+    }
+
+
+def with_results(page: dict[str, Any], results: list[Result], before: Record | None) -> Record:
+    """The page with its results. Those of an earlier probing that asked other questions under the same terms stay."""
+    entries, correct = {}, {}
+    if before is not None and _terms(before.page) == _terms(page):
+        entries = {entry["name"]: entry for entry in before.page["results"]}
+        correct = dict(before.correct)
+        page = page | {"contestants": before.page["contestants"] | page["contestants"]}
+    for result in results:
+        correct[result.name] = result.correct
+        entries[result.name] = {
+            "name": result.name,
+            "contestant": result.contestant,
+            "question": result.question,
+            "probe": result.probe,
+            "variant": result.variant,
+            "feature": result.feature,
+            "fraction": result.fraction,
+            **numbers(result),
+            "chosen": result.chosen,
+        }
+    return Record(page | {"results": list(entries.values())}, correct)
+
+
+def numbers(result: Result) -> dict[str, Any]:
+    """Accuracy, its 95% interval, and that of each seed."""
+    found = accuracy(result.correct).as_dict()
+    return {"value": found.pop("mean"), **found}
+
+
+def write(folder: Path, record: Record) -> None:
+    """Writes both files, the tensors first."""
+    temporary = folder / f"{TENSORS}.tmp"
+    tensors = {name: right.to(torch.uint8) for name, right in record.correct.items()}
+    temporary.write_bytes(save(tensors, metadata=_belongs_to(record.page)))
+    temporary.replace(folder / TENSORS)
+    write_text(folder / JSON, json.dumps(record.page, indent=1, allow_nan=False) + "\n")
+
+
+def read(folder: Path) -> Record | None:
+    """The probing in a run's folder; None where there is none that can be read."""
+    try:
+        page = json.loads((folder / JSON).read_text())
+        with safe_open(folder / TENSORS, framework="pt") as file:
+            if page["format"] != FORMAT or file.metadata() != _belongs_to(page):  # killed between the two files
+                return None
+            return Record(page, {entry["name"]: file.get_tensor(entry["name"]).bool() for entry in page["results"]})
+    except (OSError, ValueError, SafetensorError, TypeError, KeyError):
+        return None
+
+
+def _belongs_to(page: dict[str, Any]) -> dict[str, str]:
+    """What ties the two files of a probing together."""
+    return {"terms": json.dumps(_terms(page), sort_keys=True)}
+
+
+def _terms(page: dict[str, Any]) -> dict[str, Any]:
+    """What must be the same for two probings to stand in one file."""
+    settings = {key: value for key, value in page["settings"].items() if key not in PLACES}
+    return {
+        "encoder": {key: c["encoder"] for key, c in page["contestants"].items() if key in ("run", "scratch")},
+        "data": page["data"],
+        "seeds": page["seeds"],
+        "settings": settings,
+    }

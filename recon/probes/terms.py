@@ -1,0 +1,26 @@
+"""What every contestant of one probing is probed under."""
+
+from dataclasses import dataclass
+
+from lightning_fabric import Fabric
+
+from recon.probes.features import Progress
+from recon.probes.labelled import Task
+
+
+@dataclass(frozen=True)
+class Terms:
+    """The data and the conditions.
+
+    `image_size`: (H, W). `fractions`: of the training labels. `batch`: images at a time through a frozen encoder.
+    `workers`: processes that read ahead.
+    """
+
+    task: Task
+    image_size: tuple[int, int]
+    fractions: list[float]
+    seeds: list[int]
+    fabric: Fabric
+    batch: int
+    workers: int
+    progress: Progress

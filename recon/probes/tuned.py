@@ -1,0 +1,100 @@
+"""Probes that train through the encoder: the paper's linear probe, attentive, partial and full fine-tuning."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+
+from losses import InvalidSetting
+from recon.probes.contestants import Contestant
+from recon.probes.features import crops
+from recon.probes.labelled import Labelled
+from recon.probes.recipe import Recipe, attentive, finetune, paper_linear, partial, scratch, small
+from recon.probes.result import Result
+from recon.probes.settings import Probing
+from recon.probes.subsets import fraction
+from recon.probes.terms import Terms
+from recon.probes.tuning import tune
+
+
+class Training(NamedTuple):
+    """How one probe is trained. `untrained`: the recipe for an encoder that has learnt nothing."""
+
+    probe: str
+    variant: str
+    recipe: Recipe
+    untrained: Recipe
+
+
+def _partial(probing: Probing, depth: int) -> list[Training]:
+    return [
+        Training("partial", f"blocks={blocks:g}", partial(blocks), partial(blocks))
+        for blocks in _blocks(probing, depth)
+    ]
+
+
+TUNED: dict[str, Callable[[Probing, int], list[Training]]] = {
+    "paper_linear": lambda probing, depth: [Training("paper_linear", "", paper_linear(), paper_linear())],
+    "attentive": lambda probing, depth: [Training("attentive", "", attentive(), attentive())],
+    "partial": _partial,
+    "finetune": lambda probing, depth: [Training("finetune", "", finetune(), scratch())],
+}
+
+
+def trainings(names: Sequence[str], probing: Probing, depth: int) -> list[Training]:
+    """Every training that the probes `names` ask for, at the size that `probing` says.
+
+    Raises:
+        InvalidSetting: blocks that cannot be trained.
+    """
+    return [_sized(each, probing) for name in names for each in TUNED[name](probing, depth)]
+
+
+def probe_tuned(contestant: Contestant, asked: Sequence[Training], terms: Terms) -> list[Result]:
+    """Each training at every share of the labels, for every seed; tested on the central crops of the test images."""
+    return [_trained(contestant, training, share, terms) for training in asked for share in terms.fractions]
+
+
+def _trained(contestant: Contestant, training: Training, share: float, terms: Terms) -> Result:
+    task, learnt = terms.task, contestant.key == "run"
+    recipe = training.recipe if learnt else training.untrained
+    correct, chosen = [], []
+    for seed in terms.seeds:
+        part = task.train.subset(fraction(task.train.labels, share, seed))
+        used = fitting(recipe, part)
+        encoder = contestant.model if learnt else contestant.model.untrained(seed)
+        classifier = tune(encoder, used, part, terms.image_size, seed, terms.fabric, terms.progress, terms.workers)
+        images = crops(task.test_source, task.test_indices, terms.image_size, terms.batch, terms.workers)
+        asked_as = f"{contestant.key}/{training.probe}/{training.variant}/{share}/{seed}"
+        correct.append(task.answers.correct(asked_as, classifier.predict(images)))
+        chosen.append({"epochs": used.epochs, "batch": used.batch, "learning_rate": used.rate})
+    return Result(contestant.key, training.probe, training.variant, "", share, torch.stack(correct), chosen)
+
+
+def fitting(recipe: Recipe, part: Labelled) -> Recipe:
+    """The recipe with batches no larger than a small part of the labels, and even: they are mixed in pairs."""
+    return replace(recipe, batch=min(recipe.batch, len(part) // 2 * 2))
+
+
+def _sized(training: Training, probing: Probing) -> Training:
+    """At the length and in the batches that were asked for. Its length is part of what was asked."""
+
+    def sized(recipe: Recipe) -> Recipe:
+        epochs = recipe.epochs if probing.epochs is None else probing.epochs
+        return replace(recipe, epochs=epochs) if probing.recipe == "paper" else small(recipe, epochs)
+
+    recipe, untrained = sized(training.recipe), sized(training.untrained)
+    variant = ", ".join(filter(None, (training.variant, f"{recipe.epochs:g} epochs")))
+    return Training(training.probe, variant, recipe, untrained)
+
+
+def _blocks(probing: Probing, depth: int) -> list[float]:
+    """How many of the last blocks are trained: as asked, or 0, 1/2, 1, 2, 4, ... and all."""
+    if probing.blocks is None:
+        return [0, 0.5, *(2**k for k in range(math.ceil(math.log2(depth)))), depth]
+    for blocks in probing.blocks:
+        if not 0 <= blocks <= depth or blocks * 2 % 1:
+            raise InvalidSetting(f"probe.blocks={probing.blocks}: whole and half numbers from 0 to {depth}")
+    return list(dict.fromkeys(probing.blocks))

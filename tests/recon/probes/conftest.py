@@ -1,0 +1,34 @@
+"""A small run, and probings of it as the command makes them."""
+
+import contextlib
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from recon.command import typed
+from recon.probes import command, linear
+from recon.probes.record import Record, read
+from recon.probes.settings import ProbeSettings
+from tests.recon.evaluation.conftest import trained
+
+QUICK = ("device=cpu", "precision=fp32", "probe.seeds=2")
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory) -> Path:
+    """A run of three steps on the embedded photographs at 16 pixels."""
+    return trained(tmp_path_factory.mktemp("probed"), "small", "loss=mse")
+
+
+def probed(place: Path, *words: str) -> Record:
+    """`python -m recon.probe ...` in the folder `place`; the record it left."""
+    given = frozenset(word.partition("=")[0] for word in words)
+    settings = OmegaConf.merge(OmegaConf.structured(ProbeSettings), OmegaConf.from_dotlist([*QUICK, *words]))
+    with contextlib.chdir(place), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(linear, "FEWEST_STEPS", 50)  # what the heads reach is not asked here
+        patch.setattr(linear, "EPOCHS", 5)
+        settings = typed(settings, given)
+        assert command.probe(settings, given) == 0
+        folder = settings.run or f"runs/scratch-{settings.scratch}-{settings.data.name}"
+        return read(Path(folder))
