@@ -10,7 +10,7 @@ from recon.command_line import written
 from recon.comparison.differences import Row, best, differences
 from recon.comparison.gather import Candidate
 from recon.evaluation.record import Record, no_value
-from recon.evaluation.settings import EvaluateSettings, Measuring
+from recon.evaluation.settings import EvaluateSettings, Measuring, Where
 from recon.evaluation.subject import curves
 from recon.training.run_folder import flat
 
@@ -29,6 +29,11 @@ class Learnt:
     @property
     def found(self) -> Record | None:
         return self.candidate.found
+
+
+def of_run(row: Learnt) -> bool:
+    """Whether a row's run was trained here: only then is it known how."""
+    return row.candidate.subject is None or row.candidate.subject.trained.origin is None
 
 
 def learnt_rows(candidates: list[Candidate]) -> dict[str, Learnt]:
@@ -63,8 +68,9 @@ def assemble(candidates: list[Candidate], learnt: dict[str, Learnt], measuring: 
             for metric in metrics
         },
         "differences": differences(metrics, measured),
-        "training": {key: _training(row.candidate) for key, row in learnt.items() if row.row == "run"},
+        "training": {key: _training(row.candidate) for key, row in learnt.items() if row.row == "run" and of_run(row)},
         "made": {f"run/{label}": made for label, made in made(candidates, labels, measuring).items()},
+        "checkpoints": checkpoints(learnt, measuring),
         **{
             plot: {key: page[name] for key, page in pages.items() if page and page[name]}
             for plot, name in PLOTTED.items()
@@ -74,7 +80,7 @@ def assemble(candidates: list[Candidate], learnt: dict[str, Learnt], measuring: 
 
 def made(candidates: list[Candidate], labels: dict[Path, str], measuring: Measuring) -> dict[str, dict[str, Any]]:
     """How each run came about: its objective, the settings that differ between runs, weights, commands."""
-    opened = [c for c in candidates if c.subject]
+    opened = [c for c in candidates if c.subject and c.subject.trained.origin is None]
     settings = {c.folder: flat(c.subject.trained.settings) for c in opened}
     differing = {
         key for each in settings.values() for key in each if len({json.dumps(s[key]) for s in settings.values()}) > 1
@@ -96,15 +102,31 @@ def made(candidates: list[Candidate], labels: dict[Path, str], measuring: Measur
     return found
 
 
+def checkpoints(learnt: dict[str, Learnt], measuring: Measuring) -> dict[str, dict[str, Any]]:
+    """What is known of the checkpoints of others, by the key of their rows, and the command that evaluates them."""
+    found = {}
+    for key, row in learnt.items():
+        if row.found and not of_run(row):
+            trained = row.candidate.subject.trained
+            found[key] = trained.origin.described() | {
+                "sha256": trained.sha256,
+                "command": written("evaluate", evaluation_of(row.candidate, measuring)),
+            }
+    return found
+
+
 def evaluation_of(candidate: Candidate, measuring: Measuring) -> EvaluateSettings:
     """The settings under which recon.evaluate makes the numbers of this comparison."""
     common = {f.name: getattr(measuring, f.name) for f in fields(Measuring)}
+    data = candidate.subject.trained.settings.data
+    if candidate.subject.trained.origin is not None and measuring.data.name is None:  # it took a run's data
+        common["data"] = Where(name=data.name, root=measuring.data.root or data.root)
     return EvaluateSettings(**common, run=str(candidate.folder))
 
 
 def unique_labels(folders: list[Path]) -> dict[Path, str]:
-    """A run's name; its whole path where two runs have the same name."""
-    names = [folder.resolve().name for folder in folders]
+    """A run's name, a file's without its suffix; the whole path where two have the same name."""
+    names = [folder.resolve().stem if folder.is_file() else folder.resolve().name for folder in folders]
     return {f: name if names.count(name) == 1 else str(f) for f, name in zip(folders, names, strict=True)}
 
 

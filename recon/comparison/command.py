@@ -10,6 +10,7 @@ from losses import InvalidSetting
 from losses.patches import spread
 from recon.comparison.assemble import Learnt, assemble, learnt_rows
 from recon.comparison.gather import gather
+from recon.comparison.representation import with_probes
 from recon.comparison.settings import CompareSettings
 from recon.evaluation.command import evaluated
 from recon.evaluation.evaluation import Evaluation
@@ -17,6 +18,7 @@ from recon.evaluation.instruments import Networks
 from recon.evaluation.settings import Measuring, check
 from recon.evaluation.subject import Subject
 from recon.evaluation.table import table, undefined
+from recon.probes import record as probes
 from recon.report.page import write_page
 from recon.report.plots import write_plots
 from recon.report.tables import write_tables
@@ -40,9 +42,10 @@ def compare(settings: CompareSettings, given: frozenset[str] = frozenset()) -> i
     runs = [run for run in dict.fromkeys(map(Path, settings.runs)) if run.resolve() != folder.resolve()]  # of runs/*
     if not runs:
         raise InvalidSetting("name the runs to compare: python -m recon.compare runs/A runs/B")
-    candidates = gather(runs, settings, announced)
+    baselines = [run for run in runs if from_scratch(run)]
+    candidates = gather([run for run in runs if run not in baselines], settings, announced)
     learnt = learnt_rows(candidates)
-    comparison = assemble(candidates, learnt, settings)
+    comparison = with_probes(assemble(candidates, learnt, settings), probings(learnt, baselines))
     folder.mkdir(parents=True, exist_ok=True)
     write_files(comparison, folder)
     page = write_page(comparison, pictures(learnt), folder)
@@ -54,6 +57,23 @@ def compare(settings: CompareSettings, given: frozenset[str] = frozenset()) -> i
         print(f"left out: {candidate.reason}", file=sys.stderr)
     print(f"report  {page}   ({duration(time.monotonic() - began)})")
     return 1 if failed else 0
+
+
+def from_scratch(folder: Path) -> bool:
+    """Whether a folder holds the probing of a model that was trained on the labels alone."""
+    found = probes.read(folder)
+    return found is not None and "scratch" in found.page["contestants"]
+
+
+def probings(learnt: dict[str, Learnt], baselines: list[Path]) -> dict[str, probes.Record]:
+    """The probing of every run that has one, by the key of its first row, and of models from scratch."""
+    keys: dict[Path, str] = {}
+    for key, row in learnt.items():
+        if row.candidate.subject is not None:
+            keys.setdefault(row.candidate.subject.folder, key)
+    keys |= {folder: f"scratch/{folder.name}" for folder in baselines}
+    found = {key: probes.read(folder) for folder, key in keys.items()}
+    return {key: record for key, record in found.items() if record is not None}
 
 
 def write_files(comparison: dict[str, Any], folder: Path) -> None:

@@ -1,7 +1,7 @@
 """Brings runs together on the same images and masks: evaluations that are there are used, others are made."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from losses import InvalidSetting
@@ -9,16 +9,18 @@ from recon.comparison.settings import CompareSettings
 from recon.evaluation import record
 from recon.evaluation.evaluation import Evaluation
 from recon.evaluation.instruments import networks
-from recon.evaluation.protocol import Protocol, protocol_of
+from recon.evaluation.protocol import Protocol, dataset_of, protocol_of
+from recon.evaluation.rows import honest
 from recon.evaluation.subject import Subject, open_run
 
 # What does not change the numbers of an evaluation.
-PLACES = {"device", "batch", "run", "runs", "out", "again", "data"}  # but see `usable`
+PLACES = {"device", "batch", "run", "runs", "out", "again", "data", "target"}  # but see `usable`
 
 
 @dataclass
 class Candidate:
-    """A run that takes part: `found` is its evaluation, `subject` its model; `reason` why it has none."""
+    """A run, or a checkpoint of others, that takes part: `found` is its evaluation, `subject` its model; `reason` why
+    it has none. `folder`: what the user typed."""
 
     folder: Path
     subject: Subject | None = None
@@ -29,15 +31,17 @@ class Candidate:
 def gather(folders: list[Path], settings: CompareSettings, evaluated: Callable[..., Evaluation]) -> list[Candidate]:
     """Every run with its evaluation, all of one digest. `evaluated(subject, settings, networks, before)` makes one.
 
-    A run that cannot be read or evaluated has a reason instead, and stops nobody else.
+    A run that cannot be read or evaluated has a reason instead, and stops nobody else. A checkpoint of others is
+    judged on the data of the first run that has some, unless the settings say on which.
 
     Raises:
         InvalidSetting: runs that no evaluation can bring together, or not one that can be read.
     """
-    candidates = [_opened(folder) for folder in folders]
-    readable = [c for c in candidates if c.subject is not None]
+    candidates = [_opened(folder, settings.target) for folder in folders]
+    readable = [c for c in candidates if c.reason is None]
     if not readable:
         raise InvalidSetting("; ".join(c.reason for c in candidates))
+    give_data(readable)
     refuse_other_protocols([(c.folder, _protocol(c.subject, settings)) for c in readable])
     nets = networks(settings)
     last: Evaluation | None = None
@@ -46,12 +50,24 @@ def gather(folders: list[Path], settings: CompareSettings, evaluated: Callable[.
         if candidate.found is None:
             try:
                 last = evaluated(candidate.subject, settings, nets, last)
+                candidate.subject.make_folder()
                 candidate.found = record.write(candidate.subject, settings, last)
             except (InvalidSetting, OSError, RuntimeError) as error:  # a full disk, a device without memory
                 candidate.reason = f"{candidate.folder}: {' '.join(str(error).split())}"
         candidate.subject.trained.model.cpu()
     refuse_other_images(candidates)
     return candidates
+
+
+def give_data(candidates: list[Candidate]) -> None:
+    """A checkpoint of others takes the data of the first run that has some of its own."""
+    own = next((c.subject.trained.settings.data for c in candidates if c.subject.trained.settings.data.name), None)
+    for candidate in candidates:
+        trained = candidate.subject.trained
+        if own is not None and trained.settings.data.name is None:
+            data = replace(trained.settings.data, name=own.name, root=own.root)
+            trained = replace(trained, settings=replace(trained.settings, data=data))
+            candidate.subject = replace(candidate.subject, trained=trained)
 
 
 def refuse_other_protocols(protocols: list[tuple[Path, Protocol]]) -> None:
@@ -83,14 +99,23 @@ def usable(subject: Subject, settings: CompareSettings, weights: dict[str, dict[
     if found is None or found.page["model"]["sha256"] != subject.trained.sha256 or found.page["weights"] != weights:
         return None
     then, now = found.page["measuring"], asdict(settings)
-    if settings.data.root is not None and then["data"] != now["data"]:
+    if settings.data.root is not None and then["data"].get("root") != settings.data.root:
+        return None
+    if found.page["protocol"]["data"] != dataset_of(subject.trained.settings, settings):
+        return None
+    if ("run" in found.page["rows"]) != honest(subject.trained.model):  # the target that was given was another
         return None
     return found if all(then.get(key) == now[key] for key in now if key not in PLACES) else None
 
 
-def _opened(folder: Path) -> Candidate:
+def _opened(folder: Path, target: str | None) -> Candidate:
+    """`target` is for checkpoints that cannot tell theirs; the others keep their own."""
     try:
-        return Candidate(folder, subject=open_run(folder))
+        subject = open_run(folder)
+        origin = subject.trained.origin
+        if target is not None and origin is not None and origin.has_decoder and origin.target is None:
+            subject = open_run(folder, target)
+        return Candidate(folder, subject=subject, reason=subject.undrawable)
     except InvalidSetting as error:
         return Candidate(folder, reason=str(error))
 

@@ -1,6 +1,6 @@
 """What the runs' representations are worth, beside their reconstructions: columns, control rows and curves."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -70,29 +70,29 @@ class Column:
 
 
 def with_probes(comparison: dict[str, Any], records: dict[str, Record]) -> dict[str, Any]:
-    """The comparison with a group of columns for what was probed, and the controls as rows.
+    """The comparison with a group of columns for what was probed, and controls and baselines as rows.
 
     Probings of other images or labels than the first one's are not mixed with it; their cells say so.
 
     Args:
-        records: row key -> probing, of runs that have one.
+        records: key of a row -> its probing; a key that has no row yet, of a model from scratch, gets one.
     """
     if not records:
         return comparison | {name: {} for name in CURVES}
     first = next(iter(records.values()))
-    fit = {key: record for key, record in records.items() if record.digest == first.digest}
-    asked = columns(first)
-    controls = control_rows(fit)
-    rows = [row for row in comparison["rows"] if row["kind"] != "truth"]
-    truth = [row for row in comparison["rows"] if row["kind"] == "truth"]
+    answers = {key: (record, contestant_of(record)) for key, record in records.items() if record.digest == first.digest}
+    known = {row["key"] for row in comparison["rows"]}
+    runs = {key: answer for key, answer in answers.items() if key in known}
+    labels = {key: record.page["run"] for key, record in records.items() if key not in known}
+    for key, label, record, contestant in controls([record for record, _ in answers.values()]):
+        labels[key], answers[key] = label, (record, contestant)
     nothing = {metric["name"]: no_value("not a reconstruction") for metric in comparison["metrics"]}
-    rows += [
-        {"key": key, "label": label, "kind": "simple", "note": None, "values": nothing}
-        for key, (label, _, _) in controls.items()
+    added = [
+        {"key": key, "label": label, "kind": "simple", "note": None, "values": nothing} for key, label in labels.items()
     ]
-    answers = {key: (record, contestant_of(record)) for key, record in fit.items()} | {
-        key: (record, contestant) for key, (_, record, contestant) in controls.items()
-    }
+    asked = list(
+        dict.fromkeys(column for record, contestant in answers.values() for column in columns(record, contestant))
+    )
 
     def values(row: dict[str, Any]) -> dict[str, Numbers]:
         if row["key"] in answers:
@@ -101,10 +101,11 @@ def with_probes(comparison: dict[str, Any], records: dict[str, Record]) -> dict[
         reason = other or ("not probed" if row["kind"] == "run" else "has no encoder")
         return {column.name: no_value(reason) for column in asked}
 
-    runs = {key: answers[key] for key in fit}
+    truth = [row for row in comparison["rows"] if row["kind"] == "truth"]
+    rows = [*(row for row in comparison["rows"] if row["kind"] != "truth"), *added, *truth]
     return comparison | {
         "metrics": comparison["metrics"] + [column.as_metric(first) for column in asked],
-        "rows": [row | {"values": row["values"] | values(row)} for row in [*rows, *truth]],
+        "rows": [row | {"values": row["values"] | values(row)} for row in rows],
         "best": comparison["best"] | {column.name: best(column, runs) for column in asked},
         "differences": comparison["differences"] + differences(asked, runs),
         **{
@@ -113,35 +114,39 @@ def with_probes(comparison: dict[str, Any], records: dict[str, Record]) -> dict[
     }
 
 
-def columns(record: Record) -> list[Column]:
+def columns(record: Record, contestant: str) -> list[Column]:
     """What has a column: all that was asked with most labels, of several k one, and of partial fine-tuning none."""
-    entries = [entry for entry in record.page["results"] if entry["contestant"] == contestant_of(record)]
-    most = max((entry["fraction"] for entry in entries), default=1.0)
-    found = [
+    entries = [
+        entry
+        for entry in record.page["results"]
+        if entry["contestant"] == contestant and entry["probe"] in ABOUT and kind_of(entry) != "pixels"
+    ]
+    most = max(map(fraction_of, entries), default=1.0)
+    return [
         Column(entry["probe"], entry["variant"], kind_of(entry), most)
         for entry in entries
-        if entry["fraction"] == most
-        and entry["probe"] in ABOUT
-        and (entry["probe"] != "knn" or entry["variant"] == NEIGHBOURS)
+        if fraction_of(entry) == most and (entry["probe"] != "knn" or entry["variant"] == NEIGHBOURS)
     ]
-    return list(dict.fromkeys(found))
 
 
-def control_rows(records: dict[str, Record]) -> dict[str, tuple[str, Record, str]]:
-    """Row key -> label, probing and contestant. An untrained encoder that several runs share is one row."""
-    found: dict[str, tuple[str, Record, str]] = {}
-    known = [record.page["contestants"].get("untrained") for record in records.values()]
-    encoders = {control["encoder"] for control in known if control}
-    for record in records.values():
-        for contestant, known in record.page["contestants"].items():
-            if contestant == "untrained":
-                whose = f" of {record.page['run']}" if len(encoders) > 1 else ""
-                found.setdefault(
-                    f"untrained/{known['encoder'][:12]}", (f"untrained encoder{whose}", record, contestant)
-                )
-            if contestant == "pixels":
-                found.setdefault("pixels", (known["label"], record, contestant))
-    return found
+def controls(records: list[Record]) -> Iterator[tuple[str, str, Record, str]]:
+    """Key, label, probing and contestant of each control. What several probings share is one row."""
+    known = [record.page["contestants"].get("untrained") for record in records]
+    several = len({control["encoder"] for control in known if control}) > 1
+    seen = set()
+    for record in records:
+        for contestant, control in record.page["contestants"].items():
+            key = {"untrained": f"untrained/{control['encoder'][:12]}", "pixels": "pixels"}.get(contestant)
+            if key is None or key in seen:
+                continue
+            seen.add(key)
+            whose = f" of {record.page['run']}" if several else ""
+            yield (
+                key,
+                f"untrained encoder{whose}" if contestant == "untrained" else control["label"],
+                record,
+                contestant,
+            )
 
 
 def contestant_of(record: Record) -> str:

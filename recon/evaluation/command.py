@@ -21,16 +21,21 @@ from recon.training.device import make_fabric
 
 
 def evaluate_run(settings: EvaluateSettings, given: frozenset[str] = frozenset()) -> int:
-    """Evaluates one run, writes evaluation.json into its folder and prints a table.
+    """Evaluates a run or a checkpoint of others, writes evaluation.json into its folder and prints a table.
 
     Raises:
-        InvalidSetting: no such run, no readable model, no data.
+        InvalidSetting: no such run, no readable model, nothing that could be drawn, no data.
     """
     if settings.run is None:
         raise InvalidSetting("give the run to evaluate: run=runs/NAME")
     began = time.monotonic()
-    subject = open_run(Path(settings.run))
-    page = record.write(subject, settings, evaluated(subject, settings, networks(settings))).page
+    check(settings)
+    subject = open_run(Path(settings.run), settings.target)
+    if subject.undrawable:
+        raise InvalidSetting(subject.undrawable)
+    found = evaluated(subject, settings, networks(settings))
+    subject.make_folder()
+    page = record.write(subject, settings, found).page
     print(table(page))
     p = page["protocol"]
     print(
@@ -39,7 +44,7 @@ def evaluate_run(settings: EvaluateSettings, given: frozenset[str] = frozenset()
     )
     for line in [*([p["caveat"]] if p["caveat"] else []), *undefined(page)]:
         print(line)
-    print(f"all numbers  {Path(settings.run) / record.JSON}   ({duration(time.monotonic() - began)})")
+    print(f"all numbers  {subject.folder / record.JSON}   ({duration(time.monotonic() - began)})")
     print(f"next         python -m recon.compare {shlex.quote(settings.run)} ANOTHER_RUN")
     return 0
 

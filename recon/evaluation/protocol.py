@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from losses import InvalidSetting
 from recon import config
 from recon.config import Settings
 from recon.data import Source, StreamedSource, create_dataset, held_out_batches
@@ -61,7 +62,7 @@ class Batch:
 def protocol_of(run: Settings, patch_size: int, measuring: Measuring) -> Protocol:
     """How a run is judged: as it was trained, on the images and masks that `measuring` asks for."""
     return Protocol(
-        data=run.data.name,
+        data=dataset_of(run, measuring),
         split="val",
         images=measuring.images,
         image_size=config.image_size(run),
@@ -72,8 +73,22 @@ def protocol_of(run: Settings, patch_size: int, measuring: Measuring) -> Protoco
     )
 
 
+def dataset_of(run: Settings, measuring: Measuring) -> str:
+    """The dataset on which a run is judged: its own, unless the settings say another.
+
+    Raises:
+        InvalidSetting: it has none of its own, and none is given.
+    """
+    name = measuring.data.name or run.data.name
+    if name is None:
+        raise InvalidSetting("a checkpoint of others has no data of its own; give data=NAME, such as data=imagenette")
+    return name
+
+
 def open_source(run: Settings, split: str, measuring: Measuring) -> Source | StreamedSource:
-    return create_dataset(run.data.name, split, measuring.data.root or run.data.root)
+    name = dataset_of(run, measuring)
+    own = run.data.root if name == run.data.name else None  # where the run's data lies, no other data does
+    return create_dataset(name, split, measuring.data.root or own)
 
 
 def batches(

@@ -6,13 +6,14 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from losses import InvalidSetting
+from losses import InvalidSetting, NormalisedPixelHead
 from recon.baselines import SIMPLE, Ridge
 from recon.baselines.bayes import Bayes
 from recon.data import Source, StreamedSource, UnreadableImage, evaluation_crop
 from recon.data.gaussian_field import GaussianField
 from recon.evaluation.protocol import Protocol
 from recon.evaluation.subject import Subject
+from recon.model import MaskedAutoencoder
 
 Reconstruct = Callable[[Tensor, Tensor], Tensor]
 Progress = Callable[[Iterable, str, int], Iterable]  # what it goes through, what that is, how many
@@ -45,7 +46,10 @@ class Row:
 
 
 def rows_of_run(subject: Subject, device: torch.device) -> list[Row]:
-    """The run's honest prediction; where its head needs patch statistics also the rendering with the true ones."""
+    """The run's honest prediction; where its head needs patch statistics also the rendering with the true ones.
+
+    A checkpoint of others that predicts normalised patches has no statistics: there the oracle's rendering is alone.
+    """
     model = subject.trained.model.to(device)
 
     @torch.no_grad()
@@ -57,11 +61,20 @@ def rows_of_run(subject: Subject, device: torch.device) -> list[Row]:
         r = model(truth, mask=mask)
         return r.as_image(r.oracle_pixels)
 
-    rows = [Row("run", subject.name, "run", predicted, subject.unfinished)]
-    if model.head.statistics:
+    made = [f"{subject.trained.resolved['objective']}"] if subject.trained.origin else []
+    rows = []
+    if honest(model):
+        note = "; ".join([*made, *([subject.unfinished] if subject.unfinished else [])])
+        rows.append(Row("run", subject.name, "run", predicted, note or None))
+    if isinstance(model.head, NormalisedPixelHead):
         note = "oracle: drawn with each hidden patch's true mean and deviation, which leaks the answer"
-        rows.append(Row("oracle", f"{subject.name} (oracle)", "run", oracle, note))
+        rows.append(Row("oracle", f"{subject.name} (oracle)", "run", oracle, "; ".join([note, *made])))
     return rows
+
+
+def honest(model: MaskedAutoencoder) -> bool:
+    """Whether a model's prediction can be drawn without the truth's help."""
+    return bool(model.head.statistics) or not isinstance(model.head, NormalisedPixelHead)
 
 
 def rows_beside(

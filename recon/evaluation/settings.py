@@ -13,6 +13,7 @@ from recon.metrics.deep import TRUNKS
 
 @dataclass
 class Where:
+    name: str | None = option(None, "dataset; null: the run's own. A checkpoint of others has none: say data=NAME")
     root: str | None = option(None, "folder that holds the data; null: where the run found it")
 
 
@@ -39,6 +40,7 @@ class Measuring:
     ratios: list[float] = option([0.25, 0.5, 0.75, 0.9], "mask ratios of the curve against the mask ratio; []: none")
     training_images: int = option(2048, "training images that the ridge regression is fitted on")
     pictures: int = option(12, "images to look at, evenly spaced among those that are measured")
+    target: str | None = option(None, "pixels or normalised: a checkpoint's target, where its file cannot tell")
     data: Where = _node(Where)
     lpips: LpipsSettings = _node(LpipsSettings)
     features: FeatureSettings = _node(FeatureSettings)
@@ -46,7 +48,7 @@ class Measuring:
 
 @dataclass
 class EvaluateSettings(Measuring):
-    run: str | None = option(None, "folder of the run: runs/NAME")
+    run: str | None = option(None, "folder of the run: runs/NAME; or a checkpoint of others, such as mae.pth")
 
 
 def check(settings: Measuring) -> None:
@@ -62,6 +64,8 @@ def check(settings: Measuring) -> None:
         raise InvalidSetting(
             f"unknown lpips.net '{settings.lpips.net}'{nearest(settings.lpips.net, TRUNKS)} ({', '.join(TRUNKS)})"
         )
+    if settings.target not in (None, "pixels", "normalised"):
+        raise InvalidSetting(f"target={settings.target}: choose target=pixels or target=normalised")
     tap_index(settings.features.tap)
     for ratio in settings.ratios:
         if not 0 < ratio < 1 or not math.isfinite(ratio):

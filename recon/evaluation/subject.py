@@ -1,19 +1,25 @@
-"""What is evaluated: a run, read back from its folder."""
+"""What is evaluated: a run, read back from its folder, or a checkpoint of others."""
 
 import json
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
 from losses import InvalidSetting
-from recon.training.trained import Trained, load_run
+from recon.model.checkpoints.hugging_face import WEIGHTS
+from recon.training.trained import Trained, load_checkpoint, load_run
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A run's folder, and what was trained there."""
+    """What was trained, and the folder of its results: a run's own, or of a checkpoint's file one beside it.
+
+    `path`: what opens it again; `open_run(path)`.
+    """
 
     folder: Path
     trained: Trained
+    path: Path
 
     @property
     def name(self) -> str:
@@ -25,16 +31,52 @@ class Subject:
         step, steps = self.trained.step, self.trained.resolved["steps"]
         return None if step is None or step >= steps else f"unfinished: {step} of {steps} steps"
 
+    @property
+    def undrawable(self) -> str | None:
+        """Why there is nothing to draw, and what to do; None where there is."""
+        origin = self.trained.origin
+        if origin is None:
+            return None
+        if not origin.has_decoder:
+            probe = f"python -m recon.probe run={shlex.quote(str(self.path))}"
+            return f"{self.path} holds no decoder, so there is nothing to draw; it can be probed: {probe}"
+        if origin.target is None:
+            return f"{self.path} does not say what its decoder was trained for; give target=pixels or target=normalised"
+        return None
 
-def open_run(folder: Path) -> Subject:
-    """A run as it stands on disk, finished or not.
+    def make_folder(self) -> None:
+        """Creates the folder of its results, where a checkpoint's file has none yet."""
+        try:
+            self.folder.mkdir(exist_ok=True)
+        except OSError as error:
+            raise InvalidSetting(f"cannot make {self.folder} for the results: {error.strerror}") from error
+
+
+def open_run(path: Path, target: str | None = None) -> Subject:
+    """A run as it stands on disk, finished or not; or a checkpoint of others, a file or a folder.
+
+    The results of a file, mae_vitb.pth, go to the folder mae_vitb/ beside it, which is made when they are written.
+
+    Args:
+        target: "pixels" or "normalised", where a checkpoint of others cannot tell; a run knows.
 
     Raises:
-        InvalidSetting: there is no such run, or it holds no model that can be read.
+        InvalidSetting: there is nothing of that name, or it holds no model that can be read.
     """
-    if not folder.is_dir():
-        raise InvalidSetting(f"there is no run {folder}{_others(folder.parent)}")
-    return Subject(folder, load_run(folder))
+    if path.is_dir():
+        if (path / "config.yaml").is_file() or not any((path / name).is_file() for name in WEIGHTS):
+            return Subject(path, load_run(path), path)
+        return Subject(path, load_checkpoint(path, target), path)
+    if not path.is_file():
+        raise InvalidSetting(f"there is no run {path}{_others(path.parent)}")
+    if path.name in WEIGHTS and (path.parent / "config.yaml").is_file():
+        raise InvalidSetting(f"{path} is the model of the run {path.parent}; give the run")
+    if path.name in WEIGHTS and (path.parent / "config.json").is_file():
+        return open_run(path.parent, target)
+    folder = path.with_suffix("") if path.suffix else path.with_name(path.name + "-results")
+    if (folder / "config.yaml").is_file():
+        raise InvalidSetting(f"the results of {path} would go to {folder}, which is a run; rename the file")
+    return Subject(folder, load_checkpoint(path, target), path)
 
 
 def curves(folder: Path) -> dict[str, list[float | None]]:

@@ -125,12 +125,16 @@ class MaskedAutoencoder(nn.Module):
     def untrained(self, seed: int) -> "MaskedAutoencoder":
         """A copy as it would be before any training: weights drawn anew, on the model's own device."""
         copy = deepcopy(self)
+        statistics, copy.statistics = copy.statistics, None  # last, as above
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             for module in copy.modules():
                 if hasattr(module, "reset_parameters"):
                     module.reset_parameters()
             copy._initialise()
+            if statistics is not None:
+                _initialise_linear(statistics)
+        copy.statistics = statistics
         return copy
 
     def _embedded(self, images: Tensor) -> Tensor:

@@ -99,7 +99,10 @@ def of_run(settings: ProbeSettings) -> Probed:
     subject = open_run(Path(settings.run))
     trained = subject.trained.settings.data
     own = settings.data.name in (None, trained.name)
-    task = open_task(settings.data.name or trained.name, settings.data.root or (trained.root if own else None))
+    name = settings.data.name or trained.name
+    if name is None:
+        raise InvalidSetting(f"{settings.run} does not say what it was trained on: give data=NAME data.root=PATH")
+    task = open_task(name, settings.data.root or (trained.root if own else None))
     model = subject.trained.model
     return Probed(
         subject.folder,

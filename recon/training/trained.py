@@ -1,8 +1,8 @@
-"""A trained run, read back from its folder."""
+"""A trained model, read back: a run from its folder, or a checkpoint of others."""
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,10 @@ from omegaconf.errors import OmegaConfBaseException
 from safetensors import SafetensorError
 
 from losses import InvalidSetting, NormalisedPixelHead, PixelHead
-from recon.config import Settings
+from recon.config import Settings, Train
 from recon.model import MaskedAutoencoder
+from recon.model.checkpoints import Checkpoint, read
+from recon.model.checkpoints.checkpoint import WORDS
 from recon.training.pretraining import from_values, make_model
 from recon.training.run_folder import values_of
 
@@ -26,7 +28,9 @@ class Trained:
     """A model (on the CPU, in evaluation) and how it was made.
 
     `resolved`: what config.yaml says was found: objective, weights, data. `step`: the model's optimiser steps, of
-    `resolved["steps"]`; None where the file does not say. `sha256`: of the model's file.
+    `resolved["steps"]`; None where the file does not say. `sha256`: of the model's file. `origin`: of a checkpoint
+    that is no run, what it says of itself (without its tensors); there `settings.data.name` is None, for it has no
+    data of its own.
     """
 
     settings: Settings
@@ -34,6 +38,35 @@ class Trained:
     resolved: dict[str, Any]
     step: int | None
     sha256: str
+    origin: Checkpoint | None = None
+
+
+def load_checkpoint(path: Path, target: str | None = None) -> Trained:
+    """A checkpoint that is no run, as if it had been trained here with the paper's masks; see `checkpoints.read`.
+
+    Args:
+        target: "pixels" or "normalised", where the file cannot tell.
+
+    Raises:
+        InvalidSetting: it cannot be read.
+    """
+    checkpoint = read(path, target)
+    a = checkpoint.architecture
+    settings = Settings(loss="mse", train=Train(steps=None))
+    settings.data.name, settings.data.image_size = None, list(a.image_size)
+    settings.model.name, settings.model.patch_size = a.name or checkpoint.format, a.patch_size
+    settings.model.decoder_width, settings.model.decoder_depth = a.decoder_width, a.decoder_depth
+    settings.model.mask_tokens = a.mask_tokens
+    resolved = {
+        "objective": f"a checkpoint of {WORDS[checkpoint.format]}",
+        "head": checkpoint.target,
+        "steps": None,
+        "mean": list(checkpoint.mean),
+        "std": list(checkpoint.std),
+        "weights": {},
+    }
+    origin = replace(checkpoint, state={})
+    return Trained(settings, checkpoint.model(), resolved, None, checkpoint.sha256, origin)
 
 
 def load_run(folder: Path) -> Trained:

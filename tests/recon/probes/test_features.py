@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from losses import InvalidSetting
+from losses import InvalidSetting, NormalisedPixelHead
 from recon.data import create_dataset, evaluation_crop
 from recon.model import create_model
 from recon.probes.features import Encoder, crops, extract, raw_pixels
@@ -113,6 +113,15 @@ def test_the_untrained_control_forgets_everything_learnt(model):
             parameter.add_(1.0)
     fresh, reference = trained.untrained(3).state_dict(), model.untrained(3).state_dict()
     assert all(torch.equal(fresh[name], reference[name]) for name in reference)
+
+
+def test_runs_of_one_size_share_their_untrained_control_whatever_their_head(model):
+    other = create_model(
+        "nano", image_size=16, patch_size=4, depth=3, decoder_depth=1, decoder_width=32, head=NormalisedPixelHead()
+    )
+    plain, drawn = model.untrained(3).state_dict(), other.untrained(3).state_dict()
+    assert all(torch.equal(plain[name], drawn[name]) for name in plain)
+    assert not torch.equal(other.statistics[0].weight, drawn["statistics.0.weight"])
 
 
 def test_drawing_the_control_leaves_the_generator_alone(model):

@@ -104,6 +104,7 @@ def comparison() -> dict[str, Any]:
         "by_ratio": {},
         "spectra": {key: _spectrum(key) for key, _, _ in ROWS},
         "training": {key: _training(i) for i, key in enumerate(runs)},
+        "checkpoints": {runs[-1]: _checkpoint()},
         "by_depth": {key: _by_depth(i) for i, key in enumerate(runs)},
         "by_blocks": {},
         "by_labels": {runs[0]: {"fraction": [0.01, 0.1, 1.0], "linear mean": [0.2, 0.35, 0.5]}},
@@ -164,6 +165,12 @@ def _summary(values: np.ndarray | None, reason: str | None = None) -> dict[str, 
 def _passport(name: str, group: str, what: str, unit: str, low: Any, high: Any, better: str) -> dict[str, Any]:
     about = {"name": name, "group": group, "what": what, "unit": unit, "low": low, "high": high, "better": better}
     return {**about, "reference": f"Author & Author 20{len(name)}; equals scikit-image", "paired": better != "truth"}
+
+
+def _checkpoint() -> dict[str, str]:
+    """What is known of somebody else's file."""
+    said = {"format": "the official MAE code", "encoder": "12 blocks of width 192", "decoder": "none", "target": "none"}
+    return said | {"notes": SCRIPT, "sha256": "00ff", "command": "python -m recon.evaluate run=x.pth"}
 
 
 def _by_depth(i: int) -> dict[str, list[float | None]]:

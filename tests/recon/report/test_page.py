@@ -13,7 +13,7 @@ from PIL import Image
 
 from losses.errors import InvalidSetting
 from recon.report.page import PARTS, embedded, picture_data, write_page
-from tests.recon.report.comparison import ROWS, P, comparison, pictures
+from tests.recon.report.comparison import ROWS, SCRIPT, P, comparison, pictures
 
 
 @pytest.fixture(autouse=True)
@@ -104,6 +104,7 @@ def test_one_run_alone_has_a_page(tmp_path):
     found["rows"] = [row for row in found["rows"] if row["key"] in keep]
     found |= {"differences": [], "by_distance": {}, "training": {}, "best": {}}
     found["made"] = {"runs/mse": found["made"]["runs/mse"] | {"differs": {}}}
+    found["checkpoints"] = {}
     html = written(tmp_path, found)
     assert "There are no two runs to compare." in html
     assert "Settings that differ" not in html
@@ -118,3 +119,11 @@ def test_a_missing_package_is_named_with_the_remedy(tmp_path, monkeypatch, name)
     with pytest.raises(InvalidSetting, match=rf"^the page of a comparison needs {name}; install recon\[report\]$"):
         write_page(comparison(), pictures(), tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_checkpoint_of_others_says_what_it_is_and_its_names_are_names(tmp_path):
+    page = written(tmp_path)
+    made = page[page.index('id="made"') :]
+    assert "a checkpoint of others: the official MAE code" in made and "12 blocks of width 192" in made
+    assert "python -m recon.evaluate run=x.pth" in made and "00ff" in made
+    assert SCRIPT not in page

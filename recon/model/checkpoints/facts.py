@@ -1,0 +1,36 @@
+"""What a file of this program tells beside its tensors, as one line of JSON under the name "recon"."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from losses import InvalidSetting
+from recon.model.checkpoints.checkpoint import FORMATS, NORMALISED, PIXELS, Architecture, Checkpoint
+from recon.model.checkpoints.plain import parsed
+
+KEY = "recon"
+VERSION = 1
+
+
+def written(c: Checkpoint, format: str) -> str:
+    """Facts of a checkpoint that is stored as `format`."""
+    facts = {"version": VERSION, "format": format, "target": c.target, "mean": list(c.mean), "std": list(c.std)}
+    return json.dumps(facts | {"architecture": asdict(c.architecture)})
+
+
+def read(text: Any, where: Path) -> dict[str, Any]:
+    """Raises InvalidSetting where the facts are damaged or of another version."""
+    facts = parsed(text, where) if isinstance(text, str) else {}
+    architecture = facts.get("architecture")
+    plausible = (
+        facts.get("version") == VERSION
+        and facts.get("format") in FORMATS
+        and facts.get("target") in (None, PIXELS, NORMALISED)
+        and isinstance(architecture, dict)
+        and set(architecture) <= set(Architecture.__dataclass_fields__)
+    )
+    if not plausible:
+        raise InvalidSetting(f"{where} is damaged, or of another version of this program; convert the original again")
+    size = architecture.get("image_size")
+    return facts | {"architecture": architecture | {"image_size": tuple(size) if isinstance(size, list) else None}}

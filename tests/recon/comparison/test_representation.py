@@ -1,0 +1,120 @@
+"""What the representations are worth, in a comparison: columns, controls, differences, curves."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+
+from recon.comparison.command import compare
+from recon.comparison.representation import with_probes
+from recon.probes import record as probes
+from tests.recon.comparison.conftest import comparing
+from tests.recon.probes.conftest import probed
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, one, two):
+    """Copies of two runs, both probed, and a model from scratch."""
+    place = tmp_path_factory.mktemp("representation")
+    for name, run in (("one", one), ("two", two)):
+        shutil.copytree(run, place / "runs" / name)
+        probed(place, f"run=runs/{name}", "probe.layer=all", "probe.fractions=[0.1,1]")
+    words = ("data.name=photos", "data.image_size=16", "patch_size=4", "probe.epochs=0.1")
+    probed(place, "scratch=nano", *words)
+    return [place / "runs" / name for name in ("one", "two", "scratch-nano-photos")]
+
+
+@pytest.fixture(scope="module")
+def report(runs, tmp_path_factory):
+    out = tmp_path_factory.mktemp("report") / "report"
+    assert compare(comparing(*runs, out=str(out))) == 0
+    return json.loads((out / "comparison.json").read_text()) | {"out": out}
+
+
+def values(report, key: str) -> dict:
+    return next(row["values"] for row in report["rows"] if row["key"] == key)
+
+
+def test_what_was_probed_has_columns(report, runs):
+    group = [metric["name"] for metric in report["metrics"] if metric["group"] == "representation"]
+    assert group == ["linear_class", "knn_20_class", "linear_mean", "knn_20_mean", "finetune_0.1_epochs"]
+    entries = {entry["name"]: entry for entry in probes.read(runs[0]).page["results"]}
+    for column, name in {"linear_mean": "run/linear/mean/4/1", "knn_20_class": "run/knn/k=20/class/4/1"}.items():
+        found = values(report, "run/one")[column]
+        assert found["value"] == pytest.approx(entries[name]["value"], rel=1e-6)
+        assert found["low"] < found["value"] < found["high"] and found["n"] == entries[name]["images"]
+
+
+def test_controls_and_the_baseline_are_rows_before_the_truth(report):
+    keys = [row["key"] for row in report["rows"]]
+    added = keys[keys.index("ridge") + 1 :]
+    assert [key.partition("/")[0] for key in added] == ["scratch", "untrained", "pixels", "truth"]
+    pixels = values(report, "pixels")
+    assert pixels["linear_mean"] == pixels["linear_class"] and pixels["masked_psnr"]["reason"] == "not a reconstruction"
+    scratch = values(report, "scratch/scratch-nano-photos")
+    assert scratch["linear_mean"]["value"] is None and 0 <= scratch["finetune_0.1_epochs"]["value"] <= 1
+    assert values(report, "run/one")["finetune_0.1_epochs"]["reason"] == "not probed this way"
+    assert values(report, "mean")["linear_mean"]["reason"] == "has no encoder"
+
+
+def test_differences_are_paired_over_test_images(report, runs):
+    (found,) = [d for d in report["differences"] if d["metric"] == "linear_mean"]
+    right = [probes.read(run).correct["run/linear/mean/4/1"].double().mean(0) for run in runs[:2]]
+    gap = right[0] - right[1]
+    assert (found["a"], found["b"]) == ("run/one", "run/two")
+    assert found["value"] == pytest.approx(gap.mean().item(), abs=1e-6)
+    assert found["n"] == len(gap)
+    assert found["excludes_zero"] == (found["low"] > 0 or found["high"] < 0)
+
+
+def test_curves_over_depth_and_labels(report):
+    depth = report["by_depth"]["run/one"]
+    assert depth["layer"] == [1, 2, 3, 4]
+    assert depth["linear mean of the patch tokens"][-1] == values(report, "run/one")["linear_mean"]["value"]
+    labels = report["by_labels"]["run/one"]
+    assert labels["fraction"] == [0.1, 1.0]
+    assert labels["linear mean of the patch tokens"][-1] == values(report, "run/one")["linear_mean"]["value"]
+    names = {path.name for path in report["out"].iterdir()}
+    assert {
+        "sharpness_accuracy.png",
+        "accuracy_by_depth.png",
+        "accuracy_by_depth.csv",
+        "accuracy_by_labels.csv",
+    } <= names
+    assert "accuracy_by_blocks.png" not in names
+
+
+def test_probings_of_other_images_or_labels_are_not_mixed(report, runs):
+    plain = {key: report[key] for key in ("metrics", "rows", "best", "differences")}
+    plain["rows"] = [row for row in plain["rows"] if row["key"] in ("run/one", "run/two", "truth")]
+    first, second = (probes.read(run) for run in runs[:2])
+    data = second.page["data"] | {"digest": "another"}
+    other = replace(second, page=second.page | {"data": data})
+    mixed = with_probes(plain, {"run/one": first, "run/two": other})
+    assert values(mixed, "run/two")["linear_mean"] == {
+        "value": None,
+        "low": None,
+        "high": None,
+        "n": 0,
+        "reason": "probed on other images or labels",
+    }
+    assert mixed["best"]["linear_mean"] == []
+    assert "run/two" not in mixed["by_depth"]
+
+
+def test_the_better_run_is_marked_where_the_intervals_allow_it(report, runs):
+    first, second = (probes.read(run) for run in runs[:2])
+    plain = {key: report[key] for key in ("metrics", "rows", "best", "differences")}
+    plain["rows"] = [row for row in plain["rows"] if row["key"] in ("run/one", "run/two", "truth")]
+    name = "run/linear/mean/4/1"
+    wrong = replace(second, correct=second.correct | {name: torch.zeros_like(second.correct[name])})
+    assert with_probes(plain, {"run/one": first, "run/two": wrong})["best"]["linear_mean"] == ["run/one"]
+    same = replace(second, correct=second.correct | {name: first.correct[name]})
+    assert with_probes(plain, {"run/one": first, "run/two": same})["best"]["linear_mean"] == []
+
+
+def test_a_comparison_without_probes_has_no_such_columns(report):
+    plain = with_probes({"metrics": [], "rows": []}, {})
+    assert plain["metrics"] == [] and plain["by_depth"] == plain["by_blocks"] == plain["by_labels"] == {}
