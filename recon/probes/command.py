@@ -117,8 +117,8 @@ def of_run(settings: ProbeSettings) -> Probed:
 
 def of_scratch(settings: ProbeSettings) -> Probed:
     """A model that has learnt nothing; its folder is runs/scratch-MODEL-DATA."""
-    if settings.data.name is None or settings.data.image_size is None:
-        raise InvalidSetting(f"scratch={settings.scratch} needs data=NAME and data.image_size=PIXELS")
+    if settings.data.name is None:
+        raise InvalidSetting(f"scratch={settings.scratch} needs data=NAME")
     if outside := [name for name in probes(settings) if name != "finetune"]:
         raise InvalidSetting(f"scratch={settings.scratch} is trained by finetune alone; take {', '.join(outside)} away")
     image_size = config.pixels(settings.data.image_size)

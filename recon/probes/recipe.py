@@ -6,7 +6,7 @@ Two sources: the paper (He et al. 2021, arXiv 2111.06377, appendix A.1) and the 
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial as given
 from typing import Any
 
@@ -75,6 +75,16 @@ class Recipe:
     def rate(self) -> float:
         """The peak learning rate: base_rate * batch / 256."""
         return self.base_rate * self.batch / BATCH
+
+    def as_dict(self) -> dict[str, Any]:
+        """In plain values; what makes the head and the optimiser by its name."""
+        plain = {
+            name: value for name, value in vars(self).items() if name not in ("head", "optimiser", "view", "mixing")
+        }
+        optimiser = getattr(self.optimiser, "func", self.optimiser)
+        made = {"head": self.head.__name__, "optimiser": optimiser.__name__, "learning_rate": self.rate}
+        blocks = {"blocks": "all" if math.isinf(self.blocks) else self.blocks}
+        return plain | blocks | made | asdict(self.view) | asdict(self.mixing)
 
     def steps(self, images: int) -> int:
         """The length of the run on so many training images, at least 1."""

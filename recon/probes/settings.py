@@ -16,7 +16,7 @@ RECIPES = ("small", "paper")
 class LabelledData:
     name: str | None = option(None, "labelled dataset, as recon.pretrain's; null: the one the run was trained on")
     root: str | None = option(None, "folder that holds the data; null: where the run found it")
-    image_size: Any = option(None, "pixels, S or [H,W], of scratch=MODEL; a run's own otherwise")
+    image_size: Any = option(64, "pixels, S or [H,W], of scratch=MODEL; a run has its own")
     workers: int = option(0, "processes that read and augment; 0: the probing process itself")
 
 
@@ -25,7 +25,7 @@ class Probing:
     name: str = option("linear+knn", "which, joined by +: linear, knn, paper_linear, attentive, partial, finetune")
     layer: Any = option(None, "block that linear and knn read, 1 to depth; null: the last; all: a curve over depth")
     seeds: int = option(3, "repetitions: subsets, initial heads, order of the images")
-    fractions: list[float] = option([1.0], "shares of the training labels, such as [0.01,0.1,1]")
+    fractions: list[float] = option([0.01, 0.1, 1.0], "shares of the training labels")
     controls: bool = option(True, "the same for the untrained encoder (finetune: from scratch), and for raw pixels")
     recipe: str = option("small", "batches of those that train: small (256, for small data) or paper (ImageNet's)")
     epochs: float | None = option(None, "of those that train; null: their recipe's own (paper_linear 90, finetune 100)")
@@ -36,7 +36,7 @@ class Probing:
 class ProbeSettings:
     run: str | None = option(None, "folder of the run: runs/NAME; or somebody else's checkpoint")
     scratch: str | None = option(None, "instead of a run: a model of this size, trained on the labels alone")
-    patch_size: int | None = option(None, "pixels, of scratch=MODEL; null: the model's own")
+    patch_size: int = option(8, "pixels, of scratch=MODEL")
     seed: int = option(0, "the first of the seeds")
     device: str = option("auto", "auto, cpu, cuda, cuda:N")
     precision: str = option("auto", "auto (bf16 where the device does it well), bf16, fp32")

@@ -69,7 +69,7 @@ def _trained(contestant: Contestant, training: Training, share: float, terms: Te
         images = crops(task.test_source, task.test_indices, terms.image_size, terms.batch, terms.workers)
         asked_as = f"{contestant.key}/{training.probe}/{training.variant}/{share}/{seed}"
         correct.append(task.answers.correct(asked_as, classifier.predict(images)))
-        chosen.append({"epochs": used.epochs, "batch": used.batch, "learning_rate": used.rate})
+        chosen.append(used.as_dict())
     return Result(contestant.key, training.probe, training.variant, "", share, torch.stack(correct), chosen)
 
 

@@ -12,7 +12,7 @@ from recon.probes.record import Record, read
 from recon.probes.settings import ProbeSettings
 from tests.recon.evaluation.conftest import trained
 
-QUICK = ("device=cpu", "precision=fp32", "probe.seeds=2")
+QUICK = ("device=cpu", "precision=fp32", "probe.seeds=2", "probe.fractions=[1]")
 
 
 @pytest.fixture(scope="session")

@@ -207,7 +207,7 @@ def test_a_network_that_has_seen_labels_is_named(copy):
         (("run=runs/small", "probe.seeds=0"), "probe.seeds=0 must be above 0"),
         (("run=runs/small", "data.name=gaussian"), "unknown dataset 'gaussian'"),
         (("run=runs/small", "probe.recipe=tiny"), "probe.recipe=tiny"),
-        (("scratch=nano",), "needs data=NAME and data.image_size=PIXELS"),
+        (("scratch=nano",), "scratch=nano needs data=NAME"),
         (("scratch=nano", "data.name=photos", "data.image_size=16", "probe.name=linear"), "take linear away"),
     ],
 )

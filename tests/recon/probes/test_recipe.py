@@ -1,5 +1,6 @@
 """Recipes: the published numbers, and what follows from them."""
 
+import json
 import math
 from dataclasses import replace
 
@@ -57,3 +58,11 @@ def test_an_odd_batch_cannot_be_mixed():
     with pytest.raises(InvalidSetting, match="batch of 63"):
         replace(finetune(), batch=63)
     assert replace(paper_linear(), batch=63).batch == 63
+
+
+@pytest.mark.parametrize("recipe", [paper_linear(), attentive(), partial(0.5), finetune(), scratch()])
+def test_a_recipe_in_plain_values_is_json_and_has_every_number(recipe):
+    plain = json.loads(json.dumps(recipe.as_dict(), allow_nan=False))
+    assert plain["epochs"] == recipe.epochs and plain["learning_rate"] == recipe.rate
+    assert plain["optimiser"] == ("LARS" if recipe.name == "paper_linear" else "AdamW")
+    assert plain["mixup"] == recipe.mixing.mixup and plain["rand_augment"] == recipe.view.rand_augment
