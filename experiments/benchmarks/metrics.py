@@ -1,12 +1,14 @@
-"""All metrics on 256 pairs at 224 pixels, beside the same numbers from scikit-image and piq.
+"""All metrics on 256 pairs at 224 pixels, beside the same numbers from scikit-image, piq and lpips.
 
-    python -m experiments.benchmarks.metrics [--pairs 256] [--size 224] [--device cpu]
+    python -m experiments.benchmarks.metrics [--pairs 256] [--size 224] [--device cpu] [--lpips FILE]
 
 Pairs are crops of scikit-image's photographs and the same blurred and with noise. A metric that has a reference is
 computed for the whole image as one hidden patch, so that both sides give the same numbers; the largest relative
-difference is printed beside the times. The others, which nobody else has, are timed on hidden patches of 16 pixels.
-Both sides run once over everything, ours after one batch to warm up. With --device cuda only ours is there. Peak memory
-is the process's, the images included: it does not grow with the number of pairs beyond them.
+difference is printed beside the times. LPIPS stands beside the package called directly, a batch at a time, where its
+trunk's weights are: FILE, by default ../shared/weights/alexnet_features.safetensors. The others, which nobody else has,
+are timed on hidden patches of 16 pixels. Both sides run once over everything, ours after one batch to warm up. With
+--device cuda only ours is there. Peak memory is the process's, the images included: it does not grow with the number of
+pairs beyond them.
 """
 
 import argparse
@@ -14,6 +16,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import piq
@@ -26,7 +29,7 @@ from torch import Tensor
 
 from experiments.benchmarks.step import peak_mib, reset_peak
 from recon.metrics import METRICS, Pair
-from recon.metrics.deep import FeatureDistance, PooledFeatures
+from recon.metrics.deep import FeatureDistance, Lpips, PooledFeatures
 from recon.metrics.distribution import SlicedWasserstein, kid
 from recon.metrics.recovery import band_moments
 from recon.metrics.spectrum import dct2
@@ -114,6 +117,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=256)
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--lpips", default="../shared/weights/alexnet_features.safetensors")
     o = parser.parse_args()
     truths = photographs(o.pairs, o.size)
     images = degraded(truths)
@@ -125,7 +129,7 @@ def main() -> None:
         f"{'faster':>9}{'difference':>12}{'peak MiB':>10}"
     )
     with torch.inference_mode():
-        totals = compared(images, truths, o.device)
+        totals = compared(images, truths, o.device, o.lpips)
         print(
             f"{'all that have a reference':<26}{o.pairs / totals[0]:>10.0f}{'':>16}{o.pairs / totals[1]:>10.1f}"
             f"{totals[1] / totals[0]:>8.1f}x\n"
@@ -133,7 +137,7 @@ def main() -> None:
         alone(images, truths, o.device)
 
 
-def compared(images: Tensor, truths: Tensor, device: str) -> tuple[float, float]:
+def compared(images: Tensor, truths: Tensor, device: str, weights: str) -> tuple[float, float]:
     """Prints the metrics that others have too; returns the seconds of both sides together."""
     count, size = len(images), images.shape[2]
     arrays = [[image.permute(1, 2, 0).double().numpy() for image in each] for each in (images, truths)]
@@ -147,7 +151,7 @@ def compared(images: Tensor, truths: Tensor, device: str) -> tuple[float, float]
         )
         show(name, count, took, peak, whose, theirs, largest(values, torch.tensor(expected)))
         totals = [totals[0] + took, totals[1] + theirs]
-    for name, whose, ours, theirs in others(images, truths) if device == "cpu" else ():
+    for name, whose, ours, theirs in others(images, truths, weights) if device == "cpu" else ():
         ours(), theirs()  # both sides warm up
         reset_peak(torch.device(device))
         took, values = seconds(ours, device)
@@ -158,7 +162,7 @@ def compared(images: Tensor, truths: Tensor, device: str) -> tuple[float, float]
     return totals[0], totals[1]
 
 
-def others(images: Tensor, truths: Tensor) -> list[tuple[str, str, Callable, Callable]]:
+def others(images: Tensor, truths: Tensor, weights: str) -> list[tuple[str, str, Callable, Callable]]:
     """Metrics whose reference takes batches, or is not of images."""
     generator = torch.Generator().manual_seed(0)
     a, b = (torch.randn(2048, 256, generator=generator) + shift for shift in (0, 0.1))
@@ -172,7 +176,7 @@ def others(images: Tensor, truths: Tensor) -> list[tuple[str, str, Callable, Cal
     def piq_kid() -> Tensor:
         return piq.KID(subset_size=2048, n_subsets=1).compute_metric(a.double(), b.double()).reshape(1)
 
-    return [
+    found = [
         (
             "ms_ssim (other borders)",
             "piq",
@@ -187,6 +191,17 @@ def others(images: Tensor, truths: Tensor) -> list[tuple[str, str, Callable, Cal
             lambda: torch.from_numpy(dctn(patches.double().numpy(), axes=(-2, -1), norm="ortho")),
         ),
     ]
+    if Path(weights).is_file():
+        net = Lpips("alex", weights)
+        found.append(
+            (
+                "lpips",
+                "lpips",
+                each(lambda x, y: net(x, y, ones.expand(len(x), -1, -1, -1))),
+                each(lambda x, y: net.package(2 * x - 1, 2 * y - 1).mean((1, 2, 3))),
+            )
+        )
+    return found
 
 
 def alone(images: Tensor, truths: Tensor, device: str) -> None:

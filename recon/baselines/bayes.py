@@ -33,8 +33,8 @@ CHROMA = STD**2 * (1 - CORRELATION), ((2**-0.5, -(2**-0.5), 0.0), (6**-0.5, 6**-
 class Bayes:
     """E[hidden | visible] for images of `gaussian_field` at their own scale, every class equally likely beforehand.
 
-    Computes in float64 on the device of its input. At 64 x 64 pixels, three quarters hidden, an image takes 0.25 s on
-    one CPU core; the time grows with the cube of the number of visible pixels.
+    Computes in float64 on the device of its input, image by image: every mask needs matrices of its own. The time grows
+    with the cube of the number of visible pixels.
 
     Args:
         image_size: (H, W), at most `SIDE` each.
@@ -74,8 +74,8 @@ class Bayes:
         `recon.metrics.recovery` sums them over images. The class is taken as known: visible pixels nearly always
         tell it.
 
-        At 64 x 64 pixels a mask takes 1 s on one CPU core. Random masks of one ratio differ little, so that a few
-        dozen stand for all.
+        The time of a mask grows with the cube of the number of pixels. Random masks of one ratio differ little, so
+        that a few dozen stand for all.
 
         Args:
             mask: (B, N) bool.

@@ -17,7 +17,7 @@ from recon.evaluation.settings import Measuring
 from recon.evaluation.subject import Subject
 from recon.metrics import Pair, Passport, Undefined
 
-EXACT_MASKS = 12  # that exact retention is worked out for; each takes a second at 64 pixels
+EXACT_MASKS = 12  # that exact retention is worked out for; the time of each grows with the cube of its pixels
 
 
 @dataclass

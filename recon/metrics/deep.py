@@ -63,7 +63,7 @@ class Lpips(nn.Module):
     def forward(self, image: Tensor, truth: Tensor, hidden: Tensor) -> Tensor:
         if min(image.shape[2:]) < SMALLEST[self.name]:
             raise Undefined(f"images below {SMALLEST[self.name]} pixels")
-        return a_few_at_a_time(self._distance, image, truth, hidden)
+        return a_few_at_a_time(self._distance, image, truth, hidden, apart=False)
 
     def provenance(self) -> dict[str, str]:
         return self.source
@@ -98,7 +98,7 @@ class FeatureDistance(nn.Module):
         self.strides = [_stride(self.net, index) for index in self.net.indices]
 
     def forward(self, image: Tensor, truth: Tensor, hidden: Tensor) -> Tensor:
-        return a_few_at_a_time(self._distance, image, truth, hidden)
+        return a_few_at_a_time(self._distance, image, truth, hidden, apart=False)
 
     def provenance(self) -> dict[str, str]:
         return self.source
@@ -122,7 +122,7 @@ class PooledFeatures(nn.Module):
         self.source = load_vgg19(self.net, source)
 
     def forward(self, images: Tensor) -> Tensor:
-        return a_few_at_a_time(lambda few: features(self.net, few)[0].mean((2, 3)), images)
+        return a_few_at_a_time(lambda few: features(self.net, few)[0].mean((2, 3)), images, apart=False)
 
     def provenance(self) -> dict[str, str]:
         return self.source

@@ -26,7 +26,7 @@ def kid(features: Tensor, others: Tensor) -> tuple[float, float]:
     n, m = len(features), len(others)
     _enough(min(n, m))
     a, b = features.double(), others.double()
-    within_a, within_b = (_kernel_sums(x, x)[0] - _kernel(x, x, paired=True) for x in (a, b))
+    within_a, within_b = (_own_kernel_sums(x) - _kernel(x, x, paired=True) for x in (a, b))
     across_a, across_b = _kernel_sums(a, b)
     aa, bb, ab = within_a.sum(), within_b.sum(), across_a.sum()
 
@@ -67,6 +67,16 @@ def _kernel(x: Tensor, y: Tensor, paired: bool = False) -> Tensor:
     one, d = x.new_ones(()), x.shape[1]
     base = (x * y).sum(1) / d + 1 if paired else torch.addmm(one, x, y.T, alpha=1 / d)
     return base.square().mul_(base)
+
+
+def _own_kernel_sums(x: Tensor) -> Tensor:
+    """Sums of the kernel of each with all of x, itself too: (n, d) -> (n,). Each pair is worked out once."""
+    sums = x.new_zeros(len(x))
+    for block in _blocks(len(x), len(x)):
+        kernel = _kernel(x[block], x[block.start :])
+        sums[block] += kernel.sum(1)
+        sums[block.stop :] += kernel[:, len(kernel) :].sum(0)
+    return sums
 
 
 def _kernel_sums(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

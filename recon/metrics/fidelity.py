@@ -23,12 +23,14 @@ def masked_mse(image: Tensor, truth: Tensor, hidden: Tensor) -> Tensor:
 
     Images (B, 3, H, W) in [0, 1], hidden (B, 1, H, W) bool -> (B,).
     """
-    return a_few_at_a_time(lambda x, y, where: area_mean((x.clamp(0, 1) - y).square(), where), image, truth, hidden)
+    return a_few_at_a_time(
+        lambda x, y, w: area_mean((x.clamp(0, 1) - y).square(), w), image, truth, hidden, apart=False
+    )
 
 
 def masked_l1(image: Tensor, truth: Tensor, hidden: Tensor) -> Tensor:
     """Mean absolute error over hidden pixels and channels, of images as in `masked_mse`. -> (B,)"""
-    return a_few_at_a_time(lambda x, y, where: area_mean((x.clamp(0, 1) - y).abs(), where), image, truth, hidden)
+    return a_few_at_a_time(lambda x, y, w: area_mean((x.clamp(0, 1) - y).abs(), w), image, truth, hidden, apart=False)
 
 
 def masked_psnr(image: Tensor, truth: Tensor, hidden: Tensor) -> Tensor:

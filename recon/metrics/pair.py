@@ -47,12 +47,12 @@ class Pair:
     @cached_property
     def grey_patches(self) -> Tensor:
         """Luminance of the reconstruction's patches, (B, N, p, p)."""
-        return grey(self.patches)
+        return grey_patches(self.image, self.patch_size)
 
     @cached_property
     def true_grey_patches(self) -> Tensor:
         """Luminance of the truth's patches, (B, N, p, p)."""
-        return grey(self.true_patches)
+        return grey_patches(self.truth, self.patch_size)
 
     def of_truth(self) -> "Pair":
         """The truth in the reconstruction's place."""
@@ -65,7 +65,12 @@ def colour_patches(images: Tensor, patch_size: int) -> Tensor:
     return patches.unflatten(-1, (patch_size, patch_size, 3)).movedim(-1, 2)
 
 
+def grey_patches(images: Tensor, patch_size: int) -> Tensor:
+    """Luminance, (B, 3, H, W) -> (B, N, p, p)."""
+    return patchify(grey(images)[:, None], patch_size).unflatten(-1, (patch_size, patch_size))
+
+
 def grey(images: Tensor) -> Tensor:
     """Luminance as scikit-image's `rgb2gray`: (..., 3, H, W) -> (..., H, W)."""
-    weights = torch.tensor(LUMA, dtype=images.dtype, device=images.device)
-    return torch.einsum("...chw,c->...hw", images, weights)
+    red, green, blue = images.unbind(-3)
+    return (LUMA[0] * red).add_(green, alpha=LUMA[1]).add_(blue, alpha=LUMA[2])

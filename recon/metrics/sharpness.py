@@ -11,6 +11,7 @@ hidden; a patch may be any rectangle. They grow with noise as with detail: read 
 import torch
 from torch import Tensor
 
+from recon.metrics.chunks import a_few_at_a_time
 from recon.metrics.passport import Metric, Undefined
 
 
@@ -118,7 +119,7 @@ SHARPNESS = [
         better="truth",
         reference="Pech-Pacheco et al. 2000; equals scipy.ndimage.laplace off the rim",
         paired=False,
-        function=lambda pair: variance_of_laplacian(pair.grey_patches, pair.mask),
+        function=lambda pair: a_few_at_a_time(variance_of_laplacian, pair.grey_patches, pair.mask),
     ),
     Metric(
         name="tenengrad",
@@ -129,7 +130,7 @@ SHARPNESS = [
         better="truth",
         reference="Tenenbaum 1970, Krotkov 1988; equals scipy.ndimage.sobel / 8 off the rim",
         paired=False,
-        function=lambda pair: tenengrad(pair.grey_patches, pair.mask),
+        function=lambda pair: a_few_at_a_time(tenengrad, pair.grey_patches, pair.mask),
     ),
     Metric(
         name="brenner",
@@ -140,7 +141,7 @@ SHARPNESS = [
         better="truth",
         reference="Brenner et al. 1976",
         paired=False,
-        function=lambda pair: brenner(pair.grey_patches, pair.mask),
+        function=lambda pair: a_few_at_a_time(brenner, pair.grey_patches, pair.mask),
     ),
     Metric(
         name="mean_gradient_magnitude",
@@ -151,7 +152,7 @@ SHARPNESS = [
         better="truth",
         reference="isotropic total variation (Rudin et al. 1992) per pixel; equals numpy.diff",
         paired=False,
-        function=lambda pair: mean_gradient_magnitude(pair.grey_patches, pair.mask),
+        function=lambda pair: a_few_at_a_time(mean_gradient_magnitude, pair.grey_patches, pair.mask),
     ),
     Metric(
         name="blur_effect",
@@ -162,6 +163,6 @@ SHARPNESS = [
         better="truth",
         reference="Crete et al. 2007; equals skimage.measure.blur_effect; box of 11 pixels or what fits in a patch",
         paired=False,
-        function=lambda pair: blur_effect(pair.grey_patches, pair.mask),
+        function=lambda pair: a_few_at_a_time(blur_effect, pair.grey_patches, pair.mask),
     ),
 ]

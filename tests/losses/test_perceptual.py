@@ -3,13 +3,14 @@
 from itertools import pairwise
 
 import pytest
+import skimage.data
 import torch
 from skimage.filters import gaussian
 from torch.nn import functional as F
 from torchvision.models.vgg import cfgs, make_layers
 
 from losses import InvalidSetting, Reconstruction, Surroundings
-from losses.features import distance
+from losses.features import distance, vgg19
 from losses.features.distance import feature_distance
 from losses.features.vgg19 import DEFAULT_TAPS, VGG19
 from losses.features.weights import he_initialised
@@ -163,6 +164,24 @@ def test_half_precision_points_the_same_way(weights, request):
     full, half = (gradient_of(perceptual(weights=weights, critic=d), r) for d in (torch.float32, torch.bfloat16))
     assert float(F.cosine_similarity(full.flatten(), half.flatten(), dim=0)) > 0.99
     assert float(half.norm() / full.norm()) == pytest.approx(1, abs=0.05)
+
+
+@pytest.mark.parametrize("sigma", [2, 4, 8])
+def test_an_exact_first_layer_keeps_the_direction_on_smooth_predictions(sigma, monkeypatch):
+    """Cosine of the bundled critic's gradient in bfloat16 with float32's, and where the first layer is rounded too."""
+    whole = torch.from_numpy(skimage.data.astronaut()).permute(2, 0, 1).float() / 255
+    corners = [(top, left) for top in (0, 150, 300) for left in (100, 300)]
+    images = torch.stack([whole[:, top : top + 64, left : left + 64] for top, left in corners])
+    r = masked(images, blurred(images, sigma), hidden=0.75)
+
+    def gradient(critic):
+        return gradient_of(perceptual(weights="bundled", critic=critic), r).flatten()
+
+    full, half = gradient(torch.float32), gradient(torch.bfloat16)
+    monkeypatch.setattr(vgg19.ImageConv2d, "forward", torch.nn.Conv2d.forward)
+    plain = gradient(torch.bfloat16)
+    assert float(F.cosine_similarity(full, half, dim=0)) > 0.88
+    assert float(F.cosine_similarity(full, plain, dim=0)) < 0.6
 
 
 def test_an_outer_autocast_does_not_lower_the_critics_precision():

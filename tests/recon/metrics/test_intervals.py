@@ -100,6 +100,22 @@ def test_differences_exclude_zero_as_seldom_as_they_say():
     assert excluded / 500 == pytest.approx(0.055, abs=4 * math.sqrt(0.055 * 0.945 / 500))
 
 
+@pytest.mark.parametrize(("n", "share"), [(10, 0.10), (20, 0.07), (50, 0.06), (256, 0.05)])
+def test_few_images_exclude_zero_too_often_by_what_the_t_distribution_says(n, share):
+    """Of 2000 sets of n images whose values are noise; within four binomial deviations.
+
+    The interval is about the mean plus and minus 1.96 of its errors, those made without Bessel's correction.
+    """
+    expected = 2 * scipy.stats.t.sf(1.96 * math.sqrt((n - 1) / n), n - 1)
+    assert round(expected, 2) == share  # as the module says
+    values = normal(n, 2000, seed=n)
+    found = statistic_interval(values, lambda sums: sums / n)
+    for i in range(3):
+        assert mean_interval(values[:, i])[:3] == pytest.approx([bounds[i] for bounds in found[:3]], rel=1e-9)
+    excluded = np.mean((np.array(found.low) > 0) | (np.array(found.high) < 0))
+    assert excluded == pytest.approx(expected, abs=4 * math.sqrt(expected * (1 - expected) / 2000))
+
+
 def test_a_difference_that_images_share_is_found_between_images_that_differ_more():
     images = 10 * normal(100, seed=1)
     a, b = images + 0.3, images + 0.1 * normal(100, seed=2)
