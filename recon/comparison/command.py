@@ -16,9 +16,10 @@ from recon.evaluation.command import evaluated
 from recon.evaluation.evaluation import Evaluation
 from recon.evaluation.instruments import Networks
 from recon.evaluation.settings import Measuring, check
-from recon.evaluation.subject import Subject
+from recon.evaluation.subject import RESULTS, Subject
 from recon.evaluation.table import table, undefined
 from recon.probes import record as probes
+from recon.probes.contestants import Contestant
 from recon.report.page import write_page
 from recon.report.plots import write_plots
 from recon.report.tables import write_tables
@@ -39,7 +40,9 @@ def compare(settings: CompareSettings, given: frozenset[str] = frozenset()) -> i
     folder = Path(settings.out)
     if (folder / "config.yaml").exists():
         raise InvalidSetting(f"out={folder} is a run; choose another folder for the report")
-    runs = [run for run in dict.fromkeys(map(Path, settings.runs)) if run.resolve() != folder.resolve()]  # of runs/*
+    # runs/* also has the report of an earlier comparison, and results of checkpoints' files.
+    named = [run for run in dict.fromkeys(map(Path, settings.runs)) if run.resolve() != folder.resolve()]
+    runs = [run for run in named if not (run.is_dir() and run.name.endswith(RESULTS))]
     if not runs:
         raise InvalidSetting("name the runs to compare: python -m recon.compare runs/A runs/B")
     baselines = [run for run in runs if from_scratch(run)]
@@ -67,13 +70,24 @@ def from_scratch(folder: Path) -> bool:
 
 def probings(learnt: dict[str, Learnt], baselines: list[Path]) -> dict[str, probes.Record]:
     """The probing of every run that has one, by the key of its first row, and of models from scratch."""
-    keys: dict[Path, str] = {}
+    found, seen = {}, set()
     for key, row in learnt.items():
-        if row.candidate.subject is not None:
-            keys.setdefault(row.candidate.subject.folder, key)
-    keys |= {folder: f"scratch/{folder.name}" for folder in baselines}
-    found = {key: probes.read(folder) for folder, key in keys.items()}
+        subject = row.candidate.subject
+        if subject is not None and subject.folder not in seen:
+            seen.add(subject.folder)
+            found[key] = probing_of(subject)
+    found |= {f"scratch/{folder.name}": probes.read(folder) for folder in baselines}
     return {key: record for key, record in found.items() if record is not None}
+
+
+def probing_of(subject: Subject) -> probes.Record | None:
+    """The probing in a run's folder, if it is of the encoder that stands there now."""
+    found = probes.read(subject.folder)
+    encoder = Contestant("run", subject.name, subject.trained.model).checksum
+    if found is not None and found.page["contestants"].get("run", {}).get("encoder") != encoder:
+        print(f"{subject.folder} has changed since it was probed: probe it again", file=sys.stderr)
+        return None
+    return found
 
 
 def write_files(comparison: dict[str, Any], folder: Path) -> None:

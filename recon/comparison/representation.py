@@ -59,7 +59,7 @@ class Column:
             "group": GROUP,
             "name": self.name,
             "what": f"Accuracy of {about}{of}; {data['test']:,} test images of {data['name']}, "
-            f"{self.fraction:.0%} of the training labels, {len(record.page['seeds'])} seeds.",
+            f"{self.fraction:.0%} of the training labels.",
             "unit": "share of test images",
             "low": 0,
             "high": 1,
@@ -72,7 +72,7 @@ class Column:
 def with_probes(comparison: dict[str, Any], records: dict[str, Record]) -> dict[str, Any]:
     """The comparison with a group of columns for what was probed, and controls and baselines as rows.
 
-    Probings of other images or labels than the first one's are not mixed with it; their cells say so.
+    Probings of other images, sizes or labels than the first one's are not mixed with it; their cells say so.
 
     Args:
         records: key of a row -> its probing; a key that has no row yet, of a model from scratch, gets one.
@@ -80,19 +80,18 @@ def with_probes(comparison: dict[str, Any], records: dict[str, Record]) -> dict[
     if not records:
         return comparison | {name: {} for name in CURVES}
     first = next(iter(records.values()))
-    answers = {key: (record, contestant_of(record)) for key, record in records.items() if record.digest == first.digest}
+    fit = {key: record for key, record in records.items() if record.task == first.task}
     known = {row["key"] for row in comparison["rows"]}
+    answers = {key: (record, contestant_of(record)) for key, record in fit.items()}
     runs = {key: answer for key, answer in answers.items() if key in known}
     labels = {key: record.page["run"] for key, record in records.items() if key not in known}
-    for key, label, record, contestant in controls([record for record, _ in answers.values()]):
+    for key, label, record, contestant in controls(list(fit.values())):
         labels[key], answers[key] = label, (record, contestant)
     nothing = {metric["name"]: no_value("not a reconstruction") for metric in comparison["metrics"]}
     added = [
         {"key": key, "label": label, "kind": "simple", "note": None, "values": nothing} for key, label in labels.items()
     ]
-    asked = list(
-        dict.fromkeys(column for record, contestant in answers.values() for column in columns(record, contestant))
-    )
+    asked = columns(list(answers.values()))
 
     def values(row: dict[str, Any]) -> dict[str, Numbers]:
         if row["key"] in answers:
@@ -114,39 +113,39 @@ def with_probes(comparison: dict[str, Any], records: dict[str, Record]) -> dict[
     }
 
 
-def columns(record: Record, contestant: str) -> list[Column]:
-    """What has a column: all that was asked with most labels, of several k one, and of partial fine-tuning none."""
-    entries = [
-        entry
-        for entry in record.page["results"]
-        if entry["contestant"] == contestant and entry["probe"] in ABOUT and kind_of(entry) != "pixels"
-    ]
-    most = max(map(fraction_of, entries), default=1.0)
-    return [
-        Column(entry["probe"], entry["variant"], kind_of(entry), most)
-        for entry in entries
-        if fraction_of(entry) == most and (entry["probe"] != "knn" or entry["variant"] == NEIGHBOURS)
-    ]
+def columns(answers: list[tuple[Record, str]]) -> list[Column]:
+    """What has a column: each probe with most labels, of several k one, and of partial fine-tuning none."""
+    most: dict[tuple[str, str, str], float] = {}
+    for record, contestant in answers:
+        for entry in record.page["results"]:
+            told = entry["probe"] in ABOUT and (entry["probe"] != "knn" or entry["variant"] == NEIGHBOURS)
+            if told and entry["contestant"] == contestant and kind_of(entry) != "pixels":
+                asked = entry["probe"], entry["variant"], kind_of(entry)
+                most[asked] = max(fraction_of(entry), most.get(asked, 0))
+    return [Column(*asked, fraction) for asked, fraction in most.items()]
 
 
 def controls(records: list[Record]) -> Iterator[tuple[str, str, Record, str]]:
-    """Key, label, probing and contestant of each control. What several probings share is one row."""
-    known = [record.page["contestants"].get("untrained") for record in records]
-    several = len({control["encoder"] for control in known if control}) > 1
-    seen = set()
+    """Key, label, probing and contestant of each control; one that probings share is one row with all their answers."""
+    found: dict[str, list[tuple[Record, str]]] = {}
     for record in records:
         for contestant, control in record.page["contestants"].items():
             key = {"untrained": f"untrained/{control['encoder'][:12]}", "pixels": "pixels"}.get(contestant)
-            if key is None or key in seen:
-                continue
-            seen.add(key)
-            whose = f" of {record.page['run']}" if several else ""
-            yield (
-                key,
-                f"untrained encoder{whose}" if contestant == "untrained" else control["label"],
-                record,
-                contestant,
-            )
+            if key is not None:
+                found.setdefault(key, []).append((record, contestant))
+    several = sum(key.startswith("untrained") for key in found) > 1
+    for key, shared in found.items():
+        record, contestant = joined([record for record, _ in shared]), shared[0][1]
+        whose = f" of {shared[0][0].page['run']}" if several else ""
+        label = record.page["contestants"][contestant]["label"]
+        yield key, f"untrained encoder{whose}" if contestant == "untrained" else label, record, contestant
+
+
+def joined(records: list[Record]) -> Record:
+    """Probings as one; of results with one name the first one's."""
+    entries = {entry["name"]: entry for record in reversed(records) for entry in record.page["results"]}
+    correct = {name: right for record in reversed(records) for name, right in record.correct.items()}
+    return Record(records[0].page | {"results": list(entries.values())}, correct)
 
 
 def contestant_of(record: Record) -> str:
@@ -219,7 +218,8 @@ def curve(x: str, place: Callable[[dict[str, Any]], float], entries: list[dict[s
         return None
     lines: dict[str, dict[float, float]] = {}
     for entry in entries:
-        line = " ".join(filter(None, (entry["probe"], FEATURES.get(kind_of(entry)))))
+        how = ", ".join(part for part in entry["variant"].split(", ") if not part.startswith(("blocks=", NEIGHBOURS)))
+        line = " ".join(filter(None, (entry["probe"], FEATURES.get(kind_of(entry)), how)))
         lines.setdefault(line, {})[place(entry)] = plain(entry["value"])
     return {x: places} | {line: [values.get(at) for at in places] for line, values in lines.items()}
 

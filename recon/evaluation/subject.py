@@ -9,6 +9,8 @@ from losses import InvalidSetting
 from recon.model.checkpoints.hugging_face import WEIGHTS
 from recon.training.trained import Trained, load_checkpoint, load_run
 
+RESULTS = "-results"  # behind a file's name: the folder of what is found out about it
+
 
 @dataclass(frozen=True)
 class Subject:
@@ -23,7 +25,7 @@ class Subject:
 
     @property
     def name(self) -> str:
-        return self.folder.resolve().name
+        return self.path.stem if self.path.is_file() else self.folder.resolve().name
 
     @property
     def unfinished(self) -> str | None:
@@ -55,7 +57,7 @@ class Subject:
 def open_run(path: Path, target: str | None = None) -> Subject:
     """A run as it stands on disk, finished or not; or a checkpoint of others, a file or a folder.
 
-    The results of a file, mae_vitb.pth, go to the folder mae_vitb/ beside it, which is made when they are written.
+    The results of a file, mae.pth, go to the folder mae.pth-results/ beside it, which is made when they are written.
 
     Args:
         target: "pixels" or "normalised", where a checkpoint of others cannot tell; a run knows.
@@ -73,10 +75,7 @@ def open_run(path: Path, target: str | None = None) -> Subject:
         raise InvalidSetting(f"{path} is the model of the run {path.parent}; give the run")
     if path.name in WEIGHTS and (path.parent / "config.json").is_file():
         return open_run(path.parent, target)
-    folder = path.with_suffix("") if path.suffix else path.with_name(path.name + "-results")
-    if (folder / "config.yaml").is_file():
-        raise InvalidSetting(f"the results of {path} would go to {folder}, which is a run; rename the file")
-    return Subject(folder, load_checkpoint(path, target), path)
+    return Subject(path.with_name(path.name + RESULTS), load_checkpoint(path, target), path)
 
 
 def curves(folder: Path) -> dict[str, list[float | None]]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,17 +22,22 @@ def cached(folder: Path, facts: dict[str, Any], make: Callable[[], dict[str, Ten
             written into the file.
 
     Raises:
-        InvalidSetting: the file of that key is damaged, or holds the features of another; it is left as it is.
+        InvalidSetting: the file of that key is damaged, or holds the features of another; it is left as it is. Or the
+            folder cannot be written to.
     """
     key = key_of(facts)
     path = folder / f"{key[:16]}.safetensors"
     if path.exists():
         return read(path, key)
     features = make()
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    save_file(features, temporary, metadata={"key": key, "facts": json.dumps(facts, sort_keys=True)})
-    temporary.replace(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")  # another process may be making the same
+        save_file(features, temporary, metadata={"facts": json.dumps(facts, sort_keys=True)})
+        temporary.chmod(0o644)  # safetensors gives its files to their owner alone
+        temporary.replace(path)
+    except (OSError, SafetensorError) as error:
+        raise InvalidSetting(f"features cannot be kept in {folder}: {error}") from error
     return features
 
 

@@ -1,7 +1,9 @@
 """What `python -m recon.probe` does."""
 
 import shlex
+import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,24 +45,39 @@ class Probed:
 def probe(settings: ProbeSettings, given: frozenset[str] = frozenset()) -> int:
     """Probes a run's encoder, or trains one from scratch; writes probe.json into its folder and prints a table.
 
+    Returns 0, or 130 where Ctrl-C ended it: what had been found until then is kept.
+
     Raises:
         InvalidSetting: no such run, no readable model, data that cannot be probed.
     """
     if settings.scratch is not None and "probe.name" not in given:
         settings.probe.name = "finetune"
     check(settings, (*FROZEN, *TUNED))
+    if settings.run is not None and (ignored := {"data.image_size", "patch_size"} & given):
+        raise InvalidSetting(
+            f"{' and '.join(sorted(ignored))} with run={settings.run}: a run has its own; leave it out"
+        )
     began = time.monotonic()
     probed = of_run(settings) if settings.scratch is None else of_scratch(settings)
-    said = probed.notes + notes(probed.task)
-    page = record.page_of(probed.title, probed.contestants, probed.task, probed.image_size, settings, said)
-    found = record.with_results(page, results(probed, settings), record.read(probed.folder))
-    probed.folder.mkdir(parents=True, exist_ok=True)
-    record.write(probed.folder, found)
-    print(table(found.page))
     task, (height, width) = probed.task, probed.image_size
+    page = record.page_of(
+        probed.title, probed.contestants, task, probed.image_size, settings, probed.notes + notes(task)
+    )
+    found = record.usable(record.read(probed.folder), page, settings.again)
+    try:
+        for answers in results(probed, settings):
+            found = record.with_results(page, answers, found)
+            probed.folder.mkdir(parents=True, exist_ok=True)
+            record.write(probed.folder, found)
+    except OSError as error:
+        raise InvalidSetting(f"results cannot be written to {probed.folder}: {error.strerror}") from error
+    except KeyboardInterrupt:
+        print(f"stopped; what had been found is in {probed.folder / record.JSON}", file=sys.stderr)
+        return 130
+    print(table(found.page))
     print(
         f"\n{len(task.answers):,} test images of {task.name}, {height}x{width} pixels, {len(task.classes)} classes; "
-        "± half of the 95% interval over images and seeds"
+        "± reach of the 95% interval over images and seeds"
     )
     for note in found.page["caveats"]:
         print(note)
@@ -69,29 +86,27 @@ def probe(settings: ProbeSettings, given: frozenset[str] = frozenset()) -> int:
     return 0
 
 
-def results(probed: Probed, settings: ProbeSettings) -> list[Result]:
-    """Every probe that was asked for, of every contestant that it can probe."""
+def results(probed: Probed, settings: ProbeSettings) -> Iterator[list[Result]]:
+    """Every probe that was asked for, of every contestant that it can probe; kind after kind, as they are found."""
     depth, names = len(probed.model.blocks), probes(settings)
     frozen, tuned = ([name for name in names if name in kind] for kind in (FROZEN, TUNED))
     asked, read = trainings(tuned, settings.probe, depth), layers(settings, depth)
     terms = Terms(
         probed.task,
         probed.image_size,
-        settings.probe.fractions,
+        list(dict.fromkeys(settings.probe.fractions)),
         [settings.seed + i for i in range(settings.probe.seeds)],
         make_fabric(settings.device, settings.precision),
         settings.batch,
         settings.data.workers,
         progress,
     )
-    found: list[Result] = []
     for one in probed.contestants:
         if frozen:
             features = features_of(one, read, terms, probed.folder / FEATURES)
-            found += probe_features(one, features, frozen, terms)
-        if one.model is not None:
-            found += probe_tuned(one, asked, terms)
-    return found
+            yield probe_features(one, features, frozen, terms)
+        for training in asked if one.model is not None else ():
+            yield probe_tuned(one, training, terms)
 
 
 def of_run(settings: ProbeSettings) -> Probed:
@@ -116,7 +131,7 @@ def of_run(settings: ProbeSettings) -> Probed:
 
 
 def of_scratch(settings: ProbeSettings) -> Probed:
-    """A model that has learnt nothing; its folder is runs/scratch-MODEL-DATA."""
+    """A model that has learnt nothing; its folder is runs/scratch-MODEL-PATCH-DATA-SIZE."""
     if settings.data.name is None:
         raise InvalidSetting(f"scratch={settings.scratch} needs data=NAME")
     if outside := [name for name in probes(settings) if name != "finetune"]:
@@ -127,7 +142,8 @@ def of_scratch(settings: ProbeSettings) -> Probed:
     model = create_model(
         settings.scratch, image_size=image_size, patch_size=settings.patch_size, mean=source.mean, std=source.std
     ).untrained(settings.seed)
-    name = f"scratch-{settings.scratch}-{settings.data.name}".replace("/", "-")
+    size = "x".join(map(str, dict.fromkeys(image_size)))
+    name = f"scratch-{settings.scratch}-{settings.patch_size}-{settings.data.name}-{size}".replace("/", "-")
     return Probed(RUNS / name, name, model, [Contestant("scratch", name, model)], task, image_size, [])
 
 

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+import torch
+
 from losses.features.weights import checksum
 from recon.model import MaskedAutoencoder
 
@@ -16,18 +18,25 @@ class Contestant:
 
     @property
     def checksum(self) -> str:
-        """SHA-256 of the encoder's weights."""
-        if self.model is None:
+        """SHA-256 of all that features depend on but the image: weights, standardisation, heads, norms."""
+        model = self.model
+        if model is None:
             return "none"
-        state = self.model.state_dict()
-        return checksum({name: value for name, value in state.items() if name.startswith(ENCODER)})
+        state = {name: value for name, value in model.state_dict().items() if name.startswith(ENCODER)}
+        state |= {"mean": model.mean, "std": model.std}
+        block = model.blocks[0]
+        state["built"] = torch.tensor([block.attn.num_heads, block.norm1.eps, model.norm.eps, model.patch_size])
+        return checksum(state)
 
 
 ENCODER = ("cls_token", "pos_embed", "patch_embed.", "blocks.", "norm.")  # of the state's names
 
 
 def contestants(name: str, model: MaskedAutoencoder, seed: int, controls: bool) -> list[Contestant]:
-    """A run's encoder; with `controls` the same encoder before any training, and the pixels themselves."""
+    """A run's encoder; with `controls` the same encoder before any training, and the pixels themselves.
+
+    The untrained encoder's frozen features are those of one initialisation, `seed`'s.
+    """
     run = Contestant("run", name, model)
     if not controls:
         return [run]

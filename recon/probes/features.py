@@ -37,7 +37,8 @@ class Encoder:
         with self.fabric.autocast():
             found = self.model.encode_layers(images, self.layers)
         by_layer = {layer: tokens.float() for layer, tokens in zip(self.layers, found, strict=True)}
-        return {f"class/{layer}": tokens[:, 0] for layer, tokens in by_layer.items()} | {
+        # Copied: a view would keep all tokens of the batch in memory.
+        return {f"class/{layer}": tokens[:, 0].clone() for layer, tokens in by_layer.items()} | {
             f"mean/{layer}": tokens[:, 1:].mean(1) for layer, tokens in by_layer.items()
         }
 

@@ -19,6 +19,8 @@ from recon.probes.result import Result
 from recon.probes.subsets import fraction
 from recon.probes.terms import Terms
 
+VERSION = 1  # of how features are taken: one more whenever crops, layers or pooling change
+
 
 @dataclass(frozen=True)
 class Features:
@@ -57,6 +59,7 @@ def features_of(contestant: Contestant, layers: Sequence[int], terms: Terms, fol
     """Features of all images, from the cache in `folder` or made and kept there."""
     task, fabric, model = terms.task, terms.fabric, contestant.model
     facts = {
+        "version": VERSION,
         "network": contestant.checksum,
         "layers": list(layers) if model else [],
         "data": task.digest,

@@ -50,18 +50,17 @@ def knn(
         raise InvalidSetting(f"labels from {labels.min()} to {labels.max()} where there are {classes} classes")
     if not (features.isfinite().all() and queries.isfinite().all()):
         raise InvalidSetting("features that are not finite have no neighbours")
-    found = [
-        _vote(*_nearest(features, labels, part, max(ks)), classes, ks, temperature) for part in queries.split(batch)
-    ]
+    bank = F.normalize(features.float())
+    found = [_vote(*_nearest(bank, labels, part, max(ks)), classes, ks, temperature) for part in queries.split(batch)]
     return {k: torch.cat([votes[k] for votes in found]) for k in ks}
 
 
 def _nearest(features: Tensor, labels: Tensor, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Similarity and label of the k nearest of each query, nearest first: (b, k) both."""
+    """Similarity and label of the k nearest of each query, nearest first: (b, k) both; features have length 1."""
     queries = F.normalize(queries.float())
     best, of = queries.new_empty(len(queries), 0), labels.new_empty(len(queries), 0)
     for bank, classes in zip(features.split(BANK), labels.split(BANK), strict=True):
-        similarity, index = (queries @ F.normalize(bank.float()).T).topk(min(k, len(bank)))
+        similarity, index = (queries @ bank.T).topk(min(k, len(bank)))
         best, kept = torch.cat([best, similarity], 1).topk(min(k, best.shape[1] + similarity.shape[1]))
         of = torch.cat([of, classes[index]], 1).gather(1, kept)
     return best, of

@@ -89,6 +89,9 @@ def open_task(name: str, root: str | Path | None) -> Task:
             image, an image that cannot be read.
     """
     train, test = (_indexed(name, create_dataset(name, split, root)) for split in ("train", "val"))
+    if train.classes and test.classes and train.classes != test.classes:
+        apart = sorted(set(train.classes) ^ set(test.classes)) or ["another order"]
+        raise InvalidSetting(f"data={name}: training and test images have different classes: {', '.join(apart[:5])}")
     try:
         found = {split: _labels(source) for split, source in (("train", train), ("val", test))}
         classes = _classes(name, train, found)

@@ -76,6 +76,11 @@ class Recipe:
         """The peak learning rate: base_rate * batch / 256."""
         return self.base_rate * self.batch / BATCH
 
+    def in_batches(self, batch: int) -> "Recipe":
+        """The recipe at another batch: its peak rate follows, or stays, as `linear_rule` says."""
+        base_rate = self.base_rate if self.linear_rule else self.rate * BATCH / batch
+        return replace(self, batch=batch, base_rate=base_rate)
+
     def as_dict(self) -> dict[str, Any]:
         """In plain values; what makes the head and the optimiser by its name."""
         plain = {
@@ -181,9 +186,7 @@ def small(recipe: Recipe, epochs: float) -> Recipe:
 
     The peak rate follows the batch, but for LARS, which keeps its rate per step; the warm-up keeps its part of the run.
     """
-    batch = min(recipe.batch, BATCH)
-    base_rate = recipe.base_rate if recipe.linear_rule else recipe.rate * BATCH / batch
-    return replace(recipe, batch=batch, epochs=epochs, base_rate=base_rate)
+    return replace(recipe.in_batches(min(recipe.batch, BATCH)), epochs=epochs)
 
 
 adamw = given(torch.optim.AdamW, lr=0.0, betas=(0.9, 0.999), fused=True)

@@ -10,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from losses import InvalidSetting
 from recon.probes.accuracy import accuracy
 from recon.probes.contestants import Contestant
 from recon.probes.labelled import Task
@@ -20,9 +21,6 @@ from recon.training.run_folder import write_text
 FORMAT = "recon probe 1"
 JSON, TENSORS = "probe.json", "probe.safetensors"
 
-# Of the settings: those that change no result.
-PLACES = {"run", "device", "batch", "data", "probe"}
-
 
 @dataclass(frozen=True)
 class Record:
@@ -32,9 +30,9 @@ class Record:
     correct: dict[str, Tensor]
 
     @property
-    def digest(self) -> str:
-        """Of the images and labels that were probed."""
-        return self.page["data"]["digest"]
+    def task(self) -> tuple[str, list[int]]:
+        """Digest of the images and labels that were probed, and the size they were cut to."""
+        return self.page["data"]["digest"], self.page["data"]["image_size"]
 
 
 def page_of(
@@ -64,10 +62,26 @@ def page_of(
     }
 
 
+def usable(before: Record | None, page: dict[str, Any], again: bool) -> Record | None:
+    """The earlier probing that new results join; None where there is none, or its encoder has changed since.
+
+    Raises:
+        InvalidSetting: it was made under other terms, and is not to be replaced (`again`).
+    """
+    if before is None or again or _encoder(before.page) != _encoder(page):
+        return None
+    then, now = _terms(before.page), _terms(page)
+    if differing := [key for key in now if then[key] != now[key]]:
+        raise InvalidSetting(
+            f"{before.page['run']} has been probed with other {' and '.join(differing)}; again=true replaces that"
+        )
+    return before
+
+
 def with_results(page: dict[str, Any], results: list[Result], before: Record | None) -> Record:
-    """The page with its results. Those of an earlier probing that asked other questions under the same terms stay."""
+    """The page with its results, and those of `before`."""
     entries, correct = {}, {}
-    if before is not None and _terms(before.page) == _terms(page):
+    if before is not None:
         entries = {entry["name"]: entry for entry in before.page["results"]}
         correct = dict(before.correct)
         page = page | {"contestants": before.page["contestants"] | page["contestants"]}
@@ -116,15 +130,19 @@ def read(folder: Path) -> Record | None:
 
 def _belongs_to(page: dict[str, Any]) -> dict[str, str]:
     """What ties the two files of a probing together."""
-    return {"terms": json.dumps(_terms(page), sort_keys=True)}
+    return {"terms": json.dumps({"encoder": _encoder(page), **_terms(page)}, sort_keys=True)}
+
+
+def _encoder(page: dict[str, Any]) -> str:
+    """Checksum of what was probed; a model from scratch has none that lasts."""
+    return page["contestants"].get("run", {"encoder": "scratch"})["encoder"]
 
 
 def _terms(page: dict[str, Any]) -> dict[str, Any]:
     """What must be the same for two probings to stand in one file."""
-    settings = {key: value for key, value in page["settings"].items() if key not in PLACES}
     return {
-        "encoder": {key: c["encoder"] for key, c in page["contestants"].items() if key in ("run", "scratch")},
-        "data": page["data"],
+        "data": page["data"]["digest"],
+        "image size": page["data"]["image_size"],
         "seeds": page["seeds"],
-        "settings": settings,
+        "precision": page["settings"]["precision"],
     }

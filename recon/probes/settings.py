@@ -40,6 +40,7 @@ class ProbeSettings:
     seed: int = option(0, "the first of the seeds")
     device: str = option("auto", "auto, cpu, cuda, cuda:N")
     precision: str = option("auto", "auto (bf16 where the device does it well), bf16, fp32")
+    again: bool = option(False, "replace an earlier probing with other data, seeds or precision")
     batch: int = option(128, "images at a time through the frozen encoder")
     data: LabelledData = _node(LabelledData)
     probe: Probing = _node(Probing)

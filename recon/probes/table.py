@@ -6,7 +6,7 @@ FEATURES = {"mean": "mean of the patch tokens", "class": "class token"}
 
 
 def table(page: dict[str, Any]) -> str:
-    """A line per question, a column per contestant: accuracy in percent and half of its 95% interval."""
+    """A line per question, a column per contestant: accuracy in percent, and how far its 95% interval reaches."""
     columns = {key: c["label"] for key, c in page["contestants"].items()}
     found = {(entry["question"], entry["contestant"]): entry for entry in page["results"]}
     asked = {entry["question"]: entry for entry in page["results"] if entry["contestant"] != "pixels"}
@@ -43,5 +43,5 @@ def _of_pixels(entry: dict[str, Any], contestant: str, results: list[dict[str, A
 def _cell(entry: dict[str, Any] | None) -> str:
     if entry is None:
         return "-"
-    half = (entry["high"] - entry["low"]) / 2
+    half = max(entry["high"] - entry["value"], entry["value"] - entry["low"])  # near 0 and 1 the sides differ
     return f"{entry['value']:.1%} ±{100 * half:.1f}"

@@ -52,9 +52,9 @@ def trainings(names: Sequence[str], probing: Probing, depth: int) -> list[Traini
     return [_sized(each, probing) for name in names for each in TUNED[name](probing, depth)]
 
 
-def probe_tuned(contestant: Contestant, asked: Sequence[Training], terms: Terms) -> list[Result]:
-    """Each training at every share of the labels, for every seed; tested on the central crops of the test images."""
-    return [_trained(contestant, training, share, terms) for training in asked for share in terms.fractions]
+def probe_tuned(contestant: Contestant, training: Training, terms: Terms) -> list[Result]:
+    """A training at every share of the labels, for every seed; tested on the central crops of the test images."""
+    return [_trained(contestant, training, share, terms) for share in terms.fractions]
 
 
 def _trained(contestant: Contestant, training: Training, share: float, terms: Terms) -> Result:
@@ -75,18 +75,19 @@ def _trained(contestant: Contestant, training: Training, share: float, terms: Te
 
 def fitting(recipe: Recipe, part: Labelled) -> Recipe:
     """The recipe with batches no larger than a small part of the labels, and even: they are mixed in pairs."""
-    return replace(recipe, batch=min(recipe.batch, len(part) // 2 * 2))
+    return recipe.in_batches(min(recipe.batch, len(part) // 2 * 2))
 
 
 def _sized(training: Training, probing: Probing) -> Training:
-    """At the length and in the batches that were asked for. Its length is part of what was asked."""
+    """At the length and in the batches that were asked for, which are part of the question."""
 
     def sized(recipe: Recipe) -> Recipe:
         epochs = recipe.epochs if probing.epochs is None else probing.epochs
         return replace(recipe, epochs=epochs) if probing.recipe == "paper" else small(recipe, epochs)
 
     recipe, untrained = sized(training.recipe), sized(training.untrained)
-    variant = ", ".join(filter(None, (training.variant, f"{recipe.epochs:g} epochs")))
+    how = "paper's batches" if probing.recipe == "paper" else ""
+    variant = ", ".join(filter(None, (training.variant, f"{recipe.epochs:g} epochs", how)))
     return Training(training.probe, variant, recipe, untrained)
 
 
@@ -94,6 +95,8 @@ def _blocks(probing: Probing, depth: int) -> list[float]:
     """How many of the last blocks are trained: as asked, or 0, 1/2, 1, 2, 4, ... and all."""
     if probing.blocks is None:
         return [0, 0.5, *(2**k for k in range(math.ceil(math.log2(depth)))), depth]
+    if not probing.blocks:
+        raise InvalidSetting("probe.blocks=[] names no number of blocks; null stands for 0, 0.5, 1, 2, 4, ... and all")
     for blocks in probing.blocks:
         if not 0 <= blocks <= depth or blocks * 2 % 1:
             raise InvalidSetting(f"probe.blocks={probing.blocks}: whole and half numbers from 0 to {depth}")

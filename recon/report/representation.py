@@ -5,8 +5,8 @@ from typing import Any
 from recon.report.drawing import Plot
 from recon.report.series import curves, places, points, value
 
-# Which accuracy stands for a run: the first of these that was measured.
-ACCURACIES = ("linear_mean", "linear_class", "knn_20_mean", "attentive", "finetune")
+# Which accuracy stands for a run: that of the first of these probes that was asked.
+PROBES = ("linear_mean", "linear", "attentive", "finetune", "knn", "paper_linear")
 
 
 def representation(comparison: dict[str, Any]) -> list[Plot]:
@@ -44,8 +44,8 @@ def sharpness_accuracy(comparison: dict[str, Any]) -> Plot:
     """Does a sharper reconstruction make a better encoder?"""
     truth = next(row for row in comparison["rows"] if row["kind"] == "truth")
     sharpness = value(truth, "tenengrad")
-    measured = {metric["name"] for metric in comparison["metrics"]}
-    name = next((name for name in ACCURACIES if name in measured), None)
+    measured = [metric["name"] for metric in comparison["metrics"] if metric["group"] == "representation"]
+    name = next((name for probe in PROBES for name in measured if name.startswith(probe)), None)
     return Plot(
         name="sharpness_accuracy",
         title="Sharpness against accuracy",

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from recon.comparison.command import compare
-from recon.comparison.representation import with_probes
+from recon.comparison.representation import curves, with_probes
 from recon.probes import record as probes
 from tests.recon.comparison.conftest import comparing
 from tests.recon.probes.conftest import probed
@@ -23,7 +23,7 @@ def runs(tmp_path_factory, one, two):
         probed(place, f"run=runs/{name}", "probe.layer=all", "probe.fractions=[0.1,1]")
     words = ("data.name=photos", "data.image_size=16", "patch_size=4", "probe.epochs=0.1")
     probed(place, "scratch=nano", *words)
-    return [place / "runs" / name for name in ("one", "two", "scratch-nano-photos")]
+    return [place / "runs" / name for name in ("one", "two", "scratch-nano-4-photos-16")]
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def test_controls_and_the_baseline_are_rows_before_the_truth(report):
     assert [key.partition("/")[0] for key in added] == ["scratch", "untrained", "pixels", "truth"]
     pixels = values(report, "pixels")
     assert pixels["linear_mean"] == pixels["linear_class"] and pixels["masked_psnr"]["reason"] == "not a reconstruction"
-    scratch = values(report, "scratch/scratch-nano-photos")
+    scratch = values(report, "scratch/scratch-nano-4-photos-16")
     assert scratch["linear_mean"]["value"] is None and 0 <= scratch["finetune_0.1_epochs"]["value"] <= 1
     assert values(report, "run/one")["finetune_0.1_epochs"]["reason"] == "not probed this way"
     assert values(report, "mean")["linear_mean"]["reason"] == "has no encoder"
@@ -86,11 +86,12 @@ def test_curves_over_depth_and_labels(report):
     assert "accuracy_by_blocks.png" not in names
 
 
-def test_probings_of_other_images_or_labels_are_not_mixed(report, runs):
+@pytest.mark.parametrize("change", [{"digest": "another"}, {"image_size": [24, 24]}])
+def test_probings_of_other_images_sizes_or_labels_are_not_mixed(report, runs, change):
     plain = {key: report[key] for key in ("metrics", "rows", "best", "differences")}
     plain["rows"] = [row for row in plain["rows"] if row["key"] in ("run/one", "run/two", "truth")]
     first, second = (probes.read(run) for run in runs[:2])
-    data = second.page["data"] | {"digest": "another"}
+    data = second.page["data"] | change
     other = replace(second, page=second.page | {"data": data})
     mixed = with_probes(plain, {"run/one": first, "run/two": other})
     assert values(mixed, "run/two")["linear_mean"] == {
@@ -118,3 +119,74 @@ def test_the_better_run_is_marked_where_the_intervals_allow_it(report, runs):
 def test_a_comparison_without_probes_has_no_such_columns(report):
     plain = with_probes({"metrics": [], "rows": []}, {})
     assert plain["metrics"] == [] and plain["by_depth"] == plain["by_blocks"] == plain["by_labels"] == {}
+
+
+def altered(record, changes: dict[str, dict]) -> probes.Record:
+    """The record with some results taken away (None) or changed."""
+    entries = [entry | (changes.get(entry["name"], {}) or {}) for entry in record.page["results"]]
+    entries = [entry for entry in entries if changes.get(entry["name"], {}) is not None]
+    return replace(record, page=record.page | {"results": entries})
+
+
+def test_the_column_is_of_most_labels_whoever_was_asked_with_them(report, runs):
+    """A run that was asked with a tenth of the labels does not hide what another was asked with all of them."""
+    first, second = (probes.read(run) for run in runs[:2])
+    fewer = altered(second, {e["name"]: None for e in second.page["results"] if e["fraction"] == 1})
+    plain = {key: report[key] for key in ("metrics", "rows", "best", "differences")}
+    plain["metrics"] = [m for m in plain["metrics"] if m["group"] != "representation"]
+    plain["rows"] = [row for row in plain["rows"] if row["key"] in ("run/one", "run/two", "truth")]
+    for order in ({"run/one": first, "run/two": fewer}, {"run/two": fewer, "run/one": first}):
+        mixed = with_probes(plain, order)
+        names = [metric["name"] for metric in mixed["metrics"]]
+        assert len(names) == len(set(names))
+        assert values(mixed, "run/one")["linear_mean"]["value"] == values(report, "run/one")["linear_mean"]["value"]
+        assert values(mixed, "run/two")["linear_mean"]["reason"] == "not probed this way"
+
+
+def test_a_probe_with_few_labels_has_a_column_beside_one_with_all(report, runs):
+    first = probes.read(runs[0])
+    names = [entry["name"] for entry in first.page["results"]]
+    few = altered(first, {n: None for n in names if n.startswith("run/knn") and n.endswith("/1")})
+    plain = {key: report[key] for key in ("metrics", "rows", "best", "differences")}
+    plain["metrics"] = []
+    plain["rows"] = [row for row in plain["rows"] if row["key"] in ("run/one", "truth")]
+    found = with_probes(plain, {"run/one": few})
+    what = {metric["name"]: metric["what"] for metric in found["metrics"]}
+    assert "10% of the training labels" in what["knn_20_mean"] and "100% of the" in what["linear_mean"]
+
+
+def test_a_control_that_runs_share_has_the_answers_of_all(report, runs):
+    first, second = (probes.read(run) for run in runs[:2])
+    without = altered(first, {e["name"]: None for e in first.page["results"] if e["probe"] == "linear"})
+    plain = {key: report[key] for key in ("metrics", "rows", "best", "differences")}
+    plain["metrics"] = []
+    plain["rows"] = [row for row in plain["rows"] if row["key"] in ("run/one", "run/two", "truth")]
+    found = with_probes(plain, {"run/one": without, "run/two": second})
+    assert values(found, "pixels")["linear_mean"] == values(report, "pixels")["linear_mean"]
+
+
+def test_curves_keep_lengths_of_training_apart():
+    def entry(blocks: float, epochs: int, value: float) -> dict:
+        known = {"contestant": "run", "probe": "partial", "feature": "", "fraction": 1.0, "value": value}
+        return known | {"variant": f"blocks={blocks:g}, {epochs} epochs"}
+
+    results = [entry(0, 20, 0.3), entry(1, 20, 0.5), entry(1, 100, 0.8)]
+    assert curves(probes.Record({"results": results}, {}), "run")["by_blocks"] == {
+        "blocks": [0, 1],
+        "partial 20 epochs": [0.3, 0.5],
+        "partial 100 epochs": [None, 0.8],
+    }
+
+
+def test_a_probing_of_a_network_that_has_changed_is_left_out(runs, tmp_path, capsys):
+    place = tmp_path / "runs"
+    for run in runs[:2]:
+        shutil.copytree(run, place / run.name)
+    for name in (probes.JSON, probes.TENSORS):
+        shutil.copy(runs[0] / name, place / "two" / name)
+    out = tmp_path / "report"
+    assert compare(comparing(place / "one", place / "two", out=str(out))) == 0
+    found = json.loads((out / "comparison.json").read_text())
+    assert values(found, "run/one")["linear_mean"]["value"] is not None
+    assert values(found, "run/two")["linear_mean"]["reason"] == "not probed"
+    assert "two has changed since it was probed" in capsys.readouterr().err

@@ -51,7 +51,7 @@ def comparing(place: Path, *runs: str, **changes) -> CompareSettings:
 
 def test_a_file_gives_a_subject_with_a_folder_beside_it_that_is_not_made_yet(place):
     subject = open_run(place / "pixels.safetensors")
-    assert (subject.folder, subject.name, subject.unfinished) == (place / "pixels", "pixels", None)
+    assert (subject.folder, subject.name, subject.unfinished) == (place / "pixels.safetensors-results", "pixels", None)
     trained = subject.trained
     assert set(trained.resolved) >= {"objective", "head", "steps", "mean", "std", "weights"}
     assert (trained.settings.model.patch_size, trained.settings.data.image_size) == (4, [16, 16])
@@ -61,11 +61,8 @@ def test_a_file_gives_a_subject_with_a_folder_beside_it_that_is_not_made_yet(pla
     assert open_run(place / "hf").folder == open_run(place / "hf/model.safetensors").folder == place / "hf"
 
 
-def test_names_that_would_mix_with_a_run_are_refused(place, tmp_path):
+def test_a_run_s_model_and_files_that_are_not_there_are_refused(place, tmp_path):
     shutil.copytree(place / "plain", tmp_path / "one")
-    shutil.copy(place / "unknown.pth", tmp_path / "one.pth")
-    with pytest.raises(InvalidSetting, match=r"would go to .*one, which is a run"):
-        open_run(tmp_path / "one.pth")
     with pytest.raises(InvalidSetting, match="is the model of the run"):
         open_run(tmp_path / "one/model.safetensors")
     with pytest.raises(InvalidSetting, match="there is no run"):
@@ -74,8 +71,8 @@ def test_names_that_would_mix_with_a_run_are_refused(place, tmp_path):
 
 def test_raw_pixels_are_evaluated_as_a_run_is(place, capsys):
     assert evaluate_run(asked(place / "pixels.safetensors")) == 0
-    found = record.read(place / "pixels")
-    assert found is not None and str(place / "pixels/evaluation.json") in capsys.readouterr().out
+    found = record.read(place / "pixels.safetensors-results")
+    assert found is not None and str(place / "pixels.safetensors-results/evaluation.json") in capsys.readouterr().out
     page = found.page
     assert page["rows"]["run"]["kind"] == "run" and "oracle" not in page["rows"]
     assert page["rows"]["run"]["note"] == "a checkpoint of this project"
@@ -85,7 +82,7 @@ def test_raw_pixels_are_evaluated_as_a_run_is(place, capsys):
 
 def test_normalised_pixels_without_statistics_stand_as_the_oracle_alone(place, capsys):
     assert evaluate_run(asked(place / "unknown.pth", target="normalised")) == 0
-    page = record.read(place / "unknown").page
+    page = record.read(place / "unknown.pth-results").page
     assert [key for key, row in page["rows"].items() if row["kind"] == "run"] == ["oracle"]
     assert "leaks the answer" in page["rows"]["oracle"]["note"]
     assert page["rows"]["oracle"]["values"]["masked_psnr"]["value"] is not None

@@ -1,6 +1,7 @@
 """Features of whole images: what they are, and that each image passes once."""
 
 import re
+from copy import deepcopy
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from torch.nn import functional as F
 from losses import InvalidSetting, NormalisedPixelHead
 from recon.data import create_dataset, evaluation_crop
 from recon.model import create_model
+from recon.probes.contestants import Contestant
 from recon.probes.features import Encoder, crops, extract, raw_pixels
 from recon.training.device import make_fabric
 from tests.recon.data.conftest import Pictures
@@ -130,3 +132,30 @@ def test_drawing_the_control_leaves_the_generator_alone(model):
     torch.manual_seed(5)
     model.untrained(0)
     assert torch.rand(()) == expected
+
+
+def test_features_keep_no_token_in_memory(model, fabric):
+    for name, values in Encoder(model, [2, 3], fabric)(torch.rand(4, 3, 16, 16)).items():
+        assert values.untyped_storage().nbytes() == 4 * 192 * 4, name
+
+
+@pytest.mark.parametrize("change", ["weight", "mean", "eps", "heads"])
+def test_whatever_features_depend_on_changes_the_checksum(model, change):
+    before = Contestant("run", "", model).checksum
+    other = deepcopy(model)
+    assert Contestant("run", "", other).checksum == before
+    if change == "weight":
+        other.blocks[1].mlp.fc1.weight.data[0, 0] += 1e-6
+    elif change == "mean":
+        other.mean += 0.01
+    elif change == "eps":
+        other.norm.eps = 1e-5
+    else:
+        other.blocks[0].attn.num_heads = 6
+    assert Contestant("run", "", other).checksum != before
+
+
+def test_the_decoder_is_no_part_of_the_checksum(model):
+    other = deepcopy(model)
+    other.decoder_pred.weight.data += 1
+    assert Contestant("run", "", other).checksum == Contestant("run", "", model).checksum

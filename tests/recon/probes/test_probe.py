@@ -98,10 +98,37 @@ def test_other_questions_join_those_that_were_answered(copy):
     assert {name: accuracies(joined)[name] for name in accuracies(first)} == accuracies(first)
 
 
-def test_answers_under_other_terms_are_not_mixed(copy):
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (("seed=7",), "seeds"),
+        (("probe.seeds=2",), "seeds"),
+        (("precision=bf16",), "precision"),
+        (("data.name=dead_leaves",), "data"),
+    ],
+)
+def test_an_earlier_probing_is_replaced_only_where_that_is_asked(copy, words, named):
     probed(copy, "run=runs/small", *LINEAR)
-    other = probed(copy, "run=runs/small", "probe.name=knn", "probe.controls=false", "probe.seeds=1", "seed=7")
-    assert all(name.startswith("run/knn") for name in accuracies(other))
+    before = sums(copy)
+    with pytest.raises(InvalidSetting, match=f"has been probed with other {named}; again=true replaces that"):
+        probed(copy, "run=runs/small", *LINEAR, *words)
+    assert sums(copy) == before
+
+
+def test_again_replaces_an_earlier_probing(copy):
+    probed(copy, "run=runs/small", *LINEAR)
+    other = probed(copy, "run=runs/small", *LINEAR, "probe.name=knn", "seed=7", "again=true")
+    assert all(name.startswith("run/knn") for name in accuracies(other)) and other.page["seeds"] == [7]
+
+
+def test_what_was_found_before_ctrl_c_is_kept(copy, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "probe_tuned", interrupted)
+    with pytest.raises(AssertionError, match="130"):
+        probed(copy, "run=runs/small", *LINEAR, "probe.name=linear+finetune")
+    assert set(accuracies(record.read(copy / "runs/small"))) == {"run/linear/class/4/1", "run/linear/mean/4/1"}
 
 
 def test_test_labels_choose_nothing(copy, monkeypatch):
@@ -157,7 +184,7 @@ def test_features_are_taken_once_for_all_probes(copy, monkeypatch):
     monkeypatch.setattr(frozen, "extract", lambda *words: calls.append(1) or extract(*words))
     probed(copy, "run=runs/small", *LINEAR)
     assert len(calls) == 2  # training and test images
-    probed(copy, "run=runs/small", "probe.name=linear+knn", "probe.controls=false", "probe.fractions=[0.1,1]")
+    probed(copy, "run=runs/small", *LINEAR, "probe.name=linear+knn", "probe.fractions=[0.1,1]")
     assert len(calls) == 2
 
 
@@ -198,6 +225,8 @@ def test_a_network_that_has_seen_labels_is_named(copy):
     ("words", "said"),
     [
         ((), "give what to probe"),
+        (("run=runs/small", "data.image_size=24"), "data.image_size with run=runs/small: a run has its own"),
+        (("run=runs/small", "probe.name=partial", "probe.blocks=[]"), "probe.blocks=[] names no number"),
         (("run=runs/small", "scratch=nano"), "give what to probe"),
         (("run=runs/nowhere",), "there is no run runs/nowhere"),
         (("run=runs/small", "probe.name=linaer"), "unknown probe 'linaer'; did you mean 'linear'?"),
@@ -225,5 +254,5 @@ def test_an_earlier_result_survives_a_probing_that_fails(copy):
     (features,) = (copy / "runs/small/features").iterdir()
     features.write_bytes(b"torn")
     with pytest.raises(InvalidSetting, match="is damaged; delete it"):
-        probed(copy, "run=runs/small", "probe.name=knn", "probe.controls=false")
+        probed(copy, "run=runs/small", *LINEAR, "probe.name=knn")
     assert json.loads((copy / "runs/small/probe.json").read_text()) == before
