@@ -84,6 +84,7 @@ def with_probes(comparison: dict[str, Any], records: dict[str, Record]) -> dict[
     known = {row["key"] for row in comparison["rows"]}
     answers = {key: (record, contestant_of(record)) for key, record in fit.items()}
     runs = {key: answer for key, answer in answers.items() if key in known}
+    asked = columns(list(answers.values()))  # the controls follow
     labels = {key: record.page["run"] for key, record in records.items() if key not in known}
     for key, label, record, contestant in controls(list(fit.values())):
         labels[key], answers[key] = label, (record, contestant)
@@ -91,7 +92,6 @@ def with_probes(comparison: dict[str, Any], records: dict[str, Record]) -> dict[
     added = [
         {"key": key, "label": label, "kind": "simple", "note": None, "values": nothing} for key, label in labels.items()
     ]
-    asked = columns(list(answers.values()))
 
     def values(row: dict[str, Any]) -> dict[str, Numbers]:
         if row["key"] in answers:
