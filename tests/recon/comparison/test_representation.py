@@ -59,6 +59,13 @@ def test_controls_and_the_baseline_are_rows_before_the_truth(report):
     assert values(report, "mean")["linear_mean"]["reason"] == "has no encoder"
 
 
+def test_the_printed_table_has_accuracies_too(runs, tmp_path, capsys):
+    compare(comparing(*runs, out=str(tmp_path / "report")))
+    heading, *rows = capsys.readouterr().out.partition("PSNR dB")[2].splitlines()
+    assert heading.split()[-2:] == ["linear", "20-NN"]
+    assert any(row.startswith("raw pixels") and "±" in row for row in rows)
+
+
 def test_differences_are_paired_over_test_images(report, runs):
     (found,) = [d for d in report["differences"] if d["metric"] == "linear_mean"]
     right = [probes.read(run).correct["run/linear/mean/4/1"].double().mean(0) for run in runs[:2]]
