@@ -17,10 +17,10 @@ def _node(cls: type) -> Any:
 class Data:
     name: str = option(
         "photos",
-        "photos, gaussian_field, dead_leaves, folder, imagenette, imagenet, cifar10, cifar100, stl10, "
+        "photos, gaussian_field, dead_leaves, folder, packed, imagenette, imagenet, cifar10, cifar100, stl10, "
         "hfds/NAME, wds/NAME",
     )
-    root: str | None = option(None, "folder that holds the data")
+    root: str | None = option(None, "folder that holds the data; packed: the file")
     image_size: Any = option(32, "pixels, S or [H,W]; multiples of the patch size")
     workers: int = option(0, "processes that read and augment; 0: the training process itself")
     download: bool = option(False, "fetch a missing public dataset")

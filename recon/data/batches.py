@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from losses.errors import InvalidSetting
 from recon.data.crops import training_crop
 from recon.data.seeds import seed_of
-from recon.data.source import Source, StreamedSource, UnreadableImage
+from recon.data.source import Source, StreamedSource, Uncut, UnreadableImage
 
 Masking = Callable[[torch.Generator], Tensor]  # noise (N,)
 
@@ -54,7 +54,7 @@ class Plan:
         for first in count(self.start + self.rank * self.batch, self.batch * self.world):
             yield range(first, first + self.batch)
 
-    def make(self, ks: range, read: Iterable[tuple[Image.Image, int]], unreadable: list[str]) -> Batch:
+    def make(self, ks: range, read: Iterable[tuple[Uncut, int]], unreadable: list[str]) -> Batch:
         images, labels, noise = [], [], []
         for k, (image, label) in zip(ks, read, strict=True):
             images.append(self.crop(image, k))
@@ -62,7 +62,7 @@ class Plan:
             noise.append(self.masking(torch.Generator().manual_seed(seed_of(self.seed, "mask", k))))
         return Batch(torch.stack(images), torch.tensor(labels), torch.stack(noise), unreadable)
 
-    def crop(self, image: Image.Image, k: int) -> Tensor:
+    def crop(self, image: Uncut, k: int) -> Tensor:
         # not torch.manual_seed, which would seed the accelerators too
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed_of(self.seed, "crop", k))
@@ -163,12 +163,12 @@ class StreamedBatches(IterableDataset):
             yield error
 
 
-def read_or_next(source: Source, index: int, unreadable: list[str]) -> tuple[Image.Image, int]:
+def read_or_next(source: Source, index: int, unreadable: list[str]) -> tuple[Uncut, int]:
     """The image at `index` and its class, or the next one that can be read; says in `unreadable` which cannot."""
     images = len(source)
     for candidate in range(index, index + images):
         try:
-            return source.read(candidate % images)
+            return source.uncut(candidate % images)
         except UnreadableImage as error:
             unreadable.append(str(error))
     raise InvalidSetting(f"none of the {images} images can be read; {unreadable[-1]}")

@@ -1,5 +1,7 @@
 """How an image is cut and resized."""
 
+from dataclasses import dataclass
+
 import torch
 from PIL import Image
 from torch import Tensor
@@ -7,13 +9,29 @@ from torchvision.transforms import InterpolationMode, RandomCrop, RandomResizedC
 from torchvision.transforms import functional as F
 
 from losses.errors import InvalidSetting
+from recon.data.source import Uncut
 
 SCALE = (0.2, 1.0)  # of the image's area, as MAE pretrains
 RATIO = (3 / 4, 4 / 3)
 COVERED = 0.875  # of the shorter side, by the evaluation crop
 
 
-def training_crop(image: Image.Image, size: tuple[int, int], native: bool = False) -> Tensor:
+@dataclass(frozen=True)
+class Cut:
+    """A training crop's place in its image, and whether it is mirrored."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+    mirrored: bool
+
+    @property
+    def box(self) -> tuple[int, int, int, int]:
+        return self.left, self.top, self.left + self.width, self.top + self.height
+
+
+def training_crop(image: Uncut, size: tuple[int, int], native: bool = False) -> Tensor:
     """A random crop, resized and mirrored half of the time, drawn from torch's default CPU generator.
 
     Args:
@@ -27,16 +45,22 @@ def training_crop(image: Image.Image, size: tuple[int, int], native: bool = Fals
     Raises:
         InvalidSetting: a native image is smaller than the crop.
     """
+    cut = drawn_cut(image, size, native)
+    part = image.crop(cut.box)
+    if not native:
+        part = F.resize(part, list(size), InterpolationMode.BICUBIC)  # PIL's resize is antialiased
+    return F.pil_to_tensor(F.hflip(part) if cut.mirrored else part)
+
+
+def drawn_cut(image: Uncut, size: tuple[int, int], native: bool = False) -> Cut:
+    """Where `training_crop` cuts; reads no pixel."""
+    shape = torch.empty((3, image.height, image.width), device="meta")  # all that torchvision wants to know
     if native:
         fits(image, size)
-        image = F.crop(image, *RandomCrop.get_params(image, size))
+        place = RandomCrop.get_params(shape, size)
     else:
-        top, left, height, width = RandomResizedCrop.get_params(image, SCALE, RATIO)
-        # PIL's resize is antialiased
-        image = F.resized_crop(image, top, left, height, width, list(size), InterpolationMode.BICUBIC)
-    if torch.rand(()) < 0.5:
-        image = F.hflip(image)
-    return F.pil_to_tensor(image)
+        place = RandomResizedCrop.get_params(shape, SCALE, RATIO)
+    return Cut(*place, mirrored=bool(torch.rand(()) < 0.5))
 
 
 def evaluation_crop(image: Image.Image, size: tuple[int, int], native: bool = False) -> Tensor:
@@ -66,7 +90,7 @@ def evaluation_crop(image: Image.Image, size: tuple[int, int], native: bool = Fa
     return F.pil_to_tensor(F.center_crop(image, list(size)))
 
 
-def fits(image: Image.Image, size: tuple[int, int]) -> None:
+def fits(image: Uncut, size: tuple[int, int]) -> None:
     height, width = size
     if height > image.height or width > image.width:
         limit = f"[{image.height},{image.width}]"

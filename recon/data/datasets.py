@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from losses.errors import InvalidSetting, nearest
-from recon.data import dead_leaves, folder, gaussian_field, hub, photos, published
+from recon.data import dead_leaves, folder, gaussian_field, hub, packed, photos, published
 from recon.data.source import Source, StreamedSource
 
 DATASETS = {
@@ -14,6 +14,7 @@ DATASETS = {
     "gaussian_field": gaussian_field.gaussian_field,
     "imagenet": published.imagenet,
     "imagenette": published.imagenette,
+    "packed": packed.packed,
     "photos": photos.photos,
     "stl10": published.stl10,
 }
@@ -26,10 +27,10 @@ def create_dataset(
     """Open one split of a dataset.
 
     Args:
-        name: photos, gaussian_field, dead_leaves, folder, imagenette, imagenet, cifar10, cifar100, stl10, hfds/NAME
-            or wds/NAME.
+        name: photos, gaussian_field, dead_leaves, folder, packed, imagenette, imagenet, cifar10, cifar100, stl10,
+            hfds/NAME or wds/NAME.
         split: "train" or "val"; no image is in both.
-        root: where the files are; `folder` needs it, the others have a place of their own.
+        root: where the files are; `folder` and `packed` need it, the others have a place of their own.
         download: fetch a published dataset that is not under `root`.
 
     Raises:

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 from PIL import Image
 
@@ -15,6 +15,16 @@ Statistics = tuple[float, float, float]
 
 class UnreadableImage(Exception):
     """One image that cannot be opened or decoded; the message is one line that names it and the reason."""
+
+
+class Uncut(Protocol):
+    """What a crop is cut from: a PIL image, or what fetches its pixels when they are cut."""
+
+    width: int
+    height: int
+
+    def crop(self, box: tuple[int, int, int, int]) -> Image.Image:
+        """The RGB image within (left, top, right, bottom)."""
 
 
 class _Described:
@@ -44,6 +54,10 @@ class Source(_Described, ABC):
     @abstractmethod
     def read(self, index: int) -> tuple[Image.Image, int]:
         """The RGB image and its class, -1 where there is none. Raises UnreadableImage."""
+
+    def uncut(self, index: int) -> tuple[Uncut, int]:
+        """The same as `read`, for who needs a part of the image alone."""
+        return self.read(index)
 
     @abstractmethod
     def name_of(self, index: int) -> str:

@@ -1,0 +1,105 @@
+"""Command: write a dataset to one file of shrunk images, which training reads without decoding."""
+
+import sys
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from losses import InvalidSetting
+from losses.term import option
+from recon.command import Command, run
+from recon.config import _node
+from recon.data import StreamedSource, create_dataset
+from recon.data.packing import Chunk, pack
+from recon.training.interrupt import Interrupt
+
+
+@dataclass
+class PackedData:
+    name: str | None = option(None, "dataset to pack, as recon.pretrain's; any but a stream (wds/NAME)")
+    root: str | None = option(None, "folder that holds the data")
+    download: bool = option(False, "fetch a missing public dataset")
+    max_unreadable: float = option(0.01, "share of unreadable files that ends the packing; fewer are left out")
+
+
+@dataclass
+class PackSettings:
+    out: str | None = option(None, "file to write, both splits in one; an interrupted packing of it is gone on with")
+    size: int = option(160, "pixels of the shorter side; smaller images are stored as they are")
+    workers: int = option(0, "processes that read and resize; 0: this one")
+    data: PackedData = _node(PackedData)
+
+
+COMMAND = Command(
+    "pack", "Packs a dataset:  python -m recon.pack data=imagenette data.root=PATH out=FILE", PackSettings
+)
+
+
+def pack_dataset(settings: PackSettings, given: frozenset[str] = frozenset()) -> int:
+    """Packs a dataset as the settings say; prints; returns the exit status: 0, or 128 + N where signal N stopped it.
+
+    Raises:
+        InvalidSetting: a setting that cannot be used, too many unreadable files, a full disk. `out` is not there then.
+    """
+    check(settings)
+    out, data = Path(settings.out).expanduser(), settings.data
+    sources = {split: create_dataset(data.name, split, data.root, data.download) for split in ("train", "val")}
+    if any(isinstance(source, StreamedSource) for source in sources.values()):
+        raise InvalidSetting(f"data={data.name} is a stream, whose images have no names; it cannot be packed")
+    total = sum(len(source) for source in sources.values())
+    unreadable: list[str] = []
+    chunks = pack(sources, data.name, out, settings.size, settings.workers)
+    progress = tqdm(total=total, unit="image", disable=not sys.stderr.isatty())
+    try:
+        with closing(chunks), progress, Interrupt() as stop:
+            for chunk in chunks:
+                note(chunk, unreadable, total, settings)
+                progress.update(len(chunk.images) + len(chunk.unreadable))
+                if stop.signal is not None:
+                    print("stopped; the same command goes on")
+                    return 128 + stop.signal
+    except OSError as reason:
+        raise InvalidSetting(f"out={out} cannot be written: {reason.strerror}; the same command goes on") from reason
+    for line in unreadable:
+        print(f"left out: {line}")
+    images = sum(len(create_dataset("packed", split, out)) for split in sources)
+    print(f"{out}: {images:,} images, {out.stat().st_size / 2**20:,.1f} MiB")
+    print(f"next       python -m recon.pretrain data=packed data.root={out}")
+    return 0
+
+
+def check(settings: PackSettings) -> None:
+    """What types cannot say.
+
+    Raises:
+        InvalidSetting: a value out of range or missing, in one line.
+    """
+    if settings.data.name is None or settings.out is None:
+        raise InvalidSetting("say what to pack and where to: data=NAME data.root=PATH out=FILE")
+    if settings.size < 1:
+        raise InvalidSetting(f"size={settings.size} must be above 0")
+    if settings.workers < 0:
+        raise InvalidSetting(f"workers={settings.workers} must not be negative")
+    if not 0 <= settings.data.max_unreadable <= 1:
+        raise InvalidSetting(f"data.max_unreadable={settings.data.max_unreadable} is a fraction, between 0 and 1")
+    out = Path(settings.out).expanduser()
+    if out.is_dir() or not out.parent.is_dir():
+        raise InvalidSetting(
+            f"out={out}: {'a folder' if out.is_dir() else 'its folder is missing'}; give a file's name"
+        )
+
+
+def note(chunk: Chunk, unreadable: list[str], total: int, settings: PackSettings) -> None:
+    unreadable += chunk.unreadable
+    allowed = settings.data.max_unreadable
+    if len(unreadable) > allowed * total:
+        raise InvalidSetting(
+            f"{len(unreadable)} of {total} files cannot be read, more than data.max_unreadable={allowed} allows; "
+            f"the last: {unreadable[-1]} (allow more to go on, or delete {settings.out}.journal to begin anew)"
+        )
+
+
+if __name__ == "__main__":
+    run(pack_dataset, COMMAND)
