@@ -12,7 +12,8 @@ from losses.term import option
 from recon.command import Command, run
 from recon.config import _node
 from recon.data import StreamedSource, create_dataset
-from recon.data.packing import Chunk, pack
+from recon.data.packing import pack
+from recon.data.shrinking import Chunk
 from recon.training.interrupt import Interrupt
 
 
@@ -61,7 +62,7 @@ def pack_dataset(settings: PackSettings, given: frozenset[str] = frozenset()) ->
                     print("stopped; the same command goes on")
                     return 128 + stop.signal
     except OSError as reason:
-        raise InvalidSetting(f"out={out} cannot be written: {reason.strerror}; the same command goes on") from reason
+        raise InvalidSetting(f"{out} cannot be written: {reason.strerror}; the same command goes on") from reason
     for line in unreadable:
         print(f"left out: {line}")
     images = sum(len(create_dataset("packed", split, out)) for split in sources)

@@ -8,41 +8,18 @@ finished file is the same to the bit, however often its making was interrupted.
 import fcntl
 import json
 import os
-import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from hashlib import blake2b
-from itertools import accumulate, islice
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import Image
-from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms import functional as F
 
 from losses.errors import InvalidSetting
-from recon.data.batches import leave_signals_to_the_parent, raising
 from recon.data.packed import PIXELS, RECORD, VERSION, Index, preamble
-from recon.data.source import Source, UnreadableImage
-
-CHUNK = 64  # images between two lines of the journal: 6 MB at 160 pixels
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """Some images in their order, ready to be written."""
-
-    split: str
-    images: list[tuple[str, int, int, int, int]]  # name, label, height, width, CRC-32
-    unreadable: list[str]  # a line for each image that is left out
-    pixels: bytes = b""  # one image after the other
-
-    @property
-    def size(self) -> int:
-        """Bytes of its pixels."""
-        return sum(height * width * 3 for _, _, height, width, _ in self.images)
+from recon.data.shrinking import Chunk, shrunk_chunks
+from recon.data.source import Source
 
 
 def pack(sources: dict[str, Source], name: str, out: Path, size: int, workers: int) -> Iterator[Chunk]:
@@ -70,7 +47,7 @@ def pack(sources: dict[str, Source], name: str, out: Path, size: int, workers: i
         journal.unlink(missing_ok=True)  # the packing was killed right before this
         return
     with opened(journal) as log, opened(partial) as file:
-        lock(log, journal)
+        lock(file, partial)
         chunks, pixels, told = 0, PIXELS, begin(log, journal, plan)
         for chunk, line in chunks_of(journal):
             if pixels + chunk.size > os.fstat(file.fileno()).st_size:
@@ -81,7 +58,7 @@ def pack(sources: dict[str, Source], name: str, out: Path, size: int, workers: i
             each.truncate(end)
             each.seek(end)
         for chunk in shrunk_chunks(sources, size, workers, start=chunks):
-            write(file, chunk.pixels)  # the journal may only tell of what a power cut would leave there
+            write(file, chunk.pixels.numpy())  # the journal may only tell of what a power cut would leave there
             write(log, line_of(chunk))
             yield chunk
         finish(file, journal, plan, sources)
@@ -106,14 +83,15 @@ def opened(path: Path) -> BinaryIO:
     return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b", buffering=0)
 
 
-def lock(log: BinaryIO, journal: Path) -> None:
+def lock(file: BinaryIO, path: Path) -> None:
+    """Of this process alone, and gone with it: not flock, which workers would inherit and hold a while longer."""
     try:
-        fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise InvalidSetting(f"another process is packing: it writes {journal}") from None
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        raise InvalidSetting(f"another process is packing: it writes {path}") from None
 
 
-def write(file: BinaryIO, content: bytes) -> None:
+def write(file: BinaryIO, content: bytes | np.ndarray) -> None:
     view = memoryview(content)
     while view:  # one call may write a part
         view = view[file.write(view) :]
@@ -146,49 +124,6 @@ def chunks_of(journal: Path) -> Iterator[tuple[Chunk, int]]:
             if not line.endswith(b"\n"):
                 return
             yield Chunk(*json.loads(line)), len(line)
-
-
-def shrunk_chunks(sources: dict[str, Source], size: int, workers: int, start: int) -> Iterator[Chunk]:
-    """The chunks of all sources in their order, from the chunk of number `start`."""
-    every = ((split, first) for split, source in sources.items() for first in range(0, len(source), CHUNK))
-    loader = DataLoader(
-        Shrinking(sources, size),
-        batch_size=None,  # the dataset's items are whole chunks
-        sampler=islice(every, start, None),
-        num_workers=workers,
-        worker_init_fn=leave_signals_to_the_parent,
-    )
-    return raising(iter(loader))
-
-
-class Shrinking(Dataset):
-    """Reads and resizes a chunk, told by its split and its first image; hands a user's error over."""
-
-    def __init__(self, sources: dict[str, Source], size: int) -> None:
-        self.sources = sources
-        self.size = size
-
-    def __getitem__(self, which: tuple[str, int]) -> Chunk | InvalidSetting:
-        split, first = which
-        source = self.sources[split]
-        images, unreadable, pixels = [], [], []
-        for i in range(first, min(first + CHUNK, len(source))):
-            try:
-                image, label = source.read(i)
-            except UnreadableImage as error:
-                unreadable.append(str(error))
-                continue
-            except InvalidSetting as error:
-                return error
-            image = image if source.native else shrunk(image, self.size)
-            pixels.append(image.tobytes())
-            images.append((source.name_of(i), label, image.height, image.width, zlib.crc32(pixels[-1])))
-        return Chunk(split, images, unreadable, b"".join(pixels))
-
-
-def shrunk(image: Image.Image, size: int) -> Image.Image:
-    """Resized to a shorter side of `size` pixels as torchvision does, antialiased; never enlarged."""
-    return F.resize(image, size, InterpolationMode.BICUBIC) if min(image.size) > size else image
 
 
 def finish(file: BinaryIO, journal: Path, plan: dict[str, Any], sources: dict[str, Source]) -> None:
