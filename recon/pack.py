@@ -87,9 +87,7 @@ def check(settings: PackSettings) -> None:
         raise InvalidSetting(f"data.max_unreadable={settings.data.max_unreadable} is a fraction, between 0 and 1")
     out = Path(settings.out).expanduser()
     if out.is_dir() or not out.parent.is_dir():
-        raise InvalidSetting(
-            f"out={out}: {'a folder' if out.is_dir() else 'its folder is missing'}; give a file's name"
-        )
+        raise InvalidSetting(f"out={out} {'is a folder' if out.is_dir() else 'is in no folder'}; give a file's name")
 
 
 def note(chunk: Chunk, unreadable: list[str], total: int, settings: PackSettings) -> None:
