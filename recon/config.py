@@ -23,6 +23,9 @@ class Data:
     root: str | None = option(None, "folder that holds the data; packed: the file")
     image_size: Any = option(32, "pixels, S or [H,W]; multiples of the patch size")
     workers: int = option(0, "processes that read and augment; 0: the training process itself")
+    augment: str = option(
+        "loader", "where crops are resized and mirrored: loader, or device (whole batches; for GPUs the loader starves)"
+    )
     download: bool = option(False, "fetch a missing public dataset")
     max_unreadable: float = option(0.01, "share of unreadable files that ends the run; fewer are skipped and counted")
 
@@ -170,6 +173,8 @@ def check(settings: Settings) -> None:
     }.items():
         if not 0 <= value <= 1:
             raise InvalidSetting(f"{key}={value} is a fraction, between 0 and 1")
+    if settings.data.augment not in ("loader", "device"):
+        raise InvalidSetting(f"data.augment={settings.data.augment}: choose loader or device")
     if not 0 <= settings.seed < 2**63:
         raise InvalidSetting(f"seed={settings.seed} must be between 0 and 2^63 - 1")
     if (settings.train.steps is None) == (settings.train.epochs is None):

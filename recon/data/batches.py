@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from losses.errors import InvalidSetting
-from recon.data.crops import training_crop
+from recon.data.crops import Cut, drawn_cut, training_crop
+from recon.data.resample import Crops
 from recon.data.seeds import seed_of
 from recon.data.source import Source, StreamedSource, Uncut, UnreadableImage
 
@@ -27,13 +28,19 @@ Masking = Callable[[torch.Generator], Tensor]  # noise (N,)
 class Batch:
     """One step's samples of one rank."""
 
-    images: Tensor  # uint8 (B, 3, H, W)
+    images: Tensor | Crops  # uint8 (B, 3, H, W), or what the device makes them of
     labels: Tensor  # int64 (B,), -1 where there is no class
     noise: Tensor  # float32 (B, N)
     unreadable: list[str]  # a line for each image that was passed over
 
     def pin_memory(self) -> "Batch":
         return Batch(self.images.pin_memory(), self.labels.pin_memory(), self.noise.pin_memory(), self.unreadable)
+
+    def images_on(self, device: torch.device) -> Tensor:
+        """The images on the device that trains: float32 (B, 3, H, W) in [0, 1]."""
+        if isinstance(self.images, Crops):
+            return self.images.resized(device) / 255
+        return self.images.to(device, non_blocking=True).float() / 255
 
 
 @dataclass(frozen=True)
@@ -48,6 +55,7 @@ class Plan:
     rank: int
     world: int
     native: bool
+    on_device: bool
 
     def batches(self) -> Iterator[range]:
         """The numbers k of this rank's samples, batch by batch."""
@@ -60,12 +68,15 @@ class Plan:
             images.append(self.crop(image, k))
             labels.append(label)
             noise.append(self.masking(torch.Generator().manual_seed(seed_of(self.seed, "mask", k))))
-        return Batch(torch.stack(images), torch.tensor(labels), torch.stack(noise), unreadable)
+        images = Crops.of(images, self.image_size) if self.on_device else torch.stack(images)
+        return Batch(images, torch.tensor(labels), torch.stack(noise), unreadable)
 
-    def crop(self, image: Uncut, k: int) -> Tensor:
+    def crop(self, image: Uncut, k: int) -> Tensor | tuple[Uncut, Cut]:
         # not torch.manual_seed, which would seed the accelerators too
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed_of(self.seed, "crop", k))
+            if self.on_device:
+                return image, drawn_cut(image, self.image_size, native=self.native)
             return training_crop(image, self.image_size, native=self.native)
 
 
@@ -80,6 +91,7 @@ def training_batches(
     masking: Masking,
     rank: int = 0,
     world: int = 1,
+    on_device: bool = False,
 ) -> Iterator[Batch]:
     """Batches without end; the iterator's close() stops the workers.
 
@@ -94,11 +106,12 @@ def training_batches(
             must pickle.
         masking: draws one image's noise (N,) from the generator.
         rank, world: this process takes the rank-th part of each batch of batch * world samples.
+        on_device: leave resizing and mirroring to `Batch.images_on`; the crops are the same.
 
     Raises:
         InvalidSetting: from the iterator, when no image of the source can be read, or one is too small to be cut.
     """
-    plan = Plan(image_size, batch, start, seed, masking, rank, world, source.native)
+    plan = Plan(image_size, batch, start, seed, masking, rank, world, source.native, on_device)
     if isinstance(source, StreamedSource):
         dataset, sampler, workers = StreamedBatches(source, plan), None, min(workers, 1)
     else:

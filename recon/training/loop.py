@@ -36,7 +36,7 @@ def train(run: Run, fabric: Fabric, batches: Iterator[Batch], rhythm: Rhythm, pr
             for _ in range(rhythm.accumulate):
                 batch = next(batches)
                 watch.unreadable(batch.unreadable)
-                images = batch.images.to(fabric.device, non_blocking=True).float() / 255
+                images = batch.images_on(fabric.device)
                 reconstruction = model(images, noise=batch.noise.to(fabric.device, non_blocking=True))
                 result = run.objective(reconstruction, run.step)
                 fabric.backward(reconstruction.prediction, gradient=result.gradient / rhythm.accumulate, model=model)

@@ -94,6 +94,7 @@ def execute(
         seed=settings.seed,
         workers=settings.data.workers,
         masking=masking_of(settings, run.model),
+        on_device=settings.data.augment == "device",
     )
     try:
         stopped_by = train(run, fabric, batches, make_rhythm(settings, steps), preview)

@@ -70,6 +70,7 @@ def test_the_defaults_pass():
         "optim.warmup=.nan",
         "data.max_unreadable=2",
         "data.workers=-1",
+        "data.augment=gpu",
         "optim.betas=[0.9]",
         "optim.betas=[0.9,1.0]",
         "optim.betas=[0.9,0.95,0.99]",
