@@ -28,6 +28,7 @@ RUNS = {
     "adversarial": ["loss=mse+50%adversarial", "losses.adversarial.generator_full=0.9"],
     "accumulated": ["loss=l1+adversarial", "losses.adversarial.game=relativistic", "batch.per_device=4"],
     "workers": ["loss=mse", "data.workers=2"],
+    "crops resized on the device": ["loss=mse", "data.augment=device"],
 }
 
 
