@@ -18,7 +18,7 @@ class Data:
     name: str = option(
         "photos",
         "photos, gaussian_field, dead_leaves, folder, packed, imagenette, imagenet, cifar10, cifar100, stl10, "
-        "hfds/NAME, wds/NAME",
+        "hfds/*, wds/*",
     )
     root: str | None = option(None, "folder that holds the data; packed: the file")
     image_size: Any = option(32, "pixels, S or [H,W]; multiples of the patch size")
