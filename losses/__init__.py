@@ -17,6 +17,7 @@ from losses.heads import NormalisedPixelHead, PixelHead
 from losses.objective import Objective, Result, TermResult
 from losses.perceptual import Perceptual
 from losses.pixel import L1, MSE, NormMSE
+from losses.processes import ALONE, Processes
 from losses.reconstruction import Reconstruction
 from losses.term import Surroundings, Term, option
 
@@ -38,6 +39,7 @@ def build_objective(
     steps: int | None = None,
     critic_dtype: torch.dtype = torch.float32,
     compiled: bool = False,
+    processes: Processes = ALONE,
     **options: Any,
 ) -> Objective:
     """An objective from what the user typed.
@@ -49,6 +51,7 @@ def build_objective(
         steps: length of the run, for terms that are ramped in; None: no ramp.
         critic_dtype: precision of critics' forward and backward; bfloat16 where the device does it well.
         compiled: whether the perceptual critic is compiled (a minute at the start, faster after).
+        processes: those that share each batch in equal parts; by default this one has it whole.
         **options: per term, its options by name: `perceptual={"weights": "random"}`.
 
     Raises:
@@ -61,10 +64,10 @@ def build_objective(
                 f"options for an unknown loss term '{name}'{nearest(name, TERMS)} (terms: {', '.join(TERMS)})"
             )
     size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
-    surroundings = Surroundings(size, steps, critic_dtype, compiled)
+    surroundings = Surroundings(size, steps, critic_dtype, compiled, processes)
     chosen = {name: _options(name, options.get(name, {})) for name in TERMS}
     terms = {t.name: TERMS[t.name](chosen[t.name], surroundings) for t in parsed.terms}
-    return Objective(parsed, terms, over)
+    return Objective(parsed, terms, over, surroundings.processes)
 
 
 def _options(name: str, given: Any) -> Any:
@@ -86,6 +89,7 @@ __all__ = [
     "NormalisedPixelHead",
     "Objective",
     "PixelHead",
+    "Processes",
     "Reconstruction",
     "Result",
     "Surroundings",

@@ -102,6 +102,7 @@ class Adversarial(Term):
 
     def update(self, step: int) -> None:
         parameters = list(self.discriminator.parameters())
+        self._share([p.grad for p in parameters])
         if self.pieces > 1:
             torch._foreach_div_([p.grad for p in parameters], self.pieces)
         bad = ~gradient_norm(parameters).isfinite()
@@ -112,6 +113,18 @@ class Adversarial(Term):
         self.certain = (self.certain + 1) * (self.accuracy > 0.98)
         # Being blind is only a failure once the discriminator has had its time alone.
         self.blind = (self.blind + 1) * ((self.accuracy - 0.5).abs() < 0.02) * float(self.ramp(step) == 1)
+
+    def _share(self, gradients: list[Tensor]) -> None:
+        """Takes in what the processes that share the batch have gathered: their gradients, and means of what is logged.
+
+        Averaging the running means is exact: they are linear, and began alike.
+        """
+        processes = self.surroundings.processes
+        if processes.count > 1 and self.pieces:
+            logged = torch.stack([self.real, self.fake, self.accuracy]) / processes.count
+            processes.add_up([*gradients, logged])
+            self.real, self.fake, self.accuracy = logged.unbind()
+            self.pieces *= processes.count
 
     def logs(self) -> dict[str, Tensor]:
         return {"real": self.real, "fake": self.fake, "accuracy": self.accuracy, "skipped": self.skipped}

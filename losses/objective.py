@@ -12,9 +12,13 @@ from torch import Tensor, nn
 from losses.errors import InvalidSetting, nearest
 from losses.expression import Expression
 from losses.heads import PixelHead
+from losses.processes import ALONE, Processes
 from losses.reconstruction import Reconstruction
 from losses.term import Term
 
+Scalars = dict[Any, Tensor]  # by term, or by pair of terms
+
+PLAIN = "+"  # no term's name: the sum of the plainly weighted terms
 TINY = 1e-30  # keeps 0 / 0 at 0; no gradient norm of a float32 tensor in use comes near
 
 
@@ -51,6 +55,7 @@ class Objective(nn.Module):
         expression: which terms, with which weights.
         terms: name -> term, in the expression's order.
         over: "hidden" (default) or "all" patches.
+        processes: those that share each batch; by default this one has it whole.
 
     Call it with a `Reconstruction` and the step; it returns a `Result` with everything detached:
 
@@ -62,13 +67,18 @@ class Objective(nn.Module):
     Each term runs once, on a leaf, in its own precision; trainable critics gather their own gradients on the way and
     take their step at `update` (in evaluation, after `.eval()`, they learn nothing). `head` is what the model's
     decoder must put out.
+
+    Where `processes` share a batch in equal parts, values, norms, cosines and weights are those of the whole batch, the
+    same in every process. `gradient` is that of the process's own part; the parameters' gradients are to be averaged.
     """
 
-    def __init__(self, expression: Expression, terms: Mapping[str, Term], over: str = "hidden"):
+    def __init__(
+        self, expression: Expression, terms: Mapping[str, Term], over: str = "hidden", processes: Processes = ALONE
+    ):
         super().__init__()
         if over not in ("hidden", "all"):
             raise InvalidSetting(f"losses.over={over}: choose 'hidden' or 'all'{nearest(over, ('hidden', 'all'))}")
-        self.expression, self.over = expression, over
+        self.expression, self.over, self.processes = expression, over, processes
         self.terms = nn.ModuleDict(terms)
         self.head = _common_head(terms)
 
@@ -81,8 +91,7 @@ class Objective(nn.Module):
                 value = term.value(reconstruction.at(leaf, self.over))
                 (gradients[name],) = torch.autograd.grad(value, leaf)
             values[name] = value.detach()
-        norms = {name: torch.linalg.vector_norm(g) for name, g in gradients.items()}
-        weights = self._weights(gradients, norms, step)
+        values, norms, cosines, weights = self._measured(values, gradients, step)
         gradient = _weighted(weights, gradients)
         r = reconstruction.at(leaf, self.over)
         with torch.enable_grad():
@@ -94,7 +103,7 @@ class Objective(nn.Module):
             value=sum(weights[name] * value for name, value in values.items()),
             gradient=gradient.to(prediction.dtype),
             terms={name: TermResult(values[name], weights[name], norms[name]) for name in self.terms},
-            cosines=_cosines(gradients, norms),
+            cosines=cosines,
         )
 
     def loss(self, reconstruction: Reconstruction, step: int = 0) -> Tensor:
@@ -107,13 +116,14 @@ class Objective(nn.Module):
         r = reconstruction.at(prediction.to(torch.promote_types(prediction.dtype, torch.float32)), self.over)
         weights = self._plain_weights(step)
         if len(weights) < len(self.terms):
-            gradients = {}
+            values, gradients = {}, {}
             for name, term in self.terms.items():
                 leaf = r.prediction.detach().requires_grad_()
                 with torch.enable_grad():
-                    (gradients[name],) = torch.autograd.grad(term.value(r.at(leaf, self.over)), leaf)
-            norms = {name: torch.linalg.vector_norm(g) for name, g in gradients.items()}
-            weights = self._weights(gradients, norms, step)
+                    value = term.value(r.at(leaf, self.over))
+                    (gradients[name],) = torch.autograd.grad(value, leaf)
+                values[name] = value.detach()
+            *_, weights = self._measured(values, gradients, step)
         total = sum(weights[name] * term.value(r) for name, term in self.terms.items())
         if (own := r.head.own_loss(r)) is not None:
             total = total + own - own.detach()  # the head learns; the value stays the objective's
@@ -140,18 +150,23 @@ class Objective(nn.Module):
     def _plain_weights(self, step: int) -> dict[str, float]:
         return {t.name: t.weight * self.terms[t.name].ramp(step) for t in self.expression.terms if not t.share}
 
-    def _weights(self, gradients: Mapping[str, Tensor], norms: Mapping[str, Tensor], step: int) -> dict[str, Tensor]:
-        """Every term's weight; a share is measured against the norm of the plain terms' summed gradient."""
+    def _measured(self, values: Scalars, gradients: Mapping[str, Tensor], step: int) -> tuple[Scalars, ...]:
+        """Values, gradient norms, cosines and weights, of the whole batch; a share refers to the plain terms' sum."""
         first = next(iter(gradients.values()))
         weights = {name: first.new_tensor(weight) for name, weight in self._plain_weights(step).items()}
         shares = [t for t in self.expression.terms if t.share]
+        norms = {name: torch.linalg.vector_norm(g) for name, g in gradients.items()}
         if shares:
-            reference = torch.linalg.vector_norm(_weighted(weights, gradients))
-            for t in shares:
-                push = t.weight / 100 * self.terms[t.name].ramp(step) * reference
-                norm = norms[t.name]
-                weights[t.name] = torch.where(norm > 0, push / norm, torch.zeros_like(norm))
-        return weights
+            norms[PLAIN] = torch.linalg.vector_norm(_weighted(weights, gradients))
+        products = {(a, b): torch.sum(gradients[a] * gradients[b]) for a, b in combinations(gradients, 2)}
+        if self.processes.count > 1:
+            values, norms, products = _of_all(self.processes, values, norms, products)
+        for t in shares:
+            push = t.weight / 100 * self.terms[t.name].ramp(step) * norms[PLAIN]
+            norm = norms[t.name]
+            weights[t.name] = torch.where(norm > 0, push / norm, torch.zeros_like(norm))
+        cosines = {(a, b): p / (norms[a] * norms[b]).clamp_min(TINY) for (a, b), p in products.items()}
+        return values, norms, cosines, weights
 
     def _learn(self, r: Reconstruction) -> None:
         """Critics gather their gradients, unless the objective is in evaluation."""
@@ -176,8 +191,20 @@ def _common_head(terms: Mapping[str, Term]) -> PixelHead:
     return next(iter(special.values()), PixelHead())
 
 
-def _cosines(gradients: Mapping[str, Tensor], norms: Mapping[str, Tensor]) -> dict[tuple[str, str], Tensor]:
-    return {
-        (a, b): torch.sum(gradients[a] * gradients[b]) / (norms[a] * norms[b]).clamp_min(TINY)
-        for a, b in combinations(gradients, 2)
-    }
+def _of_all(processes: Processes, *local: Scalars) -> list[Scalars]:
+    """Values, gradient norms and dot products of the batch that `processes` share in equal parts; one sum over them.
+
+    Each has the mean over its part. So the whole value is their mean, and the whole gradient is theirs side by side,
+    over their number: squared norms and dot products add up.
+    """
+    n = processes.count
+    kinds = [torch.stack(list(of.values())) if of else torch.zeros(0) for of in local]
+    values, norms, products = (k.to(kinds[0].device, torch.float64) for k in kinds)
+    packed = torch.cat([values / n, (norms / n).square(), products / n**2])
+    processes.add_up([packed])
+    values, squares, products = packed.split([len(of) for of in local])
+    together = (values, squares.sqrt(), products)
+    return [
+        dict(zip(of, total.to(kind.dtype).unbind(), strict=True))
+        for of, kind, total in zip(local, kinds, together, strict=True)
+    ]

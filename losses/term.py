@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from losses.heads import PixelHead
+from losses.processes import ALONE, Processes
 from losses.reconstruction import Reconstruction
 
 
@@ -26,12 +27,14 @@ class Surroundings:
         steps: length of the run, for schedules given in fractions of it; None: no schedule, fully on.
         dtype: the precision in which critics compute.
         compiled: whether frozen critics are compiled.
+        processes: those that share each batch in equal parts; a trainable critic learns from all of it.
     """
 
     image_size: tuple[int, int] = (64, 64)
     steps: int | None = None
     dtype: torch.dtype = torch.float32
     compiled: bool = False
+    processes: Processes = ALONE
 
 
 class Term(nn.Module):
