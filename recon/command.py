@@ -21,6 +21,7 @@ from losses import InvalidSetting
 from losses.errors import nearest
 from recon.config import Settings, every_setting
 from recon.settings_help import help_text, presets
+from recon.training.ranks import first_of_all, join
 
 # `data=cifar10` says data.name=cifar10, and a preset needs no plus.
 SHORT = {"data": "data.name", "model": "model.name", "probe": "probe.name", "preset": "+preset"}
@@ -75,9 +76,10 @@ def run(task: Callable[[Any, frozenset[str]], int | None], command: Command) -> 
                 cfg[command.bare] = words
             statuses.append(task(typed(cfg, given), given) or 0)
         except (InvalidSetting, OmegaConfBaseException) as error:
-            print(in_one_line(error, command.keys), file=sys.stderr)
+            _complain(in_one_line(error, command.keys))
             statuses.append(2)
         if statuses[-1] > 128:  # a signal ends the whole sweep
+            join().leave()
             sys.exit(statuses[-1])
 
     with tempfile.TemporaryDirectory() as scratch:
@@ -86,8 +88,9 @@ def run(task: Callable[[Any, frozenset[str]], int | None], command: Command) -> 
             _store(command)
             hydra.main(version_base="1.3", config_path=None, config_name=command.name)(job)()
         except (HydraException, OmegaConfBaseException, InvalidSetting) as error:
-            print(in_one_line(error, command.keys), file=sys.stderr)
+            _complain(in_one_line(error, command.keys))
             statuses.append(2)
+    join().leave()
     sys.exit(max(statuses, default=0))
 
 
@@ -161,6 +164,12 @@ def in_one_line(error: BaseException, known: set[str]) -> str:
     if lines and lines[0].startswith("Ambiguous value"):
         return f"{lines[0]}: add -m to run one after the other, or quote the value"
     return lines[0] if lines else type(error).__name__
+
+
+def _complain(line: str) -> None:
+    """Once for all processes that torchrun started."""
+    if first_of_all():
+        print(line, file=sys.stderr, flush=True)
 
 
 def _store(command: Command) -> None:

@@ -77,7 +77,10 @@ Batch = dataclass(init=False, repr=False, eq=False)(
             "__annotations__": {"global": int, "per_device": int | None},
             "__module__": __name__,
             "global": option(32, "images per optimiser step"),
-            "per_device": option(None, "images per forward; fewer than batch.global: gradients are accumulated"),
+            "per_device": option(
+                None,
+                "images per forward of one process; fewer than its share of batch.global: gradients are accumulated",
+            ),
         },
     )
 )
@@ -137,8 +140,8 @@ def every_setting(node: type = Settings, prefix: str = "") -> Iterator[Setting]:
             yield Setting(prefix + f.name, default, f.metadata["doc"])
 
 
-def check(settings: Settings) -> None:
-    """What types cannot say.
+def check(settings: Settings, processes: int = 1) -> None:
+    """What types cannot say; `processes` share each batch.
 
     Raises:
         InvalidSetting: a value out of range, in one line.
@@ -181,9 +184,13 @@ def check(settings: Settings) -> None:
         raise InvalidSetting("give the length of the run once: train.steps=N or train.epochs=N")
     if len(settings.optim.betas) != 2 or not all(0 <= beta < 1 for beta in settings.optim.betas):
         raise InvalidSetting(f"optim.betas={list(settings.optim.betas)} must be two numbers in [0, 1)")
-    if global_batch(settings) % per_device_batch(settings):
+    if settings.batch.per_device is None and global_batch(settings) % processes:
+        raise InvalidSetting(f"batch.global={global_batch(settings)} is not a multiple of the {processes} processes")
+    if global_batch(settings) % (per_device_batch(settings, processes) * processes):
+        times = f" x {processes} processes" if processes > 1 else ""
         raise InvalidSetting(
             f"batch.global={global_batch(settings)} is not a multiple of batch.per_device={settings.batch.per_device}"
+            f"{times}"
         )
     image_size(settings)
 
@@ -192,8 +199,8 @@ def global_batch(settings: Settings) -> int:
     return getattr(settings.batch, "global")
 
 
-def per_device_batch(settings: Settings) -> int:
-    return settings.batch.per_device or global_batch(settings)
+def per_device_batch(settings: Settings, processes: int = 1) -> int:
+    return settings.batch.per_device or global_batch(settings) // processes
 
 
 def image_size(settings: Settings) -> tuple[int, int]:

@@ -39,13 +39,14 @@ def before(
     weights = [f"{name}: VGG19 {w['source']}, sha256 {w['sha256'][:12]}" for name, w in objective.provenance().items()]
     classes = f" of {len(source.classes)} classes" if source.classes else ""
     epochs = f", {steps * batch / run.images:.1f} epochs" if run.images else ""
+    processes = f", {fabric.world_size} processes" if fabric.world_size > 1 else ""
     images = f"{run.images:,} training images" if run.images else "a stream of training images"
     lines = {
         "objective": "; ".join([str(objective.expression), *weights]),
         "data": f"{settings.data.name}: {images}{classes}, {len(preview.images)} held out to look at; crops of {h}x{w}",
         "model": f"{settings.model.name}, {_millions(model)} parameters; patches of {model.patch_size}, "
         f"{hidden} of {model.patches} hidden ({settings.masking.strategy})",
-        "device": f"{_device(fabric.device)}, {fabric._precision.precision}",
+        "device": f"{_device(fabric.device)}, {fabric._precision.precision}{processes}",
         "length": f"{steps:,} steps of {batch} images{epochs}; learning rate {peak:.3g}",
         "run": str(run.folder) + (f", from step {run.step}" if run.step else ""),
     }

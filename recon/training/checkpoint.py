@@ -77,5 +77,5 @@ def random_states() -> dict[str, Any]:
 
 def set_random_states(states: dict[str, Any]) -> None:
     torch.set_rng_state(states["cpu"])
-    if "cuda" in states and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(states["cuda"])
+    if "cuda" in states and torch.cuda.is_available():  # a run may go on with fewer devices, or more
+        torch.cuda.set_rng_state_all(states["cuda"][: torch.cuda.device_count()])

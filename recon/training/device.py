@@ -1,13 +1,17 @@
 """Which device, which precision."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins import MixedPrecision, Precision
+from lightning_fabric.strategies import DDPStrategy
+from torch.nn.parallel import DistributedDataParallel
 
 from losses.errors import InvalidSetting, nearest
+from recon.training.ranks import ALONE, Ranks
 
 
 class InputsAsTheyAre(MixedPrecision):
@@ -26,8 +30,10 @@ PRECISIONS: dict[str, Callable[[str], Precision]] = {
 }
 
 
-def make_fabric(device: str, precision: str) -> Fabric:
+def make_fabric(device: str, precision: str, ranks: Ranks = ALONE) -> Fabric:
     """Lightning Fabric for `auto`, `cpu`, `cuda`, `cuda:N` or `mps`, and `auto`, `bf16` or `fp32`.
+
+    Of several processes on a machine each takes the device of its number there; their gradients are averaged by DDP.
 
     Raises:
         InvalidSetting: an unknown name, or a device that is not there.
@@ -41,6 +47,12 @@ def make_fabric(device: str, precision: str) -> Fabric:
     if int(index or 0) >= there:
         have = f"this machine has {there}" if kind == "cuda" else "this machine has none"
         raise InvalidSetting(f"device={device} is not there ({have}); use device=auto or device=cpu")
+    here = ranks.count // ranks.nodes
+    if here > 1 and kind != "cpu" and (index or here > there):
+        raise InvalidSetting(
+            f"device={device} is too little for {here} processes on this machine ({kind} devices: {there}); "
+            f"start as many as there are devices, or use device=cpu"
+        )
     if precision == "auto":
         precision = "bf16" if fast_bfloat16(kind) else "fp32"
     if precision not in PRECISIONS:
@@ -52,7 +64,15 @@ def make_fabric(device: str, precision: str) -> Fabric:
         # The flash kernel's backward takes half of a ViT's step on a CPU; plain products do the whole step 1.6 times as
         # fast (tiny/8 at 64 pixels, two cores: 150 -> 238 images/s, experiments.benchmarks.step with this on and off).
         torch.backends.cuda.enable_flash_sdp(False)
-    return Fabric(accelerator=kind, devices=[int(index)] if index else 1, plugins=[PRECISIONS[precision](kind)])
+    plugins = [PRECISIONS[precision](kind)]
+    if ranks.count == 1:
+        return Fabric(accelerator=kind, devices=[int(index)] if index else 1, plugins=plugins)
+    # The model's buffers are constants; to broadcast them would make the first one's pictures wait for the others.
+    renamed = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters  # torch 2.15
+    strategy = DDPStrategy(**{"forward_sync_buffers" if renamed else "broadcast_buffers": False})
+    fabric = Fabric(accelerator=kind, devices=here, num_nodes=ranks.nodes, strategy=strategy, plugins=plugins)
+    fabric.launch()
+    return fabric
 
 
 def fast_bfloat16(kind: str) -> bool:

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C ask the loop to save and end; a second one ends at once."""
+"""SIGTERM and Ctrl-C ask the loop to save and end; a second one ends a process that is alone at once."""
 
 import signal
 from types import FrameType
@@ -6,9 +6,15 @@ from typing import Self
 
 
 class Interrupt:
-    """`with Interrupt() as stop:` sets `stop.signal` to the number of the first SIGTERM or SIGINT."""
+    """`with Interrupt() as stop:` sets `stop.signal` to the number of the first SIGTERM or SIGINT.
+
+    `patient` is deaf to a second one: torchrun passes on what a process may have heard already, and kills in the end.
+    """
 
     signal: int | None = None
+
+    def __init__(self, patient: bool = False):
+        self.patient = patient
 
     def __enter__(self) -> Self:
         self._before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
@@ -19,6 +25,8 @@ class Interrupt:
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self.signal = number
+        self.signal = self.signal or number
+        if self.patient:
+            return
         for each, handler in self._before.items():
             signal.signal(each, handler)

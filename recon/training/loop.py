@@ -7,17 +7,20 @@ from lightning_fabric import Fabric
 
 from losses.finite import gradient_norm, step_unless
 from recon.data import Batch
-from recon.training.console import Console
 from recon.training.interrupt import Interrupt
-from recon.training.log import RunLog
 from recon.training.optimiser import set_learning_rate
 from recon.training.preview import Preview
+from recon.training.ranks import ALONE, Ranks
 from recon.training.run import Rhythm, Run
 from recon.training.watch import Watch
 
 
-def train(run: Run, fabric: Fabric, batches: Iterator[Batch], rhythm: Rhythm, preview: Preview) -> int | None:
+def train(
+    run: Run, fabric: Fabric, batches: Iterator[Batch], rhythm: Rhythm, preview: Preview, ranks: Ranks = ALONE
+) -> int | None:
     """Trains to the end, or until a signal asks to stop, and saves; returns the signal, or None.
+
+    Each of the `ranks` has its part of every batch in `batches`; all of them take the same steps.
 
     Raises:
         Diverged: many steps in a row had no finite gradient.
@@ -26,20 +29,21 @@ def train(run: Run, fabric: Fabric, batches: Iterator[Batch], rhythm: Rhythm, pr
     """
     model, _ = fabric.setup(run.model, run.optimizer)
     parameters = [p for p in run.model.parameters() if p.requires_grad]
-    with Interrupt() as stop, RunLog(run.folder, run.step) as log, Console(run.step, rhythm.steps) as console:
-        watch = Watch(run, rhythm, log, console)
+    with Interrupt(patient=ranks.count > 1) as stop, Watch(run, rhythm, ranks.first) as watch:
         if run.step == 0:
             watch.save()  # a run can be resumed from its first moment
-        while run.step < rhythm.steps and stop.signal is None:
+        while (signal := ranks.any_signal(stop.signal)) is None and run.step < rhythm.steps:
             set_learning_rate(run.optimizer, rhythm.learning_rate(run.step))
             results = []
-            for _ in range(rhythm.accumulate):
+            for last in [False] * (rhythm.accumulate - 1) + [True]:
                 batch = next(batches)
                 watch.unreadable(batch.unreadable)
                 images = batch.images_on(fabric.device)
-                reconstruction = model(images, noise=batch.noise.to(fabric.device, non_blocking=True))
-                result = run.objective(reconstruction, run.step)
-                fabric.backward(reconstruction.prediction, gradient=result.gradient / rhythm.accumulate, model=model)
+                with fabric.no_backward_sync(model, enabled=not last):
+                    reconstruction = model(images, noise=batch.noise.to(fabric.device, non_blocking=True))
+                    result = run.objective(reconstruction, run.step)
+                    gradient = result.gradient / rhythm.accumulate
+                    fabric.backward(reconstruction.prediction, gradient=gradient, model=model)
                 results.append(result)
             norm = gradient_norm(parameters)
             if rhythm.clip is not None:
@@ -50,7 +54,7 @@ def train(run: Run, fabric: Fabric, batches: Iterator[Batch], rhythm: Rhythm, pr
             run.objective.update(run.step)
             run.tally.record(results, run.objective, norm, good)
             run.step += 1
-            watch.step(model, preview, images=len(images) * rhythm.accumulate)
-        if stop.signal is not None:
+            watch.step(model, preview, images=len(images) * rhythm.accumulate * ranks.count)
+        if signal is not None:
             watch.save()
-    return stop.signal
+    return signal

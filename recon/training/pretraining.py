@@ -1,8 +1,10 @@
 """Puts a run together from its settings, trains it, and says what came of it."""
 
+import sys
 import time
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,6 +24,7 @@ from recon.training.device import make_fabric
 from recon.training.loop import train
 from recon.training.optimiser import adamw, learning_rate
 from recon.training.preview import Preview
+from recon.training.ranks import Ranks, is_loss, join
 from recon.training.run import Rhythm, Run
 from recon.training.tally import Tally
 from recon.training.watch import Diverged
@@ -32,7 +35,8 @@ HELD_OUT = 64  # images of the preview
 def pretrain(settings: Settings, given: frozenset[str] = frozenset()) -> int:
     """Trains a masked autoencoder as the settings say; prints; returns the exit status.
 
-    0: finished; 1: diverged; 128 + N: stopped by signal N, and saved.
+    0: finished; 1: diverged; 128 + N: stopped by signal N, and saved. Under torchrun each process trains on its part of
+    every batch, and the first alone prints and writes.
 
     Args:
         given: keys that the user set himself; a resumed run takes all others from its checkpoint.
@@ -40,26 +44,30 @@ def pretrain(settings: Settings, given: frozenset[str] = frozenset()) -> int:
     Raises:
         InvalidSetting: before anything is written, or when files turn out to be unreadable on the way.
     """
-    saved: dict[str, Any] = {}
+    ranks = join()
+    folder, saved = Path(), {}
     if settings.resume:
-        folder = run_folder.existing(settings)
-        saved, refused = checkpoint.load(folder)
+        # The first before the others: it may have to put a damaged one aside.
+        folder, (saved, refused) = ranks.in_turn(lambda: last_checkpoint(settings))
         for line in refused:
-            print(f"refused: {line}; going on from the checkpoint before it")
+            ranks.say(f"refused: {line}; going on from the checkpoint before it")
         settings = from_values(run_folder.resumed_settings(saved["settings"], settings, given))
         settings.name, settings.resume = folder.name, True
-    config.check(settings)
-    fabric = make_fabric(settings.device, settings.precision)
+    config.check(settings, ranks.count)
+    with ranks.one_voice():
+        fabric = make_fabric(settings.device, settings.precision, ranks)
     data = settings.data
-    source, held_out = (create_dataset(data.name, split, data.root, data.download) for split in ("train", "val"))
+    source, held_out = ranks.in_turn(lambda: make_data(settings))  # what is missing is fetched once
     steps = number_of_steps(settings, source)
-    torch.manual_seed(settings.seed)
-    objective = make_objective(settings, steps, fabric)
+    objective = ranks.in_turn(lambda: make_objective(settings, steps, fabric, ranks))
     torch.manual_seed(settings.seed)  # one seed, one initial model, whatever the objective drew
     model = make_model(settings, objective.head, source.mean, source.std)
-    preview = make_preview(settings, held_out, model, fabric)
-    if not settings.resume:
-        folder = run_folder.create(settings)
+    with ranks.one_voice():
+        preview = make_preview(settings, held_out, model, fabric, ranks)
+    with ranks.one_voice():
+        if ranks.first and not settings.resume:
+            folder = run_folder.create(settings)
+    folder = ranks.from_first(folder)
     run = Run(
         folder=folder,
         settings=run_folder.flat(settings),
@@ -71,44 +79,68 @@ def pretrain(settings: Settings, given: frozenset[str] = frozenset()) -> int:
         max_unreadable=data.max_unreadable,
     )
     if settings.resume:
-        run.load_state(saved)
-    run_folder.write_config(folder, settings, facts(run, steps, source))
-    run_folder.write_environment(folder, fabric.device)
+        with ranks.one_voice():
+            run.load_state(saved)
+    if ranks.first:
+        run_folder.write_config(folder, settings, facts(run, steps, source))
+        run_folder.write_environment(folder, fabric.device, ranks.count)
     if run.step >= steps:
-        print(f"{folder} has finished its {steps} steps already; its picture is {folder / 'reconstructions.png'}")
+        ranks.say(f"{folder} has finished its {steps} steps already; its picture is {folder / 'reconstructions.png'}")
         return 0
-    print(before(settings, run, steps, source, preview, fabric), flush=True)
-    return execute(settings, run, steps, source, preview, fabric)
+    ranks.say(before(settings, run, steps, source, preview, fabric))
+    return execute(settings, run, steps, source, preview, fabric, ranks)
 
 
 def execute(
-    settings: Settings, run: Run, steps: int, source: Source | StreamedSource, preview: Preview, fabric: Fabric
+    settings: Settings,
+    run: Run,
+    steps: int,
+    source: Source | StreamedSource,
+    preview: Preview,
+    fabric: Fabric,
+    ranks: Ranks,
 ) -> int:
     """Trains `run` from where it stands; prints how it ended; returns the exit status."""
     began = time.monotonic()
+    again = f"  python -m recon.pretrain name={run.folder.name} resume=true"
     batches = training_batches(
         source,
         image_size=config.image_size(settings),
-        batch=config.per_device_batch(settings),
+        batch=config.per_device_batch(settings, ranks.count),
         start=run.step * config.global_batch(settings),
         seed=settings.seed,
         workers=settings.data.workers,
         masking=masking_of(settings, run.model),
+        rank=ranks.rank,
+        world=ranks.count,
         on_device=settings.data.augment == "device",
     )
+    batches = ranks.together(batches)
     try:
-        stopped_by = train(run, fabric, batches, make_rhythm(settings, steps), preview)
+        stopped_by = train(run, fabric, batches, make_rhythm(settings, steps, ranks), preview, ranks)
     except Diverged as error:
-        print(f"ended at step {run.step} of {steps}: {error}")
+        ranks.say(f"ended at step {run.step} of {steps}: {error}")
         return 1
+    except RuntimeError as error:
+        if ranks.count == 1 or not is_loss(error):
+            raise
+        if ranks.first_to_ask():
+            print(f"ended in step {run.step + 1} of {steps}: another process of the run is gone; its last checkpoint")
+            print(f"is whole, go on with:\n{again}", flush=True)
+        sys.exit(1)  # not to a sweep's next run, which could not be trained either
     finally:
         batches.close()
     if stopped_by is not None:
-        print(f"stopped at step {run.step} of {steps}, and saved; go on with:")
-        print(f"  python -m recon.pretrain name={run.folder.name} resume=true")
+        ranks.say(f"stopped at step {run.step} of {steps}, and saved; go on with:\n{again}")
         return 128 + stopped_by
-    print(summary(run, time.monotonic() - began))
+    ranks.say(summary(run, time.monotonic() - began))
     return 0
+
+
+def last_checkpoint(settings: Settings) -> tuple[Path, tuple[dict[str, Any], list[str]]]:
+    """The folder of the run to go on with, its newest readable checkpoint, and a line for each that was refused."""
+    folder = run_folder.existing(settings)
+    return folder, checkpoint.load(folder)
 
 
 def from_values(values: dict[str, Any]) -> Settings:
@@ -129,7 +161,14 @@ def number_of_steps(settings: Settings, source: Source | StreamedSource) -> int:
     return max(1, round(settings.train.epochs * len(source) / config.global_batch(settings)))
 
 
-def make_objective(settings: Settings, steps: int, fabric: Fabric) -> Objective:
+def make_data(settings: Settings) -> list[Source | StreamedSource]:
+    """Images to train on, and held-out ones."""
+    data = settings.data
+    return [create_dataset(data.name, split, data.root, data.download) for split in ("train", "val")]
+
+
+def make_objective(settings: Settings, steps: int, fabric: Fabric, ranks: Ranks) -> Objective:
+    torch.manual_seed(settings.seed)
     low = fabric._precision.precision == "bf16-mixed"
     return build_objective(
         settings.loss,
@@ -138,6 +177,7 @@ def make_objective(settings: Settings, steps: int, fabric: Fabric) -> Objective:
         steps=steps,
         critic_dtype=torch.bfloat16 if low else torch.float32,
         compiled=settings.compile,
+        processes=ranks,
         **{name: getattr(settings.losses, name) for name in TERMS},
     )
 
@@ -162,12 +202,13 @@ def make_model(settings: Settings, head: PixelHead, mean: Sequence[float], std: 
 
 
 def make_preview(
-    settings: Settings, held_out: Source | StreamedSource, model: MaskedAutoencoder, fabric: Fabric
+    settings: Settings, held_out: Source | StreamedSource, model: MaskedAutoencoder, fabric: Fabric, ranks: Ranks
 ) -> Preview:
     images, noise, _ = held_out_images(
         held_out, config.image_size(settings), HELD_OUT, settings.seed, masking_of(settings, model)
     )
-    return Preview(images.to(fabric.device), noise.to(fabric.device), config.per_device_batch(settings))
+    batch = config.per_device_batch(settings, ranks.count)
+    return Preview(images.to(fabric.device), noise.to(fabric.device), batch)
 
 
 def masking_of(settings: Settings, model: MaskedAutoencoder) -> partial[torch.Tensor]:
@@ -175,11 +216,11 @@ def masking_of(settings: Settings, model: MaskedAutoencoder) -> partial[torch.Te
     return partial(strategy(settings.masking.strategy), model.grid, settings.masking.ratio)
 
 
-def make_rhythm(settings: Settings, steps: int) -> Rhythm:
+def make_rhythm(settings: Settings, steps: int, ranks: Ranks) -> Rhythm:
     peak = settings.optim.base_lr * config.global_batch(settings) / 256
     return Rhythm(
         steps=steps,
-        accumulate=config.global_batch(settings) // config.per_device_batch(settings),
+        accumulate=config.global_batch(settings) // (ranks.count * config.per_device_batch(settings, ranks.count)),
         checkpoint_every=settings.train.checkpoint_every,
         log_every=settings.train.log_every,
         picture_every=settings.train.picture_every,

@@ -141,7 +141,7 @@ def write_config(folder: Path, settings: Settings, facts: dict[str, Any]) -> Non
     write_text(folder / "config.yaml", text)
 
 
-def write_environment(folder: Path, device: torch.device) -> None:
+def write_environment(folder: Path, device: torch.device, processes: int) -> None:
     """environment.json: what the run ran on."""
     packages = [
         "torch",
@@ -159,6 +159,7 @@ def write_environment(folder: Path, device: torch.device) -> None:
         "packages": {name: version(name) for name in packages},
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "threads": torch.get_num_threads(),
+        "processes": processes,
         "cpus": os.cpu_count(),
     }
     write_text(folder / "environment.json", json.dumps(environment, indent=2) + "\n")

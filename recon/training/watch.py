@@ -1,6 +1,8 @@
 """What happens beside the algorithm: logs, pictures, checkpoints, and the decision to give up."""
 
 import time
+from contextlib import ExitStack
+from typing import Self
 
 from safetensors.torch import save
 from torch import nn
@@ -19,21 +21,36 @@ class Diverged(RuntimeError):
 
 
 class Watch:
-    """Follows a run; waits for the device only where its `Rhythm` says that something is due."""
+    """Follows a run; waits for the device only where its `Rhythm` says that something is due.
 
-    def __init__(self, run: Run, rhythm: Rhythm, log: RunLog, console: Console):
-        self.run, self.rhythm, self.log, self.console = run, rhythm, log, console
+    Where several processes train, one `speaks`: it prints and writes. The others only give up when it does.
+    """
+
+    def __init__(self, run: Run, rhythm: Rhythm, speaks: bool = True):
+        self.run, self.rhythm, self.speaks = run, rhythm, speaks
+        self.open = ExitStack()
+        if speaks:
+            self.log = self.open.enter_context(RunLog(run.folder, run.step))
+            self.console = self.open.enter_context(Console(run.step, rhythm.steps))
         self.images, self.since = 0, time.monotonic()
         self.warned: set[str] = set()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.open.close()
 
     def step(self, model: nn.Module, preview: Preview, images: int) -> None:
         """After each optimiser step, which took `images` images."""
         step, rhythm = self.run.step, self.rhythm
         last = step == rhythm.steps
         self.images += images
-        self.console.advance(step)
-        seen = self.picture(model, preview) if last or step % rhythm.picture_every == 0 else {}
-        if last or seen or step % rhythm.log_every == 0:
+        if self.speaks:
+            self.console.advance(step)
+        looking = last or step % rhythm.picture_every == 0
+        seen = self.picture(model, preview) if looking and self.speaks else {}
+        if looking or step % rhythm.log_every == 0:
             self.numbers(seen)
         due = step % rhythm.checkpoint_every == 0
         if last or (due and not self.run.tally.in_a_row()):  # inside a streak the last good one stands
@@ -42,19 +59,22 @@ class Watch:
     def numbers(self, seen: dict[str, float]) -> None:
         """One line of the log, with what was `seen` of the held-out images."""
         means = self.run.tally.means()  # waits for the device
+        if self.speaks:
+            self._write(means, seen)
+        self.give_up()
+        if self.speaks:
+            skipped = self.run.tally.skipped().items()
+            self._warn([f"skipped {count} steps: no finite loss and gradient from {name}" for name, count in skipped])
+            self._warn([line for term in self.run.objective.terms.values() if (line := term.warning())])
+
+    def _write(self, means: dict[str, float], seen: dict[str, float]) -> None:
         now = time.monotonic()
         speed = self.images / (now - self.since)
         self.images, self.since = 0, now
-        skipped = self.run.tally.skipped()
         extra = {"learning_rate": self.rhythm.learning_rate(self.run.step - 1), "images_per_second": speed}
-        extra |= {f"skipped/{name}": count for name, count in skipped.items()}
+        extra |= {f"skipped/{name}": count for name, count in self.run.tally.skipped().items()}
         self.log.numbers(self.run.step, means | extra | seen)
         self.console.numbers(self.run.step, means, speed)
-        self.give_up()
-        self._warn(
-            [f"skipped {count} steps: no finite loss and gradient from {name}" for name, count in skipped.items()]
-        )
-        self._warn([line for term in self.run.objective.terms.values() if (line := term.warning())])
 
     def picture(self, model: nn.Module, preview: Preview) -> dict[str, float]:
         """reconstructions.png, and the masked PSNR of the same held-out images throughout."""
@@ -73,6 +93,8 @@ class Watch:
     def save(self) -> None:
         """The checkpoint, and the model alone; not once the run has diverged, so that the last good one stands."""
         self.give_up()
+        if not self.speaks:
+            return
         checkpoint.save(self.run.folder, self.run.state())
         temporary = self.run.folder / "model.safetensors.tmp"
         weights = {key: value.contiguous() for key, value in self.run.model.state_dict().items()}
@@ -91,7 +113,8 @@ class Watch:
 
     def unreadable(self, lines: list[str]) -> None:
         for line in self.run.note_unreadable(lines) if lines else ():
-            self.console.say(f"skipped an unreadable file: {line}")
+            if self.speaks:
+                self.console.say(f"skipped an unreadable file: {line}")
 
     def _warn(self, lines: list[str]) -> None:
         """Says each warning when it first comes up; counts in it may change."""

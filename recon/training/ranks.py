@@ -1,0 +1,142 @@
+"""The processes that torchrun started for one run: which is the first, and how all come to the same decision.
+
+A process alone is the first of one; nothing here then waits, sends or changes anything.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, TypeVar
+
+import torch
+from torch import Tensor, distributed
+
+from losses.errors import InvalidSetting
+from losses.processes import Processes
+
+if TYPE_CHECKING:
+    from recon.data import Batch
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Ranks(Processes):
+    """This process's place among those of the run: `rank` of `count`, on `nodes` machines with equally many each."""
+
+    rank: int = 0
+    count: int = 1
+    nodes: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the one that prints and writes."""
+        return self.rank == 0
+
+    def say(self, text: str) -> None:
+        """Prints, once for all."""
+        if self.first:
+            print(text, flush=True)
+
+    def add_up(self, tensors: Sequence[Tensor]) -> None:
+        if self.count > 1:
+            flat = torch.cat([t.reshape(-1) for t in tensors])
+            distributed.all_reduce(flat)
+            for tensor, total in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
+                tensor.copy_(total.view(tensor.shape))
+
+    def largest(self, number: int) -> int:
+        """Over all processes. Passes between their hosts: no device is waited for."""
+        if self.count == 1:
+            return number
+        found = torch.tensor(number)
+        distributed.all_reduce(found, distributed.ReduceOp.MAX)
+        return int(found)
+
+    def any_signal(self, number: int | None) -> int | None:
+        """The signal that any of the processes has heard, so that all stop after the same step."""
+        return self.largest(number or 0) or None
+
+    def from_first(self, value: T) -> T:
+        """The first process's `value`."""
+        return value if self.count == 1 else self._all(value)[0]
+
+    @contextmanager
+    def one_voice(self) -> Iterator[None]:
+        """Within, what is a wrong setting for one process is the same wrong setting for all: none goes on alone."""
+        error = None
+        try:
+            yield
+        except InvalidSetting as raised:
+            error = raised
+        if self.largest(error is not None):
+            raise next(e for e in (self._all(error) if self.count > 1 else [error]) if e is not None) from error
+
+    def in_turn(self, function: Callable[[], T]) -> T:
+        """Calls `function` in the first process, and when it is done in the others."""
+        for turn in (self.first, not self.first):
+            with self.one_voice():
+                if turn:
+                    result = function()
+        return result
+
+    def together(self, batches: "Iterator[Batch]") -> "Iterator[Batch]":
+        """The batches; files that one process could not read are known to all, and so is an error."""
+        try:
+            while self.count > 1:
+                batch, error = None, None
+                try:
+                    batch = next(batches)
+                except InvalidSetting as raised:
+                    error = raised
+                if self.largest(bool(error or batch.unreadable)):
+                    told = self._all(error or batch.unreadable)
+                    if errors := [each for each in told if isinstance(each, InvalidSetting)]:
+                        raise errors[0]
+                    batch = replace(batch, unreadable=[line for lines in told for line in lines])
+                yield batch
+            yield from batches
+        finally:
+            batches.close()
+
+    def first_to_ask(self) -> bool:
+        """Whether no other process has asked this before: who speaks where the first one may be gone."""
+        try:
+            return distributed.distributed_c10d._get_default_store().add("recon/asked", 1) == 1
+        except RuntimeError:  # the store was with the one that is gone
+            return True
+
+    def leave(self) -> None:
+        """Waits for the others: torchrun ends all as soon as one has left with an error, whatever they still do."""
+        if self.count > 1:
+            self.largest(0)
+            distributed.destroy_process_group()
+
+    def _all(self, value: T) -> list[T]:
+        found: list[T] = [None] * self.count
+        distributed.all_gather_object(found, value)
+        return found
+
+
+ALONE = Ranks()
+
+
+def join() -> Ranks:
+    """This process's place among those that torchrun started; alone where it was started otherwise."""
+    if not distributed.is_available() or not distributed.is_torchelastic_launched() or os.environ["WORLD_SIZE"] == "1":
+        return ALONE
+    if not distributed.is_initialized():
+        # Hosts speak through gloo also where gradients pass through NCCL: agreeing must not wait for the device.
+        distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    return Ranks(*(int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "GROUP_WORLD_SIZE")))
+
+
+def first_of_all() -> bool:
+    """Whether this process may speak, also before it has joined the others."""
+    return os.environ.get("RANK", "0") == "0" or not distributed.is_torchelastic_launched()
+
+
+def is_loss(error: RuntimeError) -> bool:
+    """Whether the error says that another process is gone."""
+    return isinstance(error, distributed.DistError) or "gloo" in str(error) or "NCCL" in str(error)
