@@ -8,7 +8,8 @@ from typing import Self
 class Interrupt:
     """`with Interrupt() as stop:` sets `stop.signal` to the number of the first SIGTERM or SIGINT.
 
-    `patient` is deaf to a second one: torchrun passes on what a process may have heard already, and kills in the end.
+    `patient` is deaf to a second one, and from a signal or an error on: torchrun passes on what a process may have heard
+    already, asks those to end that are about to say why, and kills in the end.
     """
 
     signal: int | None = None
@@ -20,7 +21,9 @@ class Interrupt:
         self._before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        if self.patient and (self.signal or error):
+            return
         for number, handler in self._before.items():
             signal.signal(number, handler)
 

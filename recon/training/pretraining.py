@@ -125,8 +125,8 @@ def execute(
         if ranks.count == 1 or not is_loss(error):
             raise
         if ranks.first_to_ask():
-            print(f"ended in step {run.step + 1} of {steps}: another process of the run is gone; its last checkpoint")
-            print(f"is whole, go on with:\n{again}", flush=True)
+            how = "another process of the run is gone; its last checkpoint stands, go on with:"
+            print(f"ended after step {run.step} of {steps}: {how}\n{again}", flush=True)
         sys.exit(1)  # not to a sweep's next run, which could not be trained either
     finally:
         batches.close()

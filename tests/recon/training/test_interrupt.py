@@ -31,6 +31,21 @@ def test_the_first_signal_asks_and_the_second_goes_to_whoever_listened_before(he
         assert stop.signal == first and heard == [second]
 
 
+def test_a_patient_one_is_deaf_to_what_comes_after_the_first_or_after_an_error(heard):
+    with Interrupt(patient=True) as stop:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
+            os.kill(os.getpid(), number)
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert stop.signal == signal.SIGTERM and heard == []
+
+
+def test_a_patient_one_leaves_signals_as_they_were_where_nothing_happened(heard):
+    with Interrupt(patient=True):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert heard == [signal.SIGTERM]
+
+
 @pytest.mark.parametrize("number", BOTH)
 def test_afterwards_signals_go_where_they_went_before(heard, number):
     with Interrupt():
