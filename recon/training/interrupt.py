@@ -8,7 +8,7 @@ from typing import Self
 class Interrupt:
     """`with Interrupt() as stop:` sets `stop.signal` to the number of the first SIGTERM or SIGINT.
 
-    `patient` is deaf to a second one, and from a signal or an error on: torchrun passes on what a process may have heard
+    `patient` is deaf to a second one, and to any after an error: torchrun passes on what a process may have heard
     already, asks those to end that are about to say why, and kills in the end.
     """
 
