@@ -65,13 +65,16 @@ class Ranks(Processes):
     @contextmanager
     def one_voice(self) -> Iterator[None]:
         """Within, what is a wrong setting for one process is the same wrong setting for all: none goes on alone."""
+        if self.count == 1:
+            yield
+            return
         error = None
         try:
             yield
         except InvalidSetting as raised:
             error = raised
         if self.largest(error is not None):
-            raise next(e for e in (self._all(error) if self.count > 1 else [error]) if e is not None) from error
+            raise next(each for each in self._all(error) if each is not None)
 
     def in_turn(self, function: Callable[[], T]) -> T:
         """Calls `function` in the first process, and when it is done in the others."""
