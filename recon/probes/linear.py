@@ -133,6 +133,9 @@ def linear_probe(features: Tensor, labels: Tensor, classes: int, *, grid: Grid =
     on, as the batch norm of He et al. 2021 (arXiv 2111.06377, appendix A.1) does. The bias does not decay. Memory
     beside the features: 3 D * classes * heads numbers, and a few times `BATCH` * classes * heads.
 
+    The rule of choice, the batch, the epochs and the grid were settled once, by looking at accuracies on Imagenette's
+    validation images (bundled VGG19 features and raw pixels); on other data they have not been looked at.
+
     Args:
         features: (n, D), read as float32.
         labels: (n,) int64 in [0, classes).

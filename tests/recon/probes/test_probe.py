@@ -13,6 +13,7 @@ from recon.probes import command, frozen, record
 from recon.probes.frozen import Answer
 from recon.probes.labelled import Sealed, open_task
 from tests.recon.probes.conftest import probed
+from tests.recon.probes.test_labelled import folders
 
 LINEAR = ("probe.name=linear", "probe.controls=false", "probe.seeds=1")
 
@@ -104,11 +105,12 @@ def test_other_questions_join_those_that_were_answered(copy):
         (("seed=7",), "seeds"),
         (("probe.seeds=2",), "seeds"),
         (("precision=bf16",), "precision"),
-        (("data.name=dead_leaves",), "data"),
+        (("data.name=folder", "data.root=pictures"), "data"),
     ],
 )
 def test_an_earlier_probing_is_replaced_only_where_that_is_asked(copy, words, named):
     probed(copy, "run=runs/small", *LINEAR)
+    folders(copy / "pictures", {"train/cat": 2, "train/dog": 2, "val/cat": 1, "val/dog": 1})
     before = sums(copy)
     with pytest.raises(InvalidSetting, match=f"has been probed with other {named}; again=true replaces that"):
         probed(copy, "run=runs/small", *LINEAR, *words)

@@ -13,6 +13,9 @@ PLOTS = [
     "distance_recovery",
     "gradient_norms",
     "gradient_cosines",
+    "sharpness_accuracy",
+    "accuracy_by_depth",
+    "accuracy_by_labels",
 ]
 # [row, colour of line, colour of marker, shown] of every row's line in every plot
 TRACES = """() => [...document.querySelectorAll(".plot")].flatMap(plot => plot.data.filter(trace => trace.meta)
