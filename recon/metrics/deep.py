@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from losses.errors import InvalidSetting
 from losses.features.vgg19 import DEFAULT_TAPS, VGG19
 from losses.features.weights import checksum, from_file, from_hub, load_vgg19
-from recon.metrics.chunks import a_few_at_a_time
+from recon.metrics.chunks import VALUES, a_few_at_a_time
 from recon.metrics.fidelity import area_mean
 from recon.metrics.passport import Metric, Passport, Undefined
 
@@ -23,6 +23,9 @@ TRUNKS = {
     "squeeze": "https://download.pytorch.org/models/squeezenet1_1-b8a52dc0.pth",
 }
 SMALLEST = {"alex": 31, "squeeze": 17}  # pixels; below, a pooling layer has nothing to pool
+
+
+LPIPS_VALUES = 16 * VALUES  # large strides: of few images its layers have too little to do
 
 
 class Lpips(nn.Module):
@@ -63,7 +66,7 @@ class Lpips(nn.Module):
     def forward(self, image: Tensor, truth: Tensor, hidden: Tensor) -> Tensor:
         if min(image.shape[2:]) < SMALLEST[self.name]:
             raise Undefined(f"images below {SMALLEST[self.name]} pixels")
-        return a_few_at_a_time(self._distance, image, truth, hidden, apart=False)
+        return a_few_at_a_time(self._distance, image, truth, hidden, values=LPIPS_VALUES)
 
     def provenance(self) -> dict[str, str]:
         return self.source
@@ -98,7 +101,7 @@ class FeatureDistance(nn.Module):
         self.strides = [_stride(self.net, index) for index in self.net.indices]
 
     def forward(self, image: Tensor, truth: Tensor, hidden: Tensor) -> Tensor:
-        return a_few_at_a_time(self._distance, image, truth, hidden, apart=False)
+        return a_few_at_a_time(self._distance, image, truth, hidden)
 
     def provenance(self) -> dict[str, str]:
         return self.source
@@ -122,7 +125,7 @@ class PooledFeatures(nn.Module):
         self.source = load_vgg19(self.net, source)
 
     def forward(self, images: Tensor) -> Tensor:
-        return a_few_at_a_time(lambda few: features(self.net, few)[0].mean((2, 3)), images, apart=False)
+        return a_few_at_a_time(lambda few: features(self.net, few)[0].mean((2, 3)), images)
 
     def provenance(self) -> dict[str, str]:
         return self.source

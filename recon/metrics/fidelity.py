@@ -23,14 +23,12 @@ def masked_mse(image: Tensor, truth: Tensor, hidden: Tensor) -> Tensor:
 
     Images (B, 3, H, W) in [0, 1], hidden (B, 1, H, W) bool -> (B,).
     """
-    return a_few_at_a_time(
-        lambda x, y, w: area_mean((x.clamp(0, 1) - y).square(), w), image, truth, hidden, apart=False
-    )
+    return a_few_at_a_time(lambda x, y, w: area_mean((x.clamp(0, 1) - y).square(), w), image, truth, hidden)
 
 
 def masked_l1(image: Tensor, truth: Tensor, hidden: Tensor) -> Tensor:
     """Mean absolute error over hidden pixels and channels, of images as in `masked_mse`. -> (B,)"""
-    return a_few_at_a_time(lambda x, y, w: area_mean((x.clamp(0, 1) - y).abs(), w), image, truth, hidden, apart=False)
+    return a_few_at_a_time(lambda x, y, w: area_mean((x.clamp(0, 1) - y).abs(), w), image, truth, hidden)
 
 
 def masked_psnr(image: Tensor, truth: Tensor, hidden: Tensor) -> Tensor:
