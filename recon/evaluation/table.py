@@ -32,6 +32,11 @@ def table(page: dict[str, Any]) -> str:
         [row["label"], *(_cell(row["values"][name], detail if name == "tenengrad" else 1) for name in columns)]
         for row in page["rows"].values()
     ]
+    return aligned(lines)
+
+
+def aligned(lines: list[list[str]]) -> str:
+    """Rows of cells as text: the first column to the left, the others to the right."""
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     return "\n".join(
         "  ".join(

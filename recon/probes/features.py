@@ -1,6 +1,6 @@
 """Features of whole images, once per image: what the frozen encoder says, or the pixels themselves."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
 import torch
@@ -13,8 +13,6 @@ from losses import InvalidSetting
 from recon.data import Source, UnreadableImage, evaluation_crop
 from recon.data.batches import leave_signals_to_the_parent
 from recon.model import MaskedAutoencoder
-
-Progress = Callable[[Iterable, str, int], Iterable]  # what it goes through, what that is, how many
 
 PIXELS = (32, 32)  # that raw pixels are shrunk to, where images are larger
 

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from recon.evaluation.table import aligned
+
 FEATURES = {"mean": "mean of the patch tokens", "class": "class token"}
 
 
@@ -14,14 +16,7 @@ def table(page: dict[str, Any]) -> str:
     for question, entry in asked.items():
         cells = [found.get((question, key)) or _of_pixels(entry, key, page["results"]) for key in columns]
         lines.append([title(entry), f"{entry['fraction']:.0%}", *map(_cell, cells)])
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if i == 0 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    )
+    return aligned(lines)
 
 
 def title(entry: dict[str, Any]) -> str:

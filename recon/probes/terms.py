@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from lightning_fabric import Fabric
 
-from recon.probes.features import Progress
+from recon.evaluation.rows import Progress
 from recon.probes.labelled import Task
 
 

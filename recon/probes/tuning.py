@@ -1,7 +1,7 @@
 """Trains a head on an encoder, and as much of the encoder as a recipe says."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from typing import Any
@@ -14,14 +14,13 @@ from torch.nn import functional as F
 
 from losses.errors import InvalidSetting
 from recon.data.seeds import seed_of
+from recon.evaluation.rows import Progress
 from recon.model import MaskedAutoencoder
 from recon.probes.augmentation import view_batches
 from recon.probes.head import Head
 from recon.probes.labelled import Labelled
 from recon.probes.recipe import Recipe
 from recon.training.optimiser import learning_rate
-
-Progress = Callable[[Iterable, str, int], Iterable]  # what it goes through, what that is, how many
 
 
 def tune(
