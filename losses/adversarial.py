@@ -25,6 +25,7 @@ class Adversarial(Term):
 
     # 14% of the push beside mse at the end of the README's sweep (adversarial/gradient_share in its metrics.jsonl).
     default_weight = 0.01
+    sees_images = True
 
     @dataclass
     class Options:

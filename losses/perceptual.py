@@ -26,6 +26,7 @@ class Perceptual(Term):
     # With features scaled to a mean of 1, as the bundled ones are, this is no small regulariser: half of the push with
     # mse in the default run (perceptual/gradient_share in its metrics.jsonl). `10%perceptual` says it in gradients.
     default_weight = 0.01
+    sees_images = True
 
     @dataclass
     class Options:

@@ -16,7 +16,8 @@ class Reconstruction:
     """What a masked autoencoder predicted, beside the truth.
 
     Args:
-        prediction: (B, N, W), the head's output; W = P = p*p*3, plus the head's statistics.
+        prediction: (B, N, W), the head's output; W = P = p*p*3, plus the head's statistics. Or (B, n, W), of the
+            patches `where` alone.
         image: (B, 3, H, W) in [0, 1], the truth.
         mask: (B, N) bool, True where a patch was hidden.
         head: how the prediction becomes pixels.
@@ -24,8 +25,13 @@ class Reconstruction:
         over: "hidden" or "all": the patches that are judged.
         shift: two numbers in [0, 1) that place every critic's grid against the grid of patches; drawn from
             torch's CPU generator where not given, and one and the same for all terms.
+        where: (B, n), the hidden patches that were predicted, where not all N were. All (B, N, ...) views of patches
+            are then (B, n, ...), theirs alone; a composite shows the truth where nothing was predicted.
 
     Views are computed on demand and kept. Patches are in the official order (see `patchify`).
+
+    Raises:
+        ValueError: all patches are to be judged, and only some were predicted.
     """
 
     def __init__(
@@ -38,10 +44,13 @@ class Reconstruction:
         std: Sequence[float] | Tensor = IMAGENET_STD,
         over: str = "hidden",
         shift: tuple[float, float] | None = None,
+        where: Tensor | None = None,
     ):
+        if where is not None and over != "hidden":
+            raise ValueError(f"over={over!r}, but only hidden patches were predicted")
         self.prediction, self.image, self.mask = prediction, image, mask
         self.head = head or PixelHead()
-        self.mean, self.std, self.over = mean, std, over
+        self.mean, self.std, self.over, self.where = mean, std, over, where
         self.patch_size = math.isqrt(image.shape[2] * image.shape[3] // mask.shape[1])
         self.grid = (image.shape[2] // self.patch_size, image.shape[3] // self.patch_size)
         self.values = 3 * self.patch_size**2
@@ -50,7 +59,9 @@ class Reconstruction:
 
     def at(self, prediction: Tensor, over: str) -> "Reconstruction":
         """The same truth, mask and shift under another prediction, judged over `over`."""
-        other = Reconstruction(prediction, self.image, self.mask, self.head, self.mean, self.std, over, self.shift)
+        other = Reconstruction(
+            prediction, self.image, self.mask, self.head, self.mean, self.std, over, self.shift, self.where
+        )
         other.true_pixels = self.true_pixels
         return other
 
@@ -64,7 +75,8 @@ class Reconstruction:
     @cached_property
     def true_pixels(self) -> Tensor:
         """The truth, standardised."""
-        return patchify(self._standardised(self.image), self.patch_size)
+        patches = patchify(self._standardised(self.image), self.patch_size)
+        return patches if self.where is None else patches.gather(1, _at(self.where, patches))
 
     @cached_property
     def pixels(self) -> Tensor:
@@ -90,18 +102,18 @@ class Reconstruction:
 
     @cached_property
     def predicted_image(self) -> Tensor:
-        """The raw prediction everywhere, also where the truth was visible."""
-        return self.as_image(self.pixels)
+        """The raw prediction, also where the truth was visible; the mean colour where there is no prediction."""
+        return self._whole_image(self.pixels)
 
     @cached_property
     def composite(self) -> Tensor:
         """Truth where visible, prediction where hidden: gradient reaches hidden patches alone."""
-        return torch.where(self.hidden_pixels, self.predicted_image, self.image)
+        return torch.where(self._replaced, self.predicted_image, self.image)
 
     @cached_property
     def oracle_composite(self) -> Tensor:
         """The composite of the oracle rendering; label it so."""
-        return torch.where(self.hidden_pixels, self.as_image(self.oracle_pixels), self.image)
+        return torch.where(self._replaced, self._whole_image(self.oracle_pixels), self.image)
 
     @cached_property
     def hidden_pixels(self) -> Tensor:
@@ -128,6 +140,8 @@ class Reconstruction:
     @cached_property
     def judged(self) -> Tensor:
         """(B, N) float: 1 where the patch counts."""
+        if self.where is not None:
+            return torch.ones_like(self.where, dtype=self.true_pixels.dtype)
         return (self.mask if self.over == "hidden" else torch.ones_like(self.mask)).to(self.true_pixels.dtype)
 
     def judged_mean(self, values: Tensor) -> Tensor:
@@ -141,6 +155,21 @@ class Reconstruction:
         mean, std = self._statistics(pixels)
         return unpatchify(pixels, self.grid) * std + mean
 
+    def _whole_image(self, pixels: Tensor) -> Tensor:
+        """As `as_image`, of the patches that were predicted."""
+        if self.where is not None:
+            whole = pixels.new_zeros(*self.mask.shape, self.values)
+            pixels = whole.scatter(1, _at(self.where, pixels), pixels)
+        return self.as_image(pixels)
+
+    @cached_property
+    def _replaced(self) -> Tensor:
+        """(B, 1, H, W) bool, True where the composite has the prediction."""
+        if self.where is None:
+            return self.hidden_pixels
+        predicted = torch.zeros_like(self.mask).scatter(1, self.where, True)
+        return spread(predicted, self.grid, self.patch_size)
+
     def _standardised(self, image: Tensor) -> Tensor:
         mean, std = self._statistics(image)
         return (image - mean) / std
@@ -148,3 +177,8 @@ class Reconstruction:
     def _statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
         mean, std = (torch.as_tensor(v, dtype=like.dtype, device=like.device) for v in (self.mean, self.std))
         return mean.view(3, 1, 1), std.view(3, 1, 1)
+
+
+def _at(where: Tensor, patches: Tensor) -> Tensor:
+    """(B, n) as an index into the second dimension of (B, N, P)."""
+    return where.unsqueeze(-1).expand(-1, -1, patches.shape[-1])

@@ -46,6 +46,7 @@ class Term(nn.Module):
 
     default_weight = 1.0
     head = PixelHead()
+    sees_images = False  # whether it reads more of a reconstruction than the patches that were predicted
 
     @dataclass
     class Options:

@@ -26,6 +26,7 @@ class Data:
     augment: str = option(
         "loader", "where crops are resized and mirrored: loader, or device (whole batches; for GPUs the loader starves)"
     )
+    repeats: int = option(1, "samples of each image that is read, every one with its own crop and mask")
     download: bool = option(False, "fetch a missing public dataset")
     max_unreadable: float = option(0.01, "share of unreadable files that ends the run; fewer are skipped and counted")
 
@@ -39,12 +40,18 @@ class Model:
     mask_tokens: str = option(
         "decoder", "decoder (the paper's), or encoder (its ablation: the encoder sees mask tokens)"
     )
+    gradient_checkpointing: bool = option(
+        False, "compute blocks again for the gradients: less memory, a third more work"
+    )
 
 
 @dataclass
 class Masking:
     strategy: str = option("random", "random, block, grid")
     ratio: float = option(0.75, "share of patches hidden")
+    decoded: float = option(
+        1.0, "share of the hidden patches that a training step predicts; below 1: faster, and for pixel terms alone"
+    )
 
 
 @dataclass
@@ -152,6 +159,8 @@ def check(settings: Settings, processes: int = 1) -> None:
         "train.picture_every": settings.train.picture_every,
         "batch.global": global_batch(settings),
         "optim.base_lr": settings.optim.base_lr,
+        "data.repeats": settings.data.repeats,
+        "masking.decoded": settings.masking.decoded,
     }
     optional = {
         "train.steps": settings.train.steps,
@@ -173,11 +182,18 @@ def check(settings: Settings, processes: int = 1) -> None:
     for key, value in {
         "optim.warmup": settings.optim.warmup,
         "data.max_unreadable": settings.data.max_unreadable,
+        "masking.decoded": settings.masking.decoded,
     }.items():
         if not 0 <= value <= 1:
             raise InvalidSetting(f"{key}={value} is a fraction, between 0 and 1")
     if settings.data.augment not in ("loader", "device"):
         raise InvalidSetting(f"data.augment={settings.data.augment}: choose loader or device")
+    if settings.masking.decoded < 1 and settings.losses.over == "all":
+        raise InvalidSetting("losses.over=all judges every patch, and masking.decoded below 1 leaves some out")
+    if settings.masking.decoded < 1 and settings.masking.strategy == "grid":
+        raise InvalidSetting(
+            "masking.strategy=grid leaves the same patches out each time if masking.decoded is below 1"
+        )
     if not 0 <= settings.seed < 2**63:
         raise InvalidSetting(f"seed={settings.seed} must be between 0 and 2^63 - 1")
     if (settings.train.steps is None) == (settings.train.epochs is None):

@@ -8,7 +8,7 @@ import signal
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import count, islice
+from itertools import count, groupby, islice
 
 import torch
 from PIL import Image
@@ -56,6 +56,7 @@ class Plan:
     world: int
     native: bool
     on_device: bool
+    repeats: int
 
     def batches(self) -> Iterator[range]:
         """The numbers k of this rank's samples, batch by batch."""
@@ -92,6 +93,7 @@ def training_batches(
     rank: int = 0,
     world: int = 1,
     on_device: bool = False,
+    repeats: int = 1,
 ) -> Iterator[Batch]:
     """Batches without end; the iterator's close() stops the workers.
 
@@ -107,11 +109,14 @@ def training_batches(
         masking: draws one image's noise (N,) from the generator.
         rank, world: this process takes the rank-th part of each batch of batch * world samples.
         on_device: leave resizing and mirroring to `Batch.images_on`; the crops are the same.
+        repeats: so many samples in a row are of one image, each with its own crop and mask, and it is read once
+            (repeated sampling: Hoffer et al. 2020, arXiv 1901.09335; of masked autoencoders, Feichtenhofer et al. 2022,
+            arXiv 2205.09113).
 
     Raises:
         InvalidSetting: from the iterator, when no image of the source can be read, or one is too small to be cut.
     """
-    plan = Plan(image_size, batch, start, seed, masking, rank, world, source.native, on_device)
+    plan = Plan(image_size, batch, start, seed, masking, rank, world, source.native, on_device, repeats)
     if isinstance(source, StreamedSource):
         dataset, sampler, workers = StreamedBatches(source, plan), None, min(workers, 1)
     else:
@@ -131,7 +136,8 @@ def training_batches(
 def order(images: int, plan: Plan) -> Iterator[tuple[range, list[int]]]:
     """For each batch, the numbers k of its samples and the indices of their images."""
     for ks in plan.batches():
-        yield ks, [int(permutation(images, plan.seed, k // images)[k % images]) for k in ks]
+        reads = [k // plan.repeats for k in ks]
+        yield ks, [int(permutation(images, plan.seed, n // images)[n % images]) for n in reads]
 
 
 @lru_cache(maxsize=2)  # a batch may reach into the next epoch
@@ -153,7 +159,7 @@ class IndexedBatches(Dataset):
         ks, indices = which
         unreadable: list[str] = []
         try:
-            return self.plan.make(ks, (read_or_next(self.source, i, unreadable) for i in indices), unreadable)
+            return self.plan.make(ks, read_each(self.source, indices, unreadable), unreadable)
         except InvalidSetting as error:
             return error
 
@@ -174,6 +180,13 @@ class StreamedBatches(IterableDataset):
                 position = ks[-1] + 1
         except InvalidSetting as error:
             yield error
+
+
+def read_each(source: Source, indices: list[int], unreadable: list[str]) -> Iterator[tuple[Uncut, int]]:
+    """The images at `indices`; one that comes several times in a row is read once."""
+    for index, times in groupby(indices):
+        found = read_or_next(source, index, unreadable)
+        yield from (found for _ in times)
 
 
 def read_or_next(source: Source, index: int, unreadable: list[str]) -> tuple[Uncut, int]:

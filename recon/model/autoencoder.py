@@ -9,6 +9,7 @@ import torch
 from timm.layers import PatchEmbed
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from losses.heads import PixelHead
 from losses.reconstruction import Reconstruction
@@ -33,6 +34,8 @@ class MaskedAutoencoder(nn.Module):
         mask_tokens: "decoder" (the paper's way: the encoder sees visible patches alone) or "encoder" (its ablation,
             table 1c: the encoder sees mask tokens too).
         mask_strategy, mask_ratio: how `forward` hides patches where it is not told.
+        gradient_checkpointing: blocks keep their inputs alone and run again for the gradients (Chen et al. 2016, arXiv
+            1604.06174): the same gradients to the bit for about a third more work, and far less memory.
         mean, std: per channel; images are standardised by them.
     """
 
@@ -51,6 +54,7 @@ class MaskedAutoencoder(nn.Module):
         mask_tokens: str = "decoder",
         mask_strategy: str = "random",
         mask_ratio: float = 0.75,
+        gradient_checkpointing: bool = False,
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
     ):
@@ -59,6 +63,7 @@ class MaskedAutoencoder(nn.Module):
         self.grid = (image_size[0] // patch_size, image_size[1] // patch_size)
         self.image_size, self.patch_size, self.mask_tokens = image_size, patch_size, mask_tokens
         self.mask_strategy, self.mask_ratio = strategy(mask_strategy), mask_ratio
+        self.gradient_checkpointing = gradient_checkpointing
         self.patches = self.grid[0] * self.grid[1]
         values = 3 * patch_size**2
 
@@ -82,28 +87,52 @@ class MaskedAutoencoder(nn.Module):
         # Last, so that one seed gives one encoder and decoder under every head.
         self.statistics = _statistics_head(decoder_width, self.head.statistics) if self.head.statistics else None
 
-    def forward(self, images: Tensor, mask: Tensor | None = None, noise: Tensor | None = None) -> Reconstruction:
+    def forward(
+        self, images: Tensor, mask: Tensor | None = None, noise: Tensor | None = None, decoded: float | None = None
+    ) -> Reconstruction:
         """Hides patches of (B, 3, H, W) in [0, 1] and predicts them.
 
         Args:
             mask: (B, N) bool, True = hidden, the same number in every row.
             noise: (B, N); the `int(N * (1 - ratio))` lowest of each row stay visible, ties by position.
                 With neither, the model's own strategy draws from torch's CPU generator.
+            decoded: None: every patch is predicted, visible ones too. 1: hidden ones alone. Less: that share of them,
+                those with the lowest noise; the others have no mask token, as in CrossMAE (Fu et al. 2024, arXiv
+                2401.14391, section 3.3; its mask tokens do not see each other, these do). Needs noise.
         """
+        if noise is None and mask is None:
+            noise = torch.stack([self.mask_strategy(self.grid, self.mask_ratio, None) for _ in images])
         if mask is None:
-            if noise is None:
-                noise = torch.stack([self.mask_strategy(self.grid, self.mask_ratio, None) for _ in images])
-            mask = mask_from_noise(noise.to(images.device), kept(self.patches, self.mask_ratio))
             visible = kept(self.patches, self.mask_ratio)
+            mask = mask_from_noise(noise.to(images.device), visible)
         else:
             visible = _visible_count(mask)
-        return Reconstruction(self.predict(images, mask, visible), images, mask, self.head, self.mean, self.std)
+        shown, order = self.patches, mask.to(torch.uint8)  # visible patches first, each kind in its order
+        if decoded is not None and decoded < 1:
+            shown = visible + max(1, round(decoded * (self.patches - visible)))
+            order += mask_from_noise(noise.to(images.device), shown)
+        order = order.argsort(dim=1, stable=True)[:, :shown]
+        prediction = self.predict(images, mask, order, visible, decoded is None)
+        where = None if decoded is None else order[:, visible:]
+        return Reconstruction(prediction, images, mask, self.head, self.mean, self.std, where=where)
 
-    def predict(self, images: Tensor, mask: Tensor, visible: int) -> Tensor:
-        """The prediction (B, N, W) alone, where `visible` patches of each image are not hidden by `mask`."""
-        # Visible patches first, each kind in its order: positions to gather, and back.
-        order = mask.to(torch.uint8).argsort(dim=1, stable=True)
-        return self._decode(self._encode_masked(images, mask, order[:, :visible]), order)
+    def predict(self, images: Tensor, mask: Tensor, order: Tensor, visible: int, everywhere: bool) -> Tensor:
+        """The prediction alone.
+
+        Args:
+            mask: (B, N) bool, True = hidden.
+            order: (B, n), the patches that the decoder sees: the `visible` ones, then those to be predicted.
+            everywhere: predict (B, N, W), every patch in its place; otherwise (B, n - visible, W).
+        """
+        x = self._decode(self._encode_masked(images, mask, order[:, :visible]), order)
+        x = self.decoder_norm(x[:, 1:] if everywhere else x[:, 1 + visible :])
+        if everywhere:
+            x = _gather(x, order.argsort(dim=1))
+        prediction = self.decoder_pred(x)
+        if self.statistics is None:
+            return prediction
+        # Detached: what the head learns about statistics teaches the model nothing.
+        return torch.cat([prediction, self.statistics(x.detach())], dim=-1)
 
     def encode(self, images: Tensor) -> Tensor:
         """Class token and patch tokens of whole images, no masking: (B, 3, H, W) in [0, 1] -> (B, 1 + N, D)."""
@@ -143,10 +172,7 @@ class MaskedAutoencoder(nn.Module):
 
     def _encoder(self, tokens: Tensor) -> Tensor:
         """Class token put before (B, n, D), through all blocks: (B, 1 + n, D)."""
-        x = self._with_class_token(tokens)
-        for block in self.blocks:
-            x = block(x)
-        return self.norm(x)
+        return self.norm(self._through(self.blocks, self._with_class_token(tokens)))
 
     def _with_class_token(self, tokens: Tensor) -> Tensor:
         return torch.cat([(self.cls_token + self.pos_embed[:, :1]).expand(len(tokens), -1, -1), tokens], dim=1)
@@ -160,22 +186,25 @@ class MaskedAutoencoder(nn.Module):
         return self._encoder(_gather(self._embedded(images), visible))
 
     def _decode(self, tokens: Tensor, order: Tensor) -> Tensor:
-        """The prediction (B, N, P), and the head's statistics behind it where it has any."""
+        """The decoder's tokens (B, 1 + n, D) of class token and the patches in `order` (B, n)."""
         x = self.decoder_embed(tokens)
-        cls, x = x[:, :1], x[:, 1:]
         if self.mask_tokens == "decoder":
-            hidden = self.patches - x.shape[1]
+            hidden = 1 + order.shape[1] - x.shape[1]
             x = torch.cat([x, self.mask_token.to(x.dtype).expand(len(x), hidden, -1)], dim=1)
-            x = _gather(x, order.argsort(dim=1))
-        x = torch.cat([cls, x], dim=1) + self.decoder_pos_embed
-        for block in self.decoder_blocks:
-            x = block(x)
-        x = self.decoder_norm(x)[:, 1:]
-        prediction = self.decoder_pred(x)
-        if self.statistics is None:
-            return prediction
-        # Detached: what the head learns about statistics teaches the model nothing.
-        return torch.cat([prediction, self.statistics(x.detach())], dim=-1)
+        else:
+            x = torch.cat([x[:, :1], _gather(x[:, 1:], order)], dim=1)
+        # Tokens come in any order, each with the position of its own patch: attention does not see the order.
+        positions = self.decoder_pos_embed[0]
+        x = x + torch.cat([positions[:1].expand(len(x), 1, -1), positions[1:][order]], dim=1)
+        return self._through(self.decoder_blocks, x)
+
+    def _through(self, blocks: nn.ModuleList, x: Tensor) -> Tensor:
+        for block in blocks:
+            if self.gradient_checkpointing and torch.is_grad_enabled():
+                x = checkpoint(block, x, use_reentrant=False, preserve_rng_state=False)  # blocks draw nothing by chance
+            else:
+                x = block(x)
+        return x
 
     def _initialise(self) -> None:
         """As the official code: Xavier-uniform matrices (patch embedding too), zero biases of linear layers, N(0, 0.02)

@@ -35,6 +35,7 @@ def before(
     h, w = model.image_size
     batch = config.global_batch(settings)
     hidden = model.patches - int(model.patches * (1 - model.mask_ratio))
+    decoded = f", {settings.masking.decoded:.0%} of those decoded" if settings.masking.decoded < 1 else ""
     peak = settings.optim.base_lr * batch / 256
     weights = [f"{name}: VGG19 {w['source']}, sha256 {w['sha256'][:12]}" for name, w in objective.provenance().items()]
     classes = f" of {len(source.classes)} classes" if source.classes else ""
@@ -45,7 +46,7 @@ def before(
         "objective": "; ".join([str(objective.expression), *weights]),
         "data": f"{settings.data.name}: {images}{classes}, {len(preview.images)} held out to look at; crops of {h}x{w}",
         "model": f"{settings.model.name}, {_millions(model)} parameters; patches of {model.patch_size}, "
-        f"{hidden} of {model.patches} hidden ({settings.masking.strategy})",
+        f"{hidden} of {model.patches} hidden ({settings.masking.strategy}){decoded}",
         "device": f"{_device(fabric.device)}, {fabric._precision.precision}{processes}",
         "length": f"{steps:,} steps of {batch} images{epochs}; learning rate {peak:.3g}",
         "run": str(run.folder) + (f", from step {run.step}" if run.step else ""),

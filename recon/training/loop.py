@@ -40,7 +40,8 @@ def train(
                 watch.unreadable(batch.unreadable)
                 images = batch.images_on(fabric.device)
                 with fabric.no_backward_sync(model, enabled=not last):
-                    reconstruction = model(images, noise=batch.noise.to(fabric.device, non_blocking=True))
+                    noise = batch.noise.to(fabric.device, non_blocking=True)
+                    reconstruction = model(images, noise=noise, decoded=rhythm.decoded)
                     result = run.objective(reconstruction, run.step)
                     gradient = result.gradient / rhythm.accumulate
                     fabric.backward(reconstruction.prediction, gradient=gradient, model=model)

@@ -114,6 +114,7 @@ def execute(
         rank=ranks.rank,
         world=ranks.count,
         on_device=settings.data.augment == "device",
+        repeats=settings.data.repeats,
     )
     batches = ranks.together(batches)
     try:
@@ -170,7 +171,7 @@ def make_data(settings: Settings) -> list[Source | StreamedSource]:
 def make_objective(settings: Settings, steps: int, fabric: Fabric, ranks: Ranks) -> Objective:
     torch.manual_seed(settings.seed)
     low = fabric._precision.precision == "bf16-mixed"
-    return build_objective(
+    objective = build_objective(
         settings.loss,
         over=settings.losses.over,
         image_size=config.image_size(settings),
@@ -180,6 +181,12 @@ def make_objective(settings: Settings, steps: int, fabric: Fabric, ranks: Ranks)
         processes=ranks,
         **{name: getattr(settings.losses, name) for name in TERMS},
     )
+    if settings.masking.decoded < 1 and (seeing := [name for name, t in objective.terms.items() if t.sees_images]):
+        raise InvalidSetting(
+            f"masking.decoded={settings.masking.decoded} leaves holes in the image, and {seeing[0]} looks at images; "
+            "use pixel terms alone, or masking.decoded=1"
+        )
+    return objective
 
 
 def make_model(settings: Settings, head: PixelHead, mean: Sequence[float], std: Sequence[float]) -> MaskedAutoencoder:
@@ -192,6 +199,7 @@ def make_model(settings: Settings, head: PixelHead, mean: Sequence[float], std: 
         mask_tokens=settings.model.mask_tokens,
         mask_strategy=settings.masking.strategy,
         mask_ratio=settings.masking.ratio,
+        gradient_checkpointing=settings.model.gradient_checkpointing,
         head=head,
         mean=mean,
         std=std,
@@ -226,4 +234,5 @@ def make_rhythm(settings: Settings, steps: int, ranks: Ranks) -> Rhythm:
         picture_every=settings.train.picture_every,
         learning_rate=partial(learning_rate, steps=steps, peak=peak, warmup=settings.optim.warmup),
         clip=settings.optim.clip,
+        decoded=None if settings.losses.over == "all" else settings.masking.decoded,
     )

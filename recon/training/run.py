@@ -25,6 +25,7 @@ class Rhythm:
     picture_every: int
     learning_rate: Callable[[int], float]
     clip: float | None
+    decoded: float | None  # of the hidden patches; None: all patches, visible ones too
 
 
 @dataclass

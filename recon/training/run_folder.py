@@ -28,6 +28,7 @@ HARMLESS = {
     "data.workers",
     "data.download",
     "data.max_unreadable",
+    "model.gradient_checkpointing",
     "train.checkpoint_every",
     "train.log_every",
     "train.picture_every",

@@ -26,7 +26,7 @@ class Stream(StreamedSource):
         return ((picture(i), i) for i in range(self.length))
 
 
-def samples(source, number, *, batch=4, start=0, seed=0, workers=0, rank=0, world=1):
+def samples(source, number, *, batch=4, start=0, seed=0, workers=0, rank=0, world=1, repeats=1):
     """The first samples of a run: images, labels and noise, each stacked, and the unreadable ones."""
     batches = training_batches(
         source,
@@ -38,6 +38,7 @@ def samples(source, number, *, batch=4, start=0, seed=0, workers=0, rank=0, worl
         masking=masking,
         rank=rank,
         world=world,
+        repeats=repeats,
     )
     got = list(islice(batches, number // batch))
     images, labels, noise = (torch.cat([getattr(b, name) for b in got]) for name in ("images", "labels", "noise"))
@@ -104,6 +105,33 @@ def test_every_epoch_shows_every_image_once_in_an_order_of_its_own():
 def test_one_batch_may_hold_many_epochs():
     labels = samples(Pictures(3), 12, batch=12)[1].reshape(4, 3)
     assert all(sorted(epoch) == [0, 1, 2] for epoch in labels.tolist())
+
+
+class TestRepeats:
+    def test_each_image_comes_so_many_times_in_a_row_and_every_sample_differs(self):
+        once, thrice = samples(Pictures(8), 8), samples(Pictures(8), 24, repeats=3)
+        assert torch.equal(thrice[1], once[1].repeat_interleave(3))
+        for values in (thrice[0], thrice[2]):  # its own crop, its own mask
+            assert len({tuple(sample.flatten().tolist()) for sample in values}) == 24
+
+    def test_an_image_is_read_once_where_a_batch_has_all_of_its_samples(self):
+        source = Pictures(8)
+        reads, read = [], source.uncut
+        source.uncut = lambda index: reads.append(index) or read(index)
+        samples(source, 24, batch=6, repeats=3)
+        assert sorted(reads) == list(range(8))
+
+    def test_neither_batches_nor_ranks_nor_resumption_change_the_samples(self):
+        source = Pictures(10, unreadable=(3, 4))
+        whole = samples(source, 48, batch=8, repeats=3)
+        # A file that two batches share is read by both, and named twice.
+        assert same((*whole[:3], []), (*samples(source, 48, batch=4, repeats=3)[:3], []))
+        late = samples(source, 16, batch=4, start=32, repeats=3)
+        assert all(torch.equal(a[32:], b) for a, b in zip(whole[:3], late[:3], strict=True))
+        ranks = [
+            samples(source, 24, batch=4, rank=rank, world=2, repeats=3)[1].unflatten(0, (-1, 4)) for rank in (0, 1)
+        ]
+        assert torch.equal(whole[1], torch.stack(ranks, dim=1).flatten())
 
 
 def test_a_stream_is_repeated_in_its_own_order():

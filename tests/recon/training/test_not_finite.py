@@ -71,6 +71,7 @@ def trained(run: Run, steps: int, log_every: int = 1, accumulate: int = 1) -> in
         picture_every=1000,
         learning_rate=partial(learning_rate, steps=steps, peak=1e-3, warmup=0.0),
         clip=None,
+        decoded=1.0,
     )
     preview = Preview(torch.rand(2, 3, 8, 8), torch.rand(2, 4), 2)
     return train(run, make_fabric("cpu", "fp32"), batches(), rhythm, preview)
