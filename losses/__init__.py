@@ -50,7 +50,7 @@ def build_objective(
         image_size: H and W in pixels; a discriminator's depth depends on it.
         steps: length of the run, for terms that are ramped in; None: no ramp.
         critic_dtype: precision of critics' forward and backward; bfloat16 where the device does it well.
-        compiled: whether the perceptual critic is compiled (a minute at the start, faster after).
+        compiled: whether critics are compiled (a minute at the start, faster after).
         processes: those that share each batch in equal parts; by default this one has it whole.
         **options: per term, its options by name: `perceptual={"weights": "random"}`.
 

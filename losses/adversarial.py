@@ -1,5 +1,6 @@
 """The adversarial term: a patch discriminator, its training, and the watch over it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,10 @@ class Adversarial(Term):
     Reads the composite in [0, 1] (B, 3, H, W). Unit: the discriminator's logits. The discriminator is trained here, by
     Adam, on truth against composite. It trains alone until `generator_start`; from there the term's weight rises
     linearly to its full value at `generator_full`, both in fractions of the run.
+
+    R1 + R2 of the relativistic game need a second derivative and take most of its time. With `penalty_every=k` they
+    are lazy as in StyleGAN2 (Karras et al. 2020, arXiv 1912.04958, appendix B): in every k-th update, times k. They
+    stay within that update, so Adam's rates need none of that appendix's corrections.
     """
 
     # 14% of the push beside mse at the end of the README's sweep (adversarial/gradient_share in its metrics.jsonl).
@@ -35,6 +40,7 @@ class Adversarial(Term):
         width: int = option(64, "channels of the discriminator's first layer")
         lr: float = option(2e-4, "the discriminator's learning rate (Adam)")
         penalty: float = option(1.0, "weight of R1 + R2 in the relativistic game, on pixels in [-1, 1]")
+        penalty_every: int = option(1, "R1 + R2 at every k-th update alone, times k (lazy regularisation)")
         generator_start: float = option(0.1, "fraction of the run in which the discriminator trains alone")
         generator_full: float = option(0.2, "fraction of the run from which the term has its full weight")
 
@@ -50,14 +56,17 @@ class Adversarial(Term):
                 "losses.adversarial needs 0 <= generator_start <= generator_full <= 1, "
                 f"not {o.generator_start} and {o.generator_full}"
             )
-        for name, least in {"width": 1, "lr": 0, "penalty": 0}.items():
+        for name, least in {"width": 1, "lr": 0, "penalty": 0, "penalty_every": 1}.items():
             if not getattr(o, name) >= least:
                 raise InvalidSetting(f"losses.adversarial.{name}={getattr(o, name)} must be at least {least}")
         self.game = GAMES[o.game]
         self.discriminator = PatchDiscriminator(self.surroundings.image_size, o.width)
         self.discriminator.to(memory_format=torch.channels_last)
         self.optimizer = torch.optim.Adam(self.discriminator.parameters(), lr=o.lr, betas=(0.5, 0.999), fused=True)
+        # Static shapes: a batch of both kinds is another graph than one of fakes, not a dynamic one for both.
+        self.judge = torch.compile(_judge, dynamic=False) if self.surroundings.compiled else _judge
         self.pieces = 0  # micro-batches whose gradients are gathered
+        self.updates = 0  # steps the discriminator has taken
         for name in ("real", "fake", "skipped"):
             self.register_buffer(name, torch.zeros(()))
         self.register_buffer("accuracy", torch.tensor(0.5))
@@ -76,26 +85,27 @@ class Adversarial(Term):
     def value(self, r: Reconstruction) -> Tensor:
         frozen = {name: p.detach() for name, p in self.discriminator.named_parameters()}
         with self._autocast(r):
-            fake = functional_call(self.discriminator, frozen, (self._seen(r, r.judged_image),))
+            fake = self.judge(self.discriminator, frozen, self._seen(r, r.judged_image))
             with torch.no_grad():
-                real = self.discriminator(self._seen(r, r.image)) if self.game.relative else None
+                real = self.judge(self.discriminator, frozen, self._seen(r, r.image)) if self.game.relative else None
         return self.game.generator(_wide(fake), None if real is None else _wide(real))
 
     def learn(self, r: Reconstruction) -> None:
-        real_images, fake_images = (self._seen(r, image).detach() for image in (r.image, r.judged_image))
+        penalised = self.game.penalised and self.updates % self.options.penalty_every == 0
+        images = torch.cat([self._seen(r, r.image), self._seen(r, r.judged_image)]).detach()
+        live = dict(self.discriminator.named_parameters())
+        # A second derivative wants full precision, and is more than torch.compile can give.
+        judge = _judge if penalised else self.judge
         with torch.enable_grad():
-            if self.game.penalised:
-                real_images.requires_grad_()
-                fake_images.requires_grad_()
-            with self._autocast(r, enabled=not self.game.penalised):
-                real, fake = self.discriminator(real_images), self.discriminator(fake_images)
-            real, fake = _wide(real), _wide(fake)
+            images.requires_grad_(penalised)
+            with self._autocast(r, enabled=not penalised):
+                logits = _wide(judge(self.discriminator, live, images))
+            real, fake = logits.chunk(2)
             loss = self.game.discriminator(real, fake)
-            if self.game.penalised:
-                loss = loss + self.options.penalty / 2 * (
-                    _squared_slope(real, real_images) + _squared_slope(fake, fake_images)
-                )
-            loss.backward(inputs=list(self.discriminator.parameters()))
+            if penalised:  # both kinds are equally many: their mean is (R1 + R2) / 2
+                penalty = self.options.penalty * self.options.penalty_every
+                loss = loss + penalty * _squared_slope(logits, images)
+            loss.backward(inputs=list(live.values()))
         self.pieces += 1
         with torch.no_grad():
             self.real, self.fake = real.mean(), fake.mean()
@@ -109,6 +119,7 @@ class Adversarial(Term):
         bad = ~gradient_norm(parameters).isfinite()
         step_unless(self.optimizer, bad)
         self.optimizer.zero_grad()
+        self.updates += self.pieces > 0
         self.pieces = 0
         self.skipped += bad
         self.certain = (self.certain + 1) * (self.accuracy > 0.98)
@@ -140,20 +151,25 @@ class Adversarial(Term):
         return None
 
     def state(self) -> dict[str, Any]:
-        return {"module": self.state_dict(), "optimizer": self.optimizer.state_dict()}
+        return {"module": self.state_dict(), "optimizer": self.optimizer.state_dict(), "updates": self.updates}
 
     def load_state(self, state: dict[str, Any]) -> None:
         self.load_state_dict(state["module"])
         self.optimizer.load_state_dict(state["optimizer"])
+        self.updates = state.get("updates", 0)  # where it was not saved yet, every update had its penalty
 
     def _seen(self, r: Reconstruction, image: Tensor) -> Tensor:
         """What the discriminator sees: in [-1, 1], its grid shifted against the grid of patches."""
-        image = r.shifted(image, self.discriminator.stride) * 2 - 1
-        return image.contiguous(memory_format=torch.channels_last)
+        return (r.shifted(image, self.discriminator.stride) * 2 - 1).contiguous(memory_format=torch.channels_last)
 
     def _autocast(self, r: Reconstruction, enabled: bool = True) -> torch.autocast:
         dtype = self.surroundings.dtype
         return torch.autocast(r.image.device.type, dtype, enabled=enabled and dtype != torch.float32)
+
+
+def _judge(net: PatchDiscriminator, parameters: Mapping[str, Tensor], images: Tensor) -> Tensor:
+    """The logits of (B, 3, H, W) under `parameters`: the net's own where it learns, constants where it judges."""
+    return functional_call(net, parameters, (images,))
 
 
 def _wide(logits: Tensor) -> Tensor:
@@ -161,7 +177,7 @@ def _wide(logits: Tensor) -> Tensor:
 
 
 def _squared_slope(logits: Tensor, images: Tensor) -> Tensor:
-    """E ||d D / d image||^2: R1 on real images, R2 on fakes (Mescheder et al. 2018, arXiv 1801.04406).
+    """E ||d D / d image||^2: R1 over real images, R2 over fakes (Mescheder et al. 2018, arXiv 1801.04406).
 
     D is the mean logit of an image's patches, so that the penalty does not depend on the size of the image's map.
     """

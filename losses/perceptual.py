@@ -49,7 +49,7 @@ class Perceptual(Term):
         self.net = VGG19(taps)
         self.source = load_vgg19(self.net, self.options.weights)
         self.net.to(memory_format=torch.channels_last)
-        self.distance = torch.compile(feature_distance) if self.surroundings.compiled else feature_distance
+        self.distance = torch.compile(feature_distance, dynamic=False) if self.surroundings.compiled else feature_distance
         # Two poolings before conv3_1 make a grid of 4 pixels; each further stage doubles it.
         self.stride = 2 ** sum(isinstance(layer, torch.nn.MaxPool2d) for layer in self.net.features)
 

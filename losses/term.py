@@ -26,7 +26,7 @@ class Surroundings:
         image_size: (H, W) in pixels.
         steps: length of the run, for schedules given in fractions of it; None: no schedule, fully on.
         dtype: the precision in which critics compute.
-        compiled: whether frozen critics are compiled.
+        compiled: whether critics are compiled.
         processes: those that share each batch in equal parts; a trainable critic learns from all of it.
     """
 

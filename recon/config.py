@@ -118,7 +118,7 @@ class Settings:
     seed: int = option(0, "of everything drawn by chance")
     device: str = option("auto", "auto, cpu, cuda, cuda:N, mps")
     precision: str = option("auto", "auto (bf16 where the device does it well), bf16, fp32")
-    compile: bool = option(False, "compile the model and the perceptual critic: a minute at the start, faster after")
+    compile: bool = option(False, "compile the model and the critics: a minute at the start, faster after")
     data: Data = _node(Data)
     model: Model = _node(Model)
     masking: Masking = _node(Masking)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from losses import adversarial as adversarial_module
 from losses.games import GAMES
 from tests.losses.scenes import SIZE, adversarial, equal, gradient_of, judgements, replaced, scene, weights_of
 
@@ -46,15 +47,64 @@ def test_learn_works_where_gradients_are_off(game):
     assert all(p.grad is not None for p in term.discriminator.parameters())
 
 
-def test_learn_gathers_the_gradient_of_the_discriminators_loss():
-    for name in ("hinge", "nonsaturating"):
-        term, r = adversarial(game=name), scene(shift=(0.5, 0.1))
+def in_two_passes(term, r, penalty: float = 0.0) -> list[torch.Tensor]:
+    """The gradient of the discriminator's loss at its parameters, truth and composite judged one after the other."""
+    images = [
+        (r.shifted(image, term.discriminator.stride) * 2 - 1).requires_grad_() for image in (r.image, r.composite)
+    ]
+    real, fake = map(term.discriminator, images)
+    loss = term.game.discriminator(real, fake)
+    for logits, seen in ((real, images[0]), (fake, images[1])):  # R1, R2
+        (slope,) = torch.autograd.grad(logits.mean((1, 2, 3)).sum(), seen, create_graph=True)
+        loss = loss + penalty / 2 * slope.square().sum((1, 2, 3)).mean()
+    # The relativistic game cannot see the bias of the logits: a gradient of nothing but rounding.
+    return torch.autograd.grad(loss, weights_of(term))
+
+
+def test_one_pass_over_truth_and_composite_learns_what_two_would(game):
+    term, r = adversarial(game=game, penalty=3.0).double(), scene(3, dtype=torch.float64, shift=(0.5, 0.1))
+    term.learn(r)
+    expected = in_two_passes(term, r, penalty=3.0 * GAMES[game].penalised)
+    for p, gradient in zip(weights_of(term), expected, strict=True):
+        torch.testing.assert_close(p.grad, gradient, rtol=1e-10, atol=1e-13)
+
+
+@pytest.mark.parametrize("k", [1, 2, 3])
+def test_a_lazy_penalty_comes_with_every_kth_update_times_k(k):
+    """Its mean over updates is that of a penalty in each of them."""
+    term = adversarial(game="relativistic", penalty=0.5, penalty_every=k, lr=0.0).double()
+    r = scene(3, dtype=torch.float64, shift=(0.5, 0.1))
+    never, always = in_two_passes(term, r), in_two_passes(term, r, penalty=0.5)
+    for step in range(2 * k):
         term.learn(r)
-        images = [r.shifted(image, term.discriminator.stride) * 2 - 1 for image in (r.image, r.composite)]
-        loss = GAMES[name].discriminator(*map(term.discriminator, images))
-        expected = torch.autograd.grad(loss, list(term.discriminator.parameters()))
-        for p, gradient in zip(term.discriminator.parameters(), expected, strict=True):
-            torch.testing.assert_close(p.grad, gradient, rtol=1e-4, atol=1e-6)
+        for p, without, with_it in zip(weights_of(term), never, always, strict=True):
+            expected = without + (with_it - without) * k * (step % k == 0)
+            torch.testing.assert_close(p.grad, expected, rtol=1e-10, atol=1e-12)
+        term.update(step)
+
+
+def test_a_lazy_penalty_counts_updates_and_not_micro_batches():
+    term = adversarial(game="relativistic", penalty=0.5, penalty_every=2, lr=0.0).double()
+    r = scene(3, dtype=torch.float64, shift=(0.5, 0.1))
+    for step in range(4):
+        term.learn(r)
+        once = [p.grad.clone() for p in weights_of(term)]
+        term.learn(r)
+        for p, gradient in zip(weights_of(term), once, strict=True):
+            torch.testing.assert_close(p.grad, 2 * gradient, rtol=1e-12, atol=0)
+        term.update(step)
+        term.update(step)  # with nothing gathered it is no update
+
+
+def test_between_penalties_nothing_is_differentiated_twice(monkeypatch):
+    slopes = []
+    plain = adversarial_module._squared_slope
+    monkeypatch.setattr(adversarial_module, "_squared_slope", lambda *a: slopes.append(step) or plain(*a))
+    term = adversarial(game="relativistic", penalty_every=3)
+    for step in range(7):
+        term.learn(scene())
+        term.update(step)
+    assert slopes == [0, 3, 6]
 
 
 class Linear(nn.Module):
@@ -109,7 +159,7 @@ def test_the_discriminator_sees_images_in_minus_one_to_one():
     term.discriminator.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].detach()))
     term.value(r)
     term.learn(r)
-    assert len(seen) == 3
+    assert [len(images) for images in seen] == [2, 4]
     for images in seen:
         assert images.min() >= -1 - 1e-6 and images.max() <= 1 + 1e-6
         assert images.min() < -0.9 and images.max() > 0.9

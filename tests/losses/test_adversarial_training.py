@@ -124,19 +124,20 @@ def test_a_run_of_unknown_length_has_no_ramp():
 # Resumption
 
 
-def test_a_saved_game_goes_on_bit_for_bit(game):
+@pytest.mark.parametrize("penalty_every", [1, 4])
+def test_a_saved_game_goes_on_bit_for_bit(game, penalty_every):
     def play(term, steps):
         for step in steps:
             term.learn(scene(2, seed=step, shift=(0.5, 0.5)))
             term.update(step)
 
-    whole, first = adversarial(game=game), adversarial(game=game)
+    whole, first = (adversarial(game=game, penalty_every=penalty_every) for _ in range(2))
     play(whole, range(6))
     play(first, range(3))
     file = io.BytesIO()
     torch.save(first.state(), file)
     file.seek(0)
-    second = adversarial(game=game, seed=1)
+    second = adversarial(game=game, penalty_every=penalty_every, seed=1)
     assert not equal(parameters_of(first), parameters_of(second))
     second.load_state(torch.load(file, weights_only=True))
     play(second, range(3, 6))

@@ -64,6 +64,7 @@ def test_one_good_update_ends_a_warning(state):
         ({"lr": -1.0}, "lr"),
         ({"width": 0}, "width"),
         ({"penalty": -1.0}, "penalty"),
+        ({"penalty_every": 0}, "penalty_every"),
     ],
     ids=str,
 )
