@@ -8,15 +8,16 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
+from losses.critic import Critic
 from losses.discriminator import PatchDiscriminator
 from losses.errors import InvalidSetting, nearest
 from losses.finite import gradient_norm, step_unless
 from losses.games import GAMES
 from losses.reconstruction import Reconstruction
-from losses.term import Surroundings, Term, option
+from losses.term import Surroundings, option
 
 
-class Adversarial(Term):
+class Adversarial(Critic):
     """How real the composite looks to a convolutional patch discriminator (PatchGAN, Isola et al. 2017, 1611.07004).
 
     Reads the composite in [0, 1] (B, 3, H, W). Unit: the discriminator's logits. The discriminator is trained here, by
@@ -30,10 +31,11 @@ class Adversarial(Term):
 
     # 14% of the push beside mse at the end of the README's sweep (adversarial/gradient_share in its metrics.jsonl).
     default_weight = 0.01
-    sees_images = True
+
+    name = "adversarial"
 
     @dataclass
-    class Options:
+    class Options(Critic.Options):
         """Settings `losses.adversarial.<option>`."""
 
         game: str = option("hinge", "hinge, nonsaturating, or relativistic (with R1 + R2, as R3GAN)")
@@ -61,6 +63,7 @@ class Adversarial(Term):
                 raise InvalidSetting(f"losses.adversarial.{name}={getattr(o, name)} must be at least {least}")
         self.game = GAMES[o.game]
         self.discriminator = PatchDiscriminator(self.surroundings.image_size, o.width)
+        self.check_crop(self.discriminator.least)
         self.discriminator.to(memory_format=torch.channels_last)
         self.optimizer = torch.optim.Adam(self.discriminator.parameters(), lr=o.lr, betas=(0.5, 0.999), fused=True)
         # Static shapes: a batch of both kinds is another graph than one of fakes, not a dynamic one for both.
@@ -160,7 +163,7 @@ class Adversarial(Term):
 
     def _seen(self, r: Reconstruction, image: Tensor) -> Tensor:
         """What the discriminator sees: in [-1, 1], its grid shifted against the grid of patches."""
-        return (r.shifted(image, self.discriminator.stride) * 2 - 1).contiguous(memory_format=torch.channels_last)
+        return (self.seen(r, image, self.discriminator.stride) * 2 - 1).contiguous(memory_format=torch.channels_last)
 
     def _autocast(self, r: Reconstruction, enabled: bool = True) -> torch.autocast:
         dtype = self.surroundings.dtype

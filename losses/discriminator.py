@@ -22,6 +22,7 @@ class PatchDiscriminator(nn.Module):
         super().__init__()
         depth = max(1, min(3, int(math.log2(min(image_size) / 8))))
         self.stride = 2**depth
+        self.least = 3 * self.stride  # pixels a side; the last two layers take two from the map
         layers: list[nn.Module] = []
         inputs = 3
         for i in range(depth + 1):

@@ -26,8 +26,8 @@ TINY = 1e-30  # keeps 0 / 0 at 0; no gradient norm of a float32 tensor in use co
 class TermResult:
     """One term at one step: scalars on the device.
 
-    `value` is the term's own, before its weight; `weight` is what multiplied it, schedule and percentage included;
-    `gradient_norm` is the L2 norm of the unweighted gradient at the prediction.
+    `value` is the term's own, before its weight; `weight` is what multiplied it, schedule, percentage and the k of
+    `every=k` included; `gradient_norm` is the L2 norm of the unweighted gradient at the prediction.
     """
 
     value: Tensor
@@ -39,7 +39,8 @@ class TermResult:
 class Result:
     """`value`: the weighted sum; `gradient`: its gradient at the prediction, to be handed to `prediction.backward`.
 
-    `cosines[a, b]`: between the gradients of two terms; 0 where one of them is zero.
+    `terms`: those that are evaluated at this step, all but critics with `every`. `cosines[a, b]`: between the gradients
+    of two of them; 0 where one is zero.
     """
 
     value: Tensor
@@ -68,6 +69,10 @@ class Objective(nn.Module):
     take their step at `update` (in evaluation, after `.eval()`, they learn nothing). `head` is what the model's
     decoder must put out.
 
+    A term with `every=k` is evaluated, and learns, where the step is a multiple of k; there it pushes k times as much,
+    at other steps it does nothing. A percentage refers to those plain terms that are evaluated with it, each counted
+    with its mean push: beside terms of every step, or of the same k, it is that percentage in the mean over steps.
+
     Where `processes` share a batch in equal parts, values, norms, cosines and weights are those of the whole batch, the
     same in every process. `gradient` is that of the process's own part; the parameters' gradients are to be averaged.
     """
@@ -80,13 +85,19 @@ class Objective(nn.Module):
             raise InvalidSetting(f"losses.over={over}: choose 'hidden' or 'all'{nearest(over, ('hidden', 'all'))}")
         self.expression, self.over, self.processes = expression, over, processes
         self.terms = nn.ModuleDict(terms)
+        plain = [t.name for t in expression.terms if not t.share]
+        if all(terms[name].every > 1 for name in plain):
+            raise InvalidSetting(
+                f"losses.{plain[0]}.every={terms[plain[0]].every} leaves steps of '{expression}' without a plainly "
+                "weighted term; add one, such as mse"
+            )
         self.head = _common_head(terms)
 
     def forward(self, reconstruction: Reconstruction, step: int = 0) -> Result:
         prediction = reconstruction.prediction.detach()
         leaf = prediction.to(torch.promote_types(prediction.dtype, torch.float32)).requires_grad_()
         values, gradients = {}, {}
-        for name, term in self.terms.items():
+        for name, term in self._due(step).items():
             with torch.enable_grad():
                 value = term.value(reconstruction.at(leaf, self.over))
                 (gradients[name],) = torch.autograd.grad(value, leaf)
@@ -98,11 +109,11 @@ class Objective(nn.Module):
             own = r.head.own_loss(r)
             if own is not None:
                 gradient = gradient + torch.autograd.grad(own, leaf)[0]
-        self._learn(r)
+        self._learn(r, step)
         return Result(
             value=sum(weights[name] * value for name, value in values.items()),
             gradient=gradient.to(prediction.dtype),
-            terms={name: TermResult(values[name], weights[name], norms[name]) for name in self.terms},
+            terms={name: TermResult(values[name], weights[name], norms[name]) for name in values},
             cosines=cosines,
         )
 
@@ -114,25 +125,25 @@ class Objective(nn.Module):
         """
         prediction = reconstruction.prediction
         r = reconstruction.at(prediction.to(torch.promote_types(prediction.dtype, torch.float32)), self.over)
-        weights = self._plain_weights(step)
-        if len(weights) < len(self.terms):
+        terms, weights = self._due(step), self._pushed(self._asked(step, share=False))
+        if len(weights) < len(terms):
             values, gradients = {}, {}
-            for name, term in self.terms.items():
+            for name, term in terms.items():
                 leaf = r.prediction.detach().requires_grad_()
                 with torch.enable_grad():
                     value = term.value(r.at(leaf, self.over))
                     (gradients[name],) = torch.autograd.grad(value, leaf)
                 values[name] = value.detach()
             *_, weights = self._measured(values, gradients, step)
-        total = sum(weights[name] * term.value(r) for name, term in self.terms.items())
+        total = sum(weights[name] * term.value(r) for name, term in terms.items())
         if (own := r.head.own_loss(r)) is not None:
             total = total + own - own.detach()  # the head learns; the value stays the objective's
-        self._learn(r)
+        self._learn(r, step)
         return total
 
     def update(self, step: int = 0) -> None:
         """Now: every trainable critic takes one step with the gradients gathered since its last."""
-        for term in self.terms.values():
+        for term in self._due(step).values():
             term.update(step)
 
     def provenance(self) -> dict[str, dict[str, str]]:
@@ -147,33 +158,43 @@ class Objective(nn.Module):
         for name, saved in state.items():
             self.terms[name].load_state(saved)
 
-    def _plain_weights(self, step: int) -> dict[str, float]:
-        return {t.name: t.weight * self.terms[t.name].ramp(step) for t in self.expression.terms if not t.share}
+    def _due(self, step: int) -> dict[str, Term]:
+        """The terms that are evaluated at `step`."""
+        return {name: term for name, term in self.terms.items() if step % term.every == 0}
+
+    def _asked(self, step: int, *, share: bool) -> dict[str, float]:
+        """Plain weights, or shares, of the terms that are evaluated at `step`; before the k of `every=k`."""
+        due = self._due(step)
+        asked = [t for t in self.expression.terms if t.share == share and t.name in due]
+        return {t.name: t.weight * due[t.name].ramp(step) for t in asked}
+
+    def _pushed(self, weights: dict[str, Any]) -> dict[str, Any]:
+        """The weights of a step: k times as much for a term that is evaluated at every k-th."""
+        return weights | {name: weights[name] * k for name in weights if (k := self.terms[name].every) > 1}
 
     def _measured(self, values: Scalars, gradients: Mapping[str, Tensor], step: int) -> tuple[Scalars, ...]:
         """Values, gradient norms, cosines and weights, of the whole batch; a share refers to the plain terms' sum."""
         first = next(iter(gradients.values()))
-        weights = {name: first.new_tensor(weight) for name, weight in self._plain_weights(step).items()}
-        shares = [t for t in self.expression.terms if t.share]
+        weights = {name: first.new_tensor(weight) for name, weight in self._asked(step, share=False).items()}
+        shares = self._asked(step, share=True)
         norms = {name: torch.linalg.vector_norm(g) for name, g in gradients.items()}
         if shares:
             norms[PLAIN] = torch.linalg.vector_norm(_weighted(weights, gradients))
         products = {(a, b): torch.sum(gradients[a] * gradients[b]) for a, b in combinations(gradients, 2)}
         if self.processes.count > 1:
             values, norms, products = _of_all(self.processes, values, norms, products)
-        for t in shares:
-            push = t.weight / 100 * self.terms[t.name].ramp(step) * norms[PLAIN]
-            norm = norms[t.name]
-            weights[t.name] = torch.where(norm > 0, push / norm, torch.zeros_like(norm))
+        for name, share in shares.items():
+            push, norm = share / 100 * norms[PLAIN], norms[name]
+            weights[name] = torch.where(norm > 0, push / norm, torch.zeros_like(norm))
         cosines = {(a, b): p / (norms[a] * norms[b]).clamp_min(TINY) for (a, b), p in products.items()}
-        return values, norms, cosines, weights
+        return values, norms, cosines, self._pushed(weights)
 
-    def _learn(self, r: Reconstruction) -> None:
+    def _learn(self, r: Reconstruction, step: int) -> None:
         """Critics gather their gradients, unless the objective is in evaluation."""
         if not self.training:
             return
         detached = r.at(r.prediction.detach(), self.over)
-        for term in self.terms.values():
+        for term in self._due(step).values():
             term.learn(detached)
 
 

@@ -6,15 +6,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from losses.critic import Critic
 from losses.errors import InvalidSetting
 from losses.features.distance import feature_distance
 from losses.features.vgg19 import DEFAULT_TAPS, VGG19
 from losses.features.weights import load_vgg19
 from losses.reconstruction import Reconstruction
-from losses.term import Surroundings, Term, option
+from losses.term import Surroundings, option
 
 
-class Perceptual(Term):
+class Perceptual(Critic):
     """Mean-squared difference of VGG19 features of composite and truth, summed over the taps.
 
     Each tap: mean over channels and positions, times its weight. Reads the composite in [0, 1] (B, 3, H, W), cut so
@@ -26,10 +27,11 @@ class Perceptual(Term):
     # With features scaled to a mean of 1, as the bundled ones are, this is no small regulariser: half of the push with
     # mse in the default run (perceptual/gradient_share in its metrics.jsonl). `10%perceptual` says it in gradients.
     default_weight = 0.01
-    sees_images = True
+
+    name = "perceptual"
 
     @dataclass
-    class Options:
+    class Options(Critic.Options):
         """Settings `losses.perceptual.<option>`."""
 
         weights: str = option("bundled", "imagenet (torchvision's), bundled (label-free), random, or a file's path")
@@ -49,12 +51,16 @@ class Perceptual(Term):
         self.net = VGG19(taps)
         self.source = load_vgg19(self.net, self.options.weights)
         self.net.to(memory_format=torch.channels_last)
-        self.distance = torch.compile(feature_distance, dynamic=False) if self.surroundings.compiled else feature_distance
+        # Static shapes: those of a batch are always the same.
+        self.distance = (
+            torch.compile(feature_distance, dynamic=False) if self.surroundings.compiled else feature_distance
+        )
         # Two poolings before conv3_1 make a grid of 4 pixels; each further stage doubles it.
         self.stride = 2 ** sum(isinstance(layer, torch.nn.MaxPool2d) for layer in self.net.features)
+        self.check_crop(least=self.stride)
 
     def value(self, r: Reconstruction) -> Tensor:
-        predicted, true = r.shifted(r.judged_image, self.stride), r.shifted(r.image, self.stride)
+        predicted, true = (self.seen(r, image, self.stride) for image in (r.judged_image, r.image))
         dtype = self.surroundings.dtype
         with torch.autocast(predicted.device.type, dtype, enabled=dtype != torch.float32):
             return self.distance(self.net, predicted, true, self.tap_weights)

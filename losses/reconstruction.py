@@ -27,6 +27,7 @@ class Reconstruction:
             torch's CPU generator where not given, and one and the same for all terms.
         where: (B, n), the hidden patches that were predicted, where not all N were. All (B, N, ...) views of patches
             are then (B, n, ...), theirs alone; a composite shows the truth where nothing was predicted.
+        chance: three more such numbers, for critics that look at a part: at which images, and where in them.
 
     Views are computed on demand and kept. Patches are in the official order (see `patchify`).
 
@@ -45,6 +46,7 @@ class Reconstruction:
         over: str = "hidden",
         shift: tuple[float, float] | None = None,
         where: Tensor | None = None,
+        chance: tuple[float, float, float] | None = None,
     ):
         if where is not None and over != "hidden":
             raise ValueError(f"over={over!r}, but only hidden patches were predicted")
@@ -56,12 +58,13 @@ class Reconstruction:
         self.values = 3 * self.patch_size**2
         if shift is not None:
             self.shift = shift
+        if chance is not None:
+            self.chance = chance
 
     def at(self, prediction: Tensor, over: str) -> "Reconstruction":
-        """The same truth, mask and shift under another prediction, judged over `over`."""
-        other = Reconstruction(
-            prediction, self.image, self.mask, self.head, self.mean, self.std, over, self.shift, self.where
-        )
+        """The same truth, mask and draws under another prediction, judged over `over`."""
+        same = {"shift": self.shift, "chance": self.chance, "where": self.where}
+        other = Reconstruction(prediction, self.image, self.mask, self.head, self.mean, self.std, over, **same)
         other.true_pixels = self.true_pixels
         return other
 
@@ -69,6 +72,10 @@ class Reconstruction:
     def shift(self) -> tuple[float, float]:
         u = torch.rand(2)
         return float(u[0]), float(u[1])
+
+    @cached_property
+    def chance(self) -> tuple[float, float, float]:
+        return tuple(torch.rand(3).tolist())
 
     # Patches, (B, N, P) --------------------------------------------------------------------------------------
 

@@ -1,5 +1,8 @@
 """What happened since the last line of the log, kept on the device until somebody prints."""
 
+from collections import Counter
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -9,13 +12,16 @@ from losses.objective import Objective, Result
 class Tally:
     """Means over the steps that counted, and who was to blame for those that did not.
 
+    A term that is evaluated at every k-th step has its own numbers averaged over those steps, and there its weight and
+    push over the k steps they stand for. The loss and the shares are made of these means, so they say what the same
+    term would at every step; a line of the log without any of its steps is without it.
+
     Reading (`means`, `skipped`, `in_a_row`) waits for the device; recording never does.
     """
 
     def __init__(self, device: torch.device):
         self.device = device
-        self.sums: dict[str, Tensor] = {}
-        self.counted = self._zero()
+        self.sums: dict[tuple[str, ...], Tensor] = {}  # by the curves that a step has: their sums, and how many steps
         self.skipped_by: dict[str, Tensor] = {}
         self.row = self._zero()
 
@@ -24,12 +30,12 @@ class Tally:
 
         `norm` is the model's gradient norm; `good`, a bool scalar, says whether the step was taken.
         """
-        for key, value in self._curves(results, objective, norm).items():
-            self.sums[key] = self.sums.get(key, self._zero()) + torch.where(good, value.float(), 0.0)
-        self.counted += good
+        curves = self._curves(results, objective, norm)
+        values = torch.stack([value.float() for value in (*curves.values(), torch.ones_like(norm))])
+        self.sums[tuple(curves)] = self.sums.get(tuple(curves), 0.0) + torch.where(good, values, 0.0)
         self.row = (self.row + 1) * ~good
         blamed = self._zero().bool()
-        for name in objective.terms:
+        for name in results[0].terms:
             finite = torch.stack(
                 [r.terms[name].gradient_norm.isfinite() & r.terms[name].value.isfinite() for r in results]
             )
@@ -40,11 +46,13 @@ class Tally:
 
     def means(self) -> dict[str, float]:
         """Means since the last call, for one line of the log; empty where every step was skipped."""
-        counted = float(self.counted)
-        totals = torch.stack(list(self.sums.values())).tolist() if counted else []
-        means = {key: total / counted for key, total in zip(self.sums, totals, strict=False)}
-        self.sums, self.counted = {}, self._zero()
-        return means
+        totals, counts = Counter(), Counter()
+        for curves, sums in self.sums.items():
+            *of_curves, steps = sums.tolist()
+            totals.update(dict(zip(curves, of_curves, strict=True)))
+            counts.update(dict.fromkeys(curves, steps))
+        self.sums = {}
+        return _with_shares({key: total / counts[key] for key, total in totals.items() if counts[key]})
 
     def skipped(self) -> dict[str, int]:
         """Steps skipped for a gradient that was not finite, by the term at fault; `model`: no term was."""
@@ -55,14 +63,14 @@ class Tally:
         return int(self.row)
 
     def state(self) -> dict[str, object]:
-        return {"sums": dict(self.sums), "counted": self.counted, "skipped_by": dict(self.skipped_by), "row": self.row}
+        return {"rows": dict(self.sums), "skipped_by": dict(self.skipped_by), "row": self.row}
 
     def load_state(self, state: dict) -> None:
-        def here(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        def here(tensors: dict[Any, Tensor]) -> dict[Any, Tensor]:
             return {key: tensor.to(self.device) for key, tensor in tensors.items()}
 
-        self.sums, self.skipped_by = here(state["sums"]), here(state["skipped_by"])
-        self.counted, self.row = state["counted"].to(self.device), state["row"].to(self.device)
+        self.sums, self.skipped_by = here(state.get("rows", {})), here(state["skipped_by"])  # "rows": not saved before
+        self.row = state["row"].to(self.device)
 
     def _zero(self) -> Tensor:
         return torch.zeros((), device=self.device)
@@ -71,17 +79,27 @@ class Tally:
         def mean(values: list[Tensor]) -> Tensor:
             return torch.stack(values).mean() if len(values) > 1 else values[0]
 
-        curves = {"loss": mean([r.value for r in results]), "gradient_norm": norm}
-        pushes = {}
-        for name, term in objective.terms.items():
-            of_term = [r.terms[name] for r in results]
+        curves = {"gradient_norm": norm}
+        for name in results[0].terms:
+            term, of_term = objective.terms[name], [r.terms[name] for r in results]
             curves[f"{name}/value"] = mean([t.value for t in of_term])
-            curves[f"{name}/weight"] = mean([t.weight for t in of_term])
+            curves[f"{name}/weight"] = mean([t.weight for t in of_term]) / term.every
             curves[f"{name}/gradient_norm"] = mean([t.gradient_norm for t in of_term])
-            pushes[name] = mean([t.weight * t.gradient_norm for t in of_term])
+            curves[f"{name}/loss"] = mean([t.weight * t.value for t in of_term]) / term.every
+            curves[f"{name}/push"] = mean([t.weight * t.gradient_norm for t in of_term]) / term.every
             curves |= {f"{name}/{key}": value for key, value in term.logs().items()}
-        total = sum(pushes.values())
-        curves |= {f"{name}/gradient_share": torch.where(total > 0, push / total, 0.0) for name, push in pushes.items()}
         for pair in results[0].cosines:
             curves[f"cosine/{pair[0]}~{pair[1]}"] = mean([r.cosines[pair] for r in results])
         return curves
+
+
+def _with_shares(means: dict[str, float]) -> dict[str, float]:
+    """The loss, and each term's share of the push, in the place of each term's part of them."""
+    if not means:
+        return {}
+    terms = [key.removesuffix("/push") for key in means if key.endswith("/push")]
+    loss = sum(means.pop(f"{name}/loss") for name in terms)
+    pushes = {name: means.pop(f"{name}/push") for name in terms}
+    total = sum(pushes.values())
+    shares = {f"{name}/gradient_share": push / total if total > 0 else 0.0 for name, push in pushes.items()}
+    return {"loss": loss} | means | shares

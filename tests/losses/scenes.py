@@ -64,7 +64,7 @@ def norm_scene(images: int = 2, **settings) -> Reconstruction:
 
 def replaced(r: Reconstruction, **parts) -> Reconstruction:
     """The same reconstruction with some of its parts exchanged."""
-    names = ("prediction", "image", "mask", "head", "mean", "std", "over", "shift", "where")
+    names = ("prediction", "image", "mask", "head", "mean", "std", "over", "shift", "chance", "where")
     kept = {name: getattr(r, name) for name in names}
     return Reconstruction(**(kept | parts))
 

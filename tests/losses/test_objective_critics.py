@@ -29,7 +29,7 @@ def test_the_discriminator_judges_for_the_model_and_learns_once(game, calls):
     r.prediction.backward(objective(r).gradient)
     stride = objective.terms["adversarial"].discriminator.stride
     true, fake = (r.shifted(image, stride).detach() * 2 - 1 for image in (r.image, r.composite))
-    assert equal(seen, [fake, true][:calls] + [torch.cat([true, fake])])
+    assert equal(seen, [*[fake, true][:calls], torch.cat([true, fake])])
 
 
 def test_all_terms_see_one_shift():

@@ -27,6 +27,11 @@ RUNS = {
     "perceptual": ["loss=perceptual+mse", "masking.strategy=block"],
     "adversarial": ["loss=mse+50%adversarial", "losses.adversarial.generator_full=0.9"],
     "accumulated": ["loss=l1+adversarial", "losses.adversarial.game=relativistic", "batch.per_device=4"],
+    "looking less": [
+        "loss=mse+10%perceptual+adversarial",
+        *("losses.perceptual.every=2", "losses.perceptual.crop=8", "losses.perceptual.images=0.5"),
+        *("losses.adversarial.every=3", "losses.adversarial.game=relativistic", "losses.adversarial.penalty_every=2"),
+    ],
     "workers": ["loss=mse", "data.workers=2"],
     "crops resized on the device": ["loss=mse", "data.augment=device"],
 }

@@ -53,6 +53,25 @@ def test_means_are_over_the_steps_since_the_last_line():
     assert tally.means()["mse/value"] == 7
 
 
+def test_a_term_of_every_kth_step_is_logged_as_if_it_came_at_every_step():
+    """Nothing is diluted, however many of its steps a line has."""
+    straight, sparse, of = Tally(CPU), Tally(CPU), objective()
+    of.terms["l1"].every = 3
+    seldom = result(mse=3, l1=4, norms=(1, 8), cosine=0.75)
+    seldom.terms["l1"].weight *= 3
+    for step in range(4):
+        without = result(mse=3, norms=(1, 4))
+        del without.terms["l1"]
+        without.cosines.clear()
+        record(straight, result(mse=3, l1=4, norms=(1, 8), cosine=0.75))
+        sparse.record([without if step % 3 else seldom], of, scalar(1), torch.tensor(True))
+    assert sparse.means() == straight.means()
+    sparse.record([without], of, scalar(1), torch.tensor(True))
+    assert set(sparse.means()) == {"loss", "gradient_norm"} | {
+        f"mse/{key}" for key in ("value", "weight", "gradient_norm", "gradient_share")
+    }
+
+
 def test_micro_batches_are_averaged_into_one_step():
     tally = Tally(CPU)
     record(tally, [result(mse=1), result(mse=3)])
