@@ -1,25 +1,26 @@
 """Training batches: an endless sequence of samples that can be entered anywhere.
 
 Sample k of a run depends on (seed, k, source) alone: not on the batch size, the number of workers, the ranks
-or where the run was resumed. So a checkpoint needs to remember one number.
+or where the run was resumed. So a checkpoint needs to remember one number. Of a stream the image of sample k depends
+on batch size, workers and ranks too, for each worker of each rank reads other shards.
 """
 
 import signal
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import count, groupby, islice
+from itertools import count, groupby
 
 import torch
-from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset
 
 from losses.errors import InvalidSetting
 from recon.data.crops import Cut, drawn_cut, training_crop
 from recon.data.resample import Crops
 from recon.data.seeds import seed_of
 from recon.data.source import Source, StreamedSource, Uncut, UnreadableImage
+from recon.data.streamed import StreamedBatches
 
 Masking = Callable[[torch.Generator], Tensor]  # noise (N,)
 
@@ -97,13 +98,17 @@ def training_batches(
 ) -> Iterator[Batch]:
     """Batches without end; the iterator's close() stops the workers.
 
-    An indexable source is shuffled anew in each epoch. A streamed one is repeated in its own order, read by at
-    most one worker, and resumed by reading past the first `start` samples.
+    An indexable source is shuffled anew in each epoch. The shards of a stream are dealt to the workers of all ranks
+    (`StreamedSource.endless`), which make batches in turn. Entered at `start`, each reads on where it would stand had
+    the run had these ranks and workers, and this `batch`, from its beginning: with the same ones the samples are those
+    of the whole run, to the bit. With others they come in another order; of the pass under way some may come again
+    and others be left out, and from then on all come equally often again.
 
     Args:
         image_size: (H, W) of the training crops.
         batch: samples per rank and batch.
-        start: the number of the first sample, counted from 0 over all ranks.
+        start: the number of the first sample, counted from 0 over all ranks; of a stream where a batch begins, a
+            multiple of batch * world.
         workers: processes that read ahead; 0 reads here. Where processes are not forked, `source` and `masking`
             must pickle.
         masking: draws one image's noise (N,) from the generator.
@@ -114,11 +119,13 @@ def training_batches(
             arXiv 2205.09113).
 
     Raises:
-        InvalidSetting: from the iterator, when no image of the source can be read, or one is too small to be cut.
+        InvalidSetting: more workers and ranks than the stream has shards; from the iterator, when no image of the
+            source can be read, or one is too small to be cut.
     """
     plan = Plan(image_size, batch, start, seed, masking, rank, world, source.native, on_device, repeats)
     if isinstance(source, StreamedSource):
-        dataset, sampler, workers = StreamedBatches(source, plan), None, min(workers, 1)
+        source.check_readers(world, workers)
+        dataset, sampler = StreamedBatches(source, plan), None
     else:
         dataset, sampler = IndexedBatches(source, plan), order(len(source), plan)
     loader = DataLoader(
@@ -164,24 +171,6 @@ class IndexedBatches(Dataset):
             return error
 
 
-class StreamedBatches(IterableDataset):
-    """Makes the batches of a stream, one after the other; hands a user's error over as IndexedBatches does."""
-
-    def __init__(self, source: StreamedSource, plan: Plan) -> None:
-        self.source = source
-        self.plan = plan
-
-    def __iter__(self) -> Iterator[Batch | InvalidSetting]:
-        stream, position = repeated(self.source), 0
-        try:
-            for ks in self.plan.batches():
-                others = ks[0] - position  # of other ranks, or from before the resumption
-                yield self.plan.make(ks, islice(stream, others, others + len(ks)), [])
-                position = ks[-1] + 1
-        except InvalidSetting as error:
-            yield error
-
-
 def read_each(source: Source, indices: list[int], unreadable: list[str]) -> Iterator[tuple[Uncut, int]]:
     """The images at `indices`; one that comes several times in a row is read once."""
     for index, times in groupby(indices):
@@ -198,16 +187,6 @@ def read_or_next(source: Source, index: int, unreadable: list[str]) -> tuple[Unc
         except UnreadableImage as error:
             unreadable.append(str(error))
     raise InvalidSetting(f"none of the {images} images can be read; {unreadable[-1]}")
-
-
-def repeated(source: StreamedSource) -> Iterator[tuple[Image.Image, int]]:
-    while True:
-        empty = True
-        for sample in source:
-            empty = False
-            yield sample
-        if empty:
-            raise InvalidSetting(f"no image could be read from the stream {source.name}")
 
 
 def leave_signals_to_the_parent(worker: int) -> None:

@@ -3,7 +3,6 @@
 import io
 import os
 import re
-from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -11,7 +10,8 @@ import timm.data
 from PIL import Image
 
 from losses.errors import InvalidSetting
-from recon.data.source import Source, StreamedSource, one_line, read_rgb, reading
+from recon.data.shards import WebDataset
+from recon.data.source import Source, one_line, read_rgb, reading
 
 SPLIT_NAMES = {"train": ("train",), "val": ("validation", "val", "test")}
 
@@ -36,22 +36,6 @@ class HuggingFace(Source):
 
     def name_of(self, index: int) -> str:
         return f"{self._name}/{index}"
-
-
-class WebDataset(StreamedSource):
-    """Samples of .jpg, .png or .webp with a .cls, in the order of the shards.
-
-    Every process reads the whole stream. timm leaves out samples it cannot decode and logs a warning.
-    """
-
-    def __init__(self, name: str, dataset: timm.data.IterableImageDataset) -> None:
-        super().__init__()
-        self.name = name
-        self._dataset = dataset
-        dataset.reader.dist_rank, dataset.reader.dist_num_replicas = 0, 1  # ranks are told apart in the batches
-
-    def __iter__(self) -> Iterator[tuple[Image.Image, int]]:
-        yield from self._dataset
 
 
 def hugging_face(name: str, split: str, root: str | Path | None) -> HuggingFace:

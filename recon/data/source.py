@@ -1,16 +1,18 @@
 """What a dataset is to the rest of the program, and how a file becomes an RGB image."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from PIL import Image
 
+from losses.errors import InvalidSetting
 from losses.statistics import IMAGENET_MEAN, IMAGENET_STD
 
 Statistics = tuple[float, float, float]
+Read = Callable[[], tuple[Image.Image, int]]  # decodes an RGB image and tells its class; raises UnreadableImage
 
 
 class UnreadableImage(Exception):
@@ -73,13 +75,35 @@ class Source(_Described, ABC):
 
 
 class StreamedSource(_Described, ABC):
-    """Images that come in one fixed order; every iteration begins at the first."""
+    """Images that are read one after the other, from shards that can be read side by side."""
 
     name: str
+    shards: Sequence[str]
 
     @abstractmethod
     def __iter__(self) -> Iterator[tuple[Image.Image, int]]:
-        """RGB images and their classes, -1 where there are none. Those that cannot be read are left out."""
+        """RGB images and their classes, -1 where there are none, in one fixed order. Every iteration begins at the
+        first; those that cannot be read are left out."""
+
+    @abstractmethod
+    def endless(self, reader: int, readers: int, seed: int, start: int) -> Iterator[Read]:
+        """What one of `readers` reads for training, shuffled, pass after pass, from its `start`-th sample on.
+
+        All readers together read every sample once in a pass, and in the long run every sample equally often. The
+        order depends on the arguments alone.
+        """
+
+    def check_readers(self, ranks: int, workers: int) -> None:
+        """Raises InvalidSetting where there is not a shard for each worker of each rank."""
+        there, wanted = len(self.shards), ranks * max(1, workers)
+        if there >= wanted:
+            return
+        has = f"{self.name} has {there} shard{'s' * (there != 1)}, fewer than the {ranks} process{'es' * (ranks != 1)}"
+        if there < ranks:
+            raise InvalidSetting(f"{has}: start {there} at most, or write the data into more shards")
+        raise InvalidSetting(
+            f"{has} x {workers} workers: set data.workers={there // ranks}, or write the data into more shards"
+        )
 
 
 def read_rgb(file: str | Path | BinaryIO) -> Image.Image:

@@ -41,7 +41,9 @@ def before(
     classes = f" of {len(source.classes)} classes" if source.classes else ""
     epochs = f", {steps * batch / run.images:.1f} epochs" if run.images else ""
     processes = f", {fabric.world_size} processes" if fabric.world_size > 1 else ""
-    images = f"{run.images:,} training images" if run.images else "a stream of training images"
+    images = (
+        f"{run.images:,} training images" if run.images else f"training images from {run.stream['shards']:,} shards"
+    )
     lines = {
         "objective": "; ".join([str(objective.expression), *weights]),
         "data": f"{settings.data.name}: {images}{classes}, {len(preview.images)} held out to look at; crops of {h}x{w}",
@@ -52,6 +54,15 @@ def before(
         "run": str(run.folder) + (f", from step {run.step}" if run.step else ""),
     }
     return "\n".join(f"{key:<10} {value}" for key, value in lines.items())
+
+
+def other_readers(before: dict[str, int], now: dict[str, int]) -> str:
+    """What a change of ranks or workers does to a stream."""
+    had, has = (f"{of['ranks']} x {of['workers']}" for of in (before, now))
+    return (
+        f"warning: {has} processes and workers read the shards, before it was {had}: from here on samples come in "
+        "another order, some of the present pass again"
+    )
 
 
 def after(run: Run, seconds: float) -> str:

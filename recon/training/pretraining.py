@@ -19,7 +19,7 @@ from recon.model import MaskedAutoencoder, create_model
 from recon.model.masking import strategy
 from recon.training import checkpoint, run_folder
 from recon.training.announcement import after as summary
-from recon.training.announcement import before, facts
+from recon.training.announcement import before, facts, other_readers
 from recon.training.device import make_fabric
 from recon.training.loop import train
 from recon.training.optimiser import adamw, learning_rate
@@ -58,6 +58,10 @@ def pretrain(settings: Settings, given: frozenset[str] = frozenset()) -> int:
         fabric = make_fabric(settings.device, settings.precision, ranks)
     data = settings.data
     source, held_out = ranks.in_turn(lambda: make_data(settings))  # what is missing is fetched once
+    stream = {}
+    if isinstance(source, StreamedSource):
+        source.check_readers(ranks.count, data.workers)
+        stream = {"shards": len(source.shards), "ranks": ranks.count, "workers": max(1, data.workers)}
     steps = number_of_steps(settings, source)
     objective = ranks.in_turn(lambda: make_objective(settings, steps, fabric, ranks))
     torch.manual_seed(settings.seed)  # one seed, one initial model, whatever the objective drew
@@ -77,10 +81,13 @@ def pretrain(settings: Settings, given: frozenset[str] = frozenset()) -> int:
         tally=Tally(fabric.device),
         images=0 if isinstance(source, StreamedSource) else len(source),
         max_unreadable=data.max_unreadable,
+        stream=stream,
     )
     if settings.resume:
         with ranks.one_voice():
             run.load_state(saved)
+        if stream != saved.get("stream", stream):
+            ranks.say(other_readers(saved["stream"], stream))
     if ranks.first:
         run_folder.write_config(folder, settings, facts(run, steps, source))
         run_folder.write_environment(folder, fabric.device, ranks.count)

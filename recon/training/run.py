@@ -13,6 +13,8 @@ from losses.objective import Objective
 from recon.training import checkpoint
 from recon.training.tally import Tally
 
+FEW = 1000  # samples of a stream, of which a share that cannot be read says little
+
 
 @dataclass(frozen=True)
 class Rhythm:
@@ -40,6 +42,7 @@ class Run:
     tally: Tally
     images: int  # in the training data; 0: a stream
     max_unreadable: float
+    stream: dict[str, int] = field(default_factory=dict)  # its shards, and the ranks and workers that read them
     step: int = 0
     psnr: tuple[float, float] = (float("nan"), float("nan"))  # dB on held-out images: ours, mean of visible colours
     unreadable: dict[str, None] = field(default_factory=dict)  # a set that keeps its order
@@ -50,6 +53,7 @@ class Run:
             "step": self.step,
             "psnr": list(self.psnr),
             "images": self.images,
+            "stream": self.stream,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "objective": self.objective.state(),
@@ -64,11 +68,13 @@ class Run:
         Raises:
             InvalidSetting: it was made on other data.
         """
-        if state["images"] != self.images:
-            raise InvalidSetting(
-                f"cannot resume {self.folder}: its training data had {state['images']} images, now {self.images}; "
-                "set data.root to the data it began with"
-            )
+        shards = [of.get("shards", 0) for of in (state.get("stream", self.stream), self.stream)]
+        for had, has, what in ((state["images"], self.images, "images"), (*shards, "shards")):
+            if had != has:
+                raise InvalidSetting(
+                    f"cannot resume {self.folder}: its training data had {had} {what}, now {has}; "
+                    "set data.root to the data it began with"
+                )
         self.step, self.psnr = state["step"], tuple(state["psnr"])
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -81,13 +87,15 @@ class Run:
         """Takes note of files that could not be read; returns the new ones.
 
         Raises:
-            InvalidSetting: they are more than the set share of the data.
+            InvalidSetting: they are more than the set share of the data; of a stream, of what has been seen of it.
         """
         new = [line for line in dict.fromkeys(lines) if line not in self.unreadable]
         self.unreadable |= dict.fromkeys(new)
-        if new and len(self.unreadable) > self.max_unreadable * self.images:
+        images = self.images or max(FEW, (self.step + 1) * self.settings["batch.global"])
+        if new and len(self.unreadable) > self.max_unreadable * images:
+            of = f"of {images} files" if self.images else f"of the first {images} samples"
             raise InvalidSetting(
-                f"{len(self.unreadable)} of {self.images} files cannot be read, more than "
+                f"{len(self.unreadable)} {of} cannot be read, more than "
                 f"data.max_unreadable={self.max_unreadable} allows; the last: {new[-1]}"
             )
         return new

@@ -2,6 +2,8 @@
 
 import io
 import tarfile
+from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from recon.data import Source
+from recon.data import Source, StreamedSource, training_batches
 from recon.data.source import UnreadableImage
 
 
@@ -43,17 +45,55 @@ class Pictures(Source):
         return f"picture {index}"
 
 
-def write_shard(path: Path, labels: list[int]) -> None:
-    """A WebDataset shard: pictures 0, 1, ... with these labels."""
+def write_shard(path: Path, labels: Iterable[int], unreadable: tuple[int, ...] = ()) -> None:
+    """A WebDataset shard: pictures 0, 1, ... with these labels, those of some labels cut short."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w") as shard:
         for i, label in enumerate(labels):
-            encoded = io.BytesIO()
-            picture(i).save(encoded, "PNG")
-            for ending, content in (("png", encoded.getvalue()), ("cls", str(label).encode())):
+            file = io.BytesIO()
+            picture(i).save(file, "PNG")
+            encoded = file.getvalue()[: 99 if label in unreadable else None]
+            for ending, content in (("png", encoded), ("cls", str(label).encode())):
                 entry = tarfile.TarInfo(f"{i:04}.{ending}")
                 entry.size = len(content)
                 shard.addfile(entry, io.BytesIO(content))
+
+
+Samples = tuple[torch.Tensor, torch.Tensor, torch.Tensor, list[str]]
+
+
+def samples(
+    source: Source | StreamedSource,
+    number: int,
+    *,
+    batch: int = 4,
+    start: int = 0,
+    seed: int = 0,
+    workers: int = 0,
+    rank: int = 0,
+    world: int = 1,
+    repeats: int = 1,
+) -> Samples:
+    """The first samples of a run: images, labels and noise, each stacked, and the unreadable ones."""
+    batches = training_batches(
+        source,
+        image_size=(16, 16),
+        batch=batch,
+        start=start,
+        seed=seed,
+        workers=workers,
+        masking=masking,
+        rank=rank,
+        world=world,
+        repeats=repeats,
+    )
+    got = list(islice(batches, number // batch))
+    images, labels, noise = (torch.cat([getattr(b, name) for b in got]) for name in ("images", "labels", "noise"))
+    return images, labels, noise, [line for b in got for line in b.unreadable]
+
+
+def same(left: Samples, right: Samples) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(left[:3], right[:3], strict=True)) and left[3] == right[3]
 
 
 @pytest.fixture

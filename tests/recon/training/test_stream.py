@@ -1,0 +1,94 @@
+"""Training from shards: killed and resumed, shared by too many, and partly unreadable."""
+
+import pytest
+
+from losses import InvalidSetting
+from recon.training import checkpoint
+from tests.recon.data.conftest import write_shard
+from tests.recon.training.conftest import (
+    SMALL,
+    as_killed_after_its_first_checkpoint,
+    contents,
+    differences,
+    lines_of,
+    pretrain,
+    resumed,
+    state_of,
+    timeless,
+)
+
+pytest.importorskip("webdataset")
+
+
+@pytest.fixture(scope="module")
+def birds(tmp_path_factory):
+    """Where wds/birds is: 4 shards of 25 samples to train on, one of which cannot be read, and 3 held out."""
+    place = tmp_path_factory.mktemp("shards")
+    for number in range(4):
+        write_shard(place / "birds" / f"train-{number}.tar", range(25 * number, 25 * (number + 1)), unreadable=(60,))
+    write_shard(place / "birds" / "val-0.tar", range(3))
+    return place
+
+
+def words(birds, *more: str) -> list[str]:
+    return [*SMALL, "data.name=wds/birds", f"data.root={birds}", "loss=mse", *more]
+
+
+@pytest.fixture(scope="module")
+def straight_and_resumed(tmp_path_factory, birds):
+    """Two runs of 30 steps of 8, 2.4 passes, by two workers; the second was killed after its 15th."""
+    place = tmp_path_factory.mktemp("runs")
+    steps = ["train.steps=30", "train.checkpoint_every=15", "data.workers=2", "name=straight"]
+    assert pretrain(place, *words(birds, *steps)) == 0
+    straight = place / "runs" / "straight"
+    as_killed_after_its_first_checkpoint(straight, "killed")
+    as_killed_after_its_first_checkpoint(straight, "other")
+    return straight, resumed(place, "killed")
+
+
+def test_a_killed_run_resumes_to_the_same_bits(straight_and_resumed):
+    straight, again = straight_and_resumed
+    assert state_of(straight)["stream"] == {"shards": 4, "ranks": 1, "workers": 2}
+    assert differences(state_of(straight), state_of(again)) == []
+    assert timeless(lines_of(straight)) == timeless(lines_of(again))
+
+
+def test_an_unreadable_sample_is_named_and_counted(straight_and_resumed):
+    assert [line.partition(": ")[2].partition(":")[0] for line in state_of(straight_and_resumed[0])["unreadable"]] == [
+        "train-2.tar/0010"
+    ]
+
+
+def test_with_other_workers_a_run_goes_on_and_says_what_is_not_the_same(straight_and_resumed, capsys):
+    straight, _ = straight_and_resumed
+    again = resumed(straight.parents[1], "other", "data.workers=0")
+    out = capsys.readouterr().out
+    assert "1 x 1 processes and workers read the shards, before it was 1 x 2" in out and out.count("warning") == 1
+    assert checkpoint.read(again / checkpoint.NAME)["step"] == 30
+    assert "/cls_token" in differences(state_of(straight)["model"], state_of(again)["model"])
+
+
+def test_a_run_does_not_go_on_with_other_shards(straight_and_resumed, tmp_path, birds):
+    straight, _ = straight_and_resumed
+    for path in sorted((birds / "birds").glob("*.tar"))[1:]:
+        (tmp_path / "birds").mkdir(exist_ok=True)
+        (tmp_path / "birds" / path.name).write_bytes(path.read_bytes())
+    before = contents(straight)
+    with pytest.raises(InvalidSetting, match=r"had 4 shards, now 3; set data\.root"):
+        resumed(straight.parents[1], "straight", f"data.root={tmp_path}")
+    assert contents(straight) == before
+
+
+def test_more_workers_than_shards_is_told_before_anything_is_written(tmp_path, birds):
+    with pytest.raises(InvalidSetting, match=r"^wds/birds/train has 4 shards, .* set data\.workers=4, or .*$"):
+        pretrain(tmp_path, *words(birds, "data.workers=5", "train.steps=2"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_more_unreadable_samples_than_the_set_share_end_the_run(tmp_path):
+    for number in range(2):
+        write_shard(tmp_path / "birds" / f"train-{number}.tar", range(20), unreadable=range(3, 15))
+    write_shard(tmp_path / "birds" / "val-0.tar", range(3))
+    with pytest.raises(InvalidSetting, match=r"^1. of the first 1000 samples cannot be read, .*max_unreadable=0.01"):
+        pretrain(tmp_path, *words(tmp_path, "train.steps=20", "name=strict"))
+    assert checkpoint.read(tmp_path / "runs" / "strict" / checkpoint.NAME)["step"] == 0
