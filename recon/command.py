@@ -2,7 +2,6 @@
 
 import os
 import sys
-import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from losses import InvalidSetting
 from losses.errors import nearest
+from recon import sweep
 from recon.config import Settings, every_setting
 from recon.settings_help import help_text, presets
 from recon.training.ranks import first_of_all, join
@@ -29,6 +29,8 @@ SHORT = {"data": "data.name", "model": "model.name", "probe": "probe.name", "pre
 # Hydra's flags that a user may want, and those of them that take the next argument.
 FLAGS = {"-h", "--help", "--hydra-help", "-m", "--multirun", "--resolve", "--version", "--info", "-i", "--run", "-r"}
 VALUED_FLAGS = {"--config-dir", "-cd", "--cfg", "-c", "--package", "-p"}
+
+Task = Callable[[Any, frozenset[str]], int | None]
 
 
 @dataclass(frozen=True)
@@ -59,43 +61,63 @@ class Command:
         return keys | {key[:i] for key in keys for i in range(len(key)) if key[i] == "." and "." in key[:i]}
 
 
-def run(task: Callable[[Any, frozenset[str]], int | None], command: Command) -> None:
+def run(task: Task, command: Command) -> None:
     """Runs `task(settings, given)` for the command line's settings, once, or once per combination under `-m`.
 
     `given` are the keys that the user set himself. Exits with 0, with the task's own status, or with 2 after one line
-    where a setting cannot be used; in a sweep the other runs go on.
+    where a setting cannot be used; in a sweep the other runs go on, and the largest status is the sweep's.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises; what the user reads is written here
-    statuses: list[int] = []
-    words: list[str] = []
+    try:
+        sys.argv[1:], words, varied = understood(sys.argv[1:], command)
+        launcher = sweep.launcher_of(sys.argv[1:])
+    except InvalidSetting as error:
+        _complain(str(error))
+        join().leave()
+        sys.exit(2)
+    with sweep.scratch(launcher) as folder:
+        jobs = sweep.Jobs(folder, launcher, varied, os.getpid())
+        sys.argv += jobs.overrides(sys.argv[1:])
+        _store(command)
+        job = _job(task, command, words, jobs)
+        with jobs.watched():
+            try:
+                hydra.main(version_base="1.3", config_path=None, config_name=command.name)(job)()
+            except (HydraException, OmegaConfBaseException) as error:
+                _complain(in_one_line(error, command.keys))
+                jobs.ended("", 2)
+        status = jobs.status()
+    join().leave()
+    sys.exit(status)
+
+
+def _job(task: Task, command: Command, words: list[str], jobs: sweep.Jobs) -> Callable[[DictConfig], None]:
+    """What Hydra calls for each combination, perhaps in another process."""
 
     def job(cfg: DictConfig) -> None:
-        given = _keys(HydraConfig.get().overrides.task)
+        overrides = list(HydraConfig.get().overrides.task)
+        given, name, line = _keys(overrides), jobs.name(overrides), ""
         try:
-            if words:
-                cfg[command.bare] = words
-            statuses.append(task(typed(cfg, given), given) or 0)
-        except (InvalidSetting, OmegaConfBaseException) as error:
-            _complain(in_one_line(error, command.keys))
-            statuses.append(2)
-        if statuses[-1] > 128:  # a signal ends the whole sweep
+            with jobs.own_process(name):
+                try:
+                    if words:
+                        cfg[command.bare] = words
+                    status = task(typed(cfg, given), given) or 0
+                except (InvalidSetting, OmegaConfBaseException) as error:
+                    status, line = 2, in_one_line(error, command.keys)
+                    _complain(line)
+        except sweep.Asked as asked:
+            status = 128 + asked.signal
+        jobs.ended(name, status, line)
+        if status > 128 and jobs.here:  # a signal ends the whole sweep
             join().leave()
-            sys.exit(statuses[-1])
+            sys.exit(status)
 
-    with tempfile.TemporaryDirectory() as scratch:
-        try:
-            sys.argv[1:], words[:] = understood(sys.argv[1:], scratch, command)
-            _store(command)
-            hydra.main(version_base="1.3", config_path=None, config_name=command.name)(job)()
-        except (HydraException, OmegaConfBaseException, InvalidSetting) as error:
-            _complain(in_one_line(error, command.keys))
-            statuses.append(2)
-    join().leave()
-    sys.exit(max(statuses, default=0))
+    return job
 
 
-def understood(arguments: list[str], scratch: str, command: Command) -> tuple[list[str], list[str]]:
-    """The arguments as Hydra wants them, and the bare ones. A sweep's own notes are sent to `scratch`.
+def understood(arguments: list[str], command: Command) -> tuple[list[str], list[str], frozenset[str]]:
+    """The arguments as Hydra wants them, the bare ones, and the keys that a sweep gives several values.
 
     Raises:
         InvalidSetting: a key that is no setting.
@@ -115,9 +137,8 @@ def understood(arguments: list[str], scratch: str, command: Command) -> tuple[li
             bare.append(argument)
         else:
             overrides.append(_override(argument, command))
-    if {"-m", "--multirun"} & set(flags):
-        overrides.append(f"hydra.sweep.dir={scratch}")
-    return flags + overrides, bare
+    parsed = OverridesParser.create().parse_overrides(overrides)
+    return flags + overrides, bare, frozenset(each.key_or_group for each in parsed if each.is_sweep_override())
 
 
 def _override(argument: str, command: Command) -> str:
@@ -127,7 +148,7 @@ def _override(argument: str, command: Command) -> str:
     if not equals:
         raise InvalidSetting(f"'{argument}' is no setting; write key=value (--help lists all settings)")
     known, short = command.keys, command.short
-    if bare not in short and not bare.startswith("hydra.") and bare not in known:
+    if bare not in short and not bare.startswith(("hydra.", "hydra/")) and bare not in known:
         raise InvalidSetting(f"unknown setting '{bare}'{nearest(bare, known)} (--help lists all settings)")
     override = f"{short[bare]}={value}" if bare in short else argument
     try:

@@ -127,7 +127,7 @@ ALONE = Ranks()
 
 def join() -> Ranks:
     """This process's place among those that torchrun started; alone where it was started otherwise."""
-    if not distributed.is_available() or not distributed.is_torchelastic_launched() or os.environ["WORLD_SIZE"] == "1":
+    if not distributed.is_available() or not launched_together() or os.environ["WORLD_SIZE"] == "1":
         return ALONE
     if not distributed.is_initialized():
         # Hosts speak through gloo also where gradients pass through NCCL: agreeing must not wait for the device.
@@ -135,9 +135,14 @@ def join() -> Ranks:
     return Ranks(*(int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "GROUP_WORLD_SIZE")))
 
 
+def launched_together() -> bool:
+    """Whether torchrun started this process."""
+    return distributed.is_torchelastic_launched()
+
+
 def first_of_all() -> bool:
     """Whether this process may speak, also before it has joined the others."""
-    return os.environ.get("RANK", "0") == "0" or not distributed.is_torchelastic_launched()
+    return os.environ.get("RANK", "0") == "0" or not launched_together()
 
 
 def is_loss(error: RuntimeError) -> bool:
