@@ -205,3 +205,13 @@ def test_shards_without_a_readable_picture_are_a_one_line_error(tmp_path, monkey
     monkeypatch.setattr(streamed, "HOPELESS", 50)
     with pytest.raises(InvalidSetting, match=r"^50 samples of wds/birds/train in a row cannot be read; .*$"):
         samples(birds(tmp_path, unreadable=range(15)), 4, workers=workers)
+
+
+def test_repeats_read_once_and_are_entered_anywhere(tmp_path):
+    """Each of the reader's samples so many times in a row, whether or not a batch begins with a new one."""
+    once, thrice = (samples(birds(tmp_path), number, repeats=repeats) for number, repeats in ((16, 1), (48, 3)))
+    assert torch.equal(thrice[1], once[1].repeat_interleave(3))
+    assert len({tuple(noise.tolist()) for noise in thrice[2]}) == 48
+    for start in (4, 12, 20):
+        late = samples(birds(tmp_path), 16, start=start, repeats=3)
+        assert all(torch.equal(a[start : start + 16], b) for a, b in zip(thrice[:3], late[:3], strict=True))
