@@ -9,7 +9,7 @@ from typing import Any
 from losses import InvalidSetting
 from losses.patches import spread
 from recon.comparison.assemble import Learnt, assemble, learnt_rows
-from recon.comparison.gather import gather
+from recon.comparison.gather import Candidate, gather
 from recon.comparison.representation import with_probes
 from recon.comparison.settings import CompareSettings
 from recon.evaluation.command import evaluated
@@ -24,11 +24,14 @@ from recon.report.page import write_page
 from recon.report.plots import write_plots
 from recon.report.tables import write_tables
 from recon.training.console import duration
+from recon.training.ranks import PATIENCE, Ranks, join
 from recon.training.run_folder import write_text
 
 
 def compare(settings: CompareSettings, given: frozenset[str] = frozenset()) -> int:
     """Compares runs on the same images and masks; writes the report and prints its table.
+
+    Under torchrun processes share what has to be evaluated, and the first alone writes and prints.
 
     Returns 0, or 1 where some runs could not be evaluated: the report has the others, and says why.
 
@@ -45,8 +48,17 @@ def compare(settings: CompareSettings, given: frozenset[str] = frozenset()) -> i
     runs = [run for run in named if not (run.is_dir() and run.name.endswith(RESULTS))]
     if not runs:
         raise InvalidSetting("name the runs to compare: python -m recon.compare runs/A runs/B")
-    baselines = [run for run in runs if from_scratch(run)]
-    candidates = gather([run for run in runs if run not in baselines], settings, announced)
+    ranks = join(PATIENCE)
+    with ranks.ending_together("what has been evaluated is kept; compare again"):
+        baselines = ranks.by_first(lambda: [run for run in runs if from_scratch(run)])
+        candidates = gather([run for run in runs if run not in baselines], settings, announced, ranks)
+        return ranks.by_first(lambda: report(candidates, baselines, settings, folder, began))
+
+
+def report(
+    candidates: list[Candidate], baselines: list[Path], settings: CompareSettings, folder: Path, began: float
+) -> int:
+    """Writes the report and prints its table; returns the exit status."""
     learnt = learnt_rows(candidates)
     comparison = with_probes(assemble(candidates, learnt, settings), probings(learnt, baselines))
     folder.mkdir(parents=True, exist_ok=True)
@@ -103,9 +115,11 @@ def write_files(comparison: dict[str, Any], folder: Path) -> None:
     write_text(path, json.dumps(comparison | {"files": files}, indent=1, allow_nan=False) + "\n")
 
 
-def announced(subject: Subject, measuring: Measuring, nets: Networks, before: Evaluation | None) -> Evaluation:
-    print(f"evaluating {subject.folder}", flush=True)
-    return evaluated(subject, measuring, nets, before)
+def announced(
+    subject: Subject, measuring: Measuring, nets: Networks, before: Evaluation | None, ranks: Ranks
+) -> Evaluation:
+    ranks.say(f"evaluating {subject.folder}")
+    return evaluated(subject, measuring, nets, before, ranks)
 
 
 def pictures(learnt: dict[str, Learnt]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from losses import InvalidSetting
@@ -12,6 +13,7 @@ from recon.evaluation.instruments import networks
 from recon.evaluation.protocol import Protocol, dataset_of, protocol_of
 from recon.evaluation.rows import honest
 from recon.evaluation.subject import Subject, open_run
+from recon.training.ranks import ALONE, TOLD, Ranks, is_loss
 
 # What does not change the numbers of an evaluation.
 PLACES = {"device", "batch", "run", "runs", "out", "again", "data", "target"}  # but see `usable`
@@ -28,33 +30,38 @@ class Candidate:
     reason: str | None = None
 
 
-def gather(folders: list[Path], settings: CompareSettings, evaluated: Callable[..., Evaluation]) -> list[Candidate]:
-    """Every run with its evaluation, all of one digest. `evaluated(subject, settings, networks, before)` makes one.
+def gather(
+    folders: list[Path], settings: CompareSettings, evaluated: Callable[..., Evaluation], ranks: Ranks = ALONE
+) -> list[Candidate]:
+    """Every run with its evaluation, all of one digest.
 
-    A run that cannot be read or evaluated has a reason instead, and stops nobody else. A checkpoint of others is
+    `evaluated(subject, settings, networks, before, ranks)` makes one; what is there already the first process reads. A run that cannot be read or evaluated has a reason instead, and stops nobody else. A checkpoint of others is
     judged on the data of the first run that has some, unless the settings say on which.
 
     Raises:
         InvalidSetting: runs that no evaluation can bring together, or not one that can be read.
     """
-    candidates = [_opened(folder, settings.target) for folder in folders]
+    candidates = [_opened(folder, settings.target, ranks) for folder in folders]
     readable = [c for c in candidates if c.reason is None]
     if not readable:
         raise InvalidSetting("; ".join(c.reason for c in candidates))
     give_data(readable)
     refuse_other_protocols([(c.folder, _protocol(c.subject, settings)) for c in readable])
-    nets = networks(settings)
+    nets = ranks.in_turn(lambda: networks(settings))  # what is missing is fetched once
     last: Evaluation | None = None
     for candidate in readable:
-        candidate.found = None if settings.again else usable(candidate.subject, settings, nets.provenance)
+        subject = candidate.subject
+        if not settings.again:
+            candidate.found = ranks.by_first(partial(usable, subject, settings, nets.provenance))
         if candidate.found is None:
             try:
-                last = evaluated(candidate.subject, settings, nets, last)
-                candidate.subject.make_folder()
-                candidate.found = record.write(candidate.subject, settings, last)
-            except (InvalidSetting, OSError, RuntimeError) as error:  # a full disk, a device without memory
+                last = evaluated(subject, settings, nets, last, ranks)
+                candidate.found = ranks.by_first(partial(_written, subject, settings, last))
+            except TOLD as error:
+                if is_loss(error):
+                    raise
                 candidate.reason = f"{candidate.folder}: {' '.join(str(error).split())}"
-        candidate.subject.trained.model.cpu()
+        subject.trained.model.cpu()
     refuse_other_images(candidates)
     return candidates
 
@@ -108,13 +115,19 @@ def usable(subject: Subject, settings: CompareSettings, weights: dict[str, dict[
     return found if all(then.get(key) == now[key] for key in now if key not in PLACES) else None
 
 
-def _opened(folder: Path, target: str | None) -> Candidate:
+def _written(subject: Subject, settings: CompareSettings, found: Evaluation) -> record.Record:
+    subject.make_folder()
+    return record.write(subject, settings, found)
+
+
+def _opened(folder: Path, target: str | None, ranks: Ranks) -> Candidate:
     """`target` is for checkpoints that cannot tell theirs; the others keep their own."""
     try:
-        subject = open_run(folder)
-        origin = subject.trained.origin
-        if target is not None and origin is not None and origin.has_decoder and origin.target is None:
-            subject = open_run(folder, target)
+        with ranks.one_voice():
+            subject = open_run(folder)
+            origin = subject.trained.origin
+            if target is not None and origin is not None and origin.has_decoder and origin.target is None:
+                subject = open_run(folder, target)
         return Candidate(folder, subject=subject, reason=subject.undrawable)
     except InvalidSetting as error:
         return Candidate(folder, reason=str(error))

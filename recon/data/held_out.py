@@ -52,7 +52,7 @@ def held_out_batches(
     images, noise, names, found = [], [], [], 0
     for image, name in readable_from(source, count):
         images.append(evaluation_crop(image, image_size, native=source.native))
-        noise.append(masking(torch.Generator().manual_seed(seed_of(seed, name))))
+        noise.append(noise_of(name, seed, masking))
         names.append(name)
         found += 1
         if len(names) == batch or found == count:
@@ -64,6 +64,11 @@ def held_out_batches(
         yield torch.stack(images).float() / 255, torch.stack(noise), names
     elif not found:
         raise InvalidSetting("none of the held-out images can be read")
+
+
+def noise_of(name: str, seed: int, masking: Callable[[torch.Generator], Tensor]) -> Tensor:
+    """An image's noise (N,)."""
+    return masking(torch.Generator().manual_seed(seed_of(seed, name)))
 
 
 def readable_from(source: Source | StreamedSource, count: int) -> Iterator[tuple[Image.Image, str]]:

@@ -10,12 +10,13 @@ from torch import Tensor
 from losses import InvalidSetting
 from recon.data import Source, StreamedSource
 from recon.evaluation.instruments import Instruments, Networks, make_instruments, passports_of
-from recon.evaluation.measure import Gathering, Measured, RatioPoint
+from recon.evaluation.measure import Gauge, Measured, Part, RatioPart, at_ratio, ratio_point
 from recon.evaluation.protocol import Batch, Digest, Protocol, batches, open_source, protocol_of
 from recon.evaluation.rows import Progress, Row, rows_beside, rows_of_run
 from recon.evaluation.settings import Measuring
 from recon.evaluation.subject import Subject
 from recon.metrics import Pair, Passport, Undefined
+from recon.training.ranks import ALONE, Ranks
 
 EXACT_MASKS = 12  # that exact retention is worked out for; the time of each grows with the cube of its pixels
 
@@ -25,7 +26,7 @@ class Seen:
     """One pass over the images of a protocol, whose checksum is `digest`.
 
     `names` are those of all images, `shown` of the ones to look at, and `masks` (pictures, N) theirs.
-    `measured` has the rows by key.
+    `measured` has the rows by key, `by_ratio` those of the run at other mask ratios: row -> ratio -> numbers.
     """
 
     digest: str
@@ -33,6 +34,7 @@ class Seen:
     shown: list[str]
     masks: Tensor
     measured: dict[str, Measured]
+    by_ratio: dict[str, dict[float, dict[str, float]]]
 
 
 @dataclass
@@ -42,7 +44,6 @@ class Evaluation:
     protocol: Protocol
     seen: Seen
     rows: list[Row]
-    by_ratio: dict[str, dict[float, dict[str, float]]]
     passports: dict[str, Passport]
     provenance: dict[str, dict[str, str]]
     caveat: str | None
@@ -55,6 +56,7 @@ def evaluate(
     device: torch.device,
     progress: Progress,
     before: Evaluation | None = None,
+    ranks: Ranks = ALONE,
 ) -> Evaluation:
     """Measures a run, the simple reconstructions and the truth.
 
@@ -62,19 +64,21 @@ def evaluate(
         nets: of `networks(measuring)`.
         before: an evaluation of another run under the same settings; under the same protocol too its simple
             reconstructions are taken over.
+        ranks: that share the images, batch by batch; each of them has the whole evaluation in the end.
 
     Raises:
         InvalidSetting: the data is not to be had, or has changed since `before`.
     """
-    settings = subject.trained.settings
-    protocol = protocol_of(settings, subject.trained.model.patch_size, measuring)
-    training, held_out = (open_source(settings, split, measuring) for split in ("train", "val"))
-    instruments = make_instruments(nets, protocol, held_out, device)
-    rows = run = rows_of_run(subject, device)
+    with ranks.one_voice():
+        settings = subject.trained.settings
+        protocol = protocol_of(settings, subject.trained.model.patch_size, measuring)
+        training, held_out = (open_source(settings, split, measuring) for split in ("train", "val"))
+        instruments = make_instruments(nets, protocol, held_out, device)
+        rows = run = rows_of_run(subject, device)
     if before is None or before.protocol != protocol:
         before = None
-        rows = [*run, *rows_beside(protocol, training, measuring.training_images, measuring.batch, progress)]
-    seen = look(rows, protocol, held_out, measuring, instruments, device, progress)
+        rows = [*run, *rows_beside(protocol, training, measuring.training_images, measuring.batch, progress, ranks)]
+    seen = look(rows, protocol, held_out, measuring, instruments, device, progress, ranks)
     if before is not None:
         if before.seen.digest != seen.digest:
             raise InvalidSetting(f"{subject.folder} finds other images of {protocol.data} than the run before it")
@@ -82,12 +86,12 @@ def evaluate(
         rows = [*run, *beside]
         seen.measured |= {row.key: before.seen.measured[row.key] for row in beside}
     _excess(seen.measured)
-    _exact(rows, seen)
+    with ranks.one_voice():
+        _exact(rows, seen)
     return Evaluation(
         protocol,
         seen,
         rows,
-        by_ratio=along_ratios(run, protocol, held_out, measuring, device, progress, instruments.colour),
         passports=passports_of(measuring, bound="bayes" in seen.measured),
         provenance=nets.provenance,
         caveat=held_out.caveat,
@@ -102,28 +106,53 @@ def look(
     instruments: Instruments,
     device: torch.device,
     progress: Progress,
+    ranks: Ranks = ALONE,
 ) -> Seen:
-    """Every row's numbers, in one pass over the images."""
+    """Every row's numbers, in one pass over the images: each of the ranks reads all and measures its part."""
     digest, names, shown, masks = Digest(), [], [], []
-    gatherings = {row.key: Gathering(instruments, protocol.patch_size) for row in rows}
+    gauge = Gauge(instruments, protocol.patch_size, device)
     positions = spread(measuring.pictures, protocol, source)
-    total = -(-protocol.images // measuring.batch)
-    for batch in progress(batches(protocol, source, measuring.batch), "metrics", total):
-        looked_at = [i for i in range(len(batch.names)) if len(names) + i in positions]
-        digest.add(batch)
-        names += batch.names
-        shown += [batch.names[i] for i in looked_at]
-        masks.append(batch.mask[looked_at])
+    ratios = other_ratios(measuring, protocol)
+
+    def noted(found: Iterable[Batch]) -> Iterator[tuple[Batch, list[int]]]:
+        """The batches, each with its images to look at; what is known without measuring is kept of all."""
+        for batch in found:
+            looked_at = [i for i in range(len(batch.names)) if len(names) + i in positions]
+            digest.add(batch)
+            names.extend(batch.names)
+            shown.extend(batch.names[i] for i in looked_at)
+            masks.append(batch.mask[looked_at])
+            yield batch, looked_at
+
+    def measured(these: tuple[Batch, list[int]]) -> tuple[dict[str, Part], dict[tuple[str, float], RatioPart]]:
+        batch, looked_at = these
         features = None if instruments.features is None else instruments.features(batch.images.to(device)).cpu()
-        for row, image, pair in reconstructed(rows, batch, device):
-            gatherings[row.key].add(pair, features, image[looked_at])
-    measured = {key: gathering.result() for key, gathering in gatherings.items()}
-    return Seen(digest.hexdigest(), names, shown, torch.cat(masks), measured)
+        parts = {
+            row.key: gauge.measure(pair, features, image[looked_at])
+            for row, image, pair in reconstructed(rows, batch.images, batch.mask, device)
+        }
+        points = {
+            (row.key, ratio): at_ratio(pair, instruments.colour)
+            for ratio in ratios
+            for row, _, pair in reconstructed(run, batch.images, protocol.masks(batch.names, ratio), device)
+        }
+        return parts, points
+
+    run = [row for row in rows if row.kind == "run"]
+    total = -(-protocol.images // measuring.batch)
+    found = ranks.shared(noted(progress(batches(protocol, source, measuring.batch), "metrics", total)), measured)
+    _refuse_other_images(digest, protocol, ranks)
+    results = ranks.shared(rows, lambda row: gauge.result([parts[row.key] for parts, _ in found]))
+    by_ratio = {row.key: {ratio: ratio_point([p[row.key, ratio] for _, p in found]) for ratio in ratios} for row in run}
+    keys = [row.key for row in rows]
+    return Seen(digest.hexdigest(), names, shown, torch.cat(masks), dict(zip(keys, results, strict=True)), by_ratio)
 
 
-def reconstructed(rows: Iterable[Row], batch: Batch, device: torch.device) -> Iterator[tuple[Row, Tensor, Pair]]:
+def reconstructed(
+    rows: Iterable[Row], images: Tensor, mask: Tensor, device: torch.device
+) -> Iterator[tuple[Row, Tensor, Pair]]:
     """Every row's prediction of a batch as it is, and beside the truth, hidden patches alone."""
-    truth, mask = batch.images.to(device), batch.mask.to(device)
+    truth, mask = images.to(device), mask.to(device)
     for row in rows:
         image = row.reconstruct(truth, mask)
         yield row, image, Pair(image, truth, mask)
@@ -135,28 +164,19 @@ def spread(count: int, protocol: Protocol, source: Source | StreamedSource) -> s
     return {i * images // count for i in range(count)}
 
 
-def along_ratios(
-    rows: list[Row],
-    protocol: Protocol,
-    source: Source | StreamedSource,
-    measuring: Measuring,
-    device: torch.device,
-    progress: Progress,
-    colour: Tensor,
-) -> dict[str, dict[float, dict[str, float]]]:
-    """The run's rows at other mask ratios: row -> ratio -> numbers."""
-    found: dict[str, dict[float, dict[str, float]]] = {row.key: {} for row in rows}
-    for ratio in progress(measuring.ratios, "mask ratios", len(measuring.ratios)):
-        patches = protocol.grid[0] * protocol.grid[1]
-        if not 0 < int(patches * (1 - ratio)) < patches:
-            continue  # so few patches that all would be hidden, or none
-        points = {row.key: RatioPoint(colour) for row in rows}
-        for batch in batches(protocol, source, measuring.batch, ratio):
-            for row, _, pair in reconstructed(rows, batch, device):
-                points[row.key].add(pair)
-        for key, point in points.items():
-            found[key][ratio] = point.result()
-    return found
+def other_ratios(measuring: Measuring, protocol: Protocol) -> list[float]:
+    """Those that were asked for, less what would hide all of so few patches, or none."""
+    patches = protocol.grid[0] * protocol.grid[1]
+    return [ratio for ratio in dict.fromkeys(measuring.ratios) if 0 < int(patches * (1 - ratio)) < patches]
+
+
+def _refuse_other_images(digest: Digest, protocol: Protocol, ranks: Ranks) -> None:
+    """Raises InvalidSetting where the processes, on several machines, do not find the same images."""
+    with ranks.one_voice():
+        if ranks.from_first(digest.hexdigest()) != digest.hexdigest():
+            raise InvalidSetting(
+                f"process {ranks.rank} finds other images of {protocol.data} than the first; check data"
+            )
 
 
 def _excess(measured: dict[str, Measured]) -> None:

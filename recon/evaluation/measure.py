@@ -1,7 +1,8 @@
-"""One row's numbers, gathered batch by batch; only a few hundred numbers of each image are kept."""
+"""One row's numbers, batch by batch and put together; only a few hundred numbers of each image are kept."""
 
-from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -36,53 +37,74 @@ class Measured:
     exact_retention: Tensor | None = None
 
 
-class Gathering:
-    """Takes in one row's pairs, batch by batch."""
+@dataclass(frozen=True)
+class Part:
+    """One row's numbers of one batch, on the CPU: what `Measured` is made of.
 
-    def __init__(self, instruments: Instruments, patch_size: int):
-        self.instruments = instruments
-        self.values: dict[str, list[Tensor]] = defaultdict(list)
+    features: (B, D) of the prediction and of the truth; texture: what `SlicedWasserstein` keeps; None where there is no
+    such thing.
+    """
+
+    values: dict[str, Tensor]
+    reasons: dict[str, str]
+    features: tuple[Tensor, Tensor] | None
+    texture: tuple[Tensor, ...] | None
+    moments: Tensor | None
+    power: Tensor | None
+    pictures: Tensor
+
+
+class Gauge:
+    """Measures a row's pairs batch by batch."""
+
+    def __init__(self, instruments: Instruments, patch_size: int, device: torch.device):
+        self.instruments, self.patch_size, self.device = instruments, patch_size, device
         self.reasons = dict(instruments.missing)
-        self.features: list[tuple[Tensor, Tensor]] = []
-        self.moments: list[Tensor] = []
-        self.power: list[Tensor] = []
-        self.pictures: list[Tensor] = []
         self.texture = SlicedWasserstein(patch_size) if patch_size >= SMALLEST_PATCH else None
         if self.texture is None:
             names = ("sliced_wasserstein", *(metric.name for metric in RECOVERY))
             self.reasons |= dict.fromkeys(names, f"patches below {SMALLEST_PATCH} pixels")
 
-    def add(self, pair: Pair, true_features: Tensor | None, looked_at: Tensor) -> None:
+    def measure(self, pair: Pair, true_features: Tensor | None, looked_at: Tensor) -> Part:
         """One batch.
 
         Args:
-            true_features: (B, D), those of the truth, the same for every row.
+            true_features: (B, D) on the CPU, those of the truth, the same for every row.
             looked_at: (few, 3, H, W), the predictions to be kept as pictures.
         """
-        self.pictures.append((looked_at.nan_to_num().clamp(0, 1) * 255).round().to(torch.uint8).cpu())
+        values, reasons = {}, dict(self.reasons)
         for name, metric in self.instruments.metrics.items():
             try:
-                self.values[name].append(metric(pair).double().cpu())
+                values[name] = metric(pair).double().cpu()
             except Undefined as reason:
-                self.reasons[name] = str(reason)
+                reasons[name] = str(reason)
+        features = texture = moments = power = None
         if true_features is not None:
-            self.features.append((self.instruments.features(pair.image).cpu(), true_features))
+            features = self.instruments.features(pair.image).cpu(), true_features
         if self.texture is not None:
-            self.texture.update(pair)
-            self.moments.append(moments_by_distance(pair, self.instruments.colour).cpu())
-            self.power.append(band_power(pair.grey_patches, pair.mask).double().cpu())
+            texture = tuple(kept.cpu() for kept in self.texture.sample(pair))
+            moments = moments_by_distance(pair, self.instruments.colour).cpu()
+            power = band_power(pair.grey_patches, pair.mask).double().cpu()
+        pictures = (looked_at.nan_to_num().clamp(0, 1) * 255).round().to(torch.uint8).cpu()
+        return Part(values, reasons, features, texture, moments, power, pictures)
 
-    def result(self) -> Measured:
-        values = {name: torch.cat(parts) for name, parts in self.values.items() if name not in self.reasons}
-        if self.features:
+    def result(self, parts: Sequence[Part]) -> Measured:
+        """Of all batches, in their order. What one of them has no value for has none."""
+        reasons = {name: reason for part in parts for name, reason in part.reasons.items()}
+        names = [name for name in self.instruments.metrics if name not in reasons]
+        values = {name: torch.cat([part.values[name] for part in parts]) for name in names}
+        if "kid" not in reasons:
             try:
-                values["kid"] = paired_kid(*(torch.cat(parts) for parts in zip(*self.features, strict=True)))
+                values["kid"] = paired_kid(*map(torch.cat, zip(*(part.features for part in parts), strict=True)))
             except Undefined as reason:
-                self.reasons["kid"] = str(reason)
+                reasons["kid"] = str(reason)
+        moments = power = None
         if self.texture is not None:
-            values["sliced_wasserstein"] = self.texture.per_image().cpu()
-        moments, power = (torch.cat(parts) if parts else None for parts in (self.moments, self.power))
-        return Measured(values, self.reasons, moments, power, torch.cat(self.pictures))
+            texture = SlicedWasserstein(self.patch_size)
+            texture.kept = [tuple(kept.to(self.device) for kept in part.texture) for part in parts]
+            values["sliced_wasserstein"] = texture.per_image().cpu()
+            moments, power = (torch.cat([getattr(part, name) for part in parts]) for name in ("moments", "power"))
+        return Measured(values, reasons, moments, power, torch.cat([part.pictures for part in parts]))
 
 
 def moments_by_distance(pair: Pair, colour: Tensor) -> Tensor:
@@ -92,24 +114,27 @@ def moments_by_distance(pair: Pair, colour: Tensor) -> Tensor:
     return band_moments(pair.patches, pair.true_patches, at, colour)
 
 
-class RatioPoint:
-    """One row at one mask ratio: masked PSNR in dB, retention and coherence."""
+class RatioPart(NamedTuple):
+    """One row's numbers of one batch at one mask ratio: (B,) in dB; (B, bands, 4), None where patches have no bands."""
 
-    def __init__(self, colour: Tensor):
-        self.colour = colour
-        self.psnr: list[Tensor] = []
-        self.moments: list[Tensor] = []
+    psnr: Tensor
+    moments: Tensor | None
 
-    def add(self, pair: Pair) -> None:
-        self.psnr.append(METRICS["masked_psnr"](pair).cpu())
-        if pair.patch_size >= SMALLEST_PATCH:
-            moments = band_moments(pair.patches, pair.true_patches, pair.mask, self.colour).cpu()
-            self.moments.append(moments[moments.flatten(1).isfinite().all(1)])
 
-    def result(self) -> dict[str, float]:
-        psnr = torch.cat(self.psnr)
-        found = {"psnr": psnr[psnr.isfinite()].mean().item()}
-        if self.moments:
-            sums = summary(torch.cat(self.moments).sum(0))
-            found |= {name: sums[name].item() for name in ("retention", "coherence")}
-        return found
+def at_ratio(pair: Pair, colour: Tensor) -> RatioPart:
+    """Measures a batch under masks of another ratio."""
+    moments = None
+    if pair.patch_size >= SMALLEST_PATCH:
+        moments = band_moments(pair.patches, pair.true_patches, pair.mask, colour).cpu()
+    return RatioPart(METRICS["masked_psnr"](pair).cpu(), moments)
+
+
+def ratio_point(parts: Sequence[RatioPart]) -> dict[str, float]:
+    """Masked PSNR in dB, retention and coherence, over all batches."""
+    psnr = torch.cat([part.psnr for part in parts])
+    found = {"psnr": psnr[psnr.isfinite()].mean().item()}
+    if parts[0].moments is not None:
+        moments = torch.cat([part.moments for part in parts])
+        sums = summary(moments[moments.flatten(1).isfinite().all(1)].sum(0))
+        found |= {name: sums[name].item() for name in ("retention", "coherence")}
+    return found

@@ -12,7 +12,7 @@ from torch import Tensor
 from losses import InvalidSetting
 from recon import config
 from recon.config import Settings
-from recon.data import Source, StreamedSource, create_dataset, held_out_batches
+from recon.data import Source, StreamedSource, create_dataset, held_out_batches, noise_of
 from recon.evaluation.settings import Measuring
 from recon.model.masking import kept, mask_from_noise, strategy
 
@@ -39,6 +39,11 @@ class Protocol:
         free = {"images", "seed"}
         mine, theirs = asdict(self), asdict(other)
         return {key: (mine[key], theirs[key]) for key in mine if key not in free and mine[key] != theirs[key]}
+
+    def masks(self, names: list[str], ratio: float) -> Tensor:
+        """How the images of these names are hidden at another ratio: (B, N) bool."""
+        noise = torch.stack([noise_of(name, self.seed, self.noise(ratio)) for name in names])
+        return self.hidden(noise, ratio)
 
     def noise(self, ratio: float | None = None) -> Callable[[torch.Generator], Tensor]:
         """Draws one image's noise (N,) from a generator."""
@@ -91,13 +96,11 @@ def open_source(run: Settings, split: str, measuring: Measuring) -> Source | Str
     return create_dataset(name, split, measuring.data.root or own)
 
 
-def batches(
-    protocol: Protocol, source: Source | StreamedSource, size: int, ratio: float | None = None
-) -> Iterator[Batch]:
+def batches(protocol: Protocol, source: Source | StreamedSource, size: int) -> Iterator[Batch]:
     """The protocol's images and masks, `size` images at a time."""
-    found = held_out_batches(source, protocol.image_size, protocol.images, protocol.seed, protocol.noise(ratio), size)
+    found = held_out_batches(source, protocol.image_size, protocol.images, protocol.seed, protocol.noise(), size)
     for images, noise, names in found:
-        yield Batch(images, protocol.hidden(noise, ratio), names)
+        yield Batch(images, protocol.hidden(noise), names)
 
 
 class Digest:

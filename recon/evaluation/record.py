@@ -102,7 +102,7 @@ def as_page(subject: Subject, measuring: Measuring, evaluation: Evaluation) -> d
                 "note": row.note,
                 "values": {name: figures(name, evaluation.seen.measured[row.key]) for name in evaluation.passports},
                 **textures(evaluation.seen.measured[row.key], evaluation.protocol.patch_size),
-                "by_ratio": by_ratio(evaluation.by_ratio.get(row.key, {})),
+                "by_ratio": by_ratio(evaluation.seen.by_ratio.get(row.key, {})),
             }
             for row in evaluation.rows
         },

@@ -14,6 +14,7 @@ from recon.data.gaussian_field import GaussianField
 from recon.evaluation.protocol import Protocol
 from recon.evaluation.subject import Subject
 from recon.model import MaskedAutoencoder
+from recon.training.ranks import ALONE, Ranks
 
 Reconstruct = Callable[[Tensor, Tensor], Tensor]
 Progress = Callable[[Iterable, str, int], Iterable]  # what it goes through, what that is, how many
@@ -78,7 +79,12 @@ def honest(model: MaskedAutoencoder) -> bool:
 
 
 def rows_beside(
-    protocol: Protocol, source: Source | StreamedSource, training_images: int, batch: int, progress: Progress
+    protocol: Protocol,
+    source: Source | StreamedSource,
+    training_images: int,
+    batch: int,
+    progress: Progress,
+    ranks: Ranks = ALONE,
 ) -> list[Row]:
     """The simple reconstructions, the bound where the data has a known one, and the truth.
 
@@ -89,7 +95,8 @@ def rows_beside(
     """
     rows = [Row(key, LABELS[key], "simple", simple) for key, simple in SIMPLE.items()]
     crops = _crops(source, protocol, training_images, batch)
-    rows.append(_ridge(progress(crops, "ridge regression", -(-training_images * 8 // (5 * batch))), protocol))
+    shown = progress(crops, "ridge regression", -(-training_images * 8 // (5 * batch)))
+    rows.append(_ridge(shown, protocol, ranks))
     if isinstance(source, GaussianField):
         bayes = Bayes(protocol.image_size)
         rows.append(
@@ -98,10 +105,11 @@ def rows_beside(
     return [*rows, Row("truth", "the truth", "truth", lambda truth, mask: truth)]
 
 
-def _ridge(crops: Iterable[Tensor], protocol: Protocol) -> Row:
-    """The ridge regression; a row without values where there are too few images to fit it."""
+def _ridge(crops: Iterable[Tensor], protocol: Protocol, ranks: Ranks) -> Row:
+    """The ridge regression, fitted by the first process; a row without values where there are too few images for it."""
     try:
-        return Row("ridge", "ridge regression", "simple", Ridge.fit(crops, protocol.patch_size))
+        ridge = ranks.by_first(lambda: Ridge.fit(crops, protocol.patch_size))
+        return Row("ridge", "ridge regression", "simple", ridge)
     except InvalidSetting as reason:
         nothing = Row("ridge", "ridge regression", "simple", lambda truth, mask: torch.full_like(truth, torch.nan))
         return replace(nothing, note=str(reason))

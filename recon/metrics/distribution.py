@@ -125,6 +125,10 @@ class SlicedWasserstein:
 
     def update(self, pair: Pair) -> None:
         """Takes in a batch; its images follow those of the batches before."""
+        self.kept.append(self.sample(pair))
+
+    def sample(self, pair: Pair) -> tuple[Tensor, Tensor, Tensor]:
+        """What `kept` has of a batch of images: projections of prediction and truth, and which of them count."""
         chosen, filled = _evenly(pair.mask, min(PATCHES, pair.mask.shape[1]))
         image = torch.arange(len(chosen), device=chosen.device)[:, None]
         directions = self.directions.to(chosen.device)
@@ -132,7 +136,7 @@ class SlicedWasserstein:
             (dct2(x[image, chosen].double()).flatten(2) @ directions.T).float()
             for x in (pair.patches, pair.true_patches)
         )
-        self.kept.append((predicted, true, filled & predicted.isfinite().flatten(1).all(1, keepdim=True)))
+        return predicted, true, filled & predicted.isfinite().flatten(1).all(1, keepdim=True)
 
     def compute(self) -> float:
         """The distance over all images; NaN where there is none, or where the truth has no energy along a vector."""

@@ -38,21 +38,7 @@ def make_fabric(device: str, precision: str, ranks: Ranks = ALONE) -> Fabric:
     Raises:
         InvalidSetting: an unknown name, or a device that is not there.
     """
-    kind, _, index = (_best() if device == "auto" else device).partition(":")
-    if kind not in ("cpu", "cuda", "mps") or (index and (kind != "cuda" or not index.isdigit())):
-        raise InvalidSetting(
-            f"unknown device '{device}'{nearest(kind, ('auto', 'cpu', 'cuda', 'mps'))} (auto, cpu, cuda, cuda:N, mps)"
-        )
-    there = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}[kind]
-    if int(index or 0) >= there:
-        have = f"this machine has {there}" if kind == "cuda" else "this machine has none"
-        raise InvalidSetting(f"device={device} is not there ({have}); use device=auto or device=cpu")
-    here = ranks.count // ranks.nodes
-    if here > 1 and kind != "cpu" and (index or here > there):
-        raise InvalidSetting(
-            f"device={device} is too little for {here} processes on this machine ({kind} devices: {there}); "
-            f"start as many as there are devices, or use device=cpu"
-        )
+    kind, index = placed(device, ranks)
     if precision == "auto":
         precision = "bf16" if fast_bfloat16(kind) else "fp32"
     if precision not in PRECISIONS:
@@ -70,9 +56,42 @@ def make_fabric(device: str, precision: str, ranks: Ranks = ALONE) -> Fabric:
     # The model's buffers are constants; to broadcast them would make the first one's pictures wait for the others.
     renamed = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters  # torch 2.15
     strategy = DDPStrategy(**{"forward_sync_buffers" if renamed else "broadcast_buffers": False})
-    fabric = Fabric(accelerator=kind, devices=here, num_nodes=ranks.nodes, strategy=strategy, plugins=plugins)
+    fabric = Fabric(
+        accelerator=kind, devices=ranks.per_machine, num_nodes=ranks.nodes, strategy=strategy, plugins=plugins
+    )
     fabric.launch()
     return fabric
+
+
+def own_fabric(device: str, precision: str, ranks: Ranks) -> Fabric:
+    """The same where processes share no model: each works alone, on the device of its number on its machine."""
+    if ranks.count == 1:
+        return make_fabric(device, precision)
+    kind, _ = placed(device, ranks)
+    number = ranks.rank % ranks.per_machine
+    fabric = make_fabric(f"cuda:{number}" if kind == "cuda" else kind, precision)
+    fabric.launch()  # so that this is the device that is meant where none is named
+    return fabric
+
+
+def placed(device: str, ranks: Ranks) -> tuple[str, str]:
+    """A device's kind, and its number where one was given; see `make_fabric`."""
+    kind, _, index = (_best() if device == "auto" else device).partition(":")
+    if kind not in ("cpu", "cuda", "mps") or (index and (kind != "cuda" or not index.isdigit())):
+        raise InvalidSetting(
+            f"unknown device '{device}'{nearest(kind, ('auto', 'cpu', 'cuda', 'mps'))} (auto, cpu, cuda, cuda:N, mps)"
+        )
+    there = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}[kind]
+    if int(index or 0) >= there:
+        have = f"this machine has {there}" if kind == "cuda" else "this machine has none"
+        raise InvalidSetting(f"device={device} is not there ({have}); use device=auto or device=cpu")
+    here = ranks.per_machine
+    if here > 1 and kind != "cpu" and (index or here > there):
+        raise InvalidSetting(
+            f"device={device} is too little for {here} processes on this machine ({kind} devices: {there}); "
+            f"start as many as there are devices, or use device=cpu"
+        )
+    return kind, index
 
 
 def fast_bfloat16(kind: str) -> bool:

@@ -68,10 +68,8 @@ def pretrain(settings: Settings, given: frozenset[str] = frozenset()) -> int:
     model = make_model(settings, objective.head, source.mean, source.std)
     with ranks.one_voice():
         preview = make_preview(settings, held_out, model, fabric, ranks)
-    with ranks.one_voice():
-        if ranks.first and not settings.resume:
-            folder = run_folder.create(settings)
-    folder = ranks.from_first(folder)
+    if not settings.resume:
+        folder = ranks.by_first(lambda: run_folder.create(settings))
     run = Run(
         folder=folder,
         settings=run_folder.flat(settings),

@@ -1,12 +1,15 @@
-"""The processes that torchrun started for one run: which is the first, and how all come to the same decision.
+"""The processes that torchrun started for one run: which is the first, who does what, and how all decide the same.
 
 A process alone is the first of one; nothing here then waits, sends or changes anything.
 """
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+import signal
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
@@ -19,6 +22,10 @@ if TYPE_CHECKING:
     from recon.data import Batch
 
 T = TypeVar("T")
+R = TypeVar("R")
+
+TOLD = (InvalidSetting, OSError, RuntimeError)  # what one process meets and all must hear of: a file, a full device
+PATIENCE = timedelta(days=7)  # with one that still trains a probe, when the others have done their part
 
 
 @dataclass(frozen=True)
@@ -28,6 +35,11 @@ class Ranks(Processes):
     rank: int = 0
     count: int = 1
     nodes: int = 1
+
+    @property
+    def per_machine(self) -> int:
+        """How many of the processes each machine has."""
+        return self.count // self.nodes
 
     @property
     def first(self) -> bool:
@@ -58,23 +70,80 @@ class Ranks(Processes):
         """The signal that any of the processes has heard, so that all stop after the same step."""
         return self.largest(number or 0) or None
 
+    def mine(self, things: Sequence[T]) -> Sequence[T]:
+        """This process's part of them: those of numbers rank, rank + count, ..."""
+        return things[self.rank :: self.count]
+
+    def in_order(self, own: list[T]) -> list[T]:
+        """What the processes have made, each of its own part (`mine`), in the order of the whole; known to all."""
+        if self.count == 1:
+            return own
+        parts = self._all(own)
+        return [part[k] for k in range(max(map(len, parts))) for part in parts if k < len(part)]
+
+    def shared(self, things: Iterable[T], work: Callable[[T], R]) -> list[R]:
+        """`work` done on every thing, by one process each; all results, in order, known to all.
+
+        Each process goes through all things and does its own part, on which the others have no influence: what comes
+        back is what one process would have made, to the bit. An error of one is raised in all. `work` is done alone,
+        so it must wait for no other process.
+        """
+        with self.one_voice():
+            own = [work(thing) for number, thing in enumerate(things) if number % self.count == self.rank]
+        return self.in_order(own)
+
     def from_first(self, value: T) -> T:
         """The first process's `value`."""
-        return value if self.count == 1 else self._all(value)[0]
+        if self.count == 1:
+            return value
+        told = [value if self.first else None]
+        distributed.broadcast_object_list(told)
+        return told[0]
+
+    def by_first(self, function: Callable[[], T]) -> T:
+        """What `function` returns, called in the first process alone; where it raises an error, all do."""
+        with self.one_voice():
+            value = function() if self.first else None
+        return self.from_first(value)
 
     @contextmanager
     def one_voice(self) -> Iterator[None]:
-        """Within, what is a wrong setting for one process is the same wrong setting for all: none goes on alone."""
+        """Within, what is an error (`TOLD`) for one process is the same error for all: none goes on alone."""
         if self.count == 1:
             yield
             return
         error = None
         try:
             yield
-        except InvalidSetting as raised:
+        except TOLD as raised:
+            if is_loss(raised):
+                raise
             error = raised
         if self.largest(error is not None):
-            raise next(each for each in self._all(error) if each is not None)
+            raise next(each for each in self._all(error) if each is not None) from error
+
+    @contextmanager
+    def ending_together(self, left: str) -> Iterator[None]:
+        """Within, none outlives another: where one is gone or all are asked to end, one of them says so, and
+        what is `left`.
+
+        The exit status is then 1. A process alone ends as it always does.
+        """
+        if self.count == 1:
+            yield
+            return
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+        try:
+            yield
+        except BaseException as error:
+            # torchrun asks those to end that are about to say why, or to leave with the others.
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            if not isinstance(error, KeyboardInterrupt) and not is_loss(error):
+                raise
+            if self.first_to_ask():
+                print(f"ended: another process is gone, or all were asked to end; {left}", flush=True)
+            sys.exit(1)
+        signal.signal(signal.SIGTERM, before)
 
     def in_turn(self, function: Callable[[], T]) -> T:
         """Calls `function` in the first process, and when it is done in the others."""
@@ -125,13 +194,17 @@ class Ranks(Processes):
 ALONE = Ranks()
 
 
-def join() -> Ranks:
-    """This process's place among those that torchrun started; alone where it was started otherwise."""
+def join(patience: timedelta | None = None) -> Ranks:
+    """This process's place among those that torchrun started; alone where it was started otherwise.
+
+    `patience`: how long one may wait for another; by default that of torch's backends, 10 to 30 minutes.
+    """
     if not distributed.is_available() or not launched_together() or os.environ["WORLD_SIZE"] == "1":
         return ALONE
     if not distributed.is_initialized():
         # Hosts speak through gloo also where gradients pass through NCCL: agreeing must not wait for the device.
-        distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        distributed.init_process_group(backend, timeout=patience)
     return Ranks(*(int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "GROUP_WORLD_SIZE")))
 
 
@@ -145,6 +218,8 @@ def first_of_all() -> bool:
     return os.environ.get("RANK", "0") == "0" or not launched_together()
 
 
-def is_loss(error: RuntimeError) -> bool:
+def is_loss(error: BaseException) -> bool:
     """Whether the error says that another process is gone."""
+    if not isinstance(error, RuntimeError):
+        return False
     return isinstance(error, distributed.DistError) or "gloo" in str(error) or "NCCL" in str(error)

@@ -5,7 +5,7 @@ import skimage.data
 import torch
 
 from recon.evaluation.instruments import Instruments
-from recon.evaluation.measure import FURTHEST, Gathering, moments_by_distance
+from recon.evaluation.measure import FURTHEST, Gauge, moments_by_distance
 from recon.metrics import METRICS, Pair
 from recon.metrics.deep import PooledFeatures
 from recon.metrics.recovery import band_moments
@@ -29,10 +29,9 @@ def scene(n: int = 6, size: int = 48) -> tuple[torch.Tensor, torch.Tensor, torch
 
 
 def gathered(instruments, truth, predicted, mask, sizes):
-    gathering = Gathering(instruments, patch_size=8)
-    for t, p, m in zip(*(x.split(sizes) for x in (truth, predicted, mask)), strict=True):
-        gathering.add(Pair(p, t, m), instruments.features(t), p[:1])
-    return gathering.result()
+    gauge = Gauge(instruments, patch_size=8, device=torch.device("cpu"))
+    batches = zip(*(x.split(sizes) for x in (truth, predicted, mask)), strict=True)
+    return gauge.result([gauge.measure(Pair(p, t, m), instruments.features(t), p[:1]) for t, p, m in batches])
 
 
 def test_batches_give_what_one_image_at_a_time_gives(instruments):
@@ -86,9 +85,8 @@ def test_an_image_with_nothing_hidden_has_no_value(instruments):
 def test_patches_too_small_for_bands_have_a_reason_and_all_else(instruments):
     truth, predicted, _ = scene()
     mask = torch.rand(6, 24 * 24, generator=torch.Generator().manual_seed(1)) < 0.5
-    gathering = Gathering(instruments, patch_size=2)
-    gathering.add(Pair(predicted, truth, mask), instruments.features(truth), predicted[:0])
-    measured = gathering.result()
+    gauge = Gauge(instruments, patch_size=2, device=torch.device("cpu"))
+    measured = gauge.result([gauge.measure(Pair(predicted, truth, mask), instruments.features(truth), predicted[:0])])
     assert measured.moments is None and "patches below 4 pixels" in measured.reasons["retention"]
     assert measured.values["masked_psnr"].isfinite().all() and "kid" in measured.values
     assert measured.reasons["lpips"] == "not here"
