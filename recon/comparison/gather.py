@@ -35,8 +35,9 @@ def gather(
 ) -> list[Candidate]:
     """Every run with its evaluation, all of one digest.
 
-    `evaluated(subject, settings, networks, before, ranks)` makes one; what is there already the first process reads. A run that cannot be read or evaluated has a reason instead, and stops nobody else. A checkpoint of others is
-    judged on the data of the first run that has some, unless the settings say on which.
+    `evaluated(subject, settings, networks, before, ranks)` makes one. A run that cannot be read or evaluated has a
+    reason instead, and stops nobody else. A checkpoint of others is judged on the data of the first run that has some,
+    unless the settings say on which.
 
     Raises:
         InvalidSetting: runs that no evaluation can bring together, or not one that can be read.

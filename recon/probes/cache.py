@@ -12,12 +12,16 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from losses import InvalidSetting
+from recon.training.ranks import ALONE, Ranks
 
 
-def cached(folder: Path, facts: dict[str, Any], make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+def cached(
+    folder: Path, facts: dict[str, Any], make: Callable[[], dict[str, Tensor]], ranks: Ranks = ALONE
+) -> dict[str, Tensor]:
     """The features that `facts` describe: read from `folder`, or made and kept there.
 
     Args:
+        make: called by all of the `ranks` or by none; the first alone keeps what comes back.
         facts: plain values: checksums of network and images, sizes, layers, precision. They are the key, and are
             written into the file.
 
@@ -27,9 +31,16 @@ def cached(folder: Path, facts: dict[str, Any], make: Callable[[], dict[str, Ten
     """
     key = key_of(facts)
     path = folder / f"{key[:16]}.safetensors"
-    if path.exists():
-        return read(path, key)
+    if ranks.from_first(path.exists()):
+        with ranks.one_voice():
+            return read(path, key)
     features = make()
+    ranks.by_first(lambda: keep(features, facts, path))
+    return features
+
+
+def keep(features: dict[str, Tensor], facts: dict[str, Any], path: Path) -> None:
+    folder = path.parent
     try:
         folder.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")  # another process may be making the same
@@ -38,7 +49,6 @@ def cached(folder: Path, facts: dict[str, Any], make: Callable[[], dict[str, Ten
         temporary.replace(path)
     except (OSError, SafetensorError) as error:
         raise InvalidSetting(f"features cannot be kept in {folder}: {error}") from error
-    return features
 
 
 def key_of(facts: dict[str, Any]) -> str:

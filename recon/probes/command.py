@@ -5,11 +5,12 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from losses import InvalidSetting
 from recon import config
-from recon.evaluation.command import progress
+from recon.evaluation.command import progress, silent
 from recon.evaluation.subject import Subject, open_run
 from recon.model import MaskedAutoencoder, create_model
 from recon.probes import record
@@ -22,7 +23,8 @@ from recon.probes.table import table
 from recon.probes.terms import Terms
 from recon.probes.tuned import TUNED, probe_tuned, trainings
 from recon.training.console import duration
-from recon.training.device import make_fabric
+from recon.training.device import own_fabric
+from recon.training.ranks import PATIENCE, Ranks, join
 from recon.training.run_folder import RUNS
 
 FEATURES = "features"  # folder of the cache, within a run's
@@ -45,6 +47,8 @@ class Probed:
 def probe(settings: ProbeSettings, given: frozenset[str] = frozenset()) -> int:
     """Probes a run's encoder, or trains one from scratch; writes probe.json into its folder and prints a table.
 
+    Under torchrun processes share the images, the fits and the trainings; the first alone prints and writes.
+
     Returns 0, or 130 where Ctrl-C ended it: what had been found until then is kept.
 
     Raises:
@@ -58,36 +62,55 @@ def probe(settings: ProbeSettings, given: frozenset[str] = frozenset()) -> int:
             f"{' and '.join(sorted(ignored))} with run={settings.run}: a run has its own; leave it out"
         )
     began = time.monotonic()
-    probed = of_run(settings) if settings.scratch is None else of_scratch(settings)
-    task, (height, width) = probed.task, probed.image_size
-    page = record.page_of(
-        probed.title, probed.contestants, task, probed.image_size, settings, probed.notes + notes(task)
-    )
-    found = record.usable(record.read(probed.folder), page, settings.again)
-    try:
-        for answers in results(probed, settings):
-            found = record.with_results(page, answers, found)
-            probed.folder.mkdir(parents=True, exist_ok=True)
-            record.write(probed.folder, found)
-    except OSError as error:
-        raise InvalidSetting(f"results cannot be written to {probed.folder}: {error.strerror}") from error
-    except KeyboardInterrupt:
-        print(f"stopped; what had been found is in {probed.folder / record.JSON}", file=sys.stderr)
-        return 130
-    print(table(found.page))
-    print(
-        f"\n{len(task.answers):,} test images of {task.name}, {height}x{width} pixels, {len(task.classes)} classes; "
-        "± reach of the 95% interval over images and seeds"
-    )
-    for note in found.page["caveats"]:
-        print(note)
-    print(f"all numbers  {probed.folder / record.JSON}   ({duration(time.monotonic() - began)})")
-    print(f"next         python -m recon.compare {shlex.quote(str(settings.run or probed.folder))} ANOTHER_RUN")
+    ranks = join(PATIENCE)
+    with ranks.ending_together("what had been found is kept; probe again"):
+        probed = of_run(settings, ranks) if settings.scratch is None else of_scratch(settings, ranks)
+        task = probed.task
+        page = record.page_of(
+            probed.title, probed.contestants, task, probed.image_size, settings, probed.notes + notes(task)
+        )
+        with ranks.one_voice():
+            found = record.usable(record.read(probed.folder), page, settings.again)
+        try:
+            for answers in results(probed, settings, ranks):
+                found = record.with_results(page, answers, found)
+                ranks.by_first(partial(keep, found, probed.folder))
+        except KeyboardInterrupt:
+            if ranks.count > 1:
+                raise
+            print(f"stopped; what had been found is in {probed.folder / record.JSON}", file=sys.stderr)
+            return 130
+    ranks.say(summary(found, probed, time.monotonic() - began))
+    ranks.say(f"next         python -m recon.compare {shlex.quote(str(settings.run or probed.folder))} ANOTHER_RUN")
     return 0
 
 
-def results(probed: Probed, settings: ProbeSettings) -> Iterator[list[Result]]:
+def keep(found: record.Record, folder: Path) -> None:
+    """Writes what has been found so far."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        record.write(folder, found)
+    except OSError as error:
+        raise InvalidSetting(f"results cannot be written to {folder}: {error.strerror}") from error
+
+
+def summary(found: record.Record, probed: Probed, seconds: float) -> str:
+    """The table and what a reader must know of it."""
+    task, (height, width) = probed.task, probed.image_size
+    lines = [
+        table(found.page),
+        f"\n{len(task.answers):,} test images of {task.name}, {height}x{width} pixels, {len(task.classes)} classes; "
+        "± reach of the 95% interval over images and seeds",
+        *found.page["caveats"],
+        f"all numbers  {probed.folder / record.JSON}   ({duration(seconds)})",
+    ]
+    return "\n".join(lines)
+
+
+def results(probed: Probed, settings: ProbeSettings, ranks: Ranks) -> Iterator[list[Result]]:
     """Every probe that was asked for, of every contestant that it can probe; kind after kind, as they are found."""
+    with ranks.one_voice():
+        fabric = own_fabric(settings.device, settings.precision, ranks)
     depth, names = len(probed.model.blocks), probes(settings)
     frozen, tuned = ([name for name in names if name in kind] for kind in (FROZEN, TUNED))
     asked, read = trainings(tuned, settings.probe, depth), layers(settings, depth)
@@ -96,10 +119,11 @@ def results(probed: Probed, settings: ProbeSettings) -> Iterator[list[Result]]:
         probed.image_size,
         list(dict.fromkeys(settings.probe.fractions)),
         [settings.seed + i for i in range(settings.probe.seeds)],
-        make_fabric(settings.device, settings.precision),
+        fabric,
         settings.batch,
         settings.data.workers,
-        progress,
+        progress if ranks.first else silent,
+        ranks,
     )
     for one in probed.contestants:
         if frozen:
@@ -109,15 +133,16 @@ def results(probed: Probed, settings: ProbeSettings) -> Iterator[list[Result]]:
             yield probe_tuned(one, training, terms)
 
 
-def of_run(settings: ProbeSettings) -> Probed:
+def of_run(settings: ProbeSettings, ranks: Ranks) -> Probed:
     """A run's encoder, on the data it was trained on or on other data; controls beside it."""
-    subject = open_run(Path(settings.run))
+    with ranks.one_voice():
+        subject = open_run(Path(settings.run))
     trained = subject.trained.settings.data
     own = settings.data.name in (None, trained.name)
     name = settings.data.name or trained.name
     if name is None:
         raise InvalidSetting(f"{settings.run} does not say what it was trained on: give data=NAME data.root=PATH")
-    task = open_task(name, settings.data.root or (trained.root if own else None))
+    task = open_task(name, settings.data.root or (trained.root if own else None), ranks)
     model = subject.trained.model
     return Probed(
         subject.folder,
@@ -130,14 +155,14 @@ def of_run(settings: ProbeSettings) -> Probed:
     )
 
 
-def of_scratch(settings: ProbeSettings) -> Probed:
+def of_scratch(settings: ProbeSettings, ranks: Ranks) -> Probed:
     """A model that has learnt nothing; its folder is runs/scratch-MODEL-PATCH-DATA-SIZE."""
     if settings.data.name is None:
         raise InvalidSetting(f"scratch={settings.scratch} needs data=NAME")
     if outside := [name for name in probes(settings) if name != "finetune"]:
         raise InvalidSetting(f"scratch={settings.scratch} is trained by finetune alone; take {', '.join(outside)} away")
     image_size = config.pixels(settings.data.image_size)
-    task = open_task(settings.data.name, settings.data.root)
+    task = open_task(settings.data.name, settings.data.root, ranks)
     source = task.train.source
     model = create_model(
         settings.scratch, image_size=image_size, patch_size=settings.patch_size, mean=source.mean, std=source.std

@@ -3,9 +3,9 @@
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -38,6 +38,14 @@ class Answer:
     chosen: dict[str, Any] = field(default_factory=dict)
 
 
+class Answered(NamedTuple):
+    """One seed's answer to `key`, a result's probe, variant, feature and fraction: which images it told right, (n,)."""
+
+    key: tuple[str, str, str, float]
+    correct: Tensor
+    chosen: dict[str, Any]
+
+
 Probe = Callable[[Tensor, Tensor, Tensor, int, int], dict[str, Answer]]
 
 
@@ -57,7 +65,7 @@ FROZEN: dict[str, Probe] = {"linear": linear, "knn": neighbours}
 
 def features_of(contestant: Contestant, layers: Sequence[int], terms: Terms, folder: Path) -> Features:
     """Features of all images, from the cache in `folder` or made and kept there."""
-    task, fabric, model = terms.task, terms.fabric, contestant.model
+    task, fabric, model, ranks = terms.task, terms.fabric, contestant.model, terms.ranks
     facts = {
         "version": VERSION,
         "network": contestant.checksum,
@@ -68,18 +76,23 @@ def features_of(contestant: Contestant, layers: Sequence[int], terms: Terms, fol
     }
 
     def make() -> dict[str, Tensor]:
-        extractor = Encoder(model, layers, fabric) if model else raw_pixels
         found = {}
         for split, source, indices in (
             ("train", task.train.source, task.train.indices),
             ("test", task.test_source, task.test_indices),
         ):
-            images = crops(source, indices, terms.image_size, terms.batch, terms.workers)
-            shown = terms.progress(images, f"features of {split} images", -(-len(indices) // terms.batch))
-            found |= {f"{split}/{name}": x for name, x in extract(extractor, shown, fabric.device).items()}
+            batches = ranks.mine([indices[i : i + terms.batch] for i in range(0, len(indices), terms.batch)])
+            with ranks.one_voice():
+                extractor = Encoder(model, layers, fabric) if model else raw_pixels
+                own = list(chain(*batches))  # in the same batches: only the last of all may be smaller
+                images = crops(source, own, terms.image_size, terms.batch, terms.workers)
+                shown = terms.progress(images, f"features of {split} images", len(batches))
+                features = extract(extractor, shown, fabric.device)
+            for name in ranks.from_first(list(features)):  # one that had no images knows no names
+                found[f"{split}/{name}"] = ranks.rows(features.pop(name, torch.empty(0)), terms.batch)
         return found
 
-    found = cached(folder, facts, make)
+    found = cached(folder, facts, make, ranks)
     by_split = {
         split: {name.removeprefix(f"{split}/"): x for name, x in found.items() if name.startswith(f"{split}/")}
         for split in ("train", "test")
@@ -90,16 +103,25 @@ def features_of(contestant: Contestant, layers: Sequence[int], terms: Terms, fol
 def probe_features(contestant: Contestant, features: Features, names: Sequence[str], terms: Terms) -> list[Result]:
     """Every probe of `names` on every feature, at every share of the labels, for every seed."""
     task, device = terms.task, terms.fabric.device
-    correct: dict[tuple[str, str, str, float], list[Tensor]] = defaultdict(list)
-    chosen: dict[tuple[str, str, str, float], list[dict[str, Any]]] = defaultdict(list)
-    rounds = list(product(features.train, terms.fractions, terms.seeds, names))
-    for feature, share, seed, name in terms.progress(rounds, f"{', '.join(names)} on {contestant.label}", len(rounds)):
+
+    def answered(asked: tuple[str, float, int, str]) -> list[Answered]:
+        feature, share, seed, name = asked
         which = fraction(task.train.labels, share, seed)
         train, test = features.train[feature][which].to(device), features.test[feature].to(device)
         labels = task.train.labels[which].to(device)
+        found = []
         for variant, answer in FROZEN[name](train, labels, test, len(task.classes), seed).items():
             key = (name, variant, feature, share)
-            asked = f"{contestant.key}/{key}/{seed}"
-            correct[key].append(task.answers.correct(asked, answer.predictions))
-            chosen[key].append(answer.chosen)
-    return [Result(contestant.key, *key, torch.stack(found), chosen[key]) for key, found in correct.items()]
+            right = task.answers.correct(f"{contestant.key}/{key}/{seed}", answer.predictions)
+            found.append(Answered(key, right, answer.chosen))
+        return found
+
+    rounds = list(product(features.train, terms.fractions, terms.seeds, names))
+    shown = terms.progress(rounds, f"{', '.join(names)} on {contestant.label}", len(rounds))
+    by_key: dict[tuple[str, str, str, float], list[Answered]] = defaultdict(list)
+    for one in chain(*terms.ranks.shared(shown, answered)):
+        by_key[one.key].append(one)
+    return [
+        Result(contestant.key, *key, torch.stack([one.correct for one in seeds]), [one.chosen for one in seeds])
+        for key, seeds in by_key.items()
+    ]

@@ -1,15 +1,19 @@
 """Images with a class each, and test labels that can be asked but not read."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from losses import InvalidSetting
 from recon.data import Source, StreamedSource, UnreadableImage, create_dataset
+from recon.training.ranks import ALONE, Ranks
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -81,25 +85,29 @@ class Task:
         return self.train.classes
 
 
-def open_task(name: str, root: str | Path | None) -> Task:
+def open_task(name: str, root: str | Path | None, ranks: Ranks = ALONE) -> Task:
     """A dataset's training and test images with their classes; images without a class are left out.
+
+    Args:
+        ranks: that share the reading.
 
     Raises:
         InvalidSetting: no classes, other classes in the test than in the training images, a class with one training
             image, an image that cannot be read.
     """
-    train, test = (_indexed(name, create_dataset(name, split, root)) for split in ("train", "val"))
+    with ranks.one_voice():
+        train, test = (_indexed(name, create_dataset(name, split, root)) for split in ("train", "val"))
     if train.classes and test.classes and train.classes != test.classes:
         apart = sorted(set(train.classes) ^ set(test.classes)) or ["another order"]
         raise InvalidSetting(f"data={name}: training and test images have different classes: {', '.join(apart[:5])}")
-    try:
-        found = {split: _labels(source) for split, source in (("train", train), ("val", test))}
-        classes = _classes(name, train, found)
-        digest, contents = hashlib.sha256(), {}
-        for split, source in (("train", train), ("val", test)):
-            contents[split] = [_add(digest, source, i, label) for i, label in found[split].items()]
-    except UnreadableImage as reason:
-        raise InvalidSetting(f"{reason}; a probe needs every image: mend it or take it out of the data") from reason
+    sources = {"train": train, "val": test}
+    found = {split: _labels(source, ranks) for split, source in sources.items()}
+    classes = _classes(name, train, found)
+    contents = {split: _contents(source, found[split], ranks) for split, source in sources.items()}
+    digest = hashlib.sha256()
+    for split, source in sources.items():
+        for (index, label), content in zip(found[split].items(), contents[split], strict=True):
+            digest.update(f"{source.name_of(index)}\0{label}\0".encode() + content)
     position = {label: k for k, label in enumerate(sorted(set(found["train"].values())))}
     labels = {split: torch.tensor([position[label] for label in each.values()]) for split, each in found.items()}
     seen = set(contents["train"])
@@ -120,10 +128,27 @@ def _indexed(name: str, source: Source | StreamedSource) -> Source:
     return source
 
 
-def _labels(source: Source) -> dict[int, int]:
+def _labels(source: Source, ranks: Ranks) -> dict[int, int]:
     """Index -> class, of the images that have one."""
-    labels = {index: source.label_of(index) for index in range(len(source))}
-    return {index: label for index, label in labels.items() if label >= 0}
+    labels = ranks.shared(range(len(source)), _readable(source.label_of))
+    return {index: label for index, label in enumerate(labels) if label >= 0}
+
+
+def _contents(source: Source, indices: Iterable[int], ranks: Ranks) -> list[bytes]:
+    """SHA-256 of each image's file, or of its pixels."""
+    return ranks.shared(indices, _readable(lambda index: hashlib.sha256(source.content(index)).digest()))
+
+
+def _readable(what: Callable[[int], T]) -> Callable[[int], T]:
+    """`what` an image tells, where one that cannot be read is a wrong setting."""
+
+    def of_image(index: int) -> T:
+        try:
+            return what(index)
+        except UnreadableImage as reason:
+            raise InvalidSetting(f"{reason}; a probe needs every image: mend it or take it out of the data") from reason
+
+    return of_image
 
 
 def _classes(name: str, train: Source, found: dict[str, dict[int, int]]) -> list[str]:
@@ -152,10 +177,3 @@ def _classes(name: str, train: Source, found: dict[str, dict[int, int]]) -> list
             f"data={name}: class {called(alone)} has one training image, so none can be held back to choose settings on"
         )
     return [str(names.get(label, label)) for label in have["train"]]
-
-
-def _add(digest: "hashlib._Hash", source: Source, index: int, label: int) -> bytes:
-    """Adds an image to the digest; its own."""
-    content = hashlib.sha256(source.content(index)).digest()
-    digest.update(f"{source.name_of(index)}\0{label}\0".encode() + content)
-    return content

@@ -6,6 +6,7 @@ from lightning_fabric import Fabric
 
 from recon.evaluation.rows import Progress
 from recon.probes.labelled import Task
+from recon.training.ranks import Ranks
 
 
 @dataclass(frozen=True)
@@ -13,7 +14,7 @@ class Terms:
     """The data and the conditions.
 
     `image_size`: (H, W). `fractions`: of the training labels. `batch`: images at a time through a frozen encoder.
-    `workers`: processes that read ahead.
+    `workers`: processes that read ahead. `ranks`: that share the work, `fabric` being this one's own.
     """
 
     task: Task
@@ -24,3 +25,4 @@ class Terms:
     batch: int
     workers: int
     progress: Progress
+    ranks: Ranks

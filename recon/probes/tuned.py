@@ -3,9 +3,11 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from itertools import product
+from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from losses import InvalidSetting
 from recon.probes.contestants import Contestant
@@ -54,23 +56,29 @@ def trainings(names: Sequence[str], probing: Probing, depth: int) -> list[Traini
 
 def probe_tuned(contestant: Contestant, training: Training, terms: Terms) -> list[Result]:
     """A training at every share of the labels, for every seed; tested on the central crops of the test images."""
-    return [_trained(contestant, training, share, terms) for share in terms.fractions]
+    rounds = list(product(terms.fractions, terms.seeds))
+    found = terms.ranks.shared(rounds, lambda each: _trained(contestant, training, *each, terms))
+    results = []
+    for share in terms.fractions:
+        correct, chosen = zip(*(of for of, (at, _) in zip(found, rounds, strict=True) if at == share), strict=True)
+        results.append(
+            Result(contestant.key, training.probe, training.variant, "", share, torch.stack(correct), list(chosen))
+        )
+    return results
 
 
-def _trained(contestant: Contestant, training: Training, share: float, terms: Terms) -> Result:
+def _trained(
+    contestant: Contestant, training: Training, share: float, seed: int, terms: Terms
+) -> tuple[Tensor, dict[str, Any]]:
+    """One training: which test images were right, (n,) bool, and how it was trained."""
     task, learnt = terms.task, contestant.key == "run"
-    recipe = training.recipe if learnt else training.untrained
-    correct, chosen = [], []
-    for seed in terms.seeds:
-        part = task.train.subset(fraction(task.train.labels, share, seed))
-        used = fitting(recipe, part)
-        encoder = contestant.model if learnt else contestant.model.untrained(seed)
-        classifier = tune(encoder, used, part, terms.image_size, seed, terms.fabric, terms.progress, terms.workers)
-        images = crops(task.test_source, task.test_indices, terms.image_size, terms.batch, terms.workers)
-        asked_as = f"{contestant.key}/{training.probe}/{training.variant}/{share}/{seed}"
-        correct.append(task.answers.correct(asked_as, classifier.predict(images)))
-        chosen.append(used.as_dict())
-    return Result(contestant.key, training.probe, training.variant, "", share, torch.stack(correct), chosen)
+    part = task.train.subset(fraction(task.train.labels, share, seed))
+    recipe = fitting(training.recipe if learnt else training.untrained, part)
+    encoder = contestant.model if learnt else contestant.model.untrained(seed)
+    classifier = tune(encoder, recipe, part, terms.image_size, seed, terms.fabric, terms.progress, terms.workers)
+    images = crops(task.test_source, task.test_indices, terms.image_size, terms.batch, terms.workers)
+    asked_as = f"{contestant.key}/{training.probe}/{training.variant}/{share}/{seed}"
+    return task.answers.correct(asked_as, classifier.predict(images)), recipe.as_dict()
 
 
 def fitting(recipe: Recipe, part: Labelled) -> Recipe:

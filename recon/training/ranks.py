@@ -74,12 +74,13 @@ class Ranks(Processes):
         """This process's part of them: those of numbers rank, rank + count, ..."""
         return things[self.rank :: self.count]
 
-    def in_order(self, own: list[T]) -> list[T]:
-        """What the processes have made, each of its own part (`mine`), in the order of the whole; known to all."""
-        if self.count == 1:
-            return own
-        parts = self._all(own)
-        return [part[k] for k in range(max(map(len, parts))) for part in parts if k < len(part)]
+    def rows(self, own: Tensor, batch: int) -> Tensor:
+        """Rows (m, D) on the CPU, made of this process's batches (`mine`) -> those of all, in order,
+        known to all: (n, D).
+
+        `batch`: rows of every batch but the last of all.
+        """
+        return own if self.count == 1 else torch.cat(in_turns([part.split(batch) for part in self._all(own)]))
 
     def shared(self, things: Iterable[T], work: Callable[[T], R]) -> list[R]:
         """`work` done on every thing, by one process each; all results, in order, known to all.
@@ -90,7 +91,7 @@ class Ranks(Processes):
         """
         with self.one_voice():
             own = [work(thing) for number, thing in enumerate(things) if number % self.count == self.rank]
-        return self.in_order(own)
+        return own if self.count == 1 else in_turns(self._all(own))
 
     def from_first(self, value: T) -> T:
         """The first process's `value`."""
@@ -189,6 +190,11 @@ class Ranks(Processes):
         found: list[T] = [None] * self.count
         distributed.all_gather_object(found, value)
         return found
+
+
+def in_turns(parts: Sequence[Sequence[T]]) -> list[T]:
+    """The first of every part, then the second, and so on: the whole, of which each process had every count-th."""
+    return [part[k] for k in range(max(map(len, parts))) for part in parts if k < len(part)]
 
 
 ALONE = Ranks()

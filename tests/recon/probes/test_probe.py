@@ -142,8 +142,8 @@ def test_test_labels_choose_nothing(copy, monkeypatch):
     chosen = [entry["chosen"] for entry in record.read(copy / "runs/small").page["results"]]
     seen.clear()
 
-    def shuffled(name, root):
-        task = open_task(name, root)
+    def shuffled(*place):
+        task = open_task(*place)
         order = torch.randperm(len(task.answers), generator=torch.Generator().manual_seed(0))
         task.answers._labels = task.answers._labels[order]
         return task
