@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -16,6 +14,7 @@ from recon.config import check
 from recon.training import checkpoint
 from recon.training.device import make_fabric
 from recon.training.ranks import Ranks
+from tests.recon.launched import processes_of, said, torchrun
 from tests.recon.training.conftest import (
     SMALL,
     as_killed_after_its_first_checkpoint,
@@ -33,24 +32,6 @@ TOLERANCE = 2e-5
 EVERY = ["mse", "norm_mse+0.3*l1", "perceptual+mse", "adversarial+mse", "10%perceptual+80%adversarial+mse"]
 STEPS = ["train.steps=8", "train.checkpoint_every=4", "losses.adversarial.generator_full=0.5"]
 ENDING = ["loss=norm_mse+20%adversarial", "train.steps=24", "train.checkpoint_every=5", "train.log_every=1"]
-
-
-def torchrun(place: Path, *words: str) -> subprocess.Popen[bytes]:
-    """`torchrun --nproc-per-node=2 -m recon.pretrain ...` in `place`; what it says is in `place`/out and err."""
-    place.mkdir(exist_ok=True)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    with (place / "out").open("w") as out, (place / "err").open("w") as err:
-        return subprocess.Popen(
-            [*command, "-m", "recon.pretrain", *words],
-            cwd=place,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-            stdout=out,
-            stderr=err,
-        )
-
-
-def said(place: Path) -> str:
-    return (place / "out").read_text() + (place / "err").read_text()
 
 
 def distance(a: dict, b: dict) -> float:
@@ -82,7 +63,13 @@ def pairs(tmp_path_factory, pictures):
     place = tmp_path_factory.mktemp("pairs")
     words = [*SMALL, *STEPS, "optim.clip=0.5", "losses.adversarial.game=relativistic"]
     launched = torchrun(
-        place / "two", "-m", *words, f"data.root={pictures}", "batch.per_device=2", f"loss={','.join(EVERY)}"
+        place / "two",
+        "pretrain",
+        "-m",
+        *words,
+        f"data.root={pictures}",
+        "batch.per_device=2",
+        f"loss={','.join(EVERY)}",
     )
     words.append("batch.per_device=4")
     one = {loss: small_run(place, pictures, f"{i}", *words, f"loss={loss}") for i, loss in enumerate(EVERY)}
@@ -103,16 +90,11 @@ def straight(tmp_path_factory, pictures):
     return small_run(tmp_path_factory.mktemp("straight"), pictures, "straight", *ENDING)
 
 
-def rank_of(pid: str) -> str:
-    words = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-    return next((word.decode() for word in words if word.startswith(b"RANK=")), "")
-
-
-# Name -> what is hit, and by which signal.
+# Name -> which rank is hit, None: the launcher; and by which signal.
 ENDS = {
-    "killed": ("RANK=0", signal.SIGKILL),
-    "asked": ("RANK=1", signal.SIGTERM),
-    "all": ("", signal.SIGTERM),
+    "killed": (0, signal.SIGKILL),
+    "asked": (1, signal.SIGTERM),
+    "all": (None, signal.SIGTERM),
 }
 
 
@@ -121,17 +103,15 @@ def ended(tmp_path_factory, pictures):
     """Name -> where runs of two processes ran, and their launcher's exit status."""
     place = tmp_path_factory.mktemp("ended")
     words = [*SMALL, *ENDING, f"data.root={pictures}"]
-    launched = {name: torchrun(place / name, *words, f"name={name}") for name in ENDS}
+    launched = {name: torchrun(place / name, "pretrain", *words, f"name={name}") for name in ENDS}
     waiting, deadline = set(ENDS), time.monotonic() + 200
     try:
         while waiting and time.monotonic() < deadline:
             for name in list(waiting):
                 if last_step(place / name / "runs" / name / "metrics.jsonl") >= 7:
-                    whom, number = ENDS[name]
-                    agent = launched[name].pid
-                    ranks = Path(f"/proc/{agent}/task/{agent}/children").read_text().split()
-                    hit = next((pid for pid in ranks if whom and rank_of(pid) == whom), agent)
-                    os.kill(int(hit), number)
+                    rank, number = ENDS[name]
+                    launcher = launched[name]
+                    os.kill(launcher.pid if rank is None else processes_of(launcher)[rank], number)
                     waiting.remove(name)
             time.sleep(0.005)
         return {name: (place / name, process.wait(60)) for name, process in launched.items()}
@@ -171,14 +151,14 @@ def test_two_processes_go_on_where_one_ended(tmp_path, pictures):
     words = ["loss=norm_mse+20%adversarial", *STEPS]
     straight = small_run(tmp_path, pictures, "straight", *words)
     killed = as_killed_after_its_first_checkpoint(straight, "killed")
-    assert torchrun(tmp_path, "name=killed", "resume=true").wait(100) == 0, said(tmp_path)
+    assert torchrun(tmp_path, "pretrain", "name=killed", "resume=true").wait(100) == 0, said(tmp_path)
     assert (tmp_path / "out").read_text().count("from step 4") == 1
     assert_same_but_for_rounding(straight, killed)
 
 
 def test_what_is_wrong_is_told_in_one_line_for_all_and_leaves_nothing(tmp_path, pictures):
     words = [*SMALL, f"data.root={pictures}", "loss=mse", "name=wrong", "batch.global=7"]
-    assert torchrun(tmp_path, *words).wait(100) != 0
+    assert torchrun(tmp_path, "pretrain", *words).wait(100) != 0
     assert {path.name for path in tmp_path.iterdir()} == {"out", "err"} and (tmp_path / "out").read_text() == ""
     err = (tmp_path / "err").read_text()
     assert err.count("batch.global=7 is not a multiple of the 2 processes\n") == 1 and "exitcode  : 2 " in err, err

@@ -1,0 +1,97 @@
+"""What processes share: three of them as threads, which hear each other through a barrier instead of gloo."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from threading import Barrier
+from typing import Any
+
+import pytest
+import torch
+
+from losses import InvalidSetting
+from recon.training.ranks import ALONE, Ranks
+
+COUNT = 3
+
+
+@dataclass
+class Table:
+    """Where each lays what it says, and takes what the others said."""
+
+    said: list[Any] = field(default_factory=lambda: [None] * COUNT)
+    barrier: Barrier = field(default_factory=lambda: Barrier(COUNT, timeout=20))
+
+
+@dataclass(frozen=True)
+class Threads(Ranks):
+    table: Table = field(default_factory=Table)
+
+    def _all(self, value):
+        self.table.said[self.rank] = value
+        self.table.barrier.wait()
+        found = list(self.table.said)
+        self.table.barrier.wait()
+        return found
+
+    def largest(self, number):
+        return max(self._all(number))
+
+    def from_first(self, value):
+        return self._all(value)[0]
+
+
+def by_all(function: Callable[[Ranks], Any]) -> list[Any]:
+    """What each of the processes returns or raises."""
+    table = Table()
+
+    def outcome(rank: int) -> Any:
+        try:
+            return function(Threads(rank, COUNT, 1, table))
+        except Exception as error:
+            return error
+
+    with ThreadPoolExecutor(COUNT) as threads:
+        return list(threads.map(outcome, range(COUNT)))
+
+
+@pytest.mark.parametrize("things", range(8))
+def test_shared_work_is_done_once_and_known_to_all_in_order(things):
+    done = []
+    found = by_all(lambda ranks: ranks.shared(iter(range(things)), lambda k: done.append(k) or k**2))
+    assert found == [[k**2 for k in range(things)]] * COUNT == [ALONE.shared(range(things), lambda k: k**2)] * COUNT
+    assert sorted(done) == list(range(things))
+
+
+@pytest.mark.parametrize("images", [1, 4, 5, 11, 12, 13, 24, 26])
+def test_rows_made_of_every_third_batch_come_back_in_order(images):
+    whole = torch.arange(2.0 * images).reshape(images, 2)
+
+    def rows(ranks: Ranks) -> torch.Tensor:
+        own = ranks.mine(whole.split(4))
+        return ranks.rows(torch.cat(own) if own else torch.empty(0), 4)
+
+    assert all(torch.equal(found, whole) for found in by_all(rows))
+    assert torch.equal(rows(ALONE), whole)
+
+
+@pytest.mark.parametrize("kind", [InvalidSetting, OSError, RuntimeError])
+def test_an_error_of_one_is_raised_in_all(kind):
+    def failing(k: int) -> int:
+        if k == 4:
+            raise kind("the fifth cannot be done")
+        return k
+
+    found = by_all(lambda ranks: ranks.shared(range(10), failing))
+    assert [(type(error), str(error)) for error in found] == [(kind, "the fifth cannot be done")] * COUNT
+
+
+def test_what_the_first_alone_does_all_know_or_all_raise():
+    done = []
+    assert by_all(lambda ranks: ranks.by_first(lambda: done.append(ranks.rank) or "made")) == ["made"] * COUNT
+    assert done == [0]
+
+    def refused() -> None:
+        raise InvalidSetting("no")
+
+    assert [str(error) for error in by_all(lambda ranks: ranks.by_first(refused))] == ["no"] * COUNT
