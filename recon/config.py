@@ -118,6 +118,9 @@ class Settings:
     seed: int = option(0, "of everything drawn by chance")
     device: str = option("auto", "auto, cpu, cuda, cuda:N, mps")
     precision: str = option("auto", "auto (bf16 where the device does it well), bf16, fp32")
+    shard: bool = option(
+        False, "many processes share parameters, gradients and optimiser state (FSDP2); false: each has all (DDP)"
+    )
     compile: bool = option(False, "compile the model and the critics: a minute at the start, faster after")
     data: Data = _node(Data)
     model: Model = _node(Model)
@@ -217,6 +220,11 @@ def global_batch(settings: Settings) -> int:
 
 def per_device_batch(settings: Settings, processes: int = 1) -> int:
     return settings.batch.per_device or global_batch(settings) // processes
+
+
+def sharded(settings: Settings, processes: int) -> bool:
+    """Whether the model is spread over the processes; one alone has all of it."""
+    return settings.shard and processes > 1
 
 
 def image_size(settings: Settings) -> tuple[int, int]:

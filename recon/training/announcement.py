@@ -40,7 +40,6 @@ def before(
     weights = [f"{name}: VGG19 {w['source']}, sha256 {w['sha256'][:12]}" for name, w in objective.provenance().items()]
     classes = f" of {len(source.classes)} classes" if source.classes else ""
     epochs = f", {steps * batch / run.images:.1f} epochs" if run.images else ""
-    processes = f", {fabric.world_size} processes" if fabric.world_size > 1 else ""
     images = (
         f"{run.images:,} training images" if run.images else f"training images from {run.stream['shards']:,} shards"
     )
@@ -49,7 +48,7 @@ def before(
         "data": f"{settings.data.name}: {images}{classes}, {len(preview.images)} held out to look at; crops of {h}x{w}",
         "model": f"{settings.model.name}, {_millions(model)} parameters; patches of {model.patch_size}, "
         f"{hidden} of {model.patches} hidden ({settings.masking.strategy}){decoded}",
-        "device": f"{_device(fabric.device)}, {fabric._precision.precision}{processes}",
+        "device": f"{_device(fabric.device)}, {fabric._precision.precision}{_shared(settings, fabric.world_size)}",
         "length": f"{steps:,} steps of {batch} images{epochs}; learning rate {peak:.3g}",
         "run": str(run.folder) + (f", from step {run.step}" if run.step else ""),
     }
@@ -86,6 +85,12 @@ def _device(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{device.type}, {torch.get_num_threads()} threads" if device.type == "cpu" else device.type
+
+
+def _shared(settings: Settings, processes: int) -> str:
+    if processes == 1:
+        return ", one process: nothing to shard" if settings.shard else ""
+    return f", {processes} processes" + (", sharded" if settings.shard else "")
 
 
 def _millions(model: torch.nn.Module) -> str:

@@ -11,6 +11,7 @@ from lightning_fabric.strategies import DDPStrategy
 from torch.nn.parallel import DistributedDataParallel
 
 from losses.errors import InvalidSetting, nearest
+from recon.training import sharding
 from recon.training.ranks import ALONE, Ranks
 
 
@@ -30,10 +31,11 @@ PRECISIONS: dict[str, Callable[[str], Precision]] = {
 }
 
 
-def make_fabric(device: str, precision: str, ranks: Ranks = ALONE) -> Fabric:
+def make_fabric(device: str, precision: str, ranks: Ranks = ALONE, sharded: bool = False) -> Fabric:
     """Lightning Fabric for `auto`, `cpu`, `cuda`, `cuda:N` or `mps`, and `auto`, `bf16` or `fp32`.
 
-    Of several processes on a machine each takes the device of its number there; their gradients are averaged by DDP.
+    Of several processes on a machine each takes the device of its number there; their gradients are averaged by DDP,
+    or by FSDP2 where the model is to be `sharded`.
 
     Raises:
         InvalidSetting: an unknown name, or a device that is not there.
@@ -55,7 +57,8 @@ def make_fabric(device: str, precision: str, ranks: Ranks = ALONE) -> Fabric:
         return Fabric(accelerator=kind, devices=[int(index)] if index else 1, plugins=plugins)
     # The model's buffers are constants; to broadcast them would make the first one's pictures wait for the others.
     renamed = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters  # torch 2.15
-    strategy = DDPStrategy(**{"forward_sync_buffers" if renamed else "broadcast_buffers": False})
+    ddp = DDPStrategy(**{"forward_sync_buffers" if renamed else "broadcast_buffers": False})
+    strategy = sharding.strategy(ranks.count) if sharded else ddp
     fabric = Fabric(
         accelerator=kind, devices=ranks.per_machine, num_nodes=ranks.nodes, strategy=strategy, plugins=plugins
     )

@@ -12,6 +12,7 @@ from recon.training.optimiser import set_learning_rate
 from recon.training.preview import Preview
 from recon.training.ranks import ALONE, Ranks
 from recon.training.run import Rhythm, Run
+from recon.training.sharding import full
 from recon.training.watch import Watch
 
 
@@ -46,7 +47,7 @@ def train(
                     gradient = result.gradient / rhythm.accumulate
                     fabric.backward(reconstruction.prediction, gradient=gradient, model=model)
                 results.append(result)
-            norm = gradient_norm(parameters)
+            norm = full(gradient_norm(parameters))
             if rhythm.clip is not None:
                 torch.nn.utils.clip_grads_with_norm_(parameters, rhythm.clip, norm)
             good = norm.isfinite() & torch.stack([result.value for result in results]).isfinite().all()

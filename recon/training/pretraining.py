@@ -26,6 +26,7 @@ from recon.training.optimiser import adamw, learning_rate
 from recon.training.preview import Preview
 from recon.training.ranks import Ranks, is_loss, join
 from recon.training.run import Rhythm, Run
+from recon.training.sharding import shard
 from recon.training.tally import Tally
 from recon.training.watch import Diverged
 
@@ -55,7 +56,8 @@ def pretrain(settings: Settings, given: frozenset[str] = frozenset()) -> int:
         settings.name, settings.resume = folder.name, True
     config.check(settings, ranks.count)
     with ranks.one_voice():
-        fabric = make_fabric(settings.device, settings.precision, ranks)
+        sharded = config.sharded(settings, ranks.count)
+        fabric = make_fabric(settings.device, settings.precision, ranks, sharded)
     data = settings.data
     source, held_out = ranks.in_turn(lambda: make_data(settings))  # what is missing is fetched once
     stream = {}
@@ -70,6 +72,8 @@ def pretrain(settings: Settings, given: frozenset[str] = frozenset()) -> int:
         preview = make_preview(settings, held_out, model, fabric, ranks)
     if not settings.resume:
         folder = ranks.by_first(lambda: run_folder.create(settings))
+    if sharded:
+        shard(model, fabric)
     run = Run(
         folder=folder,
         settings=run_folder.flat(settings),
@@ -86,9 +90,10 @@ def pretrain(settings: Settings, given: frozenset[str] = frozenset()) -> int:
             run.load_state(saved)
         if stream != saved.get("stream", stream):
             ranks.say(other_readers(saved["stream"], stream))
+        saved.clear()  # whole, on every process's host
     if ranks.first:
         run_folder.write_config(folder, settings, facts(run, steps, source))
-        run_folder.write_environment(folder, fabric.device, ranks.count)
+        run_folder.write_environment(folder, fabric.device, ranks.count, sharded)
     if run.step >= steps:
         ranks.say(f"{folder} has finished its {steps} steps already; its picture is {folder / 'reconstructions.png'}")
         return 0

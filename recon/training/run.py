@@ -11,6 +11,7 @@ from torch import nn
 from losses.errors import InvalidSetting
 from losses.objective import Objective
 from recon.training import checkpoint
+from recon.training.sharding import load_model, load_optimizer, whole
 from recon.training.tally import Tally
 
 FEW = 1000  # samples of a stream, of which a share that cannot be read says little
@@ -48,14 +49,15 @@ class Run:
     unreadable: dict[str, None] = field(default_factory=dict)  # a set that keeps its order
 
     def state(self) -> dict[str, Any]:
+        """What a checkpoint holds. Where the model is sharded all processes call it, and the first has all."""
         return {
             "settings": self.settings,
             "step": self.step,
             "psnr": list(self.psnr),
             "images": self.images,
             "stream": self.stream,
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "model": whole(self.model.state_dict()),
+            "optimizer": whole(self.optimizer.state_dict()),
             "objective": self.objective.state(),
             "tally": self.tally.state(),
             "unreadable": list(self.unreadable),
@@ -76,8 +78,8 @@ class Run:
                     "set data.root to the data it began with"
                 )
         self.step, self.psnr = state["step"], tuple(state["psnr"])
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_model(self.model, state["model"])
+        load_optimizer(self.optimizer, state["optimizer"])
         self.objective.load_state(state["objective"])
         self.tally.load_state(state["tally"])
         self.unreadable = dict.fromkeys(state["unreadable"])

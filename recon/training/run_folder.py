@@ -24,6 +24,7 @@ HARMLESS = {
     "name",
     "resume",
     "device",
+    "shard",
     "data.root",
     "data.workers",
     "data.download",
@@ -142,7 +143,7 @@ def write_config(folder: Path, settings: Settings, facts: dict[str, Any]) -> Non
     write_text(folder / "config.yaml", text)
 
 
-def write_environment(folder: Path, device: torch.device, processes: int) -> None:
+def write_environment(folder: Path, device: torch.device, processes: int, sharded: bool) -> None:
     """environment.json: what the run ran on."""
     packages = [
         "torch",
@@ -161,6 +162,7 @@ def write_environment(folder: Path, device: torch.device, processes: int) -> Non
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "threads": torch.get_num_threads(),
         "processes": processes,
+        "sharded": sharded,
         "cpus": os.cpu_count(),
     }
     write_text(folder / "environment.json", json.dumps(environment, indent=2) + "\n")

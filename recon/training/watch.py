@@ -23,7 +23,8 @@ class Diverged(RuntimeError):
 class Watch:
     """Follows a run; waits for the device only where its `Rhythm` says that something is due.
 
-    Where several processes train, one `speaks`: it prints and writes. The others only give up when it does.
+    Where several processes train, one `speaks`: it prints and writes. The others take part in what needs all
+    of the model, and give up when it does.
     """
 
     def __init__(self, run: Run, rhythm: Rhythm, speaks: bool = True):
@@ -49,7 +50,7 @@ class Watch:
         if self.speaks:
             self.console.advance(step)
         looking = last or step % rhythm.picture_every == 0
-        seen = self.picture(model, preview) if looking and self.speaks else {}
+        seen = self.picture(model, preview) if looking else {}
         if looking or step % rhythm.log_every == 0:
             self.numbers(seen)
         due = step % rhythm.checkpoint_every == 0
@@ -79,7 +80,9 @@ class Watch:
     def picture(self, model: nn.Module, preview: Preview) -> dict[str, float]:
         """reconstructions.png, and the masked PSNR of the same held-out images throughout."""
         began = time.monotonic()
-        reconstructions = preview.reconstruct(model)
+        reconstructions = preview.reconstruct(model)  # in all processes: no one has all of a model that is sharded
+        if not self.speaks:
+            return {}
         self.run.psnr = ours, baseline = masked_psnrs(reconstructions)
         caption = (
             f"{self.run.objective.expression}   step {self.run.step}/{self.rhythm.steps}   "
@@ -93,11 +96,12 @@ class Watch:
     def save(self) -> None:
         """The checkpoint, and the model alone; not once the run has diverged, so that the last good one stands."""
         self.give_up()
+        state = self.run.state()
         if not self.speaks:
             return
-        checkpoint.save(self.run.folder, self.run.state())
+        checkpoint.save(self.run.folder, state)
         temporary = self.run.folder / "model.safetensors.tmp"
-        weights = {key: value.contiguous() for key, value in self.run.model.state_dict().items()}
+        weights = {key: value.contiguous() for key, value in state["model"].items()}
         # Not save_file, whose files nobody but their owner may read.
         temporary.write_bytes(save(weights, metadata={"step": str(self.run.step)}))
         temporary.replace(self.run.folder / "model.safetensors")
