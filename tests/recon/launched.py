@@ -5,14 +5,24 @@ import subprocess
 import sys
 from pathlib import Path
 
+HERE = ("--standalone", "--nproc-per-node=2")
 
-def torchrun(place: Path, command: str, *words: str) -> subprocess.Popen[bytes]:
-    """`torchrun --nproc-per-node=2 -m recon.COMMAND ...` in `place`; what it says is in `place`/out and err."""
+
+def torchrun(
+    place: Path, module: str, *words: str, how: tuple[str, ...] = HERE, log: str = ""
+) -> subprocess.Popen[bytes]:
+    """`torchrun --nproc-per-node=2 -m MODULE ...` in `place`; what it says is in `place`/out and err.
+
+    Args:
+        module: of recon, or its whole name.
+        how: flags of the launcher.
+        log: ending of the two files, where several launchers share a place.
+    """
     place.mkdir(exist_ok=True)
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    with (place / "out").open("w") as out, (place / "err").open("w") as err:
+    launcher = [sys.executable, "-m", "torch.distributed.run", *how]
+    with (place / f"out{log}").open("w") as out, (place / f"err{log}").open("w") as err:
         return subprocess.Popen(
-            [*launcher, "-m", f"recon.{command}", *words],
+            [*launcher, "-m", module if "." in module else f"recon.{module}", *words],
             cwd=place,
             env=os.environ | {"OMP_NUM_THREADS": "1"},
             stdout=out,
@@ -21,7 +31,7 @@ def torchrun(place: Path, command: str, *words: str) -> subprocess.Popen[bytes]:
 
 
 def said(place: Path) -> str:
-    return (place / "out").read_text() + (place / "err").read_text()
+    return "".join(path.read_text() for kind in ("out", "err") for path in sorted(place.glob(f"{kind}*")))
 
 
 def processes_of(launcher: subprocess.Popen[bytes]) -> dict[int, int]:

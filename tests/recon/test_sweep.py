@@ -64,7 +64,7 @@ def test_runs_side_by_side_are_those_that_each_would_be_alone(swept, pictures):
 
 @joblib
 def test_what_is_wrong_in_another_process_is_one_line_and_the_exit_status_here(swept):
-    place, status, out, err = swept
+    place, status, _, err = swept
     assert status == 2
     assert err.count("unknown loss term 'mes'") == 1 and "Traceback" not in err
     assert err.startswith("loss=mes | ") and len(err.splitlines()) == 1

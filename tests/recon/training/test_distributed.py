@@ -1,8 +1,6 @@
 """Real processes under torchrun, on CPUs through gloo: two do what one does, and end together."""
 
-import os
 import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -14,7 +12,7 @@ from recon.config import check
 from recon.training import checkpoint
 from recon.training.device import make_fabric
 from recon.training.ranks import Ranks
-from tests.recon.launched import processes_of, said, torchrun
+from tests.recon.launched import said, torchrun
 from tests.recon.training.conftest import (
     SMALL,
     as_killed_after_its_first_checkpoint,
@@ -23,38 +21,13 @@ from tests.recon.training.conftest import (
     settings,
     small_run,
 )
-from tests.recon.training.test_processes import last_step
-
-# Rounding alone: sums over images in another order. In 8 steps we saw at most 2e-6 in the weights, 5e-6 in momentum.
-# Most of the former is in the attention's key biases, whose true gradient is zero, so that Adam steps by its rounding.
-TOLERANCE = 2e-5
-
-EVERY = ["mse", "norm_mse+0.3*l1", "perceptual+mse", "adversarial+mse", "10%perceptual+80%adversarial+mse"]
-STEPS = ["train.steps=8", "train.checkpoint_every=4", "losses.adversarial.generator_full=0.5"]
-ENDING = ["loss=norm_mse+20%adversarial", "train.steps=24", "train.checkpoint_every=5", "train.log_every=1"]
-
-
-def distance(a: dict, b: dict) -> float:
-    """Of two trees of tensors with the same names, relative to the length of the first."""
-    pairs = [(a[name].double(), b[name].double()) for name in a]
-    return float((sum((u - v).square().sum() for u, v in pairs) / sum(u.square().sum() for u, _ in pairs)).sqrt())
-
-
-def assert_same_but_for_rounding(left: Path, right: Path) -> None:
-    """Two finished runs: weights, optimiser, critics, what is drawn next, and the log."""
-    one, two = (checkpoint.read(folder / checkpoint.NAME) for folder in (left, right))
-    assert one["step"] == two["step"] and one["unreadable"] == two["unreadable"]
-    assert distance(one["model"], two["model"]) < TOLERANCE
-    moments = [{i: s["exp_avg"] for i, s in of["optimizer"]["state"].items()} for of in (one, two)]
-    assert distance(*moments) < TOLERANCE
-    assert one["objective"].keys() == two["objective"].keys()
-    for term, state in one["objective"].items():
-        assert distance(state["module"], two["objective"][term]["module"]) < TOLERANCE
-    assert torch.equal(one["random"]["cpu"], two["random"]["cpu"])
-    for a, b in zip(lines_of(left), lines_of(right), strict=True):
-        assert a.keys() == b.keys()
-        for key in a.keys() - {"images_per_second"}:
-            assert a[key] == pytest.approx(b[key], rel=1e-4, abs=1e-5), key
+from tests.recon.training.launched import (
+    ENDING,
+    EVERY,
+    STEPS,
+    assert_same_but_for_rounding,
+    ended_on_the_way,
+)
 
 
 @pytest.fixture(scope="module")
@@ -102,23 +75,7 @@ ENDS = {
 def ended(tmp_path_factory, pictures):
     """Name -> where runs of two processes ran, and their launcher's exit status."""
     place = tmp_path_factory.mktemp("ended")
-    words = [*SMALL, *ENDING, f"data.root={pictures}"]
-    launched = {name: torchrun(place / name, "pretrain", *words, f"name={name}") for name in ENDS}
-    waiting, deadline = set(ENDS), time.monotonic() + 200
-    try:
-        while waiting and time.monotonic() < deadline:
-            for name in list(waiting):
-                if last_step(place / name / "runs" / name / "metrics.jsonl") >= 7:
-                    rank, number = ENDS[name]
-                    launcher = launched[name]
-                    os.kill(launcher.pid if rank is None else processes_of(launcher)[rank], number)
-                    waiting.remove(name)
-            time.sleep(0.005)
-        return {name: (place / name, process.wait(60)) for name, process in launched.items()}
-    finally:
-        for process in launched.values():
-            if process.poll() is None:
-                process.terminate()
+    return ended_on_the_way(place, ENDS, *SMALL, *ENDING, f"data.root={pictures}")
 
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds the processes in /proc")
