@@ -35,4 +35,6 @@ def _of_pretraining() -> list[str]:
         "  --config-dir=FOLDER                    your own presets: FOLDER/preset/NAME.yaml",
         "",
         "Sweep: python -m recon.pretrain -m loss=mse,l1,perceptual+mse     one run for each, in sibling folders",
+        "  hydra/launcher=joblib hydra.launcher.n_jobs=2                    so many at a time on this machine",
+        "  hydra/launcher=submitit_slurm hydra.launcher.partition=NAME      each a job of a Slurm cluster",
     ]

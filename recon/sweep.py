@@ -138,12 +138,12 @@ class Jobs:
         try:
             yield
         except BrokenExecutor:
-            self.ended("", 1)
-            print(
-                "a job was killed, and the others were ended with it; their last checkpoints stand, go on with each by "
-                "name=NAME resume=true",
-                file=sys.stderr,
-            )
+            if (self.folder / "stop").exists():  # one that had not begun yet
+                self.ended("", 128 + int((self.folder / "stop").read_text()))
+            else:
+                self.ended("", 1)
+                how = "their last checkpoints stand, go on with each by name=NAME resume=true"
+                print(f"a job was killed, and the others were ended with it; {how}", file=sys.stderr)
         except RuntimeError as error:
             if type(error).__module__ != "submitit.core.utils":
                 raise

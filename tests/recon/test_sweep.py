@@ -1,12 +1,11 @@
 """Sweeps side by side: real processes that Hydra's launcher starts."""
 
-import importlib.util
 import os
 import signal
 import subprocess
 import sys
 import time
-from importlib.metadata import PackageNotFoundError
+from importlib.metadata import PackageNotFoundError, version
 
 import pytest
 import yaml
@@ -18,10 +17,16 @@ from recon.training import checkpoint
 from tests.recon.training.conftest import SMALL, differences, save_pictures, small_run, state_of
 from tests.recon.training.test_processes import last_step
 
+
+def installed(package: str) -> bool:
+    try:
+        return bool(version(package))
+    except PackageNotFoundError:
+        return False
+
+
 joblib = pytest.mark.skipif(
-    importlib.util.find_spec("joblib") is None
-    or importlib.util.find_spec("hydra_plugins.hydra_joblib_launcher") is None,
-    reason="hydra-joblib-launcher is not installed",
+    not installed("hydra-joblib-launcher"), reason="hydra-joblib-launcher is not installed: pip install 'recon[sweep]'"
 )
 LOSSES = ("mse", "mse+0.5*l1")
 SIDE_BY_SIDE = ["-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
@@ -48,17 +53,17 @@ def swept(tmp_path_factory, pictures):
     """Where two runs and an invalid setting were swept, exit status, stdout, stderr."""
     place = tmp_path_factory.mktemp("swept")
     process = started(place, f"data.root={pictures}", "train.steps=2", f"loss={','.join(LOSSES)},mes")
-    out, err = process.communicate(timeout=300)
+    out, err = process.communicate(timeout=500)
     return place, process.returncode, out, err
 
 
 @joblib
-def test_runs_side_by_side_are_those_that_each_would_be_alone(swept, pictures):
+def test_runs_side_by_side_are_those_that_each_would_be_alone(swept, pictures, tmp_path):
     place, _, out, err = swept
     runs = {yaml.safe_load(path.read_text())["loss"]: path.parent for path in place.glob("runs/*/config.yaml")}
     assert runs.keys() == set(LOSSES), out + err
     for i, loss in enumerate(LOSSES):
-        alone = small_run(place / "alone", pictures, f"{i}", f"loss={loss}", "train.steps=2")
+        alone = small_run(tmp_path, pictures, f"{i}", f"loss={loss}", "train.steps=2")
         assert differences(state_of(alone), state_of(runs[loss])) == []
 
 
@@ -68,7 +73,7 @@ def test_what_is_wrong_in_another_process_is_one_line_and_the_exit_status_here(s
     assert status == 2
     assert err.count("unknown loss term 'mes'") == 1 and "Traceback" not in err
     assert err.startswith("loss=mes | ") and len(err.splitlines()) == 1
-    assert {path.name for path in place.iterdir()} <= {"runs", "alone"} and len(list((place / "runs").iterdir())) == 2
+    assert [path.name for path in place.iterdir()] == ["runs"] and len(list((place / "runs").iterdir())) == 2
 
 
 @joblib
@@ -85,12 +90,12 @@ def test_a_signal_ends_all_runs_saved_and_begins_no_other(tmp_path, pictures):
     words = [f"data.root={pictures}", "train.steps=100000", "train.log_every=1", "train.checkpoint_every=100000"]
     process = started(tmp_path, *words, "loss=mse,l1,mse+l1")
     try:
-        deadline = time.monotonic() + 250
+        deadline = time.monotonic() + 400
         while sum(last_step(path) > 2 for path in tmp_path.glob("runs/*/metrics.jsonl")) < 2:
             assert time.monotonic() < deadline and process.poll() is None
             time.sleep(0.05)
         process.send_signal(signal.SIGTERM)
-        out, err = process.communicate(timeout=60)  # its end: no other process writes to its streams
+        out, err = process.communicate(timeout=120)  # its end: no other process writes to its streams
     finally:
         process.kill()
     assert process.returncode == 143 and "Traceback" not in err, err
