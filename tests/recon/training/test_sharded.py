@@ -60,9 +60,15 @@ def one(place, pictures):
 
 
 @pytest.fixture(scope="module")
-def two(place, pictures, one):
+def straight(place, pictures):
+    """One process, never stopped; without micro-batches, whose number draws differ by."""
+    return small_run(place, pictures, "straight", *ENDING)
+
+
+@pytest.fixture(scope="module")
+def two(place, pictures, straight):
     """Name -> a run of two processes that share the model."""
-    as_killed_after_its_first_checkpoint(one[HARDEST], "killed")
+    as_killed_after_its_first_checkpoint(straight, "killed")
     words = [*SMALL, f"data.root={pictures}"]
     shared = [*words, *WORDS, "batch.per_device=2", "shard=true"]
     runs = {f"two{i}": [*shared, f"loss={loss}"] for i, loss in enumerate(EVERY)}
@@ -123,15 +129,8 @@ def test_in_bfloat16_the_gradient_is_what_it_is_where_each_process_has_the_whole
     assert distance(momentum(apart), momentum(shared)) < 1e-6
 
 
-def test_two_processes_share_a_model_that_one_began_with(one, two):
-    assert_same_but_for_rounding(one[HARDEST], two["killed"])
-
-
-def test_one_process_goes_on_with_a_model_that_two_shared_and_says_that_it_has_it_all(place, one, two, capsys):
-    as_killed_after_its_first_checkpoint(two[f"two{len(EVERY) - 1}"], "alone")
-    assert_same_but_for_rounding(one[HARDEST], resumed(place, "alone"))
-    assert ", one process: nothing to shard" in capsys.readouterr().out
-    assert json.loads((place / "runs" / "alone" / "environment.json").read_text())["sharded"] is False
+def test_two_processes_share_a_model_that_one_began_with(straight, two):
+    assert_same_but_for_rounding(straight, two["killed"])
 
 
 def test_the_run_says_that_it_is_sharded(place, two):
@@ -166,10 +165,12 @@ class TestEnds:
         assert status != 0 and 7 <= step < 24 and step == max(line["step"] for line in lines_of(folder))
         assert (place / "out").read_text().count(f"stopped at step {step} of 24") == 1
 
-    def test_one_process_goes_on_where_they_ended(self, ended, tmp_path, pictures):
-        straight = small_run(tmp_path, pictures, "straight", *ENDING)
+    def test_one_process_goes_on_where_they_ended_and_says_that_it_has_the_whole_model(self, ended, straight, capsys):
         for name, (place, _) in ended.items():
-            assert_same_but_for_rounding(straight, resumed(place, name))
+            folder = resumed(place, name)
+            assert ", one process: nothing to shard\n" in capsys.readouterr().out
+            assert json.loads((folder / "environment.json").read_text())["sharded"] is False
+            assert_same_but_for_rounding(straight, folder)
 
 
 def test_two_launchers_of_one_process_do_what_one_process_does(tmp_path, pictures, one):
