@@ -32,9 +32,12 @@ EXPRESSIONS = ["mse", "norm_mse", "l1", "perceptual+mse", "adversarial+mse", "10
 
 
 class Bench:
-    """A model, an objective and one batch; every method is one way to take a training step."""
+    """A model, an objective and one batch; every method is one way to take a training step.
 
-    def __init__(self, expression: str, options: argparse.Namespace):
+    `terms` are their options by name; the values of VGG19's weights cost nothing, so they are random if not said.
+    """
+
+    def __init__(self, expression: str, options: argparse.Namespace, **terms: dict):
         torch.manual_seed(0)
         self.device = torch.device(options.device)
         self.low = fast_bfloat16(self.device.type)
@@ -44,7 +47,7 @@ class Bench:
             image_size=size,
             critic_dtype=torch.bfloat16 if self.low else torch.float32,
             compiled=options.compile,
-            perceptual={"weights": "random"},  # the values of the weights cost nothing
+            **terms | {"perceptual": {"weights": "random"} | terms.get("perceptual", {})},
         ).to(self.device)
         self.model = create_model(
             options.model, image_size=size, patch_size=options.patch_size, head=self.objective.head
@@ -57,6 +60,7 @@ class Bench:
         self.images = torch.rand(options.batch, 3, *size, device=self.device)
         self.noise = torch.rand(options.batch, self.model.patches, device=self.device)
         self.tally = Tally(self.device)
+        self.step = 0  # of ours
         self.parts: dict[str, float] = {}
 
     def forward(self) -> Reconstruction:
@@ -67,7 +71,7 @@ class Bench:
         with self._part("forward"):
             r = self.forward()
         with self._part("objective"):
-            result = self.objective(r, 0)
+            result = self.objective(r, self.step)
         with self._part("backward"):
             r.prediction.backward(result.gradient)
         with self._part("optimiser"):
@@ -75,9 +79,10 @@ class Bench:
             step_unless(self.optimizer, ~norm.isfinite())
             self.optimizer.zero_grad()
         with self._part("critic's update"):
-            self.objective.update(0)
+            self.objective.update(self.step)
         with self._part("tally"):
             self.tally.record([result], self.objective, norm, norm.isfinite())
+        self.step += 1
 
     def plain(self) -> None:
         """What a loop without this library does: the weighted sum, one backward, one step."""

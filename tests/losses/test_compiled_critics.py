@@ -1,7 +1,5 @@
 """Compiled critics say what they say uncompiled, and are compiled once."""
 
-from functools import partial
-
 import pytest
 import torch
 from torch._dynamo.utils import counters
@@ -18,7 +16,13 @@ CRITICS = {
 @pytest.fixture
 def quick(monkeypatch):
     """Traced, split and differentiated as ever, but not made into machine code, which takes most of the time."""
-    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    inductor = torch.compile
+
+    def compiled(function, *, dynamic):
+        assert dynamic is False  # shapes are static, also where two are seen
+        return inductor(function, dynamic=dynamic, backend="aot_eager")
+
+    monkeypatch.setattr(torch, "compile", compiled)
     torch._dynamo.reset()
 
 
