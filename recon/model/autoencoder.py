@@ -170,6 +170,19 @@ class MaskedAutoencoder(nn.Module):
         """Patch tokens with their positions, (B, N, D)."""
         return self.patch_embed((images - self.mean) / self.std) + self.pos_embed[:, 1:]
 
+    def _embedded_at(self, images: Tensor, positions: Tensor) -> Tensor:
+        """As `_embedded`, but of the patches at `positions` (B, n) alone: (B, n, D).
+
+        The convolution, whose windows do not overlap, as a product with the patches that are wanted.
+        """
+        (rows, columns), p = self.grid, self.patch_size
+        patches = images.unflatten(3, (columns, p)).unflatten(2, (rows, p)).permute(0, 2, 4, 1, 3, 5)
+        of = torch.arange(len(images), device=images.device).unsqueeze(1)
+        patches = (patches[of, positions // columns, positions % columns] - self.mean) / self.std
+        embedding = self.patch_embed.proj
+        tokens = nn.functional.linear(patches.flatten(2), embedding.weight.flatten(1), embedding.bias)
+        return tokens + self.pos_embed[0, 1 + positions]
+
     def _encoder(self, tokens: Tensor) -> Tensor:
         """Class token put before (B, n, D), through all blocks: (B, 1 + n, D)."""
         return self.norm(self._through(self.blocks, self._with_class_token(tokens)))
@@ -183,7 +196,7 @@ class MaskedAutoencoder(nn.Module):
             tokens = self.patch_embed((images - self.mean) / self.std)
             tokens = torch.where(mask.unsqueeze(-1), self.mask_token.to(tokens.dtype), tokens) + self.pos_embed[:, 1:]
             return self._encoder(tokens)
-        return self._encoder(_gather(self._embedded(images), visible))
+        return self._encoder(self._embedded_at(images, visible))
 
     def _decode(self, tokens: Tensor, order: Tensor) -> Tensor:
         """The decoder's tokens (B, 1 + n, D) of class token and the patches in `order` (B, n)."""

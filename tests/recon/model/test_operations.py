@@ -1,0 +1,56 @@
+"""What a forward pass costs: exactly the products that the algorithm has, and none for what is hidden."""
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from recon.model import create_model
+
+
+def counted(model, images):
+    """Floating-point operations of a forward pass, on a device without memory."""
+    noise = torch.rand(len(images), model.patches)
+    mask = torch.ones_like(noise, dtype=torch.bool)
+    visible = int(model.patches * (1 - model.mask_ratio))
+    with FlopCounterMode(display=False) as counter:
+        model.to("meta").predict(images.to("meta"), mask.to("meta"), visible)
+    return counter.get_total_flops()
+
+
+def blocks(depth, tokens, width):
+    """Query, key, value and projection: 4 products; the perceptron: 8; attention's two products."""
+    return depth * (2 * tokens * 12 * width**2 + 2 * 2 * tokens**2 * width)
+
+
+def products(patches, embedded, seen, values, *, width, depth, decoder_width, decoder_depth):
+    """Of one image: `embedded` patches become tokens, the encoder sees `seen` of them and the class token."""
+    encoder = 2 * embedded * values * width + blocks(depth, 1 + seen, width)
+    between = 2 * (1 + seen) * width * decoder_width
+    return encoder + between + blocks(decoder_depth, 1 + patches, decoder_width) + 2 * patches * decoder_width * values
+
+
+BASE = dict(width=768, depth=12, decoder_width=512, decoder_depth=8)
+TINY = dict(width=192, depth=12, decoder_width=128, decoder_depth=4)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "patch", "widths"), [("base", 224, 16, BASE), ("tiny", 64, 8, TINY)], ids=["base", "tiny"]
+)
+def test_hidden_patches_are_not_embedded_and_the_encoder_does_not_see_them(name, size, patch, widths):
+    model = create_model(name, image_size=size, patch_size=patch)
+    n = (size // patch) ** 2
+    # Predicted are all patches and not the class token: the last layer runs behind it.
+    assert counted(model, torch.zeros(2, 3, size, size)) == 2 * products(n, n // 4, n // 4, 3 * patch**2, **widths)
+
+
+def test_with_mask_tokens_the_encoder_pays_for_every_patch():
+    model = create_model("tiny", image_size=64, patch_size=8, mask_tokens="encoder")
+    assert counted(model, torch.zeros(2, 3, 64, 64)) == 2 * products(64, 64, 64, 192, **TINY)
+
+
+def test_the_paper_s_vit_b_costs_what_its_code_costs():
+    """19.6 GFLOP a forward pass, all 196 patches embedded as the official code has it; each hidden one saves 1.2 MFLOP."""
+    official = products(196, 196, 49, 768, **BASE)
+    assert official == pytest.approx(19.6e9, rel=0.005)
+    model = create_model("base", image_size=224, patch_size=16)
+    assert official - counted(model, torch.zeros(1, 3, 224, 224)) == 147 * 2 * 768 * 768
