@@ -20,7 +20,10 @@ def patch_statistics(patches: Tensor) -> tuple[Tensor, Tensor]:
 
     As the official MAE code: unbiased variance, and the root is of variance + 1e-6.
     """
-    return patches.mean(-1, keepdim=True), (patches.var(-1, keepdim=True) + EPSILON).sqrt()
+    mean = patches.mean(-1, keepdim=True)
+    # `var` sums up value by value on a CPU: seven times as long.
+    variance = (patches - mean).square().sum(-1, keepdim=True) / (patches.shape[-1] - 1)
+    return mean, (variance + EPSILON).sqrt()
 
 
 class PixelHead:
@@ -65,7 +68,7 @@ class NormalisedPixelHead(PixelHead):
         return r.prediction[..., : r.values]
 
     def target(self, r: "Reconstruction") -> Tensor:
-        mean, std = patch_statistics(r.true_pixels)
+        mean, std = r.true_statistics
         return (r.true_pixels - mean) / std
 
     def predicted_statistics(self, r: "Reconstruction") -> Tensor:
@@ -85,12 +88,12 @@ class NormalisedPixelHead(PixelHead):
 
     def oracle_pixels(self, r: "Reconstruction") -> Tensor:
         """Rendered with the true patch's mean and std. That leaks the answer: label it `oracle`."""
-        mean, std = patch_statistics(r.true_pixels)
+        mean, std = r.true_statistics
         return self.patches(r) * std + mean
 
     def own_loss(self, r: "Reconstruction") -> Tensor | None:
         """Squared error of mean and log-std on the judged patches."""
         if r.prediction.shape[-1] == r.values:
             return None
-        mean, std = patch_statistics(r.true_pixels)
+        mean, std = r.true_statistics
         return r.judged_mean((self.predicted_statistics(r) - torch.cat([mean, std.log()], -1)).square())

@@ -7,7 +7,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from losses.heads import PixelHead
+from losses.heads import PixelHead, patch_statistics
 from losses.patches import patchify, spread, unpatchify
 from losses.statistics import IMAGENET_MEAN, IMAGENET_STD
 
@@ -66,6 +66,8 @@ class Reconstruction:
         same = {"shift": self.shift, "chance": self.chance, "where": self.where}
         other = Reconstruction(prediction, self.image, self.mask, self.head, self.mean, self.std, over, **same)
         other.true_pixels = self.true_pixels
+        if self.head.statistics:
+            other.true_statistics = self.true_statistics
         return other
 
     @cached_property
@@ -84,6 +86,11 @@ class Reconstruction:
         """The truth, standardised."""
         patches = patchify(self._standardised(self.image), self.patch_size)
         return patches if self.where is None else patches.gather(1, _at(self.where, patches))
+
+    @cached_property
+    def true_statistics(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of each patch of `true_pixels`, two (B, N, 1)."""
+        return patch_statistics(self.true_pixels)
 
     @cached_property
     def pixels(self) -> Tensor:
