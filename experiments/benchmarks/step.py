@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -34,11 +35,20 @@ EXPRESSIONS = ["mse", "norm_mse", "l1", "perceptual+mse", "adversarial+mse", "10
 class Bench:
     """A model, an objective and one batch; every method is one way to take a training step.
 
-    `terms` are their options by name; the values of VGG19's weights cost nothing, so they are random if not said.
+    Args:
+        terms: options by term; the values of VGG19's weights cost nothing, so they are random if not said.
+        **changes: arguments of `MaskedAutoencoder`.
     """
 
-    def __init__(self, expression: str, options: argparse.Namespace, **terms: dict):
+    def __init__(
+        self,
+        expression: str,
+        options: argparse.Namespace,
+        terms: dict[str, dict[str, Any]] | None = None,
+        **changes: Any,
+    ):
         torch.manual_seed(0)
+        terms = terms or {}
         self.device = torch.device(options.device)
         self.low = fast_bfloat16(self.device.type)
         size = (options.image_size, options.image_size)
@@ -50,7 +60,7 @@ class Bench:
             **terms | {"perceptual": {"weights": "random"} | terms.get("perceptual", {})},
         ).to(self.device)
         self.model = create_model(
-            options.model, image_size=size, patch_size=options.patch_size, head=self.objective.head
+            options.model, image_size=size, patch_size=options.patch_size, head=self.objective.head, **changes
         ).to(self.device)
         if options.compile:
             self.model.predict = torch.compile(self.model.predict)
@@ -65,7 +75,7 @@ class Bench:
 
     def forward(self) -> Reconstruction:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.low):
-            return self.model(self.images, noise=self.noise)
+            return self.model(self.images, noise=self.noise, decoded=1.0)
 
     def ours(self) -> None:
         with self._part("forward"):

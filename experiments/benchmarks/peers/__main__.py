@@ -1,0 +1,152 @@
+"""The pretraining step under `norm_mse`, beside other people's and beside the floor.
+
+    python -m experiments.benchmarks.peers --official MAE --compile                        # ViT-Ti/8 at 64 pixels
+    python -m experiments.benchmarks.peers --official MAE --compile --model base --patch-size 16 --image-size 224 \\
+        --batch 16 --out FILE.json
+
+MAE is a checkout of github.com/facebookresearch/mae, which is not ours to ship; without it that row is missing. lightly
+and transformers come from their packages (`uv sync --group peers`). All train one model from the same weights on one
+batch that lies on the device, in one precision, with AdamW, each by its own code and with its own choice of attention
+kernel; each file beside this one says what it put together. Within this one process they take turns, a step each:
+
+- loss: of the first step's weights, every side under the same masks, in float32. It tells that all do the same thing.
+- GFLOP: of one image, counted (`torch.utils.flop_counter`), a forward pass and the whole step.
+- over NAME: its time over that row's, the median of the turns, and in brackets their lowest and highest. NAME is the
+  official code as it is, or ours where there is none.
+- of the floor: the step's operations over its time, over the rate of a large matrix product that takes its turns too.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from timm.layers import set_fused_attn
+
+from experiments.benchmarks.floor import Product, operations
+from experiments.benchmarks.peers.hugging_face import HuggingFace
+from experiments.benchmarks.peers.lightly import Lightly
+from experiments.benchmarks.peers.official import Official
+from experiments.benchmarks.peers.ours import Ours
+from experiments.benchmarks.peers.side import Side, Task
+from experiments.benchmarks.saved import described, save, table, take_out
+from recon.model import create_model
+from recon.training.device import fast_bfloat16, make_fabric
+
+MATRIX = "matrix product"
+COLUMNS = {
+    "side": ("", ""),
+    "parameters": ("parameters", ",d"),
+    "loss": ("loss", ".6f"),
+    "forward_gflop": ("GFLOP forward", ".3f"),
+    "step_gflop": ("step", ".3f"),
+    "images_per_second": ("images/s", ".1f"),
+    "ratio": ("over {}", ".2f"),
+    "spread": ("", ""),
+    "of_floor": ("of the floor", ".1%"),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--official", type=Path, help="checkout of facebookresearch/mae")
+    parser.add_argument("--model", default="tiny")
+    parser.add_argument("--image-size", type=int, default=64)
+    parser.add_argument("--patch-size", type=int, default=8)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--compile", action="store_true", help="rows for ours and the official code, compiled")
+    take_out(parser)
+    options = parser.parse_args()
+    device = torch.device(options.device)
+    task = Task(
+        options.model, options.image_size, options.patch_size, options.batch, device, fast_bfloat16(device.type)
+    )
+    print(f"{task.model}/{task.patch_size} at {task.image_size} pixels, batch {task.batch}, 75% hidden, norm_mse")
+    precision = "bfloat16" if task.low else "float32"
+    print(f"{described(device)}, {precision}, torch {torch.__version__}\n", flush=True)
+    sides = all_sides(task, options.official)
+    rows = [facts(side) for side in sides]  # before anything is trained or compiled
+    for row, side in zip(list(rows), list(sides), strict=True):
+        if options.compile and isinstance(side, Ours | Official):
+            sides.append(side.compiled())
+            rows.append(row | {"side": sides[-1].name})
+    product = Product(device, task.low)
+    seconds = in_turns({side.name: side.step for side in sides} | {MATRIX: product}, options.repeats, device)
+    rate = statistics.median(product.operations / s for s in seconds[MATRIX])
+    reference = "official" if options.official else "ours"
+    for row in rows:
+        row.update(speed(row, seconds, task.batch, reference, product.operations))
+    rows.sort(key=lambda row: row["ratio"])
+    headings = {key: (heading.format(reference), how) for key, (heading, how) in COLUMNS.items()}
+    print(table(rows, headings))
+    print(f"\nfloor: {rate / 1e12:.3f} TFLOP/s, a product of {product.side} x {product.side} matrices")
+    rows.append({"side": MATRIX, "flop_per_second": rate, "matrix": product.side})
+    save(options.out, "experiments.benchmarks.peers", device, rows, ["lightly", "transformers"])
+
+
+def all_sides(task: Task, official: Path | None) -> list[Side]:
+    """Every side with the same weights. Ours last: it sets the attention of models that are made later."""
+    torch.manual_seed(0)
+    weights = create_model(task.model, image_size=task.image_size, patch_size=task.patch_size).state_dict()
+    sides: list[Side] = [Official(task, weights, official)] if official else []
+    sides += [Lightly(task, weights), HuggingFace(task, weights)]
+    make_fabric(str(task.device), "auto")
+    sides.append(Ours(task, weights))
+    torch.backends.cuda.enable_flash_sdp(True)  # of which ours has no need any more: the others' default
+    set_fused_attn(True)
+    return sides
+
+
+def facts(side: Side) -> dict[str, Any]:
+    """What a side trains: parameters, the loss at its first weights, operations of an image in GFLOP."""
+    noise = side.task.noise()
+    with torch.no_grad():
+        loss = side.loss(noise).item()  # without autocast
+        forward = operations(side.loss)
+    return {
+        "side": side.name,
+        "parameters": side.parameters,
+        "loss": loss,
+        "forward_gflop": forward / side.task.batch / 1e9,
+        "step_gflop": operations(side.step) / side.task.batch / 1e9,
+    }
+
+
+def in_turns(works: Mapping[str, Callable[[], None]], repeats: int, device: torch.device) -> dict[str, list[float]]:
+    """Seconds of each work in each of the `repeats` turns, to and fro, after three that are not counted."""
+    seconds: dict[str, list[float]] = {name: [] for name in works}
+    for i in range(repeats + 3):
+        for name in list(works)[:: 1 if i % 2 else -1]:
+            began = time.perf_counter()
+            works[name]()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            if i >= 3:
+                seconds[name].append(time.perf_counter() - began)
+    return seconds
+
+
+def speed(
+    row: dict[str, Any], seconds: dict[str, list[float]], batch: int, reference: str, product: int
+) -> dict[str, Any]:
+    """A side's speed, over the reference's and the floor's, turn by turn; `product`: operations of the floor's."""
+    mine = seconds[row["side"]]
+    ratios = [theirs / own for theirs, own in zip(seconds[reference], mine, strict=True)]
+    step = row["step_gflop"] * 1e9 * batch
+    shares = [(step / product) * floor / own for floor, own in zip(seconds[MATRIX], mine, strict=True)]
+    return {
+        "images_per_second": batch / statistics.median(mine),
+        "ratio": statistics.median(ratios),
+        "spread": f"({min(ratios):.2f} .. {max(ratios):.2f})",
+        "of_floor": statistics.median(shares),
+        "seconds": mine,
+    }
+
+
+if __name__ == "__main__":
+    main()
