@@ -25,6 +25,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
+from experiments.benchmarks.saved import save, take_out
 from experiments.benchmarks.step import Bench
 from recon.data import Batch, Source, create_dataset, training_batches
 from recon.data.packing import pack
@@ -77,6 +78,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--compile", action="store_true")
+    take_out(parser)
     options = parser.parse_args()
     make_fabric(options.device, "auto")  # for the device's settings, which training has too
     with tempfile.TemporaryDirectory() as folder:
@@ -115,12 +117,16 @@ def measure(options: argparse.Namespace, file: Path) -> None:
     ready, made = per_core(ways, options, bench.device)
     trained = end_to_end(ways, bench, options)
     print(f"{'input':<16}{'per core':>10}{'on device':>12}{'trained':>10}{'over synthetic':>16}")
+    rows = []
     for name, speeds in trained.items():
         before = f"{ready[name]:10.0f}{made[name]:12.0f}" if name in ready else f"{'':22}"
         ratios = [mine / best for mine, best in zip(speeds, trained["synthetic"], strict=True)]
         spread = f"{statistics.median(ratios):15.1%} ({min(ratios):.0%} .. {max(ratios):.0%})"
         print(f"{name:<16}{before}{statistics.median(speeds):10.0f}{spread}")
+        row = {"input": name, "images_per_second": statistics.median(speeds), "over_synthetic": ratios}
+        rows.append(row | {"ready_per_core": ready.get(name), "made_on_device": made.get(name)})
     print(f"\nimages/s; load afterwards {load()}")
+    save(options.out, "experiments.benchmarks.input", bench.device, rows)
 
 
 def per_core(ways: dict, options: argparse.Namespace, device: torch.device) -> tuple[dict, dict]:

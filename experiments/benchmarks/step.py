@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 
+from experiments.benchmarks.saved import save, take_out
 from losses import Objective, Reconstruction, build_objective
 from losses.finite import gradient_norm, step_unless
 from recon.model import create_model
@@ -193,6 +194,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--loss", nargs="+", default=EXPRESSIONS)
+    take_out(parser)
     options = parser.parse_args()
     make_fabric(options.device, "auto")  # for the device's settings, which training has too
     print(f"{options.model}/{options.patch_size} at {options.image_size} pixels, batch {options.batch}")
@@ -201,7 +203,7 @@ def main() -> None:
     )
     columns = f"{'objective':<34}{'images/s':>9}{'over mse':>10}{'machinery':>11}{'critic':>8}{'peak MiB':>10}"
     print(f"{columns}   share of the step")
-    mse = None
+    mse, rows = None, []
     for expression in options.loss:
         bench = Bench(expression, options)
         bench.ours()  # compilation is no part of a step
@@ -211,14 +213,18 @@ def main() -> None:
         ours, plain = compare(bench.ours, bench.plain, options.repeats, bench.device)
         mse = ours if expression == "mse" else mse
         over = f"{ours / mse:.2f}x" if mse else ""
+        row = {"objective": expression, "images_per_second": options.batch / ours, "machinery": ours / plain}
+        row |= {"over_mse": ours / mse if mse else None, "peak_mib": peak_mib(bench.device)}
         critic = ""
         if "perceptual" in bench.objective.terms:
             term, floor = compare(*critic_floor(bench), options.repeats, bench.device)
-            critic = f"{term / floor:.2f}x"
-        figures = f"{options.batch / ours:9.0f}{over:>10}{ours / plain:10.3f}x{critic:>8}{peak_mib(bench.device):10.0f}"
+            critic, row["critic"] = f"{term / floor:.2f}x", term / floor
+        figures = f"{options.batch / ours:9.0f}{over:>10}{ours / plain:10.3f}x{critic:>8}{row['peak_mib']:10.0f}"
         total = sum(bench.parts.values()) or 1
         shares = ", ".join(f"{name} {part / total:.0%}" for name, part in bench.parts.items() if part / total >= 0.005)
         print(f"{expression:<34}{figures}   {shares}", flush=True)
+        rows.append(row)
+    save(options.out, "experiments.benchmarks.step", torch.device(options.device), rows)
 
 
 if __name__ == "__main__":
