@@ -1,4 +1,4 @@
-"""Memory of a training step: per image, and the largest batch; with and without activation checkpointing.
+"""Memory of a training step: per image, and the largest batch; with and without gradient checkpointing.
 
     python -m experiments.benchmarks.memory                                             # ViT-Ti/8 at 64 pixels
     python -m experiments.benchmarks.memory --model base --patch-size 16 --image-size 224 --batches 2 4 8 --memory 16
@@ -63,7 +63,7 @@ def main() -> None:
         few, *_, many = [row for row in rows if row["checkpointing"] == checkpointing]
         line = growth(few, many, room)
         if device.type == "cuda":
-            bench.model.checkpointing = checkpointing == "yes"
+            bench.model.gradient_checkpointing = checkpointing == "yes"
             line["largest_batch"] = largest_that_fits(bench, line["largest_batch"])
         print(
             f"checkpointing {checkpointing}: per image {line['kept_per_image']:.2f} MiB kept, "
@@ -75,8 +75,8 @@ def main() -> None:
 
 
 def measured(bench: Bench, batches: list[int], repeats: int) -> Iterator[dict[str, Any]]:
-    for checkpointing in (False, True) if hasattr(bench.model, "checkpointing") else (False,):
-        bench.model.checkpointing = checkpointing
+    for checkpointing in (False, True):
+        bench.model.gradient_checkpointing = checkpointing
         for batch in batches:
             with of_batch(bench, batch):
                 kept, peak = kept_for_backward(bench), peak_of_step(bench)

@@ -7,13 +7,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from recon.model import create_model
 
 
-def counted(model, images):
+def counted(model, images, decoded=None):
     """Floating-point operations of a forward pass, on a device without memory."""
-    noise = torch.rand(len(images), model.patches)
-    mask = torch.ones_like(noise, dtype=torch.bool)
-    visible = int(model.patches * (1 - model.mask_ratio))
+    noise = torch.rand(len(images), model.patches, device="meta")
     with FlopCounterMode(display=False) as counter:
-        model.to("meta").predict(images.to("meta"), mask.to("meta"), visible)
+        model.to("meta")(images.to("meta"), noise=noise, decoded=decoded)
     return counter.get_total_flops()
 
 
@@ -22,11 +20,13 @@ def blocks(depth, tokens, width):
     return depth * (2 * tokens * 12 * width**2 + 2 * 2 * tokens**2 * width)
 
 
-def products(patches, embedded, seen, values, *, width, depth, decoder_width, decoder_depth):
-    """Of one image: `embedded` patches become tokens, the encoder sees `seen` of them and the class token."""
+def products(patches, embedded, seen, values, predicted=None, *, width, depth, decoder_width, decoder_depth):
+    """Of one image: `embedded` patches become tokens, the encoder sees `seen` of them and the class token, the decoder
+    `patches` and the class token; `predicted` of those, or all, become pixels."""
     encoder = 2 * embedded * values * width + blocks(depth, 1 + seen, width)
     between = 2 * (1 + seen) * width * decoder_width
-    return encoder + between + blocks(decoder_depth, 1 + patches, decoder_width) + 2 * patches * decoder_width * values
+    pixels = 2 * (predicted or patches) * decoder_width * values
+    return encoder + between + blocks(decoder_depth, 1 + patches, decoder_width) + pixels
 
 
 BASE = dict(width=768, depth=12, decoder_width=512, decoder_depth=8)
@@ -41,6 +41,13 @@ def test_hidden_patches_are_not_embedded_and_the_encoder_does_not_see_them(name,
     n = (size // patch) ** 2
     # Predicted are all patches and not the class token: the last layer runs behind it.
     assert counted(model, torch.zeros(2, 3, size, size)) == 2 * products(n, n // 4, n // 4, 3 * patch**2, **widths)
+
+
+@pytest.mark.parametrize(("decoded", "predicted"), [(1.0, 48), (0.5, 24)])
+def test_a_decoder_pays_for_visible_patches_and_for_those_it_predicts_alone(decoded, predicted):
+    model = create_model("tiny", image_size=64, patch_size=8)
+    expected = products(16 + predicted, 16, 16, 192, predicted, **TINY)
+    assert counted(model, torch.zeros(2, 3, 64, 64), decoded) == 2 * expected
 
 
 def test_with_mask_tokens_the_encoder_pays_for_every_patch():
