@@ -29,7 +29,7 @@ from timm.layers import set_fused_attn
 from experiments.benchmarks.floor import Product, operations
 from experiments.benchmarks.peers.hugging_face import HuggingFace
 from experiments.benchmarks.peers.lightly import Lightly
-from experiments.benchmarks.peers.official import Official
+from experiments.benchmarks.peers.official import MODEL, Official
 from experiments.benchmarks.peers.ours import Ours
 from experiments.benchmarks.peers.side import Side, Task
 from experiments.benchmarks.saved import described, save, table, take_out
@@ -62,6 +62,10 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true", help="rows for ours and the official code, compiled")
     take_out(parser)
     options = parser.parse_args()
+    if options.official and not (options.official / MODEL).is_file():
+        parser.error(
+            f"no {MODEL} in {options.official}: give --official the folder of a checkout of facebookresearch/mae"
+        )
     device = torch.device(options.device)
     task = Task(
         options.model, options.image_size, options.patch_size, options.batch, device, fast_bfloat16(device.type)
