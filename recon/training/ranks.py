@@ -87,7 +87,7 @@ class Ranks(Processes):
 
         Each process goes through all things and does its own part, on which the others have no influence: what comes
         back is what one process would have made, to the bit. An error of one is raised in all. `work` is done alone,
-        so it must wait for no other process.
+        so it must wait for no other process; what it returns travels whole, the rest of a tensor behind a view too.
         """
         with self.one_voice():
             own = [work(thing) for number, thing in enumerate(things) if number % self.count == self.rank]
