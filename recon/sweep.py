@@ -9,10 +9,12 @@ import signal
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import BrokenExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import FrameType
@@ -30,6 +32,7 @@ PACKAGES = {
 }
 HERE = "basic"  # Hydra's own, which runs them in this process
 LOGS = RUNS / ".submitit"
+_BUSY = threading.Lock()  # held while this process is at a job
 
 
 class Asked(BaseException):
@@ -94,29 +97,23 @@ class Jobs:
             return
         running = self.folder / f"{os.getpid()}.running"
         before = {number: signal.signal(number, _ask) for number in (signal.SIGINT, signal.SIGTERM)}
-        over = threading.Event()
         out, err = sys.stdout, sys.stderr
+        _end_with(self.parent)
+        _BUSY.acquire()
         try:
             with suppress(PermissionError):  # it leads a group already
                 os.setpgid(0, 0)  # a terminal's Ctrl-C comes once, from the command
             running.touch()
-            threading.Thread(target=self._end_with_parent, args=[over], daemon=True).start()
             sys.stdout, sys.stderr = (_Named(stream, name) for stream in (out, err))
             if (self.folder / "stop").exists():
                 raise Asked(int((self.folder / "stop").read_text()))
             yield
         finally:
             sys.stdout, sys.stderr = out, err
-            over.set()
             running.unlink(missing_ok=True)
             for number, handler in before.items():
                 signal.signal(number, handler)
-
-    def _end_with_parent(self, over: threading.Event) -> None:
-        while not over.wait(1):
-            if os.getppid() != self.parent:
-                os.kill(os.getpid(), signal.SIGTERM)
-                return
+            _BUSY.release()
 
     @contextmanager
     def watched(self) -> Iterator[None]:
@@ -198,6 +195,21 @@ def scratch(launcher: str) -> Iterator[Path]:
         LOGS.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=LOGS.absolute() if shared else None, prefix="sweep-") as folder:
         yield Path(folder)
+
+
+@cache
+def _end_with(parent: int) -> None:
+    """From now on this process ends when its parent has: at once, or when the job that it is at has saved."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        if _BUSY.locked():
+            os.kill(os.getpid(), signal.SIGTERM)
+        with _BUSY:
+            os._exit(128 + signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _ask(number: int, frame: FrameType | None) -> None:

@@ -50,6 +50,7 @@ def create(settings: Settings) -> Path:
             raise InvalidSetting(f"{folder} exists; go on with it by resume=true, or choose another name=")
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            (folder / "config.yaml").touch(exist_ok=False)  # of two that begin at once, one has it
         except OSError as error:
             raise InvalidSetting(f"cannot make the folder {RUNS}/{settings.name[:40]}: {error.strerror}") from error
         return folder

@@ -151,9 +151,14 @@ class TestNames:
         assert not RUNS.exists()
 
     def test_a_run_is_never_written_over(self):
-        folder = create(settings("name=mine")[0])
-        (folder / "config.yaml").touch()
+        create(settings("name=mine")[0])
         with pytest.raises(InvalidSetting, match=r"^runs/mine exists.*resume=true.*name="):
+            create(settings("name=mine")[0])
+
+    def test_of_two_runs_of_one_name_that_begin_at_once_one_is_refused(self, monkeypatch):
+        monkeypatch.setattr(run_folder, "_holds_a_run", lambda folder: False)  # neither has seen the other
+        create(settings("name=mine")[0])
+        with pytest.raises(InvalidSetting, match=r"^cannot make the folder runs/mine: File exists$"):
             create(settings("name=mine")[0])
 
     def test_a_run_to_resume_must_be_named_and_be_there(self):
