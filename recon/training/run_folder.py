@@ -19,7 +19,8 @@ from recon.training import checkpoint
 
 RUNS = Path("runs")
 
-# Settings that change neither weights nor what they mean, so a run may go on under another value.
+# Settings that change neither weights nor what they mean, so a run may go on under another value. (Of a stream data.workers
+# changes the order of samples: `announcement.other_readers` says so.)
 HARMLESS = {
     "name",
     "resume",
