@@ -14,8 +14,8 @@ Each row is `mse` and one critic under one choice.
   four batches (of which every=4 looks at one) at sixteen placements of its grid, which training draws too. At the
   *prediction*, where nothing is averaged: what looks at a fraction f of the images cannot exceed the root of f. And at
   the model's *weights*, which is what trains. *One*: of one draw, the mean of sixteen. *Mean*: of the gradients' means
-  over the sixteen, which have every window and every image equally often; what it lacks to 1 is bias, which no number
-  of steps averages out.
+  over the sixteen; what it lacks to 1 is bias, which no number of steps averages out, and what chance is left in so few
+  draws: `images` and `every`, which have no bias, show how much.
 
 The row "another shift" is the critic that looks at all against itself, its grid placed elsewhere: how much of a single
 step's direction is chance anyway. The discriminator is the run's own where it had one, else untrained. Penalties reach
