@@ -21,7 +21,8 @@ from losses.errors import nearest
 from recon import sweep
 from recon.config import Settings, every_setting
 from recon.settings_help import help_text, presets
-from recon.training.ranks import first_of_all, join
+from recon.training.device import is_out_of_memory
+from recon.training.ranks import first_of_all, join, launched_together
 
 # `data=cifar10` says data.name=cifar10, and a preset needs no plus.
 SHORT = {"data": "data.name", "model": "model.name", "probe": "probe.name", "preset": "+preset"}
@@ -42,12 +43,14 @@ class Command:
         about: its help's first line.
         settings: the dataclass of its settings.
         bare: the setting, a list, that takes the arguments which are no `key=value`; None: there are no such.
+        less_memory: what to do where memory runs out.
     """
 
     name: str
     about: str
     settings: type = Settings
     bare: str | None = None
+    less_memory: str = "free some, or take a larger machine"
 
     @property
     def short(self) -> dict[str, str]:
@@ -106,6 +109,13 @@ def _job(task: Task, command: Command, words: list[str], jobs: sweep.Jobs) -> Ca
                 except (InvalidSetting, OmegaConfBaseException) as error:
                     status, line = 2, in_one_line(error, command.keys)
                     _complain(line)
+                except (RuntimeError, MemoryError) as error:
+                    if not is_out_of_memory(error):
+                        raise
+                    status, line = 2, f"out of memory; {command.less_memory}"
+                    print(line, file=sys.stderr, flush=True)
+                    if launched_together():
+                        sys.exit(status)  # the others may still have enough, and would wait for this one
         except sweep.Asked as asked:
             status = 128 + asked.signal
         jobs.ended(name, status, line)

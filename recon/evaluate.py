@@ -5,7 +5,10 @@ from recon.evaluation.command import evaluate_run
 from recon.evaluation.settings import EvaluateSettings
 
 COMMAND = Command(
-    "evaluate", "Measures a run's reconstructions:  python -m recon.evaluate run=runs/NAME", EvaluateSettings
+    "evaluate",
+    "Measures a run's reconstructions:  python -m recon.evaluate run=runs/NAME",
+    EvaluateSettings,
+    less_memory="lower batch",
 )
 
 if __name__ == "__main__":

@@ -3,7 +3,11 @@
 from recon.command import Command, run
 from recon.training.pretraining import pretrain
 
-COMMAND = Command("pretrain", "Trains a masked autoencoder:  python -m recon.pretrain loss=perceptual+mse")
+COMMAND = Command(
+    "pretrain",
+    "Trains a masked autoencoder:  python -m recon.pretrain loss=perceptual+mse",
+    less_memory="lower batch.per_device (gradients are then accumulated), or set model.gradient_checkpointing=true",
+)
 
 if __name__ == "__main__":
     run(pretrain, COMMAND)

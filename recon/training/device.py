@@ -99,6 +99,13 @@ def placed(device: str, ranks: Ranks) -> tuple[str, str]:
     return kind, index
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the device's memory ran out, or the host's."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return "can't allocate memory" in str(error) or "out of memory" in str(error)  # of torch on CPUs, and on MPS
+
+
 def fast_bfloat16(kind: str) -> bool:
     """Whether matrix products in bfloat16 are faster than in float32 there."""
     if kind == "cuda":

@@ -6,6 +6,7 @@ import sys
 import textwrap
 
 import pytest
+import torch
 import yaml
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
@@ -36,7 +37,8 @@ def type_in(tmp_path, monkeypatch, capfd):
         monkeypatch.setattr(sys, "argv", ["pretrain.py", *arguments])
         capfd.readouterr()
         with pytest.raises(SystemExit) as end:
-            command.run(task, command.Command("pretrain", "Trains a masked autoencoder."))
+            about = "Trains a masked autoencoder."
+            command.run(task, command.Command("pretrain", about, less_memory="lower batch.per_device"))
         GlobalHydra.instance().clear()
         out, err = capfd.readouterr()
         return end.value.code or 0, out, err
@@ -281,3 +283,27 @@ def test_the_length_that_was_given_counts():
         cfg = OmegaConf.merge(OmegaConf.structured(Settings), {"train": {"steps": 5, "epochs": 3}})
         train = command.typed(cfg, frozenset({f"train.{given}"})).train
         assert getattr(train, given) and getattr(train, other) is None
+
+
+def raises_of_cuda(settings, given):
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+
+@pytest.mark.parametrize(
+    "task",
+    [lambda *_: torch.empty(1 << 56, dtype=torch.uint8), lambda *_: bytearray(1 << 56), raises_of_cuda],
+    ids=["torch", "python", "cuda"],
+)
+def test_where_memory_runs_out_one_line_says_what_to_lower(type_in, task):
+    """The first two ask for more than any machine has; in a sweep the other run is tried all the same."""
+    status, out, err = type_in("-m", "seed=0,1", task=task)
+    assert (status, out) == (2, "")
+    assert err == "out of memory; lower batch.per_device\n" * 2
+
+
+def test_other_failures_are_not_taken_for_a_want_of_memory(type_in):
+    def broken(settings, given):
+        raise RuntimeError("a kernel failed")
+
+    with pytest.raises(RuntimeError, match="a kernel failed"):
+        type_in("seed=0", task=broken)
