@@ -19,8 +19,8 @@ from recon.training import checkpoint
 
 RUNS = Path("runs")
 
-# Settings that change neither weights nor what they mean, so a run may go on under another value. (Of a stream data.workers
-# changes the order of samples: `announcement.other_readers` says so.)
+# Settings that change neither weights nor what they mean, so a run may go on under another value. But data.workers
+# changes the order of a stream's samples: `announcement.other_readers` says so.
 HARMLESS = {
     "name",
     "resume",
