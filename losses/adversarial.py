@@ -64,6 +64,8 @@ class Adversarial(Critic):
         self.game = GAMES[o.game]
         self.discriminator = PatchDiscriminator(self.surroundings.image_size, o.width)
         self.check_crop(self.discriminator.least)
+        if self.game.relative:  # which does not see it: its gradient is rounding, of which Adam would make whole steps
+            self.discriminator.layers[-1].bias.requires_grad_(False)
         self.discriminator.to(memory_format=torch.channels_last)
         self.optimizer = torch.optim.Adam(self.discriminator.parameters(), lr=o.lr, betas=(0.5, 0.999), fused=True)
         # Static shapes: a batch of both kinds is another graph than one of fakes, not a dynamic one for both.
@@ -108,14 +110,14 @@ class Adversarial(Critic):
             if penalised:  # both kinds are equally many: their mean is (R1 + R2) / 2
                 penalty = self.options.penalty * self.options.penalty_every
                 loss = loss + penalty * _squared_slope(logits, images)
-            loss.backward(inputs=list(live.values()))
+            loss.backward(inputs=self._trained())
         self.pieces += 1
         with torch.no_grad():
             self.real, self.fake = real.mean(), fake.mean()
             self.accuracy = torch.lerp(self.accuracy, self.game.accuracy(real, fake).to(self.accuracy.dtype), 0.02)
 
     def update(self, step: int) -> None:
-        parameters = list(self.discriminator.parameters())
+        parameters = self._trained()
         self._share([p.grad for p in parameters])
         if self.pieces > 1:
             torch._foreach_div_([p.grad for p in parameters], self.pieces)
@@ -160,6 +162,9 @@ class Adversarial(Critic):
         self.load_state_dict(state["module"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.updates = state.get("updates", 0)  # where it was not saved yet, every update had its penalty
+
+    def _trained(self) -> list[Tensor]:
+        return [p for p in self.discriminator.parameters() if p.requires_grad]
 
     def _seen(self, r: Reconstruction, image: Tensor) -> Tensor:
         """What the discriminator sees: in [-1, 1], its grid shifted against the grid of patches."""

@@ -25,9 +25,10 @@ class Reconstruction:
         over: "hidden" or "all": the patches that are judged.
         shift: two numbers in [0, 1) that place every critic's grid against the grid of patches; drawn from
             torch's CPU generator where not given, and one and the same for all terms.
+        chance: three more such numbers, for critics that look at a part: at which images, and where in them. Where not
+            given they follow from the shift, as if drawn independently of it.
         where: (B, n), the hidden patches that were predicted, where not all N were. All (B, N, ...) views of patches
             are then (B, n, ...), theirs alone; a composite shows the truth where nothing was predicted.
-        chance: three more such numbers, for critics that look at a part: at which images, and where in them.
 
     Views are computed on demand and kept. Patches are in the official order (see `patchify`).
 
@@ -45,8 +46,8 @@ class Reconstruction:
         std: Sequence[float] | Tensor = IMAGENET_STD,
         over: str = "hidden",
         shift: tuple[float, float] | None = None,
-        where: Tensor | None = None,
         chance: tuple[float, float, float] | None = None,
+        where: Tensor | None = None,
     ):
         if where is not None and over != "hidden":
             raise ValueError(f"over={over!r}, but only hidden patches were predicted")
@@ -77,7 +78,9 @@ class Reconstruction:
 
     @cached_property
     def chance(self) -> tuple[float, float, float]:
-        return tuple(torch.rand(3).tolist())
+        # A function of the shift: the generator is at the same place whether or not anybody looks at a part.
+        seed = sum(int(u * 2**24) << 24 * i for i, u in enumerate(self.shift))
+        return tuple(torch.rand(3, generator=torch.Generator().manual_seed(seed)).tolist())
 
     # Patches, (B, N, P) --------------------------------------------------------------------------------------
 

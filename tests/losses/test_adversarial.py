@@ -29,7 +29,8 @@ def test_gradient_is_that_of_the_generators_loss(game):
 def test_value_sends_no_gradient_to_the_discriminator(game):
     term, r = adversarial(game=game), scene()
     assert gradient_of(term, r).any()
-    assert all(p.grad is None and p.requires_grad for p in term.discriminator.parameters())
+    assert all(p.grad is None for p in term.discriminator.parameters())
+    assert all(p.requires_grad for p in weights_of(term))
 
 
 def test_learn_sends_no_gradient_to_the_prediction(game):
@@ -44,7 +45,16 @@ def test_learn_works_where_gradients_are_off(game):
     term, r = adversarial(game=game), scene()
     with torch.no_grad():
         term.learn(r)
-    assert all(p.grad is not None for p in term.discriminator.parameters())
+    assert all(p.grad is not None for p in weights_of(term))
+
+
+def test_the_bias_of_the_logits_stays_where_the_game_cannot_see_it(game):
+    """Its gradient there is nothing but rounding, which Adam would make steps of."""
+    term = adversarial(game=game)
+    for step in range(3):
+        term.learn(scene(3, seed=step))
+        term.update(step)
+    assert bool(term.discriminator.layers[-1].bias.detach().any()) != GAMES[game].relative
 
 
 def in_two_passes(term, r, penalty: float = 0.0) -> list[torch.Tensor]:

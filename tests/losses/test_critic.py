@@ -135,14 +135,14 @@ def test_between_its_steps_a_term_does_nothing(name):
     layers[0].register_forward_pre_hook(lambda *_: calls.append(step))
     alone = objective_of("mse")
     for step in range(7):
-        before = [p.clone() for p in term.parameters()]
+        before = [p.clone() for p in (*term.parameters(), *term.buffers())]
         r = scene(seed=step, shift=(0.5, 0.5))
         result = objective(r, step)
         objective.update(step)
         if step % 3:
             assert torch.equal(result.gradient, alone(r).gradient)
             assert list(result.terms) == ["mse"] and not result.cosines
-            assert equal(term.parameters(), before)
+            assert equal([*term.parameters(), *term.buffers()], before)
     assert calls == [0, 0, 3, 3, 6, 6]
 
 
