@@ -5,8 +5,9 @@
 
 One thing changes at a time, from the line marked *: image sizes, model sizes, mask ratios, and mask tokens in the
 encoder (`model.mask_tokens=encoder`, the MAE paper's table 1c), against which the asymmetric encoder gains: 3 times and
-more in the paper (tables 1c and 2), whose ViT-L and ViT-H are large beside their decoder. Within this one process each
-line takes turns with the line *, not compiled.
+more in the paper (tables 1c and 2), whose ViT-L and ViT-H are large beside their decoder; and how many patches are
+predicted: visible ones too, as the official code does, or a share of the hidden ones (`masking.decoded`). Within this
+one process each line takes turns with the line *, not compiled.
 
 - GFLOP: of one image's step, counted. kept: MiB per image that the forward pass keeps for its backward.
 - over *: the line's cost over that of the line *.
@@ -35,7 +36,7 @@ COLUMNS = {
     "kept_mib": ("kept MiB/image", ".2f"),
     "kept_over": ("over *", ".2f"),
 }
-WAYS = ("tokens", "models", "ratios", "encoder")
+WAYS = ("tokens", "models", "ratios", "encoder", "decoding")
 
 
 def main() -> None:
@@ -47,6 +48,7 @@ def main() -> None:
     parser.add_argument("--image-sizes", type=int, nargs="+", default=[32, 96, 128])
     parser.add_argument("--models", nargs="+", default=["nano", "small"])
     parser.add_argument("--ratios", type=float, nargs="+", default=[0.25, 0.5, 0.9])
+    parser.add_argument("--decoded", type=float, nargs="+", default=[0.5, 0.25])
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -77,14 +79,18 @@ OVER = [("gflop", ""), ("kept", "_mib")]
 def varied(options: argparse.Namespace) -> Iterator[tuple[str, Bench]]:
     """What is different, and the bench where it is; one at a time in memory."""
     size, name = options.image_size, options.model
-    changes: list[tuple[str, str, dict[str, Any], dict[str, Any]]] = []
-    changes += [("tokens", f"{n} pixels", {"image_size": n}, {}) for n in options.image_sizes if n != size]
-    changes += [("models", other, {"model": other}, {}) for other in options.models if other != name]
-    changes += [("ratios", f"{ratio:.0%} hidden", {}, {"mask_ratio": ratio}) for ratio in options.ratios]
-    changes += [("encoder", "the encoder sees every patch", {}, {"mask_tokens": "encoder"})]
-    for way, what, other, model in changes:
+    changes: list[tuple[str, str, dict[str, Any], dict[str, Any], float | None]] = []
+    changes += [("tokens", f"{n} pixels", {"image_size": n}, {}, 1) for n in options.image_sizes if n != size]
+    changes += [("models", other, {"model": other}, {}, 1) for other in options.models if other != name]
+    changes += [("ratios", f"{ratio:.0%} hidden", {}, {"mask_ratio": ratio}, 1) for ratio in options.ratios]
+    changes += [("encoder", "the encoder sees every patch", {}, {"mask_tokens": "encoder"}, 1)]
+    changes += [("decoding", "visible patches predicted too", {}, {}, None)]
+    changes += [("decoding", f"{share:.0%} of the hidden decoded", {}, {}, share) for share in options.decoded]
+    for way, what, other, model, decoded in changes:
         if way in options.vary:
-            yield what, Bench("norm_mse", argparse.Namespace(**vars(options) | other), **model)
+            bench = Bench("norm_mse", argparse.Namespace(**vars(options) | other), **model)
+            bench.decoded = decoded
+            yield what, bench
 
 
 def cost(bench: Bench) -> dict[str, Any]:

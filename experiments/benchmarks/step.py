@@ -72,11 +72,12 @@ class Bench:
         self.noise = torch.rand(options.batch, self.model.patches, device=self.device)
         self.tally = Tally(self.device)
         self.step = 0  # of ours
+        self.decoded: float | None = 1.0  # as training does: hidden patches alone
         self.parts: dict[str, float] = {}
 
     def forward(self) -> Reconstruction:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.low):
-            return self.model(self.images, noise=self.noise, decoded=1.0)
+            return self.model(self.images, noise=self.noise, decoded=self.decoded)
 
     def ours(self) -> None:
         with self._part("forward"):
