@@ -8,8 +8,7 @@ import torch
 
 from recon.data import create_dataset, training_batches
 from recon.data.resample import UNIT, weights
-from tests.recon.data.conftest import Pictures, masking
-from tests.recon.data.test_batches import Stream
+from tests.recon.data.conftest import Pictures, masking, write_shard
 
 
 def images(source, number, *, batch=4, start=0, size=(16, 12), on_device=True, workers=0):
@@ -35,7 +34,15 @@ def test_it_is_the_loader_s_resize_but_for_the_last_grey_level(size):
     assert difference.max() < 2.01 and (difference > 0.5).float().mean() < 0.02
 
 
-@pytest.mark.parametrize("source", [Pictures(10, unreadable=(3, 4)), Stream(10)], ids=["indexed", "streamed"])
+@pytest.fixture(params=["indexed", "streamed"])
+def source(request, tmp_path):
+    if request.param == "indexed":
+        return Pictures(10, unreadable=(3, 4))
+    pytest.importorskip("webdataset")
+    write_shard(tmp_path / "birds" / "train-0.tar", range(10))
+    return create_dataset("wds/birds", "train", root=tmp_path)
+
+
 def test_a_sample_is_the_same_to_the_bit_in_any_batch(source):
     whole = images(source, 48, batch=16)
     assert torch.equal(images(source, 48, batch=1), whole)
