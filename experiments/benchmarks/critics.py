@@ -133,7 +133,8 @@ class Directions:
 
 def _placed(r: Reconstruction, batch: int, draw: int) -> Reconstruction:
     """The same reconstruction where chance has fallen so: each shift once, each of two by two windows with four."""
-    a, b = (draw + batch) % 4, (draw // 4 + batch) % 4
+    # The slant keeps shifts from going together with the draws in which `every` looks at a batch.
+    a, b = (draw + draw // 4 + batch) % 4, (draw // 4 + batch) % 4
     window = (a + b // 2) % 2, (b + a // 2) % 2
     chance = (draw + 0.5) / DRAWS, *((place + 0.5) / 2 for place in window)
     shift = (a + 0.5) / 4, (b + 0.5) / 4
