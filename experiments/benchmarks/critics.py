@@ -160,7 +160,8 @@ def _objective(choice: Choice, size: tuple[int, int], options: argparse.Namespac
 
 def timed(choice: Choice, options: argparse.Namespace, mse: Bench) -> tuple[float, float]:
     """Seconds per step under the choice, and that over `mse`'s."""
-    bench = Bench(f"mse+{choice.term}", options, {choice.term: choice.options})
+    own = {"width": options.width} if choice.term == "adversarial" else {}
+    bench = Bench(f"mse+{choice.term}", options, {choice.term: own | choice.options})
     bench.model, bench.parameters, bench.optimizer = mse.model, mse.parameters, mse.optimizer  # compiled once
 
     def steps(of: Bench) -> None:
