@@ -115,9 +115,12 @@ def flat(settings: Settings) -> dict[str, Any]:
     return values_of(_plain(settings))
 
 
-def values_of(tree: dict[str, Any]) -> dict[str, Any]:
-    """A tree of settings, as config.yaml holds it, by key."""
-    return {s.key: _at(tree, s.key) for s in every_setting()}
+def values_of(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A tree of settings, as config.yaml holds it, by key. One of an older program lacks what was no setting then."""
+    values: dict[str, Any] = {}
+    for name, value in tree.items():
+        values |= values_of(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return values
 
 
 def nested(values: dict[str, Any]) -> dict[str, Any]:
@@ -178,12 +181,6 @@ def _plain(value: Any) -> Any:
     if is_dataclass(value):
         return {name: _plain(getattr(value, name)) for name in value.__dataclass_fields__}
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
-
-
-def _at(tree: dict[str, Any], key: str) -> Any:
-    for name in key.split("."):
-        tree = tree[name]
-    return tree
 
 
 def _shown(value: Any) -> str:

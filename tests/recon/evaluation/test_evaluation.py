@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+import yaml
 
 from losses import InvalidSetting
 from recon.evaluation import record
@@ -15,6 +16,7 @@ from recon.evaluation.instruments import networks
 from recon.evaluation.settings import FeatureSettings, LpipsSettings
 from recon.evaluation.subject import open_run
 from recon.metrics import GROUPS
+from recon.training.trained import load_run
 from tests.recon.evaluation.conftest import measuring, trained
 
 
@@ -113,6 +115,15 @@ def test_the_command_writes_its_record_and_prints_every_row(tmp_path, run, capsy
     assert after == before  # evaluating touches no other file of the run
 
 
+def test_settings_that_an_older_program_did_not_have_are_at_their_defaults(tmp_path, run):
+    folder = tmp_path / "older"
+    shutil.copytree(run, folder)
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    assert config.pop("shard") is False and config["masking"].pop("decoded") == 1.0
+    (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    assert load_run(folder).settings == load_run(run).settings
+
+
 def damaged(folder, kind: str) -> None:
     if kind == "no model":
         (folder / "model.safetensors").unlink()
@@ -121,12 +132,17 @@ def damaged(folder, kind: str) -> None:
         (folder / "model.safetensors").write_bytes(whole[: len(whole) // 2])
     elif kind == "settings that are none":
         (folder / "config.yaml").write_text("loss: [")
+    elif kind == "half its settings":
+        lines = (folder / "config.yaml").read_text().splitlines(True)
+        (folder / "config.yaml").write_text("".join(lines[: len(lines) // 2]))
     elif kind == "another model":
         text = (folder / "config.yaml").read_text()
         (folder / "config.yaml").write_text(text.replace("decoder_width: 32", "decoder_width: 64"))
 
 
-@pytest.mark.parametrize("kind", ["no model", "half a model", "settings that are none", "another model"])
+@pytest.mark.parametrize(
+    "kind", ["no model", "half a model", "settings that are none", "half its settings", "another model"]
+)
 def test_a_run_that_cannot_be_read_is_named_in_one_line(tmp_path, run, kind):
     folder = tmp_path / "torn"
     shutil.copytree(run, folder)
