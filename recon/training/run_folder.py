@@ -94,14 +94,13 @@ def resumed_settings(saved: dict[str, Any], now: Settings, given: frozenset[str]
         InvalidSetting: a given setting differs from the saved run's and is not harmless.
     """
     current, defaults = flat(now), {s.key: s.default for s in every_setting()}
+    saved = defaults | saved  # a run may be older than a setting
     changed = {key for key, value in current.items() if value != defaults[key]} if "preset" in given else set()
     chosen = {key for key in current if any(key == g or key.startswith(f"{g}.") for g in given)} | changed
     # The length of a run is one setting in two units; the one that was not given is null.
-    differing = {key: value for key, value in current.items() if key in chosen and value != saved.get(key)}
+    differing = {key: value for key, value in current.items() if key in chosen and value != saved[key]}
     refused = [
-        f"{key}={_shown(value)} (was {_shown(saved.get(key))})"
-        for key, value in differing.items()
-        if key not in HARMLESS
+        f"{key}={_shown(value)} (was {_shown(saved[key])})" for key, value in differing.items() if key not in HARMLESS
     ]
     if refused:
         raise InvalidSetting(

@@ -110,6 +110,14 @@ def test_percentages_hold_in_the_log(run):
             assert line["mse/gradient_share"] == pytest.approx(5 / 6, rel=1e-5)
 
 
+def test_a_run_older_than_a_setting_goes_on_under_its_default(run):
+    saved = checkpoint.read(run / checkpoint.NAME)["settings"]
+    del saved["data.repeats"]
+    assert resumed_settings(saved, *settings("data.repeats=1"))["data.repeats"] == 1
+    with pytest.raises(InvalidSetting, match=r"data\.repeats=2 \(was 1\)"):
+        resumed_settings(saved, *settings("data.repeats=2"))
+
+
 class TestNames:
     @pytest.fixture(autouse=True)
     def here(self, tmp_path):
