@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from losses.heads import PixelHead
 from losses.reconstruction import Reconstruction
 from losses.statistics import IMAGENET_MEAN, IMAGENET_STD
+from recon.model.attention import Attention
 from recon.model.masking import kept, mask_from_noise, strategy
 from recon.model.positions import sincos_positions
 
@@ -237,7 +238,8 @@ def _initialise_linear(module: nn.Module) -> None:
 
 
 def _blocks(depth: int, width: int, heads: int) -> nn.ModuleList:
-    return nn.ModuleList(Block(width, heads, mlp_ratio=4, qkv_bias=True, norm_layer=LayerNorm) for _ in range(depth))
+    kind = partial(Block, mlp_ratio=4, qkv_bias=True, norm_layer=LayerNorm, attn_layer=Attention)
+    return nn.ModuleList(kind(width, heads) for _ in range(depth))
 
 
 def _statistics_head(width: int, outputs: int) -> nn.Sequential:

@@ -8,7 +8,6 @@ import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins import MixedPrecision, Precision
 from lightning_fabric.strategies import DDPStrategy
-from timm.layers import set_fused_attn
 from torch.nn.parallel import DistributedDataParallel
 
 from losses.errors import InvalidSetting, nearest
@@ -49,11 +48,6 @@ def make_fabric(device: str, precision: str, ranks: Ranks = ALONE, sharded: bool
             f"unknown precision '{precision}'{nearest(precision, PRECISIONS)} (auto, {', '.join(PRECISIONS)})"
         )
     torch.set_float32_matmul_precision("high")
-    # On a CPU the flash kernel's backward takes half of a ViT's step, and torch's other way computes in float32 what
-    # autocast has in bfloat16. Two products and a softmax, which timm writes out in models made from now on, take the
-    # step 1.2 times as fast as the latter, 1.09 times where it is compiled (tiny/8 at 64 pixels, batch 64, one core).
-    torch.backends.cuda.enable_flash_sdp(kind != "cpu")
-    set_fused_attn(kind != "cpu")
     plugins = [PRECISIONS[precision](kind)]
     if ranks.count == 1:
         return Fabric(accelerator=kind, devices=[int(index)] if index else 1, plugins=plugins)

@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from timm.layers import set_fused_attn
 
 from experiments.benchmarks.floor import Product, operations
 from experiments.benchmarks.peers.hugging_face import HuggingFace
@@ -94,15 +93,13 @@ def main() -> None:
 
 
 def all_sides(task: Task, official: Path | None) -> list[Side]:
-    """Every side with the same weights. Ours last: it sets the attention of models that are made later."""
+    """Every side with the same weights."""
     torch.manual_seed(0)
     weights = create_model(task.model, image_size=task.image_size, patch_size=task.patch_size).state_dict()
     sides: list[Side] = [Official(task, weights, official)] if official else []
     sides += [Lightly(task, weights), HuggingFace(task, weights)]
     make_fabric(str(task.device), "auto")
     sides.append(Ours(task, weights))
-    torch.backends.cuda.enable_flash_sdp(True)  # of which ours has no need any more: the others' default
-    set_fused_attn(True)
     return sides
 
 
