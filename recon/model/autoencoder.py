@@ -215,7 +215,7 @@ class MaskedAutoencoder(nn.Module):
     def _through(self, blocks: nn.ModuleList, x: Tensor) -> Tensor:
         for block in blocks:
             if self.gradient_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, use_reentrant=False, preserve_rng_state=False)  # blocks draw nothing by chance
+                x = checkpoint(block, x, use_reentrant=False)  # chance too: fine-tuning drops paths
             else:
                 x = block(x)
         return x

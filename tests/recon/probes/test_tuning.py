@@ -47,6 +47,12 @@ def test_one_seed_is_the_same_bits_whoever_reads_and_whatever_was_drawn_before(p
     assert not same(first, tuned(recipe, photos, model, seed=1))
 
 
+def test_blocks_that_run_again_for_their_gradients_drop_the_same_paths_again(photos):
+    recipe, again = shortly(finetune(), drop_path=0.5), encoder()
+    again.gradient_checkpointing = True
+    assert same(tuned(recipe, photos, encoder()), tuned(recipe, photos, again))
+
+
 def test_another_seed_begins_with_another_head(photos):
     still = shortly(partial(0), base_rate=0.0)
     one, other = (tuned(still, photos, encoder(), seed).head.linear.weight for seed in (0, 1))
