@@ -22,7 +22,7 @@ from recon import sweep
 from recon.config import Settings, every_setting
 from recon.settings_help import help_text, presets
 from recon.training.device import is_out_of_memory
-from recon.training.ranks import first_of_all, join, launched_together
+from recon.training.ranks import first_of_all, first_to_say, join, launched_together
 
 # `data=cifar10` says data.name=cifar10, and a preset needs no plus.
 SHORT = {"data": "data.name", "model": "model.name", "probe": "probe.name", "preset": "+preset"}
@@ -113,7 +113,8 @@ def _job(task: Task, command: Command, words: list[str], jobs: sweep.Jobs) -> Ca
                     if not is_out_of_memory(error):
                         raise
                     status, line = 2, f"out of memory; {command.less_memory}"
-                    print(line, file=sys.stderr, flush=True)
+                    if first_to_say("memory"):
+                        print(line, file=sys.stderr, flush=True)
                     if launched_together():
                         sys.exit(status)  # the others may still have enough, and would wait for this one
         except sweep.Asked as asked:

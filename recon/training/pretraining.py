@@ -24,7 +24,7 @@ from recon.training.device import make_fabric
 from recon.training.loop import train
 from recon.training.optimiser import adamw, learning_rate
 from recon.training.preview import Preview
-from recon.training.ranks import Ranks, is_loss, join
+from recon.training.ranks import Ranks, first_to_say, is_loss, join
 from recon.training.run import Rhythm, Run
 from recon.training.sharding import shard
 from recon.training.tally import Tally
@@ -135,7 +135,7 @@ def execute(
     except RuntimeError as error:
         if ranks.count == 1 or not is_loss(error):
             raise
-        if ranks.first_to_ask():
+        if first_to_say("ended"):
             how = "another process of the run is gone; its last checkpoint stands, go on with:"
             print(f"ended after step {run.step} of {steps}: {how}\n{again}", flush=True)
         sys.exit(1)  # not to a sweep's next run, which could not be trained either

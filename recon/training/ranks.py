@@ -141,7 +141,7 @@ class Ranks(Processes):
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
             if not isinstance(error, KeyboardInterrupt) and not is_loss(error):
                 raise
-            if self.first_to_ask():
+            if first_to_say("ended"):
                 print(f"ended: another process is gone, or all were asked to end; {left}", flush=True)
             sys.exit(1)
         signal.signal(signal.SIGTERM, before)
@@ -172,13 +172,6 @@ class Ranks(Processes):
             yield from batches
         finally:
             batches.close()
-
-    def first_to_ask(self) -> bool:
-        """Whether no other process has asked this before: who speaks where the first one may be gone."""
-        try:
-            return distributed.distributed_c10d._get_default_store().add("recon/asked", 1) == 1
-        except RuntimeError:  # the store was with the one that is gone
-            return True
 
     def leave(self) -> None:
         """Waits for the others: torchrun ends all as soon as one has left with an error, whatever they still do."""
@@ -222,6 +215,16 @@ def launched_together() -> bool:
 def first_of_all() -> bool:
     """Whether this process may speak, also before it has joined the others."""
     return os.environ.get("RANK", "0") == "0" or not launched_together()
+
+
+def first_to_say(what: str) -> bool:
+    """Whether no other process has asked this before: who says `what` where the first one may be gone."""
+    if not distributed.is_initialized():
+        return True
+    try:
+        return distributed.distributed_c10d._get_default_store().add(f"recon/{what}", 1) == 1
+    except RuntimeError:  # the store was with the one that is gone
+        return True
 
 
 def is_loss(error: BaseException) -> bool:

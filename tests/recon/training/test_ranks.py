@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+from torch import distributed
 
 from losses import InvalidSetting
-from recon.training.ranks import ALONE, Ranks
+from recon.training.ranks import ALONE, Ranks, first_to_say
 
 COUNT = 3
 
@@ -84,6 +85,15 @@ def test_an_error_of_one_is_raised_in_all(kind):
 
     found = by_all(lambda ranks: ranks.shared(range(10), failing))
     assert [(type(error), str(error)) for error in found] == [(kind, "the fifth cannot be done")] * COUNT
+
+
+def test_what_any_may_say_one_says():
+    assert first_to_say("a") and first_to_say("a")  # a process alone
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        assert [first_to_say(what) for what in ("a", "b", "a", "b")] == [True, True, False, False]
+    finally:
+        distributed.destroy_process_group()
 
 
 def test_what_the_first_alone_does_all_know_or_all_raise():
