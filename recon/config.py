@@ -26,7 +26,9 @@ class Data:
     augment: str = option(
         "loader", "where crops are resized and mirrored: loader, or device (whole batches; for GPUs the loader starves)"
     )
-    repeats: int = option(1, "samples of each image that is read, every one with its own crop and mask")
+    repeats: int = option(
+        1, "samples of each image that is read, every one with its own crop and mask; epochs count samples"
+    )
     download: bool = option(False, "fetch a missing public dataset")
     max_unreadable: float = option(0.01, "share of unreadable files that ends the run; fewer are skipped and counted")
 
