@@ -13,6 +13,7 @@ from recon.evaluation.instruments import networks
 from recon.evaluation.protocol import Protocol, dataset_of, protocol_of
 from recon.evaluation.rows import honest
 from recon.evaluation.subject import Subject, open_run
+from recon.training.device import is_out_of_memory
 from recon.training.ranks import ALONE, TOLD, Ranks, is_loss
 
 # What does not change the numbers of an evaluation.
@@ -61,7 +62,8 @@ def gather(
             except TOLD as error:
                 if is_loss(error):
                     raise
-                candidate.reason = f"{candidate.folder}: {' '.join(str(error).split())}"
+                said = "out of memory; lower batch" if is_out_of_memory(error) else " ".join(str(error).split())
+                candidate.reason = f"{candidate.folder}: {said}"
         subject.trained.model.cpu()
     refuse_other_images(candidates)
     return candidates

@@ -1,11 +1,13 @@
 """Runs are compared on the same images and masks, or not at all."""
 
 import json
+import re
 import shlex
 import shutil
 from dataclasses import replace
 
 import pytest
+import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from safetensors.torch import load_file, save
 
@@ -141,6 +143,16 @@ def test_a_run_that_cannot_be_read_stops_nobody_else(tmp_path, one, capsys):
     assert str(torn) in capsys.readouterr().err
     row = next(row for row in report_of(out)["rows"] if row["label"] == "torn")
     assert all(cell["value"] is None and str(torn) in cell["reason"] for cell in row["values"].values())
+
+
+def test_a_run_for_which_memory_runs_out_is_told_what_to_lower(one):
+    def evaluated(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+    with pytest.raises(
+        InvalidSetting, match=rf"could be evaluated: {re.escape(str(one))}: out of memory; lower batch$"
+    ):
+        gather.gather([one], comparing(one, again=True), evaluated)
 
 
 def test_no_run_at_all_is_told_in_one_line(tmp_path):
