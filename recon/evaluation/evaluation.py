@@ -113,6 +113,7 @@ def look(
     gauge = Gauge(instruments, protocol.patch_size, device)
     positions = spread(measuring.pictures, protocol, source)
     ratios = other_ratios(measuring, protocol)
+    run = [row for row in rows if row.kind == "run"]
 
     def noted(found: Iterable[Batch]) -> Iterator[tuple[Batch, list[int]]]:
         """The batches, each with its images to look at; what is known without measuring is kept of all."""
@@ -138,7 +139,6 @@ def look(
         }
         return parts, points
 
-    run = [row for row in rows if row.kind == "run"]
     total = -(-protocol.images // measuring.batch)
     found = ranks.shared(noted(progress(batches(protocol, source, measuring.batch), "metrics", total)), measured)
     _refuse_other_images(digest, protocol, ranks)

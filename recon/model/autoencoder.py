@@ -2,23 +2,19 @@
 
 from collections.abc import Sequence
 from copy import deepcopy
-from functools import partial
 from typing import Any
 
 import torch
 from timm.layers import PatchEmbed
-from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from losses.heads import PixelHead
 from losses.reconstruction import Reconstruction
 from losses.statistics import IMAGENET_MEAN, IMAGENET_STD
-from recon.model.attention import Attention
+from recon.model.layers import LayerNorm, initialise_linear, statistics_head, transformer_blocks
 from recon.model.masking import kept, mask_from_noise, strategy
 from recon.model.positions import sincos_positions
-
-LayerNorm = partial(nn.LayerNorm, eps=1e-6)
 
 
 class MaskedAutoencoder(nn.Module):
@@ -71,13 +67,13 @@ class MaskedAutoencoder(nn.Module):
         self.patch_embed = PatchEmbed(image_size, patch_size, 3, width)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
         self.register_buffer("pos_embed", sincos_positions(width, self.grid))
-        self.blocks = _blocks(depth, width, heads)
+        self.blocks = transformer_blocks(depth, width, heads)
         self.norm = LayerNorm(width)
 
         self.decoder_embed = nn.Linear(width, decoder_width)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, decoder_width if mask_tokens == "decoder" else width))
         self.register_buffer("decoder_pos_embed", sincos_positions(decoder_width, self.grid))
-        self.decoder_blocks = _blocks(decoder_depth, decoder_width, decoder_heads)
+        self.decoder_blocks = transformer_blocks(decoder_depth, decoder_width, decoder_heads)
         self.decoder_norm = LayerNorm(decoder_width)
         self.decoder_pred = nn.Linear(decoder_width, values)
 
@@ -86,7 +82,7 @@ class MaskedAutoencoder(nn.Module):
         self.register_load_state_dict_pre_hook(_keep_own_positions)
         self._initialise()
         # Last, so that one seed gives one encoder and decoder under every head.
-        self.statistics = _statistics_head(decoder_width, self.head.statistics) if self.head.statistics else None
+        self.statistics = statistics_head(decoder_width, self.head.statistics) if self.head.statistics else None
 
     def forward(
         self, images: Tensor, mask: Tensor | None = None, noise: Tensor | None = None, decoded: float | None = None
@@ -100,6 +96,9 @@ class MaskedAutoencoder(nn.Module):
             decoded: None: every patch is predicted, visible ones too. 1: hidden ones alone. Less: that share of them,
                 those with the lowest noise; the others have no mask token, as in CrossMAE (Fu et al. 2024, arXiv
                 2401.14391, section 3.3; its mask tokens do not see each other, these do). Needs noise.
+
+        Raises:
+            ValueError: rows that hide unequally; a share to decode, and no noise.
         """
         if noise is None and mask is None:
             noise = torch.stack([self.mask_strategy(self.grid, self.mask_ratio, None) for _ in images])
@@ -110,6 +109,8 @@ class MaskedAutoencoder(nn.Module):
             visible = _visible_count(mask)
         shown, order = self.patches, mask.to(torch.uint8)  # visible patches first, each kind in its order
         if decoded is not None and decoded < 1:
+            if noise is None:
+                raise ValueError(f"decoded={decoded} of the hidden patches are those with the lowest noise; give noise")
             shown = visible + max(1, round(decoded * (self.patches - visible)))
             order += mask_from_noise(noise.to(images.device), shown)
         order = order.argsort(dim=1, stable=True)[:, :shown]
@@ -163,7 +164,7 @@ class MaskedAutoencoder(nn.Module):
                     module.reset_parameters()
             copy._initialise()
             if statistics is not None:
-                _initialise_linear(statistics)
+                initialise_linear(statistics)
         copy.statistics = statistics
         return copy
 
@@ -223,29 +224,11 @@ class MaskedAutoencoder(nn.Module):
     def _initialise(self) -> None:
         """As the official code: Xavier-uniform matrices (patch embedding too), zero biases of linear layers, N(0, 0.02)
         tokens."""
-        _initialise_linear(self)
+        initialise_linear(self)
         embedding = self.patch_embed.proj.weight
         nn.init.xavier_uniform_(embedding.data.view(embedding.shape[0], -1))
         nn.init.normal_(self.cls_token, std=0.02)
         nn.init.normal_(self.mask_token, std=0.02)
-
-
-def _initialise_linear(module: nn.Module) -> None:
-    for each in module.modules():
-        if isinstance(each, nn.Linear):
-            nn.init.xavier_uniform_(each.weight)
-            nn.init.zeros_(each.bias)
-
-
-def _blocks(depth: int, width: int, heads: int) -> nn.ModuleList:
-    kind = partial(Block, mlp_ratio=4, qkv_bias=True, norm_layer=LayerNorm, attn_layer=Attention)
-    return nn.ModuleList(kind(width, heads) for _ in range(depth))
-
-
-def _statistics_head(width: int, outputs: int) -> nn.Sequential:
-    head = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, outputs))
-    _initialise_linear(head)
-    return head
 
 
 def _gather(tokens: Tensor, positions: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from typing import ClassVar
 from timm.layers import AttentionPoolLatent
 from torch import Tensor, nn
 
-from recon.model.autoencoder import LayerNorm
+from recon.model.layers import LayerNorm
 
 HEAD_WIDTH = 64  # of the attentive head's attention heads, as of every ViT from tiny to large
 

@@ -70,15 +70,16 @@ def pretrain(settings: Settings, given: frozenset[str] = frozenset()) -> int:
     model = make_model(settings, objective.head, source.mean, source.std)
     with ranks.one_voice():
         preview = make_preview(settings, held_out, model, fabric, ranks)
-    if not settings.resume:
-        folder = ranks.by_first(lambda: run_folder.create(settings))
     if sharded:
         shard(model, fabric)
+    model, objective = model.to(fabric.device), objective.to(fabric.device)
+    if not settings.resume:
+        folder = ranks.by_first(lambda: run_folder.create(settings))  # now that all have what they need
     run = Run(
         folder=folder,
         settings=run_folder.flat(settings),
-        model=model.to(fabric.device),
-        objective=objective.to(fabric.device),
+        model=model,
+        objective=objective,
         optimizer=adamw(model, weight_decay=settings.optim.weight_decay, betas=settings.optim.betas),
         tally=Tally(fabric.device),
         images=0 if isinstance(source, StreamedSource) else len(source),

@@ -93,3 +93,9 @@ def test_blocks_that_run_twice_give_the_same_gradients_and_keep_less():
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
     weights = sum(p.numel() * 4 for p in small(dtype=torch.float32).parameters())
     assert kept[1] - weights < 0.5 * (kept[0] - weights)
+
+
+def test_a_share_without_noise_is_refused():
+    hidden = small()(images(), noise=noise()).mask
+    with pytest.raises(ValueError, match=r"decoded=0.5 .* give noise"):
+        small()(images(), mask=hidden, decoded=0.5)
