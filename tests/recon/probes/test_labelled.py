@@ -96,6 +96,9 @@ def test_streams_are_refused_by_name(tmp_path, monkeypatch):
         def __iter__(self):
             yield from ()
 
+        def endless(self, *_):
+            yield from ()
+
     monkeypatch.setattr(labelled, "create_dataset", lambda *_: Stream())
     with pytest.raises(InvalidSetting, match="data=wds/birds is a stream"):
         open_task("wds/birds", tmp_path)
