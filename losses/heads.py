@@ -21,7 +21,7 @@ def patch_statistics(patches: Tensor) -> tuple[Tensor, Tensor]:
     As the official MAE code: unbiased variance, and the root is of variance + 1e-6.
     """
     mean = patches.mean(-1, keepdim=True)
-    # `var` sums up value by value on a CPU: seven times as long.
+    # Not `var`, which sums up value by value on a CPU.
     variance = (patches - mean).square().sum(-1, keepdim=True) / (patches.shape[-1] - 1)
     return mean, (variance + EPSILON).sqrt()
 

@@ -13,8 +13,7 @@ class Attention(TimmAttention):
     """On a CPU two products and a softmax, written out in autocast's precision; elsewhere torch's fused kernels.
 
     On a CPU the flash kernel's backward takes half of a ViT's step, and torch's other way computes in float32 what
-    autocast has in bfloat16. Written out, the step is 1.2 times as fast as by the latter, 1.09 times where it is
-    compiled (tiny/8 at 64 pixels, batch 64, one core).
+    autocast has in bfloat16.
     """
 
     @property

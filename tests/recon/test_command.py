@@ -1,22 +1,16 @@
-"""The command line: what it understands, and how it says what it does not."""
+"""The command line: how it says what it does not understand, and how a run or a sweep ends."""
 
 import re
 import subprocess
 import sys
-import textwrap
 
 import pytest
 import torch
 import yaml
-from hydra.core.global_hydra import GlobalHydra
-from omegaconf import OmegaConf
 
 from recon import command
-from recon.config import Settings, check, every_setting
-from recon.settings_help import presets
+from recon.config import Settings
 from recon.training import checkpoint
-from recon.training.pretraining import pretrain
-from recon.training.run_folder import flat
 from tests.recon.training.conftest import SMALL, contents, differences, save_pictures, small_run, state_of
 
 RUN = [*(word for word in SMALL if not word.startswith("data.name")), "train.steps=2"]
@@ -25,38 +19,6 @@ RUN = [*(word for word in SMALL if not word.startswith("data.name")), "train.ste
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
     return save_pictures(tmp_path_factory.mktemp("pictures"))
-
-
-@pytest.fixture
-def type_in(tmp_path, monkeypatch, capfd):
-    """Types a command in an empty folder: arguments -> exit status, stdout, stderr. `task` stands in for training."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
-
-    def typed(*arguments: str, task=pretrain) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["pretrain.py", *arguments])
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as end:
-            about = "Trains a masked autoencoder."
-            command.run(task, command.Command("pretrain", about, less_memory="lower batch.per_device"))
-        GlobalHydra.instance().clear()
-        out, err = capfd.readouterr()
-        return end.value.code or 0, out, err
-
-    return typed
-
-
-@pytest.fixture
-def settings_of(type_in):
-    """Arguments -> the settings and the given keys that training would be handed, one pair per run of a sweep."""
-
-    def understood(*arguments: str) -> list[tuple[Settings, frozenset[str]]]:
-        found = []
-        status, _, err = type_in(*arguments, task=lambda settings, given: found.append((settings, given)))
-        assert status == 0, err
-        return found
-
-    return understood
 
 
 WRONG = {
@@ -127,63 +89,6 @@ def test_a_folder_without_the_dataset_is_named(type_in, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["empty"]
 
 
-def test_help_shows_every_setting_with_its_default_and_what_it_means(type_in):
-    status, out, _ = type_in("--help")
-    assert status == 0
-    for s in every_setting():
-        assert re.search(rf"^  {re.escape(s.key)}=\S* *\n? *{re.escape(s.doc)}$", out, re.MULTILINE), s.key
-    for example in ("train.epochs=null", "loss=perceptual+mse", "optim.betas=[0.9,0.95]", "resume=false", "name=null"):
-        assert f"  {example} " in out or f"  {example}\n" in out
-    assert "-m loss=" in out and "preset=NAME" in out and "--config-dir" in out
-    assert max(map(len, out.splitlines())) <= 160
-
-
-def test_settings_arrive_typed(settings_of):
-    ((settings, given),) = settings_of(
-        "loss=mse + 0.1*l1 + 10%perceptual",
-        "data=cifar10",
-        "model=base",
-        "data.image_size=[16,32]",
-        "train.epochs=2.5",
-        "optim.base_lr=1.5e-4",
-        "compile=true",
-        "losses.perceptual.taps=[conv1_1,conv3_1]",
-    )
-    assert settings.loss == "mse + 0.1*l1 + 10%perceptual"
-    assert (settings.data.name, settings.model.name) == ("cifar10", "base")
-    assert list(settings.data.image_size) == [16, 32] and settings.compile is True
-    assert (settings.train.steps, settings.train.epochs) == (None, 2.5) and settings.optim.base_lr == 1.5e-4
-    assert settings.losses.perceptual.taps == ["conv1_1", "conv3_1"]
-    assert given == {
-        *("loss", "data.name", "model.name", "data.image_size", "train.epochs", "optim.base_lr", "compile"),
-        "losses.perceptual.taps",
-    }
-
-
-def test_without_arguments_come_the_defaults(settings_of):
-    ((settings, given),) = settings_of()
-    assert flat(settings) == flat(Settings()) and given == frozenset()
-
-
-def test_equal_settings_are_equal():
-    assert Settings() == Settings() != Settings(seed=1)
-
-
-def test_a_sweep_makes_every_combination(settings_of):
-    found = settings_of("-m", "loss=mse,perceptual+mse", "seed=1,2")
-    assert [(settings.loss, settings.seed) for settings, _ in found] == [
-        ("mse", 1),
-        ("mse", 2),
-        ("perceptual+mse", 1),
-        ("perceptual+mse", 2),
-    ]
-
-
-def test_a_flag_may_stand_anywhere(settings_of):
-    assert len(settings_of("seed=3", "-m", "loss=mse,l1")) == 2
-    assert len(settings_of("seed=3", "loss=mse,l1", "--multirun")) == 2
-
-
 def test_in_a_sweep_the_other_runs_go_on_after_one_that_cannot(type_in):
     ran = []
     status, _, err = type_in("-m", "loss=mse,mes,l1", task=lambda s, given: _refuse_mes(s, ran))
@@ -247,42 +152,6 @@ def test_a_run_goes_on_with_harmless_settings_and_those_it_had(type_in, tmp_path
     config = yaml.safe_load((tmp_path / "runs" / "mine" / "config.yaml").read_text())
     assert config["train"]["log_every"] == 1 and config["model"]["decoder_depth"] == 1
     assert checkpoint.read(tmp_path / "runs" / "mine" / checkpoint.NAME)["step"] == 2
-
-
-def test_a_preset_of_one_s_own(settings_of, tmp_path):
-    folder = tmp_path / "mine" / "preset"
-    folder.mkdir(parents=True)
-    (folder / "slow.yaml").write_text(
-        textwrap.dedent("""\
-            # @package _global_
-            train:
-              steps: 12345
-            optim:
-              base_lr: 0.5
-            """)
-    )
-    ((settings, given),) = settings_of("--config-dir=mine", "preset=slow", "optim.base_lr=0.25")
-    assert settings.train.steps == 12345 and settings.optim.base_lr == 0.25 and "preset" in given
-    ((again, _),) = settings_of("--config-dir", str(tmp_path / "mine"), "+preset=slow")
-    assert again.train.steps == 12345 and again.optim.base_lr == 0.5
-
-
-@pytest.mark.parametrize("preset", presets())
-def test_every_preset_composes_and_passes(settings_of, preset):
-    ((settings, _),) = settings_of(f"preset={preset}")
-    check(settings)
-    assert flat(settings) != flat(Settings())
-
-
-def test_the_presets_for_real_work_are_there():
-    assert set(presets()) >= {"cifar10", "imagenette", "imagenet_vitb16"}
-
-
-def test_the_length_that_was_given_counts():
-    for given, other in (("steps", "epochs"), ("epochs", "steps")):
-        cfg = OmegaConf.merge(OmegaConf.structured(Settings), {"train": {"steps": 5, "epochs": 3}})
-        train = command.typed(cfg, frozenset({f"train.{given}"})).train
-        assert getattr(train, given) and getattr(train, other) is None
 
 
 def raises_of_cuda(settings, given):

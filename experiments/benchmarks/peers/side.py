@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from losses.statistics import IMAGENET_MEAN, IMAGENET_STD
-from recon.model import SIZES
+from recon.model import DECODER_HEAD_WIDTH, SIZES
 from recon.model.masking import kept
 
 LEARNING_RATE, WEIGHT_DECAY, BETAS = 1e-4, 0.05, (0.9, 0.95)
@@ -36,7 +36,7 @@ class Task:
     def sizes(self) -> dict[str, int]:
         """width, depth, heads and decoder_width, decoder_depth, as `recon.model.SIZES` has them, and decoder_heads."""
         sizes = SIZES[self.model]
-        return sizes | {"decoder_heads": sizes["decoder_width"] // 32}
+        return sizes | {"decoder_heads": sizes["decoder_width"] // DECODER_HEAD_WIDTH}
 
     @property
     def patches(self) -> int:
