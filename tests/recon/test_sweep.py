@@ -8,6 +8,7 @@ import time
 from importlib.metadata import PackageNotFoundError, version
 
 import pytest
+import torch
 import yaml
 
 from losses import InvalidSetting
@@ -29,6 +30,7 @@ joblib = pytest.mark.skipif(
     not installed("hydra-joblib-launcher"), reason="hydra-joblib-launcher is not installed: pip install 'recon[sweep]'"
 )
 LOSSES = ("mse", "mse+0.5*l1")
+THREADS = 1  # of each run: another number adds in another order
 SIDE_BY_SIDE = ["-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
 
 
@@ -41,11 +43,20 @@ def started(place, *words: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "recon.pretrain", *SIDE_BY_SIDE, *SMALL, *words],
         cwd=place,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        env=os.environ | {"OMP_NUM_THREADS": f"{THREADS}"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+@pytest.fixture
+def as_many_threads():
+    """This process computes with as many threads as each run of a sweep."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(THREADS)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +69,7 @@ def swept(tmp_path_factory, pictures):
 
 
 @joblib
+@pytest.mark.usefixtures("as_many_threads")
 def test_runs_side_by_side_are_those_that_each_would_be_alone(swept, pictures, tmp_path):
     place, _, out, err = swept
     runs = {yaml.safe_load(path.read_text())["loss"]: path.parent for path in place.glob("runs/*/config.yaml")}
