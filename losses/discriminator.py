@@ -27,7 +27,10 @@ class PatchDiscriminator(nn.Module):
         inputs = 3
         for i in range(depth + 1):
             outputs = width * 2**i
-            layers += [nn.Conv2d(inputs, outputs, 4, stride=2 if i < depth else 1, padding=1), nn.LeakyReLU(0.2, inplace=True)]
+            layers += [
+                nn.Conv2d(inputs, outputs, 4, stride=2 if i < depth else 1, padding=1),
+                nn.LeakyReLU(0.2, inplace=True),
+            ]
             inputs = outputs
         layers.append(nn.Conv2d(inputs, 1, 4, padding=1))
         self.layers = nn.Sequential(*layers)

@@ -8,13 +8,15 @@ from torch import Tensor
 
 from losses.objective import Objective, Result
 
+PARTS = ("/loss", "/push")
+
 
 class Tally:
     """Means over the steps that counted, and who was to blame for those that did not.
 
     A term that is evaluated at every k-th step has its own numbers averaged over those steps, and there its weight and
     push over the k steps they stand for. The loss and the shares are made of these means, so they say what the same
-    term would at every step; a line of the log without any of its steps is without it.
+    term would at every step; in a line of the log without any of its steps they take its part from the line before.
 
     Reading (`means`, `skipped`, `in_a_row`) waits for the device; recording never does.
     """
@@ -22,6 +24,7 @@ class Tally:
     def __init__(self, device: torch.device):
         self.device = device
         self.sums: dict[tuple[str, ...], Tensor] = {}  # by the curves that a step has: their sums, and how many steps
+        self.parts: dict[str, float] = {}  # each term's part of the loss and of the push, as last known
         self.skipped_by: dict[str, Tensor] = {}
         self.row = self._zero()
 
@@ -52,7 +55,9 @@ class Tally:
             totals.update(dict(zip(curves, of_curves, strict=True)))
             counts.update(dict.fromkeys(curves, steps))
         self.sums = {}
-        return _with_shares({key: total / counts[key] for key, total in totals.items() if counts[key]})
+        means = {key: total / counts[key] for key, total in totals.items() if counts[key]}
+        self.parts |= {key: means.pop(key) for key in list(means) if key.endswith(PARTS)}
+        return _with_shares(means, self.parts) if means else {}
 
     def skipped(self) -> dict[str, int]:
         """Steps skipped for a gradient that was not finite, by the term at fault; `model`: no term was."""
@@ -63,13 +68,15 @@ class Tally:
         return int(self.row)
 
     def state(self) -> dict[str, object]:
-        return {"rows": dict(self.sums), "skipped_by": dict(self.skipped_by), "row": self.row}
+        rows, parts, blamed = dict(self.sums), dict(self.parts), dict(self.skipped_by)
+        return {"rows": rows, "parts": parts, "skipped_by": blamed, "row": self.row}
 
     def load_state(self, state: dict) -> None:
         def here(tensors: dict[Any, Tensor]) -> dict[Any, Tensor]:
             return {key: tensor.to(self.device) for key, tensor in tensors.items()}
 
         self.sums, self.skipped_by = here(state.get("rows", {})), here(state["skipped_by"])  # "rows": not saved before
+        self.parts = dict(state.get("parts", {}))  # likewise
         self.row = state["row"].to(self.device)
 
     def _zero(self) -> Tensor:
@@ -93,13 +100,10 @@ class Tally:
         return curves
 
 
-def _with_shares(means: dict[str, float]) -> dict[str, float]:
-    """The loss, and each term's share of the push, in the place of each term's part of them."""
-    if not means:
-        return {}
-    terms = [key.removesuffix("/push") for key in means if key.endswith("/push")]
-    loss = sum(means.pop(f"{name}/loss") for name in terms)
-    pushes = {name: means.pop(f"{name}/push") for name in terms}
+def _with_shares(means: dict[str, float], parts: dict[str, float]) -> dict[str, float]:
+    """The means with the loss, and with each term's share of the push."""
+    pushes = {key.removesuffix("/push"): part for key, part in parts.items() if key.endswith("/push")}
+    loss = sum(parts[f"{name}/loss"] for name in pushes)
     total = sum(pushes.values())
     shares = {f"{name}/gradient_share": push / total if total > 0 else 0.0 for name, push in pushes.items()}
     return {"loss": loss} | means | shares

@@ -53,23 +53,33 @@ def test_means_are_over_the_steps_since_the_last_line():
     assert tally.means()["mse/value"] == 7
 
 
+def without_l1(mse: float) -> Result:
+    """Of a step at which l1 was not evaluated."""
+    step = result(mse=mse, norms=(1, 4))
+    del step.terms["l1"]
+    step.cosines.clear()
+    return step
+
+
 def test_a_term_of_every_kth_step_is_logged_as_if_it_came_at_every_step():
-    """Nothing is diluted, however many of its steps a line has."""
+    """Nothing is diluted, however many of its steps a line has; without any it takes its part from the line before."""
     straight, sparse, of = Tally(CPU), Tally(CPU), objective()
     of.terms["l1"].every = 3
     seldom = result(mse=3, l1=4, norms=(1, 8), cosine=0.75)
     seldom.terms["l1"].weight *= 3
     for step in range(4):
-        without = result(mse=3, norms=(1, 4))
-        del without.terms["l1"]
-        without.cosines.clear()
         record(straight, result(mse=3, l1=4, norms=(1, 8), cosine=0.75))
-        sparse.record([without if step % 3 else seldom], of, scalar(1), torch.tensor(True))
+        sparse.record([without_l1(3) if step % 3 else seldom], of, scalar(1), torch.tensor(True))
     assert sparse.means() == straight.means()
-    sparse.record([without], of, scalar(1), torch.tensor(True))
-    assert set(sparse.means()) == {"loss", "gradient_norm"} | {
-        f"mse/{key}" for key in ("value", "weight", "gradient_norm", "gradient_share")
-    }
+    resumed = Tally(CPU)
+    resumed.load_state(sparse.state())
+    for tally in (sparse, resumed):
+        tally.record([without_l1(5)], of, scalar(1), torch.tensor(True))
+        means = tally.means()
+        assert means["loss"] == 5 + 0.5 * 4  # 3 + 0.5 * 4 before
+        assert means["mse/gradient_share"] == pytest.approx(1 / (1 + 0.5 * 8))
+        assert means["l1/gradient_share"] == pytest.approx(4 / (1 + 0.5 * 8))
+        assert "l1/value" not in means and "cosine/mse~l1" not in means  # nothing was measured
 
 
 def test_micro_batches_are_averaged_into_one_step():
