@@ -40,7 +40,7 @@ def several(place: Path, runs: dict[str, list[str]], *how: tuple[str, ...]) -> N
     ways = [{"how": each, "log": f"{i}"} for i, each in enumerate(how)] or [{}]
     launched = [torchrun(place, "tests.recon.training.several", json.dumps(runs), **way) for way in ways]
     try:
-        assert [process.wait(300) for process in launched] == [0] * len(launched), said(place)
+        assert [process.wait(500) for process in launched] == [0] * len(launched), said(place)
     finally:
         for process in launched:
             if process.poll() is None:
@@ -72,7 +72,7 @@ def two(place, pictures, straight):
     words = [*SMALL, f"data.root={pictures}"]
     shared = [*words, *WORDS, "batch.per_device=2", "shard=true"]
     runs = {f"two{i}": [*shared, f"loss={loss}"] for i, loss in enumerate(EVERY)}
-    runs |= {"poisoned": [*shared, "loss=mse"]}
+    runs |= {"poisoned": [*shared, "loss=mse"], "compiled": [*shared, "loss=mse", "compile=true"]}
     runs |= {f"low{shard}": [*words, *LOW, f"shard={shard}"] for shard in ("false", "true")}
     runs |= {"killed": ["resume=true", "shard=true"]}
     several(place, runs)
@@ -82,6 +82,10 @@ def two(place, pictures, straight):
 @pytest.mark.parametrize("loss", EVERY)
 def test_two_processes_that_share_a_model_do_what_one_does(one, two, loss):
     assert_same_but_for_rounding(one[loss], two[f"two{EVERY.index(loss)}"])
+
+
+def test_compiled_they_do_the_same(one, two):
+    assert_same_but_for_rounding(one["mse"], two["compiled"])
 
 
 def test_each_process_holds_half_of_the_parameters_gradients_and_moments(two):
@@ -103,7 +107,7 @@ def test_what_they_save_is_what_one_process_saves(one, two):
     differing = {"name", "shard", "batch.per_device"}
     assert {key for key in left["settings"] if left["settings"][key] != right["settings"][key]} == differing
     for state in (left, right):
-        del state["settings"], state["random"], state["psnr"]
+        del state["settings"], state["random"], state["psnr"], state["tally"]["parts"]
     assert differences(kinds(left), kinds(right)) == []
     alone = load_file(two["two0"] / "model.safetensors")
     assert differences(alone, right["model"]) == []
@@ -134,7 +138,7 @@ def test_two_processes_share_a_model_that_one_began_with(straight, two):
 
 
 def test_the_run_says_that_it_is_sharded(place, two):
-    assert (place / "out").read_text().count("32-true, 2 processes, sharded\n") == len(EVERY) + 2
+    assert (place / "out").read_text().count("32-true, 2 processes, sharded\n") == len(EVERY) + 3
     assert json.loads((two["two0"] / "environment.json").read_text())["sharded"] is True
 
 
