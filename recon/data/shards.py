@@ -73,6 +73,10 @@ class WebDataset(StreamedSource):
         }
         self._lengths = dict(self._told)  # those that were counted, too
 
+    @property
+    def images(self) -> int | None:
+        return sum(map(self._told.get, self.shards)) if self._told.keys() >= set(self.shards) else None
+
     def __iter__(self) -> Iterator[tuple[Image.Image, int]]:
         for read in chain.from_iterable(self._samples(shard) for shard in self.shards):
             try:

@@ -80,6 +80,11 @@ class StreamedSource(_Described, ABC):
     name: str
     shards: Sequence[str]
 
+    @property
+    def images(self) -> int | None:
+        """How many samples a pass has, where that is told before they are read."""
+        return None
+
     @abstractmethod
     def __iter__(self) -> Iterator[tuple[Image.Image, int]]:
         """RGB images and their classes, -1 where there are none, in one fixed order. Every iteration begins at the

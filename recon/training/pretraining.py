@@ -164,13 +164,14 @@ def number_of_steps(settings: Settings, source: Source | StreamedSource) -> int:
     """train.steps, or train.epochs in steps.
 
     Raises:
-        InvalidSetting: epochs of a stream, which has no length.
+        InvalidSetting: epochs of a stream that does not tell how long it is.
     """
     if settings.train.steps is not None:
         return settings.train.steps
-    if isinstance(source, StreamedSource):
-        raise InvalidSetting(f"data={settings.data.name} is a stream, which has no epochs; give train.steps=N")
-    return max(1, round(settings.train.epochs * len(source) / config.global_batch(settings)))
+    images = source.images if isinstance(source, StreamedSource) else len(source)
+    if images is None:
+        raise InvalidSetting(f"data={settings.data.name} has no _info.json that tells its length; give train.steps=N")
+    return max(1, round(settings.train.epochs * images / config.global_batch(settings)))
 
 
 def make_data(settings: Settings) -> list[Source | StreamedSource]:

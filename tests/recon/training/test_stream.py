@@ -1,5 +1,7 @@
 """Training from shards: killed and resumed, shared by too many, and partly unreadable."""
 
+import json
+
 import pytest
 
 from losses import InvalidSetting
@@ -83,6 +85,29 @@ def test_more_workers_than_shards_is_told_before_anything_is_written(tmp_path, b
     with pytest.raises(InvalidSetting, match=r"^wds/birds/train has 4 shards, .* set data\.workers=4, or .*$"):
         pretrain(tmp_path, *words(birds, "data.workers=5", "train.steps=2"))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_epochs_are_passes_over_shards_whose_lengths_are_told(tmp_path):
+    splits = {"train": {"train-0.tar": 6, "train-1.tar": 14}, "validation": {"val-0.tar": 3}}
+    for shard, length in (splits["train"] | splits["validation"]).items():
+        write_shard(tmp_path / "birds" / shard, range(length))
+    epochs = words(tmp_path, "train.steps=null", "train.epochs=2.4", "name=told")
+    with pytest.raises(
+        InvalidSetting, match=r"^data=wds/birds has no _info\.json that tells its length; give train\.st"
+    ):
+        pretrain(tmp_path, *epochs)
+    entries = {
+        split: {
+            "name": split,
+            "num_samples": sum(of.values()),
+            "filenames": list(of),
+            "shard_lengths": list(of.values()),
+        }
+        for split, of in splits.items()
+    }
+    (tmp_path / "birds" / "_info.json").write_text(json.dumps({"splits": entries}))
+    assert pretrain(tmp_path, *epochs) == 0
+    assert state_of(tmp_path / "runs" / "told")["step"] == 6  # 2.4 * 20 / 8
 
 
 def test_more_unreadable_samples_than_the_set_share_end_the_run(tmp_path):
