@@ -29,7 +29,7 @@ class PatchDiscriminator(nn.Module):
             outputs = width * 2**i
             layers += [
                 nn.Conv2d(inputs, outputs, 4, stride=2 if i < depth else 1, padding=1),
-                nn.LeakyReLU(0.2, inplace=True),
+                nn.LeakyReLU(0.2, inplace=True),  # its gradient needs the output alone, which is kept anyway
             ]
             inputs = outputs
         layers.append(nn.Conv2d(inputs, 1, 4, padding=1))
