@@ -1,10 +1,11 @@
-"""How much memory tensors take: exact, the same on every device and every run."""
+"""How much memory tensors take: exact, the same on every device and every run. And what a process had at most."""
 
 from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterable
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -100,3 +101,19 @@ def of_batch(bench: Bench, batch: int):
 
 def _key(tensor: Tensor) -> int:
     return tensor.untyped_storage().data_ptr()
+
+
+def reset_peak(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    elif Path("/proc/self/clear_refs").exists():
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_mib(device: torch.device) -> float:
+    """Peak memory since `reset_peak`: the device's allocations, or the process's resident set on Linux."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.exists() else []
+    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM")), float("nan"))

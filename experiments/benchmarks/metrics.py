@@ -27,7 +27,7 @@ from scipy.fft import dctn
 from skimage import color, measure, metrics
 from torch import Tensor
 
-from experiments.benchmarks.step import peak_mib, reset_peak
+from experiments.benchmarks.footprint import peak_mib, reset_peak
 from recon.metrics import METRICS, Pair
 from recon.metrics.deep import FeatureDistance, Lpips, PooledFeatures
 from recon.metrics.distribution import SlicedWasserstein, kid

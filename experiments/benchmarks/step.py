@@ -17,7 +17,6 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -169,22 +168,6 @@ def compare(a: Callable[[], None], b: Callable[[], None], repeats: int, device: 
     return statistics.median(seconds[0]), statistics.median(seconds[1])
 
 
-def reset_peak(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-    elif Path("/proc/self/clear_refs").exists():
-        Path("/proc/self/clear_refs").write_text("5")
-
-
-def peak_mib(device: torch.device) -> float:
-    """Peak memory since `reset_peak`: the device's allocations, or the process's resident set on Linux."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated() / 2**20
-    status = Path("/proc/self/status")
-    lines = status.read_text().splitlines() if status.exists() else []
-    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM")), float("nan"))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="nano")
@@ -202,25 +185,24 @@ def main() -> None:
     print(
         f"{options.device}, {torch.get_num_threads()} threads, torch {torch.__version__}, compile {options.compile}\n"
     )
-    columns = f"{'objective':<34}{'images/s':>9}{'over mse':>10}{'machinery':>11}{'critic':>8}{'peak MiB':>10}"
+    columns = f"{'objective':<34}{'images/s':>9}{'over mse':>10}{'machinery':>11}{'critic':>8}"
     print(f"{columns}   share of the step")
-    mse, rows = None, []
+    mse, rows = Bench("mse", options), []
+    mse.ours()  # compilation is no part of a step
     for expression in options.loss:
         bench = Bench(expression, options)
-        bench.ours()  # compilation is no part of a step
+        bench.ours()
         bench.plain()
         bench.parts.clear()
-        reset_peak(bench.device)
         ours, plain = compare(bench.ours, bench.plain, options.repeats, bench.device)
-        mse = ours if expression == "mse" else mse
-        over = f"{ours / mse:.2f}x" if mse else ""
-        row = {"objective": expression, "images_per_second": options.batch / ours, "machinery": ours / plain}
-        row |= {"over_mse": ours / mse if mse else None, "peak_mib": peak_mib(bench.device)}
+        own, least = compare(bench.ours, mse.ours, options.repeats, bench.device)
+        row = {"objective": expression, "images_per_second": options.batch / own}
+        row |= {"over_mse": own / least, "machinery": ours / plain}
         critic = ""
         if "perceptual" in bench.objective.terms:
             term, floor = compare(*critic_floor(bench), options.repeats, bench.device)
             critic, row["critic"] = f"{term / floor:.2f}x", term / floor
-        figures = f"{options.batch / ours:9.0f}{over:>10}{ours / plain:10.3f}x{critic:>8}{row['peak_mib']:10.0f}"
+        figures = f"{options.batch / own:9.1f}{own / least:9.2f}x{ours / plain:10.3f}x{critic:>8}"
         total = sum(bench.parts.values()) or 1
         shares = ", ".join(f"{name} {part / total:.0%}" for name, part in bench.parts.items() if part / total >= 0.005)
         print(f"{expression:<34}{figures}   {shares}", flush=True)

@@ -217,6 +217,7 @@ def make_model(settings: Settings, head: PixelHead, mean: Sequence[float], std: 
         std=std,
     )
     if settings.compile:
+        torch.compiler.reset()  # after a run of a sweep with other shapes these would be taken for variable ones
         model.predict = torch.compile(model.predict)
     return model
 

@@ -1,5 +1,7 @@
 """Settings that make a step cheaper: what they leave as it was, and where they are refused."""
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -32,6 +34,22 @@ def test_a_step_that_decodes_a_part_learns_from_that_part(tmp_path, pictures, pl
     assert first[0] == pytest.approx(first[1], rel=0.05) and first[0] != first[1]
     models = [checkpoint.read(folder / checkpoint.NAME)["model"] for folder in (plain, part)]
     assert not torch.equal(*(model["decoder_pred.weight"] for model in models))
+
+
+def test_what_ran_before_in_one_process_does_not_change_what_is_compiled(tmp_path, pictures, monkeypatch):
+    """A sweep's later runs are compiled for their own shapes, as each would be alone."""
+    variable = []  # of each graph, whether any of its shapes is
+
+    def backend(graph, examples):
+        variable.append(any(isinstance(each, torch.SymInt) for each in examples))
+        return graph
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    for ratio in (0.5, 0.75):
+        words = ["loss=mse", "compile=true", "train.steps=1", f"masking.ratio={ratio}"]
+        small_run(tmp_path, pictures, f"{ratio}", *words)
+        assert variable[0] is False  # the training step's; the picture's has other shapes
+        variable.clear()
 
 
 @pytest.mark.parametrize(
