@@ -24,9 +24,9 @@ from typing import Any
 
 import torch
 
-from experiments.benchmarks.footprint import MIB, kept_for_backward, of_batch, peak_of_step
+from experiments.benchmarks.footprint import MIB, kept_for_backward, of_batch, peak_mib, peak_of_step, reset_peak
 from experiments.benchmarks.saved import described, save, table, take_out
-from experiments.benchmarks.step import Bench, compare, peak_mib, reset_peak
+from experiments.benchmarks.step import Bench, compare
 from recon.training.device import make_fabric
 
 COLUMNS = {
