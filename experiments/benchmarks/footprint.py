@@ -99,11 +99,8 @@ def of_batch(bench: Bench, batch: int):
         bench.images, bench.noise = before
 
 
-def _key(tensor: Tensor) -> int:
-    return tensor.untyped_storage().data_ptr()
-
-
 def reset_peak(device: torch.device) -> None:
+    """From now on `peak_mib` counts anew."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     elif Path("/proc/self/clear_refs").exists():
@@ -117,3 +114,7 @@ def peak_mib(device: torch.device) -> float:
     status = Path("/proc/self/status")
     lines = status.read_text().splitlines() if status.exists() else []
     return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM")), float("nan"))
+
+
+def _key(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()

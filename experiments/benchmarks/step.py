@@ -3,13 +3,14 @@
     python -m experiments.benchmarks.step                      # the default run's sizes
     python -m experiments.benchmarks.step --model base --image-size 224 --patch-size 16 --batch 64 --device cuda
 
-Three questions, each answered as a ratio of medians within this one process, the two sides taking turns:
+Three questions, each answered as a ratio within this one process, the two sides taking turns:
 
+- over mse: our step over our step under `mse`, the median of the turns and in brackets the lowest and highest; the
+  images/s of both in these turns stand before it. Rows are taken one after the other: compare their ratios alone.
 - machinery: our step over the plain loop's, on the same terms. What one gradient at the prediction, the norms, the
   cosines and the log cost. Where a discriminator trains, both sides train it.
 - critic: the perceptual term (value and gradient) over the least it could cost: a forward of the target, a forward
-  of the prediction, and a gradient to its input, given the gradients at the taps.
-- over mse: our step over our step under `mse`.
+  of the prediction, and a gradient to its input, given the gradients at the taps; with --compile both are compiled.
 """
 
 import argparse
@@ -132,7 +133,8 @@ def critic_floor(bench: Bench) -> tuple[Callable[[], None], Callable[[], None]]:
     term = bench.objective.terms["perceptual"]
     r = bench.forward()
     leaf = r.prediction.detach().float().requires_grad_()
-    net, dtype = term.net, term.surroundings.dtype
+    dtype = term.surroundings.dtype
+    net = torch.compile(term.net, dynamic=False) if term.surroundings.compiled else term.net
     true = r.shifted(r.image, term.stride)
     predicted = r.shifted(r.composite.detach(), term.stride).clone().requires_grad_()
 
@@ -155,17 +157,26 @@ def critic_floor(bench: Bench) -> tuple[Callable[[], None], Callable[[], None]]:
 
 
 def compare(a: Callable[[], None], b: Callable[[], None], repeats: int, device: torch.device) -> tuple[float, float]:
-    """Median seconds of each, taking turns at going first, after two warm-ups."""
-    seconds: tuple[list[float], list[float]] = ([], [])
+    """Median seconds of each, in turns."""
+    mine, theirs = zip(*in_turns(a, b, repeats, device), strict=True)
+    return statistics.median(mine), statistics.median(theirs)
+
+
+def in_turns(
+    a: Callable[[], None], b: Callable[[], None], repeats: int, device: torch.device
+) -> list[tuple[float, float]]:
+    """Seconds of both in each turn, taking turns at going first too, after two warm-ups."""
+    turns = []
     for i in range(repeats + 2):
-        for side, step in list(zip(seconds, (a, b), strict=True))[:: 1 if i % 2 else -1]:
+        seconds = {}
+        for step in (a, b) if i % 2 else (b, a):
             began = time.perf_counter()
             step()
             if device.type == "cuda":
                 torch.cuda.synchronize()
-            if i >= 2:
-                side.append(time.perf_counter() - began)
-    return statistics.median(seconds[0]), statistics.median(seconds[1])
+            seconds[step] = time.perf_counter() - began
+        turns.append((seconds[a], seconds[b]))
+    return turns[2:]
 
 
 def main() -> None:
@@ -185,7 +196,7 @@ def main() -> None:
     print(
         f"{options.device}, {torch.get_num_threads()} threads, torch {torch.__version__}, compile {options.compile}\n"
     )
-    columns = f"{'objective':<34}{'images/s':>9}{'over mse':>10}{'machinery':>11}{'critic':>8}"
+    columns = f"{'objective':<34}{'images/s':>9}{'mse':>8}{'over mse':>10}{'':<16}{'machinery':>10}{'critic':>8}"
     print(f"{columns}   share of the step")
     mse, rows = Bench("mse", options), []
     mse.ours()  # compilation is no part of a step
@@ -195,18 +206,22 @@ def main() -> None:
         bench.plain()
         bench.parts.clear()
         ours, plain = compare(bench.ours, bench.plain, options.repeats, bench.device)
-        own, least = compare(bench.ours, mse.ours, options.repeats, bench.device)
-        row = {"objective": expression, "images_per_second": options.batch / own}
-        row |= {"over_mse": own / least, "machinery": ours / plain}
+        turns = in_turns(bench.ours, mse.ours, options.repeats, bench.device)
+        speeds = [options.batch / statistics.median(seconds) for seconds in zip(*turns, strict=True)]
+        over = [own / beside for own, beside in turns]
+        row = {"objective": expression, "images_per_second": speeds[0], "mse_images_per_second": speeds[1]}
+        row |= {"over_mse": over, "machinery": ours / plain}
         critic = ""
         if "perceptual" in bench.objective.terms:
             term, floor = compare(*critic_floor(bench), options.repeats, bench.device)
             critic, row["critic"] = f"{term / floor:.2f}x", term / floor
-        figures = f"{options.batch / own:9.1f}{own / least:9.2f}x{ours / plain:10.3f}x{critic:>8}"
+        figures = f"{speeds[0]:9.1f}{speeds[1]:8.1f}{statistics.median(over):9.2f}x"
+        figures += f"{f' ({min(over):.2f} .. {max(over):.2f})':<16}{ours / plain:9.3f}x{critic:>8}"
         total = sum(bench.parts.values()) or 1
         shares = ", ".join(f"{name} {part / total:.0%}" for name, part in bench.parts.items() if part / total >= 0.005)
         print(f"{expression:<34}{figures}   {shares}", flush=True)
         rows.append(row)
+        del bench  # before the next one is made
     save(options.out, "experiments.benchmarks.step", torch.device(options.device), rows)
 
 

@@ -40,9 +40,8 @@ def before(
     weights = [f"{name}: VGG19 {w['source']}, sha256 {w['sha256'][:12]}" for name, w in objective.provenance().items()]
     classes = f" of {len(source.classes)} classes" if source.classes else ""
     epochs = f", {steps * batch / run.images:.1f} epochs" if run.images else ""
-    images = (
-        f"{run.images:,} training images" if run.images else f"training images from {run.stream['shards']:,} shards"
-    )
+    images = f"{run.images:,} training images" if run.images else "training images"
+    images += f" from {run.stream['shards']:,} shards" if run.stream else ""
     lines = {
         "objective": "; ".join([str(objective.expression), *weights]),
         "data": f"{settings.data.name}: {images}{classes}, {len(preview.images)} held out to look at; crops of {h}x{w}",

@@ -64,7 +64,10 @@ def pretrain(settings: Settings, given: frozenset[str] = frozenset()) -> int:
     if isinstance(source, StreamedSource):
         source.check_readers(ranks.count, data.workers)
         stream = {"shards": len(source.shards), "ranks": ranks.count, "workers": max(1, data.workers)}
-    steps = number_of_steps(settings, source)
+    images = source.images if isinstance(source, StreamedSource) else len(source)
+    steps = number_of_steps(settings, saved.get("images") or images)
+    if settings.compile:
+        torch.compiler.reset()  # a run before it in a sweep had other shapes: these would be taken for variable ones
     objective = ranks.in_turn(lambda: make_objective(settings, steps, fabric, ranks))
     torch.manual_seed(settings.seed)  # one seed, one initial model, whatever the objective drew
     model = make_model(settings, objective.head, source.mean, source.std)
@@ -82,7 +85,7 @@ def pretrain(settings: Settings, given: frozenset[str] = frozenset()) -> int:
         objective=objective,
         optimizer=adamw(model, weight_decay=settings.optim.weight_decay, betas=settings.optim.betas),
         tally=Tally(fabric.device),
-        images=0 if isinstance(source, StreamedSource) else len(source),
+        images=images or 0,
         max_unreadable=data.max_unreadable,
         stream=stream,
     )
@@ -160,17 +163,16 @@ def from_values(values: dict[str, Any]) -> Settings:
     return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Settings), run_folder.nested(values)))
 
 
-def number_of_steps(settings: Settings, source: Source | StreamedSource) -> int:
-    """train.steps, or train.epochs in steps.
+def number_of_steps(settings: Settings, images: int | None) -> int:
+    """train.steps, or train.epochs in steps, of so many `images`; None where a stream does not tell.
 
     Raises:
         InvalidSetting: epochs of a stream that does not tell how long it is.
     """
     if settings.train.steps is not None:
         return settings.train.steps
-    images = source.images if isinstance(source, StreamedSource) else len(source)
     if images is None:
-        raise InvalidSetting(f"data={settings.data.name} has no _info.json that tells its length; give train.steps=N")
+        raise InvalidSetting(f"data={settings.data.name}: no _info.json tells every shard's length; give train.steps=N")
     return max(1, round(settings.train.epochs * images / config.global_batch(settings)))
 
 
@@ -217,7 +219,6 @@ def make_model(settings: Settings, head: PixelHead, mean: Sequence[float], std: 
         std=std,
     )
     if settings.compile:
-        torch.compiler.reset()  # after a run of a sweep with other shapes these would be taken for variable ones
         model.predict = torch.compile(model.predict)
     return model
 

@@ -41,7 +41,7 @@ class Run:
     objective: Objective
     optimizer: torch.optim.Optimizer
     tally: Tally
-    images: int  # in the training data; 0: a stream
+    images: int  # in the training data; 0: a stream that does not tell
     max_unreadable: float
     stream: dict[str, int] = field(default_factory=dict)  # its shards, and the ranks and workers that read them
     step: int = 0
@@ -72,7 +72,7 @@ class Run:
         """
         shards = [of.get("shards", 0) for of in (state.get("stream", self.stream), self.stream)]
         for had, has, what in ((state["images"], self.images, "images"), (*shards, "shards")):
-            if had != has:
+            if had != has and had and has:  # a stream's length may be told at one time and not at another
                 raise InvalidSetting(
                     f"cannot resume {self.folder}: its training data had {had} {what}, now {has}; "
                     "set data.root to the data it began with"

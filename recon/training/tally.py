@@ -16,7 +16,8 @@ class Tally:
 
     A term that is evaluated at every k-th step has its own numbers averaged over those steps, and there its weight and
     push over the k steps they stand for. The loss and the shares are made of these means, so they say what the same
-    term would at every step; in a line of the log without any of its steps they take its part from the line before.
+    term would at every step; in a line of the log without any of its steps they take its part from the last line that
+    had some.
 
     Reading (`means`, `skipped`, `in_a_row`) waits for the device; recording never does.
     """

@@ -2,8 +2,8 @@
 
     torchrun ... -m tests.recon.training.several '{"a": ["loss=mse", ...], ...}'
 
-What process N held after the last step of a run is in runs/NAME/held.N.json, in bytes. In the run called `poisoned` the
-last process's share of one gradient is infinite in the third step.
+What process N held after the last step of a run, in bytes, and how many graphs it compiled is in runs/NAME/held.N.json.
+In the run called `poisoned` the last process's share of one gradient is infinite in the third step.
 """
 
 import json
@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import torch
+from torch._dynamo.utils import counters
 
 from losses import finite
 from recon.training import loop
@@ -43,7 +44,9 @@ def watched(name: str, words: list[str]) -> None:
         held["moments"] = size(optimizer.state[p][key] for p in parameters for key in ("exp_avg", "exp_avg_sq"))
 
     loop.gradient_norm, loop.step_unless = norm, step
+    counters.clear()
     assert pretrain(Path(), f"name={name}", *words) == 0
+    held["graphs"] = counters["stats"]["unique_graphs"]
     (Path("runs") / name / f"held.{ranks.rank}.json").write_text(json.dumps(held))
 
 

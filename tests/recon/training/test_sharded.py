@@ -86,6 +86,9 @@ def test_two_processes_that_share_a_model_do_what_one_does(one, two, loss):
 
 def test_compiled_they_do_the_same(one, two):
     assert_same_but_for_rounding(one["mse"], two["compiled"])
+    for name, many in {"two0": False, "compiled": True}.items():
+        held = [json.loads((two[name] / f"held.{rank}.json").read_text()) for rank in (0, 1)]
+        assert all((each["graphs"] > 1) == many for each in held), name  # FSDP's hooks lie between them
 
 
 def test_each_process_holds_half_of_the_parameters_gradients_and_moments(two):
@@ -106,8 +109,10 @@ def test_what_they_save_is_what_one_process_saves(one, two):
     left, right = (checkpoint.read(folder / checkpoint.NAME) for folder in (one["mse"], two["two0"]))
     differing = {"name", "shard", "batch.per_device"}
     assert {key for key in left["settings"] if left["settings"][key] != right["settings"][key]} == differing
+    parts = [state["tally"].pop("parts") for state in (left, right)]
+    assert parts[0].keys() == parts[1].keys() == {"mse/loss", "mse/push"}
     for state in (left, right):
-        del state["settings"], state["random"], state["psnr"], state["tally"]["parts"]
+        del state["settings"], state["random"], state["psnr"]
     assert differences(kinds(left), kinds(right)) == []
     alone = load_file(two["two0"] / "model.safetensors")
     assert differences(alone, right["model"]) == []

@@ -92,9 +92,7 @@ def test_epochs_are_passes_over_shards_whose_lengths_are_told(tmp_path):
     for shard, length in (splits["train"] | splits["validation"]).items():
         write_shard(tmp_path / "birds" / shard, range(length))
     epochs = words(tmp_path, "train.steps=null", "train.epochs=2.4", "name=told")
-    with pytest.raises(
-        InvalidSetting, match=r"^data=wds/birds has no _info\.json that tells its length; give train\.st"
-    ):
+    with pytest.raises(InvalidSetting, match=r"^data=wds/birds: no _info\.json tells every shard's length; give tr"):
         pretrain(tmp_path, *epochs)
     entries = {
         split: {
@@ -107,7 +105,11 @@ def test_epochs_are_passes_over_shards_whose_lengths_are_told(tmp_path):
     }
     (tmp_path / "birds" / "_info.json").write_text(json.dumps({"splits": entries}))
     assert pretrain(tmp_path, *epochs) == 0
-    assert state_of(tmp_path / "runs" / "told")["step"] == 6  # 2.4 * 20 / 8
+    told = tmp_path / "runs" / "told"
+    assert state_of(told)["step"] == 6  # 2.4 * 20 / 8
+    (tmp_path / "birds" / "_info.json").unlink()  # what is known of it still is
+    as_killed_after_its_first_checkpoint(told, "killed")
+    assert state_of(resumed(tmp_path, "killed"))["step"] == 6
 
 
 def test_more_unreadable_samples_than_the_set_share_end_the_run(tmp_path):

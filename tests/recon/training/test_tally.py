@@ -149,3 +149,13 @@ def test_a_tally_taken_up_again_says_the_same():
         record(tally, result(mse=4))
     assert straight.skipped() == second.skipped() == {"mse": 2}
     assert straight.means() == second.means()
+
+
+def test_a_tally_from_before_parts_were_kept_is_taken_up():
+    old, new = Tally(CPU), Tally(CPU)
+    record(old, result(mse=1))
+    state = old.state()
+    del state["rows"], state["parts"]
+    new.load_state(state)
+    record(new, result(mse=5, l1=2))
+    assert new.means()["loss"] == 5 + 0.5 * 2
