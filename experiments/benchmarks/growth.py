@@ -1,7 +1,7 @@
 """How the cost of a training step grows: with tokens, the model, what is hidden, and where the encoder sees all.
 
     python -m experiments.benchmarks.growth                                        # around ViT-Ti/8 at 64 pixels
-    python -m experiments.benchmarks.growth --vary encoder --model large --patch-size 16 --image-size 224 --batch 4
+    python -m experiments.benchmarks.growth --vary encoder --model large --patch-size 16 --image-size 224 --batch 12
 
 One thing changes at a time, from the line marked *: image sizes, model sizes, mask ratios, and mask tokens in the
 encoder (`model.mask_tokens=encoder`, the MAE paper's table 1c), against which the asymmetric encoder gains: 3 times and
