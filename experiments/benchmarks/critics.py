@@ -34,7 +34,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from experiments.benchmarks.operations import of_model, of_objective
-from experiments.benchmarks.step import Bench, compare
+from experiments.benchmarks.step import Bench
+from experiments.benchmarks.turns import compare
 from losses import Objective, Reconstruction, build_objective
 from losses.term import Term
 from recon.data import create_dataset, held_out_images

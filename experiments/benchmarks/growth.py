@@ -23,7 +23,8 @@ import torch
 from experiments.benchmarks.floor import operations
 from experiments.benchmarks.footprint import MIB, kept_for_backward, of_batch
 from experiments.benchmarks.saved import described, save, table, take_out
-from experiments.benchmarks.step import Bench, compare
+from experiments.benchmarks.step import Bench
+from experiments.benchmarks.turns import compare
 from recon.training.device import make_fabric
 
 COLUMNS = {

@@ -26,7 +26,8 @@ import torch
 
 from experiments.benchmarks.footprint import MIB, kept_for_backward, of_batch, peak_mib, peak_of_step, reset_peak
 from experiments.benchmarks.saved import described, save, table, take_out
-from experiments.benchmarks.step import Bench, compare
+from experiments.benchmarks.step import Bench
+from experiments.benchmarks.turns import compare
 from recon.training.device import make_fabric
 
 COLUMNS = {

@@ -23,6 +23,7 @@ from typing import Any
 import torch
 
 from experiments.benchmarks.saved import save, take_out
+from experiments.benchmarks.turns import compare, in_turns
 from losses import Objective, Reconstruction, build_objective
 from losses.finite import gradient_norm, step_unless
 from recon.model import create_model
@@ -156,29 +157,6 @@ def critic_floor(bench: Bench) -> tuple[Callable[[], None], Callable[[], None]]:
     return ours, floor
 
 
-def compare(a: Callable[[], None], b: Callable[[], None], repeats: int, device: torch.device) -> tuple[float, float]:
-    """Median seconds of each, in turns."""
-    mine, theirs = zip(*in_turns(a, b, repeats, device), strict=True)
-    return statistics.median(mine), statistics.median(theirs)
-
-
-def in_turns(
-    a: Callable[[], None], b: Callable[[], None], repeats: int, device: torch.device
-) -> list[tuple[float, float]]:
-    """Seconds of both in each turn, taking turns at going first too, after two warm-ups."""
-    turns = []
-    for i in range(repeats + 2):
-        seconds = {}
-        for step in (a, b) if i % 2 else (b, a):
-            began = time.perf_counter()
-            step()
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-            seconds[step] = time.perf_counter() - began
-        turns.append((seconds[a], seconds[b]))
-    return turns[2:]
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="nano")
@@ -206,9 +184,9 @@ def main() -> None:
         bench.plain()
         bench.parts.clear()
         ours, plain = compare(bench.ours, bench.plain, options.repeats, bench.device)
-        turns = in_turns(bench.ours, mse.ours, options.repeats, bench.device)
-        speeds = [options.batch / statistics.median(seconds) for seconds in zip(*turns, strict=True)]
-        over = [own / beside for own, beside in turns]
+        turns = in_turns({"ours": bench.ours, "mse": mse.ours}, options.repeats, bench.device)
+        speeds = [options.batch / statistics.median(seconds) for seconds in turns.values()]
+        over = [own / beside for own, beside in zip(*turns.values(), strict=True)]
         row = {"objective": expression, "images_per_second": speeds[0], "mse_images_per_second": speeds[1]}
         row |= {"over_mse": over, "machinery": ours / plain}
         critic = ""

@@ -71,8 +71,11 @@ class Run:
             InvalidSetting: it was made on other data.
         """
         shards = [of.get("shards", 0) for of in (state.get("stream", self.stream), self.stream)]
-        for had, has, what in ((state["images"], self.images, "images"), (*shards, "shards")):
-            if had != has and had and has:  # a stream's length may be told at one time and not at another
+        images = [state["images"], self.images]
+        if self.stream and 0 in images:  # its length may be told at one time and not at another
+            images = [0, 0]
+        for had, has, what in ((*images, "images"), (*shards, "shards")):
+            if had != has:
                 raise InvalidSetting(
                     f"cannot resume {self.folder}: its training data had {had} {what}, now {has}; "
                     "set data.root to the data it began with"

@@ -18,8 +18,6 @@ kernel; each file beside this one says what it put together. Within this one pro
 
 import argparse
 import statistics
-import time
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +30,7 @@ from experiments.benchmarks.peers.official import MODEL, Official
 from experiments.benchmarks.peers.ours import Ours
 from experiments.benchmarks.peers.side import Side, Task
 from experiments.benchmarks.saved import described, save, table, take_out
+from experiments.benchmarks.turns import in_turns
 from recon.model import create_model
 from recon.training.device import fast_bfloat16, make_fabric
 
@@ -116,20 +115,6 @@ def facts(side: Side) -> dict[str, Any]:
         "forward_gflop": forward / side.task.batch / 1e9,
         "step_gflop": operations(side.step) / side.task.batch / 1e9,
     }
-
-
-def in_turns(works: Mapping[str, Callable[[], None]], repeats: int, device: torch.device) -> dict[str, list[float]]:
-    """Seconds of each work in each of the `repeats` turns, to and fro, after three that are not counted."""
-    seconds: dict[str, list[float]] = {name: [] for name in works}
-    for i in range(repeats + 3):
-        for name in list(works)[:: 1 if i % 2 else -1]:
-            began = time.perf_counter()
-            works[name]()
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-            if i >= 3:
-                seconds[name].append(time.perf_counter() - began)
-    return seconds
 
 
 def speed(

@@ -86,9 +86,11 @@ def test_two_processes_that_share_a_model_do_what_one_does(one, two, loss):
 
 def test_compiled_they_do_the_same(one, two):
     assert_same_but_for_rounding(one["mse"], two["compiled"])
-    for name, many in {"two0": False, "compiled": True}.items():
-        held = [json.loads((two[name] / f"held.{rank}.json").read_text()) for rank in (0, 1)]
-        assert all((each["graphs"] > 1) == many for each in held), name  # FSDP's hooks lie between them
+    graphs = {
+        name: [json.loads((two[name] / f"held.{rank}.json").read_text())["graphs"] for rank in (0, 1)]
+        for name in ("two0", "compiled")
+    }
+    assert graphs["two0"] == [0, 0] and min(graphs["compiled"]) > 2, graphs  # the step's and the pictures', cut by FSDP
 
 
 def test_each_process_holds_half_of_the_parameters_gradients_and_moments(two):

@@ -87,6 +87,20 @@ def test_more_workers_than_shards_is_told_before_anything_is_written(tmp_path, b
     assert list(tmp_path.iterdir()) == []
 
 
+def tell(place, splits: dict[str, dict[str, int]]) -> None:
+    """timm's _info.json, of split -> shard -> how many samples it has."""
+    entries = {
+        split: {
+            "name": split,
+            "num_samples": sum(lengths.values()),
+            "filenames": list(lengths),
+            "shard_lengths": list(lengths.values()),
+        }
+        for split, lengths in splits.items()
+    }
+    (place / "birds" / "_info.json").write_text(json.dumps({"splits": entries}))
+
+
 def test_epochs_are_passes_over_shards_whose_lengths_are_told(tmp_path):
     splits = {"train": {"train-0.tar": 6, "train-1.tar": 14}, "validation": {"val-0.tar": 3}}
     for shard, length in (splits["train"] | splits["validation"]).items():
@@ -94,21 +108,15 @@ def test_epochs_are_passes_over_shards_whose_lengths_are_told(tmp_path):
     epochs = words(tmp_path, "train.steps=null", "train.epochs=2.4", "name=told")
     with pytest.raises(InvalidSetting, match=r"^data=wds/birds: no _info\.json tells every shard's length; give tr"):
         pretrain(tmp_path, *epochs)
-    entries = {
-        split: {
-            "name": split,
-            "num_samples": sum(of.values()),
-            "filenames": list(of),
-            "shard_lengths": list(of.values()),
-        }
-        for split, of in splits.items()
-    }
-    (tmp_path / "birds" / "_info.json").write_text(json.dumps({"splits": entries}))
+    tell(tmp_path, splits)
     assert pretrain(tmp_path, *epochs) == 0
     told = tmp_path / "runs" / "told"
     assert state_of(told)["step"] == 6  # 2.4 * 20 / 8
-    (tmp_path / "birds" / "_info.json").unlink()  # what is known of it still is
     as_killed_after_its_first_checkpoint(told, "killed")
+    tell(tmp_path, splits | {"train": {"train-0.tar": 6, "train-1.tar": 13}})
+    with pytest.raises(InvalidSetting, match="its training data had 20 images, now 19"):
+        resumed(tmp_path, "killed")
+    (tmp_path / "birds" / "_info.json").unlink()  # what is known of it still is
     assert state_of(resumed(tmp_path, "killed"))["step"] == 6
 
 
