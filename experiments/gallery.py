@@ -14,7 +14,7 @@ from recon import config
 from recon.data import create_dataset, held_out_images
 from recon.report.pictures import reconstruction_rows, write_rows
 from recon.training.pretraining import masking_of
-from recon.training.preview import Preview, masked_psnrs
+from recon.training.preview import Preview, figures
 from recon.training.trained import load_run
 
 
@@ -38,11 +38,11 @@ def gallery(folders: list[Path], images: int, out: Path) -> None:
         masking = masking_of(settings, model)
         held_out, noise, _ = held_out_images(source, config.image_size(settings), images, settings.seed, masking)
         (r,) = reconstructions = Preview(held_out, noise, images).reconstruct(model)
-        psnr, baseline = masked_psnrs(reconstructions)
+        seen = figures(reconstructions)
         shown = reconstruction_rows(r.image, r.hidden_pixels, r.composite)
         rows |= {"truth": shown["truth"], "masked": shown["masked"]}
-        rows[f"{settings.loss}\n{psnr:.2f} dB"] = shown["reconstruction"]
-    caption = f"masked PSNR over these images; filling with the mean of the visible colours: {baseline:.2f} dB"
+        rows[f"{settings.loss}\n{seen['masked_psnr']:.2f} dB\ndetail {seen['detail']:.2f}"] = shown["reconstruction"]
+    caption = f"masked PSNR over these images; filling with the mean of the visible colours: {seen['mean_colour_psnr']:.2f} dB"
     write_rows(rows, caption, out)
 
 

@@ -14,7 +14,7 @@ from losses.adversarial import Adversarial
 from losses.errors import InvalidSetting, nearest
 from losses.expression import parse
 from losses.heads import NormalisedPixelHead, PixelHead
-from losses.objective import Objective, Result, TermResult
+from losses.objective import Objective, Result, TermResult, common_head
 from losses.perceptual import Perceptual
 from losses.pixel import L1, MSE, NormMSE
 from losses.processes import ALONE, Processes
@@ -70,6 +70,16 @@ def build_objective(
     return Objective(parsed, terms, over, surroundings.processes)
 
 
+def head_of(expression: str) -> PixelHead:
+    """What the decoder must put out for an objective.
+
+    Raises:
+        InvalidSetting: as `build_objective`.
+    """
+    parsed = parse(expression, {name: term.default_weight for name, term in TERMS.items()})
+    return common_head({t.name: TERMS[t.name] for t in parsed.terms})
+
+
 def _options(name: str, given: Any) -> Any:
     cls = TERMS[name].Options
     if isinstance(given, cls):
@@ -96,5 +106,6 @@ __all__ = [
     "Term",
     "TermResult",
     "build_objective",
+    "head_of",
     "option",
 ]

@@ -91,7 +91,7 @@ class Objective(nn.Module):
                 f"losses.{plain[0]}.every={terms[plain[0]].every} leaves steps of '{expression}' without a plainly "
                 "weighted term; add one, such as mse"
             )
-        self.head = _common_head(terms)
+        self.head = common_head(terms)
 
     def forward(self, reconstruction: Reconstruction, step: int = 0) -> Result:
         prediction = reconstruction.prediction.detach()
@@ -204,7 +204,7 @@ def _weighted(weights: Mapping[str, Tensor], gradients: Mapping[str, Tensor]) ->
     return reduce(torch.add, parts)
 
 
-def _common_head(terms: Mapping[str, Term]) -> PixelHead:
+def common_head(terms: Mapping[str, Term | type[Term]]) -> PixelHead:
     """The one head that is more than pixels, if any: every term reads pixels behind any head."""
     special = {term.head.name: term.head for term in terms.values() if type(term.head) is not PixelHead}
     if len(special) > 1:

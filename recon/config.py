@@ -42,6 +42,9 @@ class Model:
     mask_tokens: str = option(
         "decoder", "decoder (the paper's), or encoder (its ablation: the encoder sees mask tokens)"
     )
+    refiner_width: int = option(
+        0, "channels of a small convolutional network that corrects hidden patches where they meet; 0: none (the paper's)"
+    )
     gradient_checkpointing: bool = option(
         False, "compute blocks again for the gradients: less memory, a third more work"
     )
@@ -60,6 +63,14 @@ class Masking:
 class Train:
     steps: int | None = option(1100, "optimiser steps; or train.epochs")
     epochs: float | None = option(None, "passes over the training images; or train.steps")
+    parts: str = option(
+        "all", "all, or decoder: the encoder that init brought stays as it is, and with it the representation"
+    )
+    ema: float = option(
+        0.0,
+        "decay of the moving average of the weights that pictures, evaluation and probes see, in [0, 1); 0: none. "
+        "In step t at most (1 + t) / (10 + t)",
+    )
     checkpoint_every: int = option(200, "steps between checkpoints")
     log_every: int = option(10, "steps between lines of metrics.jsonl")
     picture_every: int = option(200, "steps between pictures of the same held-out images")
@@ -115,6 +126,16 @@ Losses = make_dataclass(
 @dataclass
 class Settings:
     loss: str = option("perceptual+mse", "objective: terms joined by +, each bare, 0.1*term or 10%term")
+    init: str = option(
+        "none",
+        "weights to begin with: a run's folder, a checkpoint that recon.convert reads, bundled (a small MAE that this "
+        "package carries), or none",
+    )
+    init_decoder: str | None = option(
+        None,
+        "keep or new: the decoder that init brings. null: kept where it predicts what this objective asks for (pixels, or "
+        "pixels normalised per patch), new where it does not, or where the file does not say",
+    )
     name: str | None = option(None, "the run's folder is runs/NAME; null: from loss, data and date")
     resume: bool = option(False, "go on with the run of that name")
     seed: int = option(0, "of everything drawn by chance")
@@ -173,6 +194,7 @@ def check(settings: Settings, processes: int = 1) -> None:
         "batch.per_device": settings.batch.per_device,
         "model.patch_size": settings.model.patch_size,
         "model.decoder_depth": settings.model.decoder_depth,
+        "model.refiner_width": settings.model.refiner_width or None,
         "optim.clip": settings.optim.clip,
     }
     for key, value in (positive | {key: value for key, value in optional.items() if value is not None}).items():
@@ -191,10 +213,25 @@ def check(settings: Settings, processes: int = 1) -> None:
     }.items():
         if not 0 <= value <= 1:
             raise InvalidSetting(f"{key}={value} is a fraction, between 0 and 1")
+    if not 0 <= settings.train.ema < 1:
+        raise InvalidSetting(f"train.ema={settings.train.ema} is a decay: at least 0, and below 1")
+    if settings.train.parts not in ("all", "decoder"):
+        raise InvalidSetting(f"train.parts={settings.train.parts}: choose all or decoder")
+    if settings.train.parts == "decoder" and settings.init == "none":
+        raise InvalidSetting("train.parts=decoder trains beside an encoder that is kept; give it by init=RUN or init=FILE")
+    if settings.init_decoder not in (None, "keep", "new"):
+        raise InvalidSetting(f"init_decoder={settings.init_decoder}: choose keep or new")
+    if sharded(settings, processes) and (settings.train.ema or settings.train.parts != "all"):
+        raise InvalidSetting("shard=true trains all of the model and keeps no average; leave out train.ema and train.parts")
     if settings.data.augment not in ("loader", "device"):
         raise InvalidSetting(f"data.augment={settings.data.augment}: choose loader or device")
     if settings.masking.decoded < 1 and settings.losses.over == "all":
         raise InvalidSetting("losses.over=all judges every patch, and masking.decoded below 1 leaves some out")
+    if settings.masking.decoded < 1 and settings.model.refiner_width:
+        raise InvalidSetting(
+            f"masking.decoded={settings.masking.decoded} leaves holes in the image, and the refiner reads all of it; "
+            "set model.refiner_width=0, or masking.decoded=1"
+        )
     if settings.masking.decoded < 1 and settings.masking.strategy == "grid":
         raise InvalidSetting(
             "masking.strategy=grid leaves the same patches out each time if masking.decoded is below 1"

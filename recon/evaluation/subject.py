@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from losses import InvalidSetting
+from recon.model.bundled import BUNDLED, bundled
 from recon.model.checkpoints.hugging_face import WEIGHTS
+from recon.training.run_folder import RUNS
 from recon.training.trained import Trained, load_checkpoint, load_run
 
 RESULTS = "-results"  # behind a file's name: the folder of what is found out about it
@@ -49,7 +51,7 @@ class Subject:
     def make_folder(self) -> None:
         """Creates the folder of its results, where a checkpoint's file has none yet."""
         try:
-            self.folder.mkdir(exist_ok=True)
+            self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InvalidSetting(f"cannot make {self.folder} for the results: {error.strerror}") from error
 
@@ -57,7 +59,7 @@ class Subject:
 def open_run(path: Path, target: str | None = None) -> Subject:
     """A run as it stands on disk, finished or not; or a checkpoint of others, a file or a folder.
 
-    The results of a file, mae.pth, go to the folder mae.pth-results/ beside it, which is made when they are written.
+    `bundled` is the masked autoencoder that this package carries; its results go to runs/bundled/. Those of a file, mae.pth, go to the folder mae.pth-results/ beside it, which is made when they are written.
 
     Args:
         target: "pixels" or "normalised", where a checkpoint of others cannot tell; a run knows.
@@ -65,6 +67,8 @@ def open_run(path: Path, target: str | None = None) -> Subject:
     Raises:
         InvalidSetting: there is nothing of that name, or it holds no model that can be read.
     """
+    if str(path) == BUNDLED and not path.exists():
+        return Subject(RUNS / BUNDLED, load_checkpoint(bundled(), target), path)
     if path.is_dir():
         if (path / "config.yaml").is_file() or not any((path / name).is_file() for name in WEIGHTS):
             return Subject(path, load_run(path), path)

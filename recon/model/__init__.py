@@ -3,8 +3,10 @@
 from typing import Any
 
 from losses.errors import InvalidSetting, nearest
+from losses.heads import PixelHead
 from recon.model.autoencoder import MaskedAutoencoder
 from recon.model.masking import kept
+from recon.model.refiner import SHRINK
 
 # The MAE paper's sizes with its decoder; tiny (DeiT's) and small with a decoder about half as wide as the encoder.
 SIZES: dict[str, dict[str, int]] = {
@@ -44,6 +46,14 @@ def create_model(name: str, *, image_size: int | tuple[int, int] = 224, **overri
         raise InvalidSetting(f"model.decoder_width={decoder_width} is not a multiple of {DECODER_HEAD_WIDTH}")
     if made.get("mask_tokens", "decoder") not in ("decoder", "encoder"):
         raise InvalidSetting(f"model.mask_tokens={made['mask_tokens']}: choose 'decoder' or 'encoder'")
+    if made.get("refiner_width"):
+        if p % SHRINK:
+            raise InvalidSetting(f"model.refiner_width: a refiner needs patches of an even size, not {p}; set it to 0")
+        if (head := made.get("head")) is not None and type(head) is not PixelHead:
+            raise InvalidSetting(
+                f"model.refiner_width={made['refiner_width']}: a refiner corrects pixels, and this objective predicts "
+                f"{head.name}; set it to 0"
+            )
     ratio = made.get("mask_ratio", 0.75)
     patches = (size[0] // p) * (size[1] // p)
     if not 0 <= ratio < 1 or not 0 < kept(patches, ratio) < patches:

@@ -15,6 +15,10 @@ from losses.statistics import IMAGENET_MEAN, IMAGENET_STD
 from recon.model.layers import LayerNorm, initialise_linear, statistics_head, transformer_blocks
 from recon.model.masking import kept, mask_from_noise, strategy
 from recon.model.positions import sincos_positions
+from recon.model.refiner import Refiner
+
+# What names of tensors begin with that are no part of the encoder.
+DECODER_PARTS = ("decoder_", "mask_token", "statistics.", "refiner.")
 
 
 class MaskedAutoencoder(nn.Module):
@@ -30,6 +34,8 @@ class MaskedAutoencoder(nn.Module):
         head: what the decoder's last layer puts out; see `losses.heads`.
         mask_tokens: "decoder" (the paper's way: the encoder sees visible patches alone) or "encoder" (its ablation,
             table 1c: the encoder sees mask tokens too).
+        refiner_width: channels of the convolutional network that corrects hidden patches where they meet (see
+            `recon.model.refiner`); 0, as in the paper: there is none.
         mask_strategy, mask_ratio: how `forward` hides patches where it is not told.
         gradient_checkpointing: blocks keep their inputs alone and run again for the gradients (Chen et al. 2016, arXiv
             1604.06174): the same gradients to the bit for about a third more work, and far less memory.
@@ -49,6 +55,7 @@ class MaskedAutoencoder(nn.Module):
         decoder_heads: int,
         head: PixelHead | None = None,
         mask_tokens: str = "decoder",
+        refiner_width: int = 0,
         mask_strategy: str = "random",
         mask_ratio: float = 0.75,
         gradient_checkpointing: bool = False,
@@ -60,7 +67,7 @@ class MaskedAutoencoder(nn.Module):
         self.grid = (image_size[0] // patch_size, image_size[1] // patch_size)
         self.image_size, self.patch_size, self.mask_tokens = image_size, patch_size, mask_tokens
         self.mask_strategy, self.mask_ratio = strategy(mask_strategy), mask_ratio
-        self.gradient_checkpointing = gradient_checkpointing
+        self.gradient_checkpointing, self.encoder_frozen = gradient_checkpointing, False
         self.patches = self.grid[0] * self.grid[1]
         values = 3 * patch_size**2
 
@@ -83,6 +90,7 @@ class MaskedAutoencoder(nn.Module):
         self._initialise()
         # Last, so that one seed gives one encoder and decoder under every head.
         self.statistics = statistics_head(decoder_width, self.head.statistics) if self.head.statistics else None
+        self.refiner = Refiner(refiner_width) if refiner_width else None
 
     def forward(
         self, images: Tensor, mask: Tensor | None = None, noise: Tensor | None = None, decoded: float | None = None
@@ -98,7 +106,7 @@ class MaskedAutoencoder(nn.Module):
                 2401.14391, section 3.3; its mask tokens do not see each other, these do). Needs noise.
 
         Raises:
-            ValueError: rows that hide unequally; a share to decode, and no noise.
+            ValueError: rows that hide unequally; a share to decode, and no noise, or a refiner, which needs all.
         """
         if noise is None and mask is None:
             noise = torch.stack([self.mask_strategy(self.grid, self.mask_ratio, None) for _ in images])
@@ -111,6 +119,8 @@ class MaskedAutoencoder(nn.Module):
         if decoded is not None and decoded < 1:
             if noise is None:
                 raise ValueError(f"decoded={decoded} of the hidden patches are those with the lowest noise; give noise")
+            if self.refiner is not None:
+                raise ValueError(f"decoded={decoded} leaves holes in the image, and the refiner reads all of it")
             shown = visible + max(1, round(decoded * (self.patches - visible)))
             order += mask_from_noise(noise.to(images.device), shown)
         order = order.argsort(dim=1, stable=True)[:, :shown]
@@ -126,11 +136,15 @@ class MaskedAutoencoder(nn.Module):
             order: (B, n), the patches that the decoder sees: the `visible` ones, then those to be predicted.
             everywhere: predict (B, N, W), every patch in its place; otherwise (B, n - visible, W).
         """
-        x = self._decode(self._encode_masked(images, mask, order[:, :visible]), order)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.encoder_frozen):
+            tokens = self._encode_masked(images, mask, order[:, :visible])
+        x = self._decode(tokens, order)
         x = self.decoder_norm(x[:, 1:] if everywhere else x[:, 1 + visible :])
         if everywhere:
             x = _gather(x, order.argsort(dim=1))
         prediction = self.decoder_pred(x)
+        if self.refiner is not None:
+            return self._refined(prediction, images, mask, order[:, visible:], everywhere)
         if self.statistics is None:
             return prediction
         # Detached: what the head learns about statistics teaches the model nothing.
@@ -153,6 +167,13 @@ class MaskedAutoencoder(nn.Module):
                 found.append(self.norm(x))
         return found
 
+    def freeze_encoder(self) -> None:
+        """From here on only the decoder can be trained; the encoder's forward keeps nothing for a backward."""
+        of_decoder = DECODER_PARTS if self.mask_tokens == "decoder" else tuple(p for p in DECODER_PARTS if p != "mask_token")
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad_(name.startswith(of_decoder))
+        self.encoder_frozen = True
+
     def untrained(self, seed: int) -> "MaskedAutoencoder":
         """A copy as it would be before any training: weights drawn anew, on the model's own device."""
         copy = deepcopy(self)
@@ -165,6 +186,8 @@ class MaskedAutoencoder(nn.Module):
             copy._initialise()
             if statistics is not None:
                 initialise_linear(statistics)
+            if self.refiner is not None:
+                copy.refiner = Refiner(self.refiner.width).to(self.mean.device)
         copy.statistics = statistics
         return copy
 
@@ -212,6 +235,15 @@ class MaskedAutoencoder(nn.Module):
         positions = self.decoder_pos_embed[0]
         x = x + torch.cat([positions[:1].expand(len(x), 1, -1), positions[1:][order]], dim=1)
         return self._through(self.decoder_blocks, x)
+
+    def _refined(self, prediction: Tensor, images: Tensor, mask: Tensor, hidden: Tensor, everywhere: bool) -> Tensor:
+        """The prediction, (B, N, P) where it is `everywhere`, with the patches `hidden` (B, n) corrected."""
+        truth = (images - self.mean) / self.std
+        if not everywhere:
+            return self.refiner(prediction, truth, mask, hidden)
+        at = hidden.unsqueeze(-1).expand(-1, -1, prediction.shape[-1])
+        prediction = prediction.float()
+        return prediction.scatter(1, at, self.refiner(prediction.gather(1, at), truth, mask, hidden))
 
     def _through(self, blocks: nn.ModuleList, x: Tensor) -> Tensor:
         for block in blocks:

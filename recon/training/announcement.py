@@ -10,6 +10,7 @@ from recon import config
 from recon.config import Settings
 from recon.data import Source, StreamedSource
 from recon.training.console import duration
+from recon.training.initialisation import described
 from recon.training.preview import Preview
 from recon.training.run import Run
 
@@ -21,8 +22,9 @@ def facts(run: Run, steps: int, source: Source | StreamedSource) -> dict[str, An
         "head": run.objective.head.name,
         "steps": steps,
         "training_images": run.images or "a stream",
-        "mean": list(source.mean),
-        "std": list(source.std),
+        "mean": list(run.start["mean"] if run.start else source.mean),
+        "std": list(run.start["std"] if run.start else source.std),
+        "init": run.start or "none",
         "weights": run.objective.provenance(),
     }
 
@@ -42,11 +44,14 @@ def before(
     epochs = f", {steps * batch / run.images:.1f} epochs" if run.images else ""
     images = f"{run.images:,} training images" if run.images else "training images"
     images += f" from {run.stream['shards']:,} shards" if run.stream else ""
+    begin = {"init": described(run.start)} if run.start and not run.step else {}
+    frozen = ", the encoder as it is" if settings.train.parts == "decoder" else ""
     lines = {
         "objective": "; ".join([str(objective.expression), *weights]),
         "data": f"{settings.data.name}: {images}{classes}, {len(preview.images)} held out to look at; crops of {h}x{w}",
-        "model": f"{settings.model.name}, {_millions(model)} parameters; patches of {model.patch_size}, "
+        "model": f"{settings.model.name}, {_millions(model)} parameters{frozen}; patches of {model.patch_size}, "
         f"{hidden} of {model.patches} hidden ({settings.masking.strategy}){decoded}",
+        **begin,
         "device": f"{_device(fabric.device)}, {fabric._precision.precision}{_shared(settings, fabric.world_size)}",
         "length": f"{steps:,} steps of {batch} images{epochs}; learning rate {peak:.3g}",
         "run": str(run.folder) + (f", from step {run.step}" if run.step else ""),
@@ -65,12 +70,18 @@ def other_readers(before: dict[str, int], now: dict[str, int]) -> str:
 
 def after(run: Run, seconds: float) -> str:
     """What came of it, where it is, and what to type next."""
-    ours, baseline = run.psnr
+    ours, baseline = run.seen["masked_psnr"], run.seen["mean_colour_psnr"]
+    earlier = run.before.seen if run.before else {}
     skipped = sum(run.tally.skipped().values())
     lines = [
         f"finished {run.step} steps in {duration(seconds)}",
-        f"masked PSNR on held-out images: {ours:.2f} dB ({ours - baseline:+.2f} dB)",
-        f"  filling with the mean of the visible colours: {baseline:.2f} dB",
+        f"masked PSNR on held-out images: {ours:.2f} dB{_was(earlier, 'masked_psnr', ' dB')}; filling with the mean of the "
+        f"visible colours: {baseline:.2f} dB",
+        *(
+            [f"detail of the truth's: {run.seen['detail']:.2f}{_was(earlier, 'detail', '')} (squared gradient; 1: as sharp)"]
+            if "detail" in run.seen
+            else []
+        ),
         *([f"skipped    {skipped} steps without a finite gradient"] if skipped else []),
         *([f"unreadable {len(run.unreadable)} files, skipped"] if run.unreadable else []),
         f"picture    {run.folder / 'reconstructions.png'}",
@@ -78,6 +89,10 @@ def after(run: Run, seconds: float) -> str:
         f"next       python -m recon.evaluate run={shlex.quote(str(run.folder))}",
     ]
     return "\n".join(lines)
+
+
+def _was(earlier: dict[str, float], name: str, unit: str) -> str:
+    return f" (before: {earlier[name]:.2f}{unit})" if name in earlier else ""
 
 
 def _device(device: torch.device) -> str:

@@ -52,6 +52,8 @@ def train(
                 torch.nn.utils.clip_grads_with_norm_(parameters, rhythm.clip, norm)
             good = norm.isfinite() & torch.stack([result.value for result in results]).isfinite().all()
             step_unless(run.optimizer, ~good)
+            if run.average is not None:
+                run.average.update(run.model, run.step, good)
             run.optimizer.zero_grad()
             run.objective.update(run.step)
             run.tally.record(results, run.objective, norm, good)

@@ -11,7 +11,7 @@ import torch
 from lightning_fabric import Fabric
 from omegaconf import OmegaConf
 
-from losses import TERMS, InvalidSetting, Objective, PixelHead, build_objective
+from losses import TERMS, InvalidSetting, Objective, PixelHead, build_objective, head_of
 from recon import config
 from recon.config import Settings
 from recon.data import Source, StreamedSource, create_dataset, held_out_images, training_batches
@@ -20,10 +20,13 @@ from recon.model.masking import strategy
 from recon.training import checkpoint, run_folder
 from recon.training.announcement import after as summary
 from recon.training.announcement import before, facts, other_readers
+from recon.training.averaging import WeightAverage
 from recon.training.device import make_fabric
+from recon.training.initialisation import find_start
 from recon.training.loop import train
 from recon.training.optimiser import adamw, learning_rate
 from recon.training.preview import Preview
+from recon.training.preview import before as drawn_before
 from recon.training.ranks import Ranks, first_to_say, is_loss, join
 from recon.training.run import Rhythm, Run
 from recon.training.sharding import shard
@@ -55,6 +58,9 @@ def pretrain(settings: Settings, given: frozenset[str] = frozenset()) -> int:
         settings = from_values(run_folder.resumed_settings(saved["settings"], settings, given))
         settings.name, settings.resume = folder.name, True
     config.check(settings, ranks.count)
+    start = None
+    if not settings.resume:
+        start = ranks.in_turn(lambda: find_start(settings, given, head_of(settings.loss)))
     with ranks.one_voice():
         sharded = config.sharded(settings, ranks.count)
         fabric = make_fabric(settings.device, settings.precision, ranks, sharded)
@@ -70,7 +76,14 @@ def pretrain(settings: Settings, given: frozenset[str] = frozenset()) -> int:
         torch.compiler.reset()  # a run before it in a sweep had other shapes: these would be taken for variable ones
     objective = ranks.in_turn(lambda: make_objective(settings, steps, fabric, ranks))
     torch.manual_seed(settings.seed)  # one seed, one initial model, whatever the objective drew
-    model = make_model(settings, objective.head, source.mean, source.std)
+    # Inputs are standardised as the weights to begin with are used to.
+    mean, std = (start.checkpoint.mean, start.checkpoint.std) if start else (source.mean, source.std)
+    if settings.resume and saved.get("start"):
+        mean, std = saved["start"]["mean"], saved["start"]["std"]
+    model = make_model(settings, objective.head, mean, std)
+    record = start.fill(model) if start else None
+    if settings.train.parts == "decoder":
+        model.freeze_encoder()
     with ranks.one_voice():
         preview = make_preview(settings, held_out, model, fabric, ranks)
     if sharded:
@@ -85,6 +98,8 @@ def pretrain(settings: Settings, given: frozenset[str] = frozenset()) -> int:
         objective=objective,
         optimizer=adamw(model, weight_decay=settings.optim.weight_decay, betas=settings.optim.betas),
         tally=Tally(fabric.device),
+        average=WeightAverage(model, settings.train.ema) if settings.train.ema else None,
+        start=record,
         images=images or 0,
         max_unreadable=data.max_unreadable,
         stream=stream,
@@ -95,6 +110,8 @@ def pretrain(settings: Settings, given: frozenset[str] = frozenset()) -> int:
         if stream != saved.get("stream", stream):
             ranks.say(other_readers(saved["stream"], stream))
         saved.clear()  # whole, on every process's host
+    elif start and start.keep_decoder:
+        run.before = drawn_before(f"before\n({settings.init})", preview.reconstruct(model))
     if ranks.first:
         run_folder.write_config(folder, settings, facts(run, steps, source))
         run_folder.write_environment(folder, fabric.device, ranks.count, sharded)
@@ -211,6 +228,7 @@ def make_model(settings: Settings, head: PixelHead, mean: Sequence[float], std: 
         decoder_width=settings.model.decoder_width,
         decoder_depth=settings.model.decoder_depth,
         mask_tokens=settings.model.mask_tokens,
+        refiner_width=settings.model.refiner_width,
         mask_strategy=settings.masking.strategy,
         mask_ratio=settings.masking.ratio,
         gradient_checkpointing=settings.model.gradient_checkpointing,

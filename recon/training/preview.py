@@ -2,15 +2,18 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from losses.reconstruction import Reconstruction
+from recon.metrics import Pair
 from recon.metrics.fidelity import masked_psnr, mean_of_visible
+from recon.metrics.sharpness import tenengrad
 from recon.report.pictures import reconstruction_rows, write_rows
 
-SHOWN = 8  # images of the picture, spread over the held-out ones; PSNR is over all
+SHOWN = 8  # images of the picture, spread over the held-out ones; figures are over all
 
 
 @dataclass(frozen=True)
@@ -27,15 +30,65 @@ class Preview:
         return [model(images, noise=noise) for images, noise in pairs]
 
 
-def masked_psnrs(reconstructions: list[Reconstruction]) -> tuple[float, float]:
-    """Mean masked PSNR in dB over images: of the reconstructions, and of the mean of the visible colours."""
+@dataclass(frozen=True)
+class Before:
+    """What the weights of `init` draw, before training.
+
+    Args:
+        title: of its row in the picture.
+        pictures: (few, 3, H, W) uint8, the composites that are shown.
+        seen: the figures of all held-out images.
+    """
+
+    title: str
+    pictures: Tensor
+    seen: dict[str, float]
+
+    @classmethod
+    def of(cls, state: dict[str, Any]) -> Self:
+        return cls(**state)
+
+    def state(self) -> dict[str, Any]:
+        """As a checkpoint holds it."""
+        return dict(vars(self))
+
+
+def before(title: str, reconstructions: list[Reconstruction]) -> Before:
+    """What a model draws now, kept for later."""
+    composites = torch.cat([r.composite.float().clamp(0, 1) for r in reconstructions])
+    pictures = (_shown(composites) * 255).round().to(torch.uint8).cpu()
+    return Before(title, pictures, figures(reconstructions))
+
+
+def figures(reconstructions: list[Reconstruction]) -> dict[str, float]:
+    """Means over the held-out images.
+
+    masked_psnr: dB. mean_colour_psnr: dB, of filling with the mean of the visible colours. detail: squared gradient
+    inside hidden patches (`recon.metrics.sharpness.tenengrad`) over the truth's; left out where patches are too small
+    or the truth has none.
+    """
     ours = [masked_psnr(r.composite.float(), r.image, r.hidden_pixels) for r in reconstructions]
     filled = [masked_psnr(mean_of_visible(r.image, r.hidden_pixels), r.image, r.hidden_pixels) for r in reconstructions]
-    return torch.cat(ours).mean().item(), torch.cat(filled).mean().item()
+    found = {"masked_psnr": torch.cat(ours).mean().item(), "mean_colour_psnr": torch.cat(filled).mean().item()}
+    if reconstructions[0].patch_size >= 3:
+        pairs = [Pair(r.composite.float(), r.image, r.mask) for r in reconstructions]
+        detail = torch.cat([tenengrad(pair.grey_patches, pair.mask) for pair in pairs]).mean()
+        true = torch.cat([tenengrad(pair.true_grey_patches, pair.mask) for pair in pairs]).mean()
+        if true > 0:
+            found["detail"] = (detail / true).item()
+    return found
 
 
-def draw(reconstructions: list[Reconstruction], caption: str, path: Path) -> Tensor:
-    """Writes truth, masked, reconstruction, error, and where the head needs statistics the oracle; returns the grid."""
+def in_words(seen: dict[str, float]) -> str:
+    """The figures for a caption."""
+    detail = f", detail {seen['detail']:.2f} of the truth's" if "detail" in seen else ""
+    colour = f"mean of the visible colours {seen['mean_colour_psnr']:.2f} dB"
+    return f"masked PSNR {seen['masked_psnr']:.2f} dB ({colour}){detail}"
+
+
+def draw(reconstructions: list[Reconstruction], caption: str, path: Path, before: Before | None = None) -> Tensor:
+    """Writes truth, masked, what was there before, reconstruction, error, and where the head needs statistics the
+    oracle; returns the grid."""
     rows: dict[str, list[Tensor]] = {}
     for r in reconstructions:
         found = reconstruction_rows(r.image, r.hidden_pixels, r.composite.float())
@@ -43,5 +96,13 @@ def draw(reconstructions: list[Reconstruction], caption: str, path: Path) -> Ten
             found["oracle\n(true mean, std)"] = r.oracle_composite.float().clamp(0, 1)
         for title, images in found.items():
             rows.setdefault(title, []).append(images)
-    whole = {title: torch.cat(parts) for title, parts in rows.items()}
-    return write_rows({title: images[:: -(-len(images) // SHOWN)] for title, images in whole.items()}, caption, path)
+    shown = {title: _shown(torch.cat(parts)) for title, parts in rows.items()}
+    if before is not None:
+        first, after = list(shown.items())[:2], list(shown.items())[2:]
+        after[0] = ("after", after[0][1])
+        shown = dict([*first, (before.title, before.pictures.float() / 255), *after])
+    return write_rows(shown, caption, path)
+
+
+def _shown(images: Tensor) -> Tensor:
+    return images[:: -(-len(images) // SHOWN)]

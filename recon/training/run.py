@@ -11,6 +11,8 @@ from torch import nn
 from losses.errors import InvalidSetting
 from losses.objective import Objective
 from recon.training import checkpoint
+from recon.training.averaging import WeightAverage
+from recon.training.preview import Before
 from recon.training.sharding import load_model, load_optimizer, whole
 from recon.training.tally import Tally
 
@@ -43,9 +45,12 @@ class Run:
     tally: Tally
     images: int  # in the training data; 0: a stream that does not tell
     max_unreadable: float
+    average: WeightAverage | None = None  # of train.ema
+    start: dict[str, Any] | None = None  # record of what init brought
+    before: Before | None = None  # held-out images as the weights of init draw them
     stream: dict[str, int] = field(default_factory=dict)  # its shards, and the ranks and workers that read them
     step: int = 0
-    psnr: tuple[float, float] = (float("nan"), float("nan"))  # dB on held-out images: ours, mean of visible colours
+    seen: dict[str, float] = field(default_factory=dict)  # the preview's figures of the held-out images
     unreadable: dict[str, None] = field(default_factory=dict)  # a set that keeps its order
 
     def state(self) -> dict[str, Any]:
@@ -53,10 +58,13 @@ class Run:
         return {
             "settings": self.settings,
             "step": self.step,
-            "psnr": list(self.psnr),
+            "seen": self.seen,
             "images": self.images,
             "stream": self.stream,
             "model": whole(self.model.state_dict()),
+            "average": self.average.weights if self.average else {},
+            "start": self.start,
+            "before": self.before.state() if self.before else None,
             "optimizer": whole(self.optimizer.state_dict()),
             "objective": self.objective.state(),
             "tally": self.tally.state(),
@@ -80,8 +88,12 @@ class Run:
                     f"cannot resume {self.folder}: its training data had {had} {what}, now {has}; "
                     "set data.root to the data it began with"
                 )
-        self.step, self.psnr = state["step"], tuple(state["psnr"])
+        self.step, self.seen = state["step"], state.get("seen", {})  # "seen": not saved before
         load_model(self.model, state["model"])
+        if self.average:
+            self.average.load(state["average"])
+        self.start = state.get("start")
+        self.before = Before.of(state["before"]) if state.get("before") else None
         load_optimizer(self.optimizer, state["optimizer"])
         self.objective.load_state(state["objective"])
         self.tally.load_state(state["tally"])

@@ -1,7 +1,7 @@
 """What happens beside the algorithm: logs, pictures, checkpoints, and the decision to give up."""
 
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from typing import Self
 
 from safetensors.torch import save
@@ -10,7 +10,7 @@ from torch import nn
 from recon.training import checkpoint
 from recon.training.console import Console
 from recon.training.log import RunLog
-from recon.training.preview import Preview, draw, masked_psnrs
+from recon.training.preview import Preview, draw, figures, in_words
 from recon.training.run import Rhythm, Run
 
 SKIPPED_IN_A_ROW = 10  # steps without a finite gradient that end the run
@@ -80,18 +80,17 @@ class Watch:
     def picture(self, model: nn.Module, preview: Preview) -> dict[str, float]:
         """reconstructions.png, and the masked PSNR of the same held-out images throughout."""
         began = time.monotonic()
-        reconstructions = preview.reconstruct(model)  # in all processes: no one has all of a model that is sharded
+        run = self.run
+        with run.average.applied(run.model) if run.average else nullcontext():
+            reconstructions = preview.reconstruct(model)  # in all processes: no one has all of a sharded model
         if not self.speaks:
             return {}
-        self.run.psnr = ours, baseline = masked_psnrs(reconstructions)
-        caption = (
-            f"{self.run.objective.expression}   step {self.run.step}/{self.rhythm.steps}   "
-            f"masked PSNR {ours:.2f} dB, mean of the visible colours {baseline:.2f} dB"
-        )
-        grid = draw(reconstructions, caption, self.run.folder / "reconstructions.png")
-        self.log.picture(self.run.step, grid)
+        run.seen = figures(reconstructions)
+        caption = f"{run.objective.expression}   step {run.step}/{self.rhythm.steps}   {in_words(run.seen)}"
+        grid = draw(reconstructions, caption, run.folder / "reconstructions.png", run.before)
+        self.log.picture(run.step, grid)
         self.since += time.monotonic() - began  # not training time
-        return {"held_out/masked_psnr": ours, "held_out/mean_colour_psnr": baseline}
+        return {f"held_out/{name}": value for name, value in run.seen.items()}
 
     def save(self) -> None:
         """The checkpoint, and the model alone; not once the run has diverged, so that the last good one stands."""
@@ -101,7 +100,7 @@ class Watch:
             return
         checkpoint.save(self.run.folder, state)
         temporary = self.run.folder / "model.safetensors.tmp"
-        weights = {key: value.contiguous() for key, value in state["model"].items()}
+        weights = {key: value.contiguous() for key, value in (state["model"] | state["average"]).items()}
         # Not save_file, whose files nobody but their owner may read.
         temporary.write_bytes(save(weights, metadata={"step": str(self.run.step)}))
         temporary.replace(self.run.folder / "model.safetensors")

@@ -9,7 +9,7 @@ from losses.heads import NormalisedPixelHead
 from losses.reconstruction import Reconstruction
 from recon.metrics.fidelity import masked_psnr, mean_of_visible
 from recon.report.pictures import GAP, GREY, image_grid, reconstruction_rows, write_rows
-from recon.training.preview import SHOWN, draw, masked_psnrs
+from recon.training.preview import SHOWN, draw, figures
 
 H, W = 8, 12
 
@@ -102,7 +102,8 @@ def test_a_head_with_statistics_shows_the_oracle_too(tmp_path):
 
 def test_psnrs_are_means_over_images_not_over_batches():
     found = reconstructions(7)
-    ours, baseline = masked_psnrs(found)
+    seen = figures(found)
+    ours, baseline = seen["masked_psnr"], seen["mean_colour_psnr"]
     image, truth, hidden = (
         torch.cat([getattr(r, view) for r in found]) for view in ("composite", "image", "hidden_pixels")
     )

@@ -33,6 +33,8 @@ class OraclePixelHead(NormalisedPixelHead):
 class Architecture:
     """Sizes of a masked autoencoder; `image_size` is (H, W). Those of the decoder are None where there is none.
 
+    `refiner_width`: channels of `recon.model.refiner`, which this project's models alone may have; 0: none.
+
     `norm_eps`: what every LayerNorm adds to a variance. transformers' configurations say 1e-12 where the official code
     has 1e-6; a class token of small variance comes out otherwise by 1e-3.
     """
@@ -47,6 +49,7 @@ class Architecture:
     decoder_heads: int | None = None
     mask_tokens: str = "decoder"
     norm_eps: float = NORM_EPS
+    refiner_width: int = 0
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -105,6 +108,7 @@ class Checkpoint:
                 decoder_heads=a.decoder_heads or 1,
                 head=head,
                 mask_tokens=a.mask_tokens,
+                refiner_width=a.refiner_width,
                 mean=self.mean,
                 std=self.std,
             )
@@ -139,6 +143,7 @@ class Checkpoint:
             decoder, target = "none: it can be probed, and draws nothing", "none"
         else:
             decoder = f"{a.decoder_depth} blocks of width {a.decoder_width}, {a.decoder_heads} heads"
+            decoder += f", a refiner of width {a.refiner_width}" if a.refiner_width else ""
             target = self.target or "not to be seen in the file; give target=pixels or target=normalised"
         return {
             "format": WORDS[self.format],

@@ -15,8 +15,11 @@ VERSION = 1
 
 def written(c: Checkpoint, format: str) -> str:
     """Facts of a checkpoint that is stored as `format`."""
+    architecture = asdict(c.architecture)
+    if format != "recon":
+        architecture["refiner_width"] = 0  # the others have no place for one
     facts = {"version": VERSION, "format": format, "target": c.target, "mean": list(c.mean), "std": list(c.std)}
-    return json.dumps(facts | {"architecture": asdict(c.architecture)})
+    return json.dumps(facts | {"architecture": architecture})
 
 
 def read(text: Any, where: Path) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from losses import InvalidSetting
 from recon.model import DECODER_HEAD_WIDTH, SIZES
 from recon.model.checkpoints.checkpoint import NORM_EPS, NORMALISED, Architecture
 from recon.model.positions import sincos_positions
+from recon.model.refiner import Refiner
 
 HEAD_WIDTH = 64  # of every ViT of the paper but the huge one
 Shape = tuple[int, ...]
@@ -56,6 +57,8 @@ def architecture_of(state: dict[str, Tensor], said: dict, where: Path) -> tuple[
             heads = max(1, own // DECODER_HEAD_WIDTH)
             if not _known(width, depth):
                 notes.append(f"{heads} heads in the decoder, {own // heads} wide, are assumed")
+        if (refiner := state.get("refiner.inputs.weight")) is not None:
+            sizes["refiner_width"] = refiner.shape[0]
         sizes |= {"decoder_width": own, "decoder_depth": _blocks(state, "decoder_blocks."), "decoder_heads": heads}
     for name, value in said.items():
         if sizes.get(name, value) != value:
@@ -103,6 +106,10 @@ def shapes(a: Architecture) -> dict[str, Shape]:
     if a.decoder_width is None:
         return found
     d = a.decoder_width
+    if a.refiner_width:
+        with torch.device("meta"):  # shapes alone; no generator moves
+            refiner = Refiner(a.refiner_width).state_dict()
+        found |= {f"refiner.{name}": tuple(tensor.shape) for name, tensor in refiner.items()}
     return found | {
         "mask_token": (1, 1, d if a.mask_tokens == "decoder" else a.width),
         "decoder_pos_embed": (1, 1 + n, d),

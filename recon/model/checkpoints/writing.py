@@ -76,11 +76,14 @@ def _held(c: Checkpoint, format: str) -> tuple[dict[str, Tensor], list[str]]:
         if c.has_statistics:
             state = {k: v for k, v in state.items() if not k.startswith("statistics.")}
             left_out.append("the patch statistics, without which normalised patches are drawn by the oracle alone")
+        if c.architecture.refiner_width:
+            state = {k: v for k, v in state.items() if not k.startswith("refiner.")}
+            left_out.append("the refiner, without which hidden patches are drawn as the decoder's last layer leaves them")
     return state, left_out
 
 
 def _of_decoder(name: str) -> bool:
-    return layout.holds_decoder([name]) or name.startswith("statistics.")
+    return layout.holds_decoder([name]) or name.startswith(("statistics.", "refiner."))
 
 
 def _store(c: Checkpoint, state: dict[str, Tensor], made: Path, format: str) -> None:

@@ -1,0 +1,152 @@
+"""From `init=` to a model that begins with somebody's weights, and a record of what was taken."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+from losses import InvalidSetting, PixelHead
+from recon import config
+from recon.config import Settings
+from recon.model import SIZES, MaskedAutoencoder
+from recon.model.autoencoder import DECODER_PARTS
+from recon.model.bundled import BUNDLED, bundled
+from recon.model.checkpoints import Checkpoint, read
+from recon.model.checkpoints.checkpoint import WORDS
+from recon.training.run_folder import flat
+
+
+@dataclass(frozen=True)
+class Start:
+    """A checkpoint that a run begins with.
+
+    Args:
+        source: what the user gave.
+        keep_decoder: whether its decoder is taken too.
+        reason: why it is, or is not.
+    """
+
+    source: str
+    checkpoint: Checkpoint
+    keep_decoder: bool
+    reason: str
+
+    def fill(self, model: MaskedAutoencoder) -> dict[str, Any]:
+        """Puts the weights in; what is not taken stays as it was drawn. Returns the record of both."""
+        kept = {name: tensor for name, tensor in self.checkpoint.state.items() if self.keep_decoder or not _decoder(name)}
+        own = model.state_dict()
+        kept = {name: tensor for name, tensor in kept.items() if name in own and own[name].shape == tensor.shape}
+        model.load_state_dict(kept, strict=False)
+        return {
+            "source": self.source,
+            "format": self.checkpoint.format,
+            "sha256": self.checkpoint.sha256,
+            "taken": _parts(kept),
+            "new": _parts(name for name in own if name not in kept),
+            "decoder": self.reason,
+            "mean": list(self.checkpoint.mean),
+            "std": list(self.checkpoint.std),
+        }
+
+
+def find_start(settings: Settings, given: frozenset[str], head: PixelHead) -> Start | None:
+    """The checkpoint of `init=`, and the settings made to fit it; None where the run begins with nothing.
+
+    Sizes that the user did not set himself are the checkpoint's. Images may have another size than it was trained on,
+    since positions are a formula.
+
+    Args:
+        given: keys that the user set himself; with a preset, all that it changes.
+        head: what the objective wants of the decoder.
+
+    Raises:
+        InvalidSetting: there is no such checkpoint, it has other sizes than were asked for, or no decoder to be kept.
+    """
+    if settings.init == "none":
+        return None
+    path = bundled() if settings.init == BUNDLED else Path(settings.init)
+    checkpoint = read(path)
+    keep, reason = _decoder_kept(settings, checkpoint, head)
+    _adopt_sizes(settings, given, checkpoint, keep)
+    return Start(settings.init, checkpoint, keep, reason)
+
+
+def described(record: dict[str, Any]) -> str:
+    """One line of what a run begins with."""
+    new = f"; drawn anew: {', '.join(record['new'])}" if record["new"] else ""
+    return (
+        f"{', '.join(record['taken'])} of {record['source']} ({WORDS[record['format']]}, sha256 {record['sha256'][:12]})"
+        f"{new}; decoder {record['decoder']}"
+    )
+
+
+def _decoder_kept(settings: Settings, checkpoint: Checkpoint, head: PixelHead) -> tuple[bool, str]:
+    """Whether the checkpoint's decoder is taken, and why."""
+    asked, target = settings.init_decoder, checkpoint.target
+    if not checkpoint.has_decoder:
+        if asked == "keep":
+            raise InvalidSetting(f"{settings.init} holds no decoder to be kept; leave out init_decoder=keep")
+        if settings.train.parts == "decoder" and asked != "new":
+            raise InvalidSetting(
+                f"{settings.init} holds no decoder, and train.parts=decoder trains one from there; give init_decoder=new "
+                "to train a new one"
+            )
+        return False, "new, for there is none"
+    if asked == "new":
+        return False, "new, as init_decoder says"
+    if asked == "keep":
+        return True, "kept, as init_decoder says" + ("" if target == head.name else f", though it predicts {target}")
+    if target is None:
+        return False, "new, for the file does not say what it predicts (init_decoder=keep takes it)"
+    if target != head.name:
+        return False, f"new, for it predicts {target}, and this objective wants {head.name}"
+    return True, f"kept, for it predicts {target}"
+
+
+def _adopt_sizes(settings: Settings, given: frozenset[str], checkpoint: Checkpoint, keep: bool) -> None:
+    """Takes the checkpoint's sizes where none were given."""
+    a, where = checkpoint.architecture, settings.init
+    if a.name is None:
+        raise InvalidSetting(f"init={where}: its encoder is none of this program's sizes ({', '.join(SIZES)})")
+    model, chosen = settings.model, _chosen(settings, given)
+    size = SIZES[a.name]
+    theirs = {"name": a.name, "patch_size": a.patch_size, "mask_tokens": a.mask_tokens}
+    if keep:
+        theirs |= {"decoder_width": a.decoder_width, "decoder_depth": a.decoder_depth}
+    for name, value in theirs.items():
+        asked = getattr(model, name)
+        if f"model.{name}" in chosen and asked is not None and asked != value:
+            how = "leave it out" + (", or give init_decoder=new" if name.startswith("decoder") else "")
+            raise InvalidSetting(f"model.{name}={asked}, but {where} has {value}; {how}")
+        setattr(model, name, None if size.get(name) == value else value)
+    if "model.refiner_width" not in chosen and keep:
+        model.refiner_width = a.refiner_width
+    if "data.image_size" not in chosen:
+        settings.data.image_size = a.image_size[0] if a.image_size[0] == a.image_size[1] else list(a.image_size)
+
+
+def _chosen(settings: Settings, given: frozenset[str]) -> set[str]:
+    """Keys that the user set, by himself or by a preset."""
+    keys = set(given)
+    if "preset" in given:
+        defaults = {s.key: s.default for s in config.every_setting()}
+        keys |= {key for key, value in flat(settings).items() if value != defaults[key]}
+    return keys
+
+
+def _decoder(name: str) -> bool:
+    return name.startswith(DECODER_PARTS)
+
+
+def _parts(names: Any) -> list[str]:
+    """The model's parts that the tensors belong to, each once: encoder, decoder, statistics, refiner."""
+    found: dict[str, None] = {}
+    for name in names:
+        if name in ("pos_embed", "decoder_pos_embed"):
+            continue
+        first = name.partition(".")[0]
+        part = first if first in ("statistics", "refiner") else "decoder" if _decoder(name) else "encoder"
+        found[part] = None
+    return list(found)
+
+
