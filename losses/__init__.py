@@ -12,7 +12,7 @@ import torch
 
 from losses.adversarial import Adversarial
 from losses.errors import InvalidSetting, nearest
-from losses.expression import parse
+from losses.expression import WeightedTerm, parse
 from losses.heads import NormalisedPixelHead, PixelHead
 from losses.objective import Objective, Result, TermResult, common_head
 from losses.perceptual import Perceptual
@@ -57,7 +57,7 @@ def build_objective(
     Raises:
         InvalidSetting: one line that names what cannot be used, and the remedy.
     """
-    parsed = parse(expression, {name: term.default_weight for name, term in TERMS.items()})
+    parsed = parse(expression, _defaults())
     for name in options:
         if name not in TERMS:
             raise InvalidSetting(
@@ -76,8 +76,12 @@ def head_of(expression: str) -> PixelHead:
     Raises:
         InvalidSetting: as `build_objective`.
     """
-    parsed = parse(expression, {name: term.default_weight for name, term in TERMS.items()})
+    parsed = parse(expression, _defaults())
     return common_head({t.name: TERMS[t.name] for t in parsed.terms})
+
+
+def _defaults() -> dict[str, WeightedTerm]:
+    return {name: WeightedTerm(name, t.default_weight, t.default_is_share) for name, t in TERMS.items()}
 
 
 def _options(name: str, given: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The adversarial term: a patch discriminator, its training, and the watch over it."""
+"""The adversarial term: a patch discriminator, its training, and warnings where that goes wrong."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,12 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.func import functional_call
+from torch.nn import functional as F
 
 from losses.critic import Critic
 from losses.discriminator import PatchDiscriminator
 from losses.errors import InvalidSetting, nearest
 from losses.finite import gradient_norm, step_unless
-from losses.games import GAMES
+from losses.games import GAMES, weighted_mean
 from losses.reconstruction import Reconstruction
 from losses.term import Surroundings, option
 
@@ -24,13 +25,17 @@ class Adversarial(Critic):
     Adam, on truth against composite. It trains alone until `generator_start`; from there the term's weight rises
     linearly to its full value at `generator_full`, both in fractions of the run.
 
-    R1 + R2 of the relativistic game need a second derivative and take most of its time. With `penalty_every=k` they
-    are lazy as in StyleGAN2 (Karras et al. 2020, arXiv 1912.04958, appendix B): in every k-th update, times k. They
-    stay within that update, so Adam's rates need none of that appendix's corrections.
+    With `mask_aware` it reads a fourth channel, 1 where patches are hidden, of truth and composite alike, and each
+    logit counts by the share of hidden pixels under it: visible patches are real in both, and would teach it nothing.
+    (LaMa, Suvorov et al. 2021, arXiv 2109.07161, calls them real in the composite instead.)
+
+    The gradient penalty (R1, Mescheder et al. 2018, arXiv 1801.04406; in the relativistic game R1 + R2) needs a second
+    derivative, which takes most of its time. It is lazy as in StyleGAN2 (Karras et al. 2020, arXiv 1912.04958,
+    appendix B): in every k-th update, times k. It stays within that update, so Adam's rates need none of that
+    appendix's corrections.
     """
 
-    # 14% of the push beside mse at the end of the README's sweep (adversarial/gradient_share in its metrics.jsonl).
-    default_weight = 0.01
+    default_weight, default_is_share = 200.0, True
 
     name = "adversarial"
 
@@ -38,11 +43,12 @@ class Adversarial(Critic):
     class Options(Critic.Options):
         """Settings `losses.adversarial.<option>`."""
 
-        game: str = option("hinge", "hinge, nonsaturating, or relativistic (with R1 + R2, as R3GAN)")
-        width: int = option(64, "channels of the discriminator's first layer")
-        lr: float = option(2e-4, "the discriminator's learning rate (Adam)")
-        penalty: float = option(1.0, "weight of R1 + R2 in the relativistic game, on pixels in [-1, 1]")
-        penalty_every: int = option(1, "R1 + R2 at every k-th update alone, times k (lazy regularisation)")
+        game: str = option("nonsaturating", "hinge, nonsaturating, or relativistic (paired, with R1 + R2, after R3GAN)")
+        width: int = option(32, "channels of the discriminator's first layer")
+        lr: float = option(4e-4, "the discriminator's learning rate (Adam)")
+        mask_aware: bool = option(True, "the discriminator is shown the mask, and judged where patches are hidden")
+        penalty: float = option(0.15, "weight of R1 (relativistic: R1 + R2) over 2, on pixels in [-1, 1]")
+        penalty_every: int = option(8, "the penalty at every k-th update alone, times k (lazy regularisation)")
         generator_start: float = option(0.1, "fraction of the run in which the discriminator trains alone")
         generator_full: float = option(0.2, "fraction of the run from which the term has its full weight")
 
@@ -62,12 +68,12 @@ class Adversarial(Critic):
             if not getattr(o, name) >= least:
                 raise InvalidSetting(f"losses.adversarial.{name}={getattr(o, name)} must be at least {least}")
         self.game = GAMES[o.game]
-        self.discriminator = PatchDiscriminator(self.surroundings.image_size, o.width)
+        self.discriminator = PatchDiscriminator(self.surroundings.image_size, o.width, inputs=4 if o.mask_aware else 3)
         self.check_crop(self.discriminator.least)
         if self.game.relative:  # which does not see it: its gradient is rounding, of which Adam would make whole steps
             self.discriminator.layers[-1].bias.requires_grad_(False)
         self.discriminator.to(memory_format=torch.channels_last)
-        self.optimizer = torch.optim.Adam(self.discriminator.parameters(), lr=o.lr, betas=(0.5, 0.999), fused=True)
+        self.optimizer = torch.optim.Adam(self.discriminator.parameters(), lr=o.lr, betas=(0.5, 0.99), fused=True)
         # Static shapes: a batch of both kinds is another graph than one of fakes, not a dynamic one for both.
         self.judge = torch.compile(_judge, dynamic=False) if self.surroundings.compiled else _judge
         self.pieces = 0  # micro-batches whose gradients are gathered
@@ -90,31 +96,35 @@ class Adversarial(Critic):
     def value(self, r: Reconstruction) -> Tensor:
         frozen = {name: p.detach() for name, p in self.discriminator.named_parameters()}
         with self._autocast(r):
-            fake = self.judge(self.discriminator, frozen, self._seen(r, r.judged_image))
+            fake = self.judge(self.discriminator, frozen, *self._seen(r, r.judged_image))
             with torch.no_grad():
-                real = self.judge(self.discriminator, frozen, self._seen(r, r.image)) if self.game.relative else None
-        return self.game.generator(_wide(fake), None if real is None else _wide(real))
+                real = self.judge(self.discriminator, frozen, *self._seen(r, r.image)) if self.game.relative else None
+        return self.game.generator(_wide(fake), None if real is None else _wide(real), self._counted(r, fake))
 
     def learn(self, r: Reconstruction) -> None:
-        penalised = self.game.penalised and self.updates % self.options.penalty_every == 0
-        images = torch.cat([self._seen(r, r.image), self._seen(r, r.judged_image)]).detach()
+        penalised = self.options.penalty > 0 and self.updates % self.options.penalty_every == 0
+        (true, mask), (composite, _) = self._seen(r, r.image), self._seen(r, r.judged_image)
+        images = torch.cat([true, composite]).detach()
+        masks = None if mask is None else torch.cat([mask, mask])
         live = dict(self.discriminator.named_parameters())
         # A second derivative wants full precision, and is more than torch.compile can give.
         judge = _judge if penalised else self.judge
         with torch.enable_grad():
             images.requires_grad_(penalised)
             with self._autocast(r, enabled=not penalised):
-                logits = _wide(judge(self.discriminator, live, images))
+                logits = _wide(judge(self.discriminator, live, images, masks))
             real, fake = logits.chunk(2)
-            loss = self.game.discriminator(real, fake)
-            if penalised:  # both kinds are equally many: their mean is (R1 + R2) / 2
+            counted = self._counted(r, real)
+            loss = self.game.discriminator(real, fake, counted)
+            if penalised:  # over truths and composites, equally many, the mean is (R1 + R2) / 2, or R1 / 2
                 penalty = self.options.penalty * self.options.penalty_every
-                loss = loss + penalty * _squared_slope(logits, images)
+                loss = loss + penalty * _squared_slope(logits if self.game.relative else real, images)
             loss.backward(inputs=self._trained())
         self.pieces += 1
         with torch.no_grad():
-            self.real, self.fake = real.mean(), fake.mean()
-            self.accuracy = torch.lerp(self.accuracy, self.game.accuracy(real, fake).to(self.accuracy.dtype), 0.02)
+            self.real, self.fake = weighted_mean(real, counted), weighted_mean(fake, counted)
+            accuracy = self.game.accuracy(real, fake, counted)
+            self.accuracy = torch.lerp(self.accuracy, accuracy.to(self.accuracy.dtype), 0.02)
 
     def update(self, step: int) -> None:
         parameters = self._trained()
@@ -166,17 +176,34 @@ class Adversarial(Critic):
     def _trained(self) -> list[Tensor]:
         return [p for p in self.discriminator.parameters() if p.requires_grad]
 
-    def _seen(self, r: Reconstruction, image: Tensor) -> Tensor:
-        """What the discriminator sees: in [-1, 1], its grid shifted against the grid of patches."""
-        return (self.seen(r, image, self.discriminator.stride) * 2 - 1).contiguous(memory_format=torch.channels_last)
+    def _seen(self, r: Reconstruction, image: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What the discriminator sees: in [-1, 1], its grid shifted against the grid of patches; and the mask there."""
+        seen = self.seen(r, image, self.discriminator.stride) * 2 - 1
+        return seen.contiguous(memory_format=torch.channels_last), self._mask(r, image)
+
+    def _mask(self, r: Reconstruction, image: Tensor) -> Tensor | None:
+        """(b, 1, h, w), 1 where what is seen of the image was hidden; None where the discriminator is not told."""
+        if not self.options.mask_aware:
+            return None
+        return self.seen(r, r.hidden_pixels.to(image.dtype), self.discriminator.stride)
+
+    def _counted(self, r: Reconstruction, logits: Tensor) -> Tensor | None:
+        """The weight of each logit: the share of judged pixels in its part of the window, as `logits` (b, 1, h, w)."""
+        if not self.options.mask_aware or r.over == "all":
+            return None
+        return F.adaptive_avg_pool2d(self._mask(r, r.image), logits.shape[2:]).to(logits.dtype)
 
     def _autocast(self, r: Reconstruction, enabled: bool = True) -> torch.autocast:
         dtype = self.surroundings.dtype
         return torch.autocast(r.image.device.type, dtype, enabled=enabled and dtype != torch.float32)
 
 
-def _judge(net: PatchDiscriminator, parameters: Mapping[str, Tensor], images: Tensor) -> Tensor:
+def _judge(
+    net: PatchDiscriminator, parameters: Mapping[str, Tensor], images: Tensor, masks: Tensor | None = None
+) -> Tensor:
     """The logits of (B, 3, H, W) under `parameters`: the net's own where it learns, constants where it judges."""
+    if masks is not None:
+        images = torch.cat([images, masks], dim=1)
     return functional_call(net, parameters, (images,))
 
 
@@ -185,7 +212,7 @@ def _wide(logits: Tensor) -> Tensor:
 
 
 def _squared_slope(logits: Tensor, images: Tensor) -> Tensor:
-    """E ||d D / d image||^2: R1 over real images, R2 over fakes (Mescheder et al. 2018, arXiv 1801.04406).
+    """Mean over `images` of ||d D / d image||^2: R1 over real ones, R2 over fakes; 0 for those that are not judged.
 
     D is the mean logit of an image's patches, so that the penalty does not depend on the size of the image's map.
     """

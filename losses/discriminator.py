@@ -14,17 +14,17 @@ class PatchDiscriminator(nn.Module):
     Args:
         image_size: (H, W).
         width: channels of the first layer.
+        inputs: channels of an image; 4 where the mask is one of them.
 
-    Shape: (B, 3, H, W) in [-1, 1] -> logits (B, 1, h, w).
+    Shape: (B, 3 or 4, H, W) in [-1, 1] -> logits (B, 1, h, w).
     """
 
-    def __init__(self, image_size: tuple[int, int], width: int = 64):
+    def __init__(self, image_size: tuple[int, int], width: int = 64, inputs: int = 3):
         super().__init__()
         depth = max(1, min(3, int(math.log2(min(image_size) / 8))))
         self.stride = 2**depth
         self.least = 3 * self.stride  # pixels a side; the last two layers take two from the map
         layers: list[nn.Module] = []
-        inputs = 3
         for i in range(depth + 1):
             outputs = width * 2**i
             layers += [

@@ -24,7 +24,7 @@ class Expression:
     """A parsed objective; `str` gives its canonical form, which parses back to the same."""
 
     terms: tuple[WeightedTerm, ...]
-    defaults: Mapping[str, float]
+    defaults: Mapping[str, WeightedTerm]
 
     def __str__(self) -> str:
         return " + ".join(self._written(term) for term in self.terms)
@@ -33,18 +33,19 @@ class Expression:
         number = repr(term.weight).removesuffix(".0")
         if term.share:
             return f"{number}%{term.name}"
-        return term.name if term.weight == self.defaults[term.name] == 1 else f"{number}*{term.name}"
+        return term.name if term == self.defaults[term.name] and term.weight == 1 else f"{number}*{term.name}"
 
 
-def parse(text: str, defaults: Mapping[str, float]) -> Expression:
+def parse(text: str, defaults: Mapping[str, WeightedTerm]) -> Expression:
     """Reads an objective.
 
     Grammar: TERM ('+' TERM)*, where TERM is `name`, `0.1*name` (times the term's value) or `10%name` (10% of the
-    gradient norm of the terms with plain weights). White space is free. A bare name takes its default weight.
+    gradient norm of the terms with plain weights). White space is free. A bare name takes its default weight or percentage; bare names
+    whose defaults are percentages, and no other term with them, have the weight 1.
 
     Args:
         text: what the user typed.
-        defaults: every known term's default weight.
+        defaults: what a bare name means, of every known term.
 
     Raises:
         InvalidSetting: an unknown or repeated term, bad syntax, or percentages alone.
@@ -62,13 +63,15 @@ def parse(text: str, defaults: Mapping[str, float]) -> Expression:
             raise InvalidSetting(f"unknown loss term '{name}' in '{text}'{nearest(name, defaults)} (terms: {known})")
         if name in (term.name for term in terms):
             raise InvalidSetting(f"loss term '{name}' stands twice in '{text}'; give it once, with one weight")
-        terms.append(WeightedTerm(name, defaults[name] if number is None else float(number), found["kind"] == "%"))
+        terms.append(defaults[name] if number is None else WeightedTerm(name, float(number), found["kind"] == "%"))
         position = found.end()
         if position == len(text):
             break
         if text[position] != "+":
             raise InvalidSetting(_syntax(text, position))
         position += 1
+    if all(term == defaults[term.name] for term in terms) and all(term.share for term in terms):
+        terms = [WeightedTerm(term.name, 1.0) for term in terms]  # bare names with nothing to refer to
     if all(term.share for term in terms):
         raise InvalidSetting(f"'{text}' has percentages alone, which refer to nothing; give one term a plain weight")
     if not all(term.weight < float("inf") for term in terms):

@@ -45,6 +45,7 @@ class Term(nn.Module):
     """
 
     default_weight = 1.0
+    default_is_share = False  # a percentage: 200%term
     every = 1  # steps; evaluated at every k-th, where it pushes k times as much
     head = PixelHead()
     sees_images = False  # whether it reads more of a reconstruction than the patches that were predicted

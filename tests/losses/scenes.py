@@ -112,9 +112,9 @@ class Flat(Term):
 
 
 def adversarial(seed: int = 0, steps: int | None = None, critic: torch.dtype = torch.float32, **options) -> Adversarial:
-    """The adversarial term with a small discriminator, the same at every call."""
+    """The adversarial term with a small discriminator, the same at every call; blind to the mask unless told."""
     torch.manual_seed(seed)
-    options = {"width": 8} | options
+    options = {"width": 8, "mask_aware": False, "penalty_every": 1} | options
     return Adversarial(Adversarial.Options(**options), Surroundings(SIZE, steps, critic))
 
 

@@ -64,7 +64,8 @@ def in_two_passes(term, r, penalty: float = 0.0) -> list[torch.Tensor]:
     ]
     real, fake = map(term.discriminator, images)
     loss = term.game.discriminator(real, fake)
-    for logits, seen in ((real, images[0]), (fake, images[1])):  # R1, R2
+    kinds = ((real, images[0]), (fake, images[1])) if term.game.relative else ((real, images[0]),)
+    for logits, seen in kinds:  # R1, R2
         (slope,) = torch.autograd.grad(logits.mean((1, 2, 3)).sum(), seen, create_graph=True)
         loss = loss + penalty / 2 * slope.square().sum((1, 2, 3)).mean()
     # The relativistic game cannot see the bias of the logits: a gradient of nothing but rounding.
@@ -74,7 +75,7 @@ def in_two_passes(term, r, penalty: float = 0.0) -> list[torch.Tensor]:
 def test_one_pass_over_truth_and_composite_learns_what_two_would(game):
     term, r = adversarial(game=game, penalty=3.0).double(), scene(3, dtype=torch.float64, shift=(0.5, 0.1))
     term.learn(r)
-    expected = in_two_passes(term, r, penalty=3.0 * GAMES[game].penalised)
+    expected = in_two_passes(term, r, penalty=3.0)
     for p, gradient in zip(weights_of(term), expected, strict=True):
         torch.testing.assert_close(p.grad, gradient, rtol=1e-10, atol=1e-13)
 
@@ -131,6 +132,19 @@ class Linear(nn.Module):
         return (images * self.weight).sum((1, 2, 3)).view(-1, 1, 1, 1)
 
 
+class Map(nn.Module):
+    """A discriminator whose logits are means over squares of 8 pixels, of image and mask."""
+
+    stride = 1
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(1, 4, 1, 1))
+
+    def forward(self, images):
+        return torch.nn.functional.avg_pool2d((images * self.weight).sum(1, keepdim=True), 8)
+
+
 @pytest.mark.parametrize("penalty", [0.0, 1.0, 10.0])
 def test_r1_and_r2_of_a_linear_discriminator_are_its_squared_norm(penalty):
     """penalty / 2 * (R1 + R2) = penalty * |w|^2, so its gradient is 2 * penalty * w; a perfect fake adds none."""
@@ -153,15 +167,49 @@ def test_the_penalty_does_not_depend_on_the_size_of_the_map():
     torch.testing.assert_close(*gradients)
 
 
-def test_only_the_relativistic_game_is_penalised():
-    r = scene(mean=(0.0,) * 3, std=(1.0,) * 3)
-    for name, penalised in (("hinge", False), ("nonsaturating", False), ("relativistic", True)):
-        gradients = []
-        for penalty in (1.0, 100.0):
-            term = adversarial(game=name, penalty=penalty)
-            term.learn(r)
-            gradients.append([p.grad for p in term.discriminator.parameters()])
-        assert equal(*gradients) != penalised
+def test_only_the_relativistic_game_has_r2(game):
+    """R1 is of the truths alone: other composites, of no slope of their own in the loss, leave it as it is."""
+    term, r = adversarial(game=game, penalty=1.0), scene(mean=(0.0,) * 3, std=(1.0,) * 3)
+    term.discriminator = Linear()
+    term.learn(replaced(r, prediction=r.true_pixels))
+    # Each of R1 and R2 is |w|^2; the games' own losses differ, so their gradients are taken off.
+    penalised = term.discriminator.weight.grad.clone()
+    term.discriminator.weight.grad = None
+    term.options.penalty = 0.0
+    term.learn(replaced(r, prediction=r.true_pixels))
+    expected = (2 if GAMES[game].relative else 1) * term.discriminator.weight.detach()
+    torch.testing.assert_close(penalised - term.discriminator.weight.grad, expected)
+
+
+def test_a_mask_aware_discriminator_counts_hidden_patches_alone(game):
+    """What stands in a visible patch, under truth and composite alike, has no weight; a hidden one's logits have all."""
+    mask = torch.ones(2, 24, dtype=torch.bool)
+    mask[:, :12] = False  # the upper half is visible
+    r = replaced(scene(mean=(0.0,) * 3, std=(1.0,) * 3), mask=mask, shift=(0.0, 0.0))
+    term = adversarial(game=game, mask_aware=True)
+    term.discriminator = Map()
+    (true, seen_mask), (composite, _) = term._seen(r, r.image), term._seen(r, r.composite)
+    real, fake = (term.discriminator(torch.cat([image, seen_mask], 1)) for image in (true, composite))
+    weight = torch.nn.functional.adaptive_avg_pool2d(seen_mask, real.shape[2:])
+    assert weight[:, :, 0].eq(0).all() and weight[:, :, -1].eq(1).all()
+    below = weight > 0
+    expected = GAMES[game].generator(fake[below], real[below], weight[below])
+    torch.testing.assert_close(term.value(r), expected)
+
+
+def test_a_mask_aware_discriminator_is_told_of_the_mask():
+    """The same image under another mask is judged otherwise, and truth and composite are given the same mask."""
+    torch.manual_seed(0)
+    term, r, seen = adversarial(mask_aware=True), scene(), []
+    term.discriminator.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].detach()))
+    term.learn(r)
+    (images,) = seen
+    assert images.shape[1] == 4
+    torch.testing.assert_close(*images[:, 3].chunk(2))
+    assert set(images[:, 3].unique().tolist()) == {0.0, 1.0}
+    true, composite = images[:, :3].chunk(2)
+    differs = (true != composite).any(1)
+    assert differs.any() and (images[:2, 3][differs] == 1).all()
 
 
 def test_the_discriminator_sees_images_in_minus_one_to_one():

@@ -10,7 +10,9 @@ from losses.errors import InvalidSetting
 from losses.expression import WeightedTerm, parse
 from tests.losses.scenes import one_line
 
-DEFAULTS = {"mse": 1.0, "l1": 1.0, "norm_mse": 1.0, "perceptual": 0.01, "adversarial": 0.02}
+WEIGHTS = {"mse": 1.0, "l1": 1.0, "norm_mse": 1.0, "perceptual": 0.01}
+DEFAULTS = {name: WeightedTerm(name, weight) for name, weight in WEIGHTS.items()}
+DEFAULTS["adversarial"] = WeightedTerm("adversarial", 200.0, share=True)
 NUMBERS = st.floats(min_value=0, allow_infinity=False, allow_nan=False)
 SPACE = st.text(alphabet=" \t", max_size=3)
 
@@ -22,12 +24,15 @@ def written(draw) -> tuple[str, list[WeightedTerm]]:
     plain = draw(st.integers(0, len(names) - 1))  # one term at least refers to itself
     pieces, terms = [], []
     for i, name in enumerate(names):
-        kinds = ["bare", "*"] if i == plain else ["bare", "*", "%"]
+        kinds = ["bare", "*"] if i == plain and (name in WEIGHTS or len(names) == 1) else ["bare", "*", "%"]
+        kinds = ["*"] if i == plain and name not in WEIGHTS and len(names) > 1 else kinds
         kind, number = draw(st.sampled_from(kinds)), draw(NUMBERS)
         digits = draw(st.sampled_from([repr(number), f"{number:.17e}", f"{number:.17E}"]))
         words = [name] if kind == "bare" else [digits, kind, name]
         pieces.append("".join(draw(SPACE) + word + draw(SPACE) for word in words))
-        terms.append(WeightedTerm(name, DEFAULTS[name] if kind == "bare" else number, kind == "%"))
+        terms.append(DEFAULTS[name] if kind == "bare" else WeightedTerm(name, number, kind == "%"))
+    if terms == [DEFAULTS["adversarial"]]:
+        terms = [WeightedTerm("adversarial", 1.0)]  # there is nothing that it could be a percentage of
     return "+".join(pieces), terms
 
 
@@ -49,7 +54,7 @@ def test_the_canonical_form_parses_back_to_itself(case):
 def test_the_canonical_form_means_the_same_under_other_defaults(case):
     """A run is saved by its canonical form; a default that changes later must not change the run."""
     parsed = parse(case[0], DEFAULTS)
-    later = parse(str(parsed), {name: 1.0 if weight == 1 else 7.0 for name, weight in DEFAULTS.items()})
+    later = parse(str(parsed), {name: t if t.weight == 1 else WeightedTerm(name, 7.0) for name, t in DEFAULTS.items()})
     assert later.terms == parsed.terms
 
 
@@ -82,7 +87,7 @@ def test_terms_keep_the_order_in_which_they_are_written():
 
 
 def test_an_integer_default_is_written_like_any_other():
-    assert str(parse("huber", {"huber": 3})) == "3*huber"
+    assert str(parse("huber", {"huber": WeightedTerm("huber", 3)})) == "3*huber"
 
 
 def test_percentages_may_exceed_one_hundred():

@@ -75,8 +75,8 @@ def test_a_new_term_is_one_class_and_one_line(monkeypatch):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_bare_name_has_the_terms_default_weight(name):
-    (term,) = objective_of(name).expression.terms
-    assert term.weight == TERMS[name].default_weight
+    terms = objective_of(f"{name} + mse" if name != "mse" else name).expression.terms
+    assert (terms[0].weight, terms[0].share) == (TERMS[name].default_weight, TERMS[name].default_is_share)
 
 
 def test_options_may_be_a_mapping_or_the_terms_own():
