@@ -31,6 +31,8 @@ SHORT = {"data": "data.name", "model": "model.name", "probe": "probe.name", "pre
 FLAGS = {"-h", "--help", "--hydra-help", "-m", "--multirun", "--resolve", "--version", "--info", "-i", "--run", "-r"}
 VALUED_FLAGS = {"--config-dir", "-cd", "--cfg", "-c", "--package", "-p"}
 
+DEMO = "demo"  # the preset of pretraining where the user names nothing that would make it his own
+
 Task = Callable[[Any, frozenset[str]], int | None]
 
 
@@ -73,6 +75,7 @@ def run(task: Task, command: Command) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises; what the user reads is written here
     try:
         sys.argv[1:], words, varied = understood(sys.argv[1:], command)
+        sys.argv[1:] = with_demo(sys.argv[1:], command)
         launcher = sweep.launcher_of(sys.argv[1:])
     except InvalidSetting as error:
         _complain(str(error))
@@ -150,6 +153,23 @@ def understood(arguments: list[str], command: Command) -> tuple[list[str], list[
             overrides.append(_override(argument, command))
     parsed = OverridesParser.create().parse_overrides(overrides)
     return flags + overrides, bare, frozenset(each.key_or_group for each in parsed if each.is_sweep_override())
+
+
+def with_demo(arguments: list[str], command: Command) -> list[str]:
+    """The arguments, with the demonstration's preset where neither data, model, preset nor init are named; says so.
+
+    `init=none` and `init=bundled` are no names: the demonstration has both ways to begin.
+    """
+    values = dict(argument.lstrip("+~").partition("=")[::2] for argument in arguments if not argument.startswith("-"))
+    named = {"data.name", "data.root", "model.name", "preset"} & values.keys()
+    if command.settings is not Settings or named or values.get("resume") == "true":
+        return arguments
+    if values.get("init", "none") not in ("none", "bundled"):
+        return arguments
+    shown = {"-h", "--help", "--hydra-help", "--version", "--info", "-i", "--cfg", "-c"} & {a.partition("=")[0] for a in arguments}
+    if not shown and first_of_all():
+        print(f"preset     {DEMO}: the demonstration, for no data, model, preset or init was named", flush=True)
+    return [*arguments, f"+preset={DEMO}"]
 
 
 def _override(argument: str, command: Command) -> str:

@@ -32,6 +32,7 @@ def _of_pretraining() -> list[str]:
     return [
         "  data=NAME and model=NAME are short for data.name and model.name.",
         f"  preset=NAME                            start from a preset: {', '.join(presets())}",
+        "                                         demo is taken where no data, model, preset or init is named",
         "  --config-dir=FOLDER                    your own presets: FOLDER/preset/NAME.yaml",
         "",
         "Sweep: python -m recon.pretrain -m loss=mse,l1,perceptual+mse     one run for each, in sibling folders",

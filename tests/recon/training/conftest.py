@@ -18,6 +18,8 @@ from recon.config import Settings
 from recon.training import checkpoint, pretraining
 
 SMALL = [
+    "loss=perceptual+mse",
+    "optim.base_lr=1.6e-2",
     "device=cpu",
     "precision=fp32",
     "model.name=nano",
