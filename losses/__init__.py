@@ -10,15 +10,16 @@ from typing import Any
 
 import torch
 
-from losses.adversarial import Adversarial
+from losses.adversarial import Adversarial, FeatureMatching
 from losses.errors import InvalidSetting, nearest
 from losses.expression import WeightedTerm, parse
 from losses.heads import NormalisedPixelHead, PixelHead
 from losses.objective import Objective, Result, TermResult, common_head
-from losses.perceptual import Perceptual
-from losses.pixel import L1, MSE, NormMSE
+from losses.perceptual import LPIPS, Perceptual
+from losses.pixel import L1, MSE, Charbonnier, NormMSE
 from losses.processes import ALONE, Processes
 from losses.reconstruction import Reconstruction
+from losses.structural import SSIM, MultiScaleSSIM
 from losses.term import Surroundings, Term, option
 
 # A new term is registered here, by one line.
@@ -26,7 +27,12 @@ TERMS: dict[str, type[Term]] = {
     "mse": MSE,
     "norm_mse": NormMSE,
     "l1": L1,
+    "charbonnier": Charbonnier,
+    "ssim": SSIM,
+    "ms_ssim": MultiScaleSSIM,
     "perceptual": Perceptual,
+    "lpips": LPIPS,
+    "feature_matching": FeatureMatching,
     "adversarial": Adversarial,
 }
 

@@ -57,16 +57,16 @@ class Adversarial(Critic):
         o = self.options
         if o.game not in GAMES:
             raise InvalidSetting(
-                f"unknown losses.adversarial.game '{o.game}'{nearest(o.game, GAMES)} (games: {', '.join(GAMES)})"
+                f"unknown losses.{self.name}.game '{o.game}'{nearest(o.game, GAMES)} (games: {', '.join(GAMES)})"
             )
         if not 0 <= o.generator_start <= o.generator_full <= 1:
             raise InvalidSetting(
-                "losses.adversarial needs 0 <= generator_start <= generator_full <= 1, "
+                f"losses.{self.name} needs 0 <= generator_start <= generator_full <= 1, "
                 f"not {o.generator_start} and {o.generator_full}"
             )
         for name, least in {"width": 1, "lr": 0, "penalty": 0, "penalty_every": 1}.items():
             if not getattr(o, name) >= least:
-                raise InvalidSetting(f"losses.adversarial.{name}={getattr(o, name)} must be at least {least}")
+                raise InvalidSetting(f"losses.{self.name}.{name}={getattr(o, name)} must be at least {least}")
         self.game = GAMES[o.game]
         self.discriminator = PatchDiscriminator(self.surroundings.image_size, o.width, inputs=4 if o.mask_aware else 3)
         self.check_crop(self.discriminator.least)
@@ -158,7 +158,7 @@ class Adversarial(Critic):
 
     def warning(self) -> str | None:
         patience = 500 if self.surroundings.steps is None else min(500, max(50, self.surroundings.steps // 20))
-        remedies = {"certain": "lower losses.adversarial.lr", "blind": "raise losses.adversarial.lr or width"}
+        remedies = {"certain": f"lower losses.{self.name}.lr", "blind": f"raise losses.{self.name}.lr or width"}
         for state, remedy in remedies.items():
             if (updates := int(getattr(self, state))) >= patience:
                 accuracy = f"accuracy {float(self.accuracy):.2f}"
@@ -198,6 +198,34 @@ class Adversarial(Critic):
         return torch.autocast(r.image.device.type, dtype, enabled=enabled and dtype != torch.float32)
 
 
+class FeatureMatching(Adversarial):
+    """Distance of composite and truth in the features of a discriminator that is trained beside (pix2pixHD, Wang et
+    al. 2018, arXiv 1711.11585, section 3.2).
+
+    The mean absolute difference of each layer over the truth's mean absolute value, averaged over the layers. Nothing
+    rewards being taken for real. The discriminator is its own, not that of an adversarial term beside it.
+    """
+
+    name = "feature_matching"
+
+    @dataclass
+    class Options(Adversarial.Options):
+        """Settings `losses.feature_matching.<option>`."""
+
+    def value(self, r: Reconstruction) -> Tensor:
+        frozen = {name: p.detach() for name, p in self.discriminator.named_parameters()}
+        with self._autocast(r):
+            found = _features(self.discriminator, frozen, *self._seen(r, r.judged_image))
+            with torch.no_grad():
+                wanted = _features(self.discriminator, frozen, *self._seen(r, r.image))
+        # Each image over its own truth: no image sees another.
+        distances = [
+            ((_wide(a) - _wide(b)).abs().flatten(1).mean(1) / _wide(b).abs().flatten(1).mean(1)).mean()
+            for a, b in zip(found, wanted, strict=True)
+        ]
+        return torch.stack(distances).mean()
+
+
 def _judge(
     net: PatchDiscriminator, parameters: Mapping[str, Tensor], images: Tensor, masks: Tensor | None = None
 ) -> Tensor:
@@ -205,6 +233,15 @@ def _judge(
     if masks is not None:
         images = torch.cat([images, masks], dim=1)
     return functional_call(net, parameters, (images,))
+
+
+def _features(
+    net: PatchDiscriminator, parameters: Mapping[str, Tensor], images: Tensor, masks: Tensor | None = None
+) -> list[Tensor]:
+    """As `_judge`, the outputs of the layers before the logits."""
+    if masks is not None:
+        images = torch.cat([images, masks], dim=1)
+    return functional_call(net, parameters, (images, True))
 
 
 def _wide(logits: Tensor) -> Tensor:

@@ -40,5 +40,13 @@ class PatchDiscriminator(nn.Module):
                 nn.init.kaiming_normal_(module.weight, a=0.2)
                 nn.init.zeros_(module.bias)
 
-    def forward(self, images: Tensor) -> Tensor:
-        return self.layers(images)
+    def forward(self, images: Tensor, features: bool = False) -> Tensor | list[Tensor]:
+        """The logits; or, with `features`, the outputs of all layers but the last, after their activations."""
+        if not features:
+            return self.layers(images)
+        found = []
+        for layer in self.layers[:-1]:
+            images = layer(images)
+            if isinstance(layer, nn.LeakyReLU):
+                found.append(images)
+        return found

@@ -40,8 +40,8 @@ def parse(text: str, defaults: Mapping[str, WeightedTerm]) -> Expression:
     """Reads an objective.
 
     Grammar: TERM ('+' TERM)*, where TERM is `name`, `0.1*name` (times the term's value) or `10%name` (10% of the
-    gradient norm of the terms with plain weights). White space is free. A bare name takes its default weight or percentage; bare names
-    whose defaults are percentages, and no other term with them, have the weight 1.
+    gradient norm of the terms with plain weights). White space is free. A bare name takes its default weight or
+    percentage; bare names whose defaults are percentages, and no other term with them, have the weight 1.
 
     Args:
         text: what the user typed.

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn import functional as F
 
-TINY = 1e-6  # where nothing that is seen was hidden, a mean is 0
+TINY = 1e-6  # where nothing that is seen of an image was hidden, its mean is 0
 
 
 @dataclass(frozen=True)
 class Game:
     """`discriminator(real, fake, weight)` and `generator(fake, real, weight)` are scalars, `accuracy(real, fake,
-    weight)` is in [0, 1]; all are means over the logits, weighted by `weight` of the same shape where it is given.
+    weight)` is in [0, 1]; all are means over the logits, weighted by `weight` of the same shape where it is given, each
+    image's first.
 
     `relative`: the generator's loss reads the real logits too, and R2 goes with R1.
     """
@@ -24,8 +25,10 @@ class Game:
 
 
 def weighted_mean(values: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Mean of `values`, each counted `weight` times."""
-    return values.mean() if weight is None else (values * weight).sum() / weight.sum().clamp_min(TINY)
+    """Mean over each image's logits (B, ...), each counted `weight` times, then over the images."""
+    if weight is None:
+        return values.mean()
+    return ((values * weight).flatten(1).sum(1) / weight.flatten(1).sum(1).clamp_min(TINY)).mean()
 
 
 def _absolute_accuracy(real: Tensor, fake: Tensor, weight: Tensor | None = None) -> Tensor:

@@ -1,4 +1,4 @@
-"""The perceptual term: distance between features of a frozen VGG19."""
+"""Terms that compare features of a frozen network: VGG19's, and LPIPS."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +9,7 @@ from torch import Tensor
 from losses.critic import Critic
 from losses.errors import InvalidSetting
 from losses.features.distance import feature_distance
+from losses.features.trunks import SMALLEST, load_lpips
 from losses.features.vgg19 import DEFAULT_TAPS, VGG19
 from losses.features.weights import load_vgg19
 from losses.reconstruction import Reconstruction
@@ -67,3 +68,51 @@ class Perceptual(Critic):
 
     def provenance(self) -> dict[str, str]:
         return self.source
+
+
+class LPIPS(Critic):
+    """LPIPS of composite and truth (Zhang et al. 2018, arXiv 1801.03924), by the lpips package: a mean over images.
+
+    Reads the composite in [0, 1] (B, 3, H, W), cut so that the network's grid falls anywhere against the grid of
+    patches. Unit: LPIPS. Its trunk has seen ImageNet's labels. Judge such a run by another network.
+    """
+
+    name = "lpips"
+
+    @dataclass
+    class Options(Critic.Options):
+        """Settings `losses.lpips.<option>`."""
+
+        net: str = option("squeeze", "trunk: alex, or squeeze")
+        weights: str | None = option(
+            None, "file of the trunk's weights in torchvision's names; null: torch hub's cache"
+        )
+
+    STRIDE = 8  # half the stride of the deepest layers: their grid falls on every place of a patch of 8 pixels
+
+    def __init__(self, options: Any = None, surroundings: Surroundings | None = None):
+        super().__init__(options, surroundings)
+        o = self.options
+        self.package, self.source = load_lpips(o.net, o.weights, "losses.lpips.weights", spatial=False)
+        least = SMALLEST[o.net]
+        self.check_crop(least)
+        if (side := min(self.surroundings.image_size) - self.STRIDE + 1) < least:
+            raise InvalidSetting(
+                f"losses.lpips.net={o.net} needs images of {least + self.STRIDE - 1} pixels, not "
+                f"{side + self.STRIDE - 1}; raise data.image_size"
+            )
+
+    def train(self, mode: bool = True) -> "LPIPS":
+        super().train(mode)
+        self.package.train(False)  # dropout sleeps
+        return self
+
+    def value(self, r: Reconstruction) -> Tensor:
+        predicted, true = (self.seen(r, image, self.STRIDE) * 2 - 1 for image in (r.judged_image, r.image))
+        dtype = self.surroundings.dtype
+        with torch.autocast(predicted.device.type, dtype, enabled=dtype != torch.float32):
+            distance = self.package(predicted, true)
+        return distance.to(torch.promote_types(distance.dtype, torch.float32)).mean()
+
+    def provenance(self) -> dict[str, str]:
+        return {"network": f"LPIPS-{self.options.net}"} | self.source

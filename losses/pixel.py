@@ -1,10 +1,12 @@
-"""Terms on patches: mean-squared and absolute error."""
+"""Terms on patches: mean-squared and absolute error, and one between them."""
+
+from typing import Any
 
 from torch import Tensor
 
 from losses.heads import NormalisedPixelHead
 from losses.reconstruction import Reconstruction
-from losses.term import Term
+from losses.term import Surroundings, Term
 
 
 class MSE(Term):
@@ -39,3 +41,19 @@ class L1(Term):
 
     def value(self, r: Reconstruction) -> Tensor:
         return r.judged_mean((r.pixels - r.true_pixels).abs())
+
+
+class Charbonnier(Term):
+    """sqrt(e² + 1) - 1 over hidden patches: squared where errors are small, absolute where they are large.
+
+    Reads standardised pixels (B, N, P). Charbonnier et al. 1994, by kornia.losses.charbonnier_loss.
+    """
+
+    def __init__(self, options: Any = None, surroundings: Surroundings | None = None):
+        super().__init__(options, surroundings)
+        import kornia.losses  # a second and a half, which other objectives need not wait for
+
+        self.loss = kornia.losses.charbonnier_loss
+
+    def value(self, r: Reconstruction) -> Tensor:
+        return r.judged_mean(self.loss(r.pixels, r.true_pixels, reduction="none"))

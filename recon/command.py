@@ -166,7 +166,9 @@ def with_demo(arguments: list[str], command: Command) -> list[str]:
         return arguments
     if values.get("init", "none") not in ("none", "bundled"):
         return arguments
-    shown = {"-h", "--help", "--hydra-help", "--version", "--info", "-i", "--cfg", "-c"} & {a.partition("=")[0] for a in arguments}
+    shown = {"-h", "--help", "--hydra-help", "--version", "--info", "-i", "--cfg", "-c"} & {
+        a.partition("=")[0] for a in arguments
+    }
     if not shown and first_of_all():
         print(f"preset     {DEMO}: the demonstration, for no data, model, preset or init was named", flush=True)
     return [*arguments, f"+preset={DEMO}"]

@@ -46,7 +46,8 @@ class Model:
         "decoder", "decoder (the paper's), or encoder (its ablation: the encoder sees mask tokens)"
     )
     refiner_width: int = option(
-        0, "channels of a small convolutional network that corrects hidden patches where they meet; 0: none (the paper's)"
+        0,
+        "channels of a small convolutional network that corrects hidden patches where they meet; 0: none (the paper's)",
     )
     gradient_checkpointing: bool = option(
         False, "compute blocks again for the gradients: less memory, a third more work"
@@ -136,8 +137,8 @@ class Settings:
     )
     init_decoder: str | None = option(
         None,
-        "keep or new: the decoder that init brings. null: kept where it predicts what this objective asks for (pixels, or "
-        "pixels normalised per patch), new where it does not, or where the file does not say",
+        "keep or new: the decoder that init brings. null: kept where it predicts what this objective asks for "
+        "(pixels, or pixels normalised per patch), new where it does not, or where the file does not say",
     )
     name: str | None = option(None, "the run's folder is runs/NAME; null: from loss, data and date")
     resume: bool = option(False, "go on with the run of that name")
@@ -221,11 +222,15 @@ def check(settings: Settings, processes: int = 1) -> None:
     if settings.train.parts not in ("all", "decoder"):
         raise InvalidSetting(f"train.parts={settings.train.parts}: choose all or decoder")
     if settings.train.parts == "decoder" and settings.init == "none":
-        raise InvalidSetting("train.parts=decoder trains beside an encoder that is kept; give it by init=RUN or init=FILE")
+        raise InvalidSetting(
+            "train.parts=decoder trains beside an encoder that is kept; give it by init=RUN or init=FILE"
+        )
     if settings.init_decoder not in (None, "keep", "new"):
         raise InvalidSetting(f"init_decoder={settings.init_decoder}: choose keep or new")
     if sharded(settings, processes) and (settings.train.ema or settings.train.parts != "all"):
-        raise InvalidSetting("shard=true trains all of the model and keeps no average; leave out train.ema and train.parts")
+        raise InvalidSetting(
+            "shard=true trains all of the model and keeps no average; leave out train.ema and train.parts"
+        )
     if settings.data.augment not in ("loader", "device"):
         raise InvalidSetting(f"data.augment={settings.data.augment}: choose loader or device")
     if settings.masking.decoded < 1 and settings.losses.over == "all":

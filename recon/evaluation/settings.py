@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 from losses import InvalidSetting
 from losses.errors import nearest
+from losses.features.trunks import TRUNKS
 from losses.features.vgg19 import tap_index
 from losses.term import option
 from recon.config import _node
-from recon.metrics.deep import TRUNKS
 
 
 @dataclass

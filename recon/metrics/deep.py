@@ -1,29 +1,19 @@
 """Distances and features of frozen networks: LPIPS, and VGG19's."""
 
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 
-import lpips
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from losses.errors import InvalidSetting
+from losses.features.trunks import SMALLEST, TRUNKS, load_lpips
 from losses.features.vgg19 import DEFAULT_TAPS, VGG19
-from losses.features.weights import checksum, from_file, from_hub, load_vgg19
+from losses.features.weights import load_vgg19
 from recon.metrics.chunks import VALUES, a_few_at_a_time
 from recon.metrics.fidelity import area_mean
 from recon.metrics.passport import Metric, Passport, Undefined
-
-TRUNKS = {
-    "alex": "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth",
-    "squeeze": "https://download.pytorch.org/models/squeezenet1_1-b8a52dc0.pth",
-}
-SMALLEST = {"alex": 31, "squeeze": 17}  # pixels; below, a pooling layer has nothing to pool
-
 
 LPIPS_VALUES = 16 * VALUES  # large strides: of few images its layers have too little to do
 
@@ -52,12 +42,8 @@ class Lpips(nn.Module):
 
     def __init__(self, net: str = "alex", weights: str | None = None):
         super().__init__()
-        if net not in TRUNKS:
-            raise InvalidSetting(f"unknown LPIPS network '{net}' ({', '.join(TRUNKS)})")
         self.name = net
-        self.package = _package(net)
-        self.source = load_trunk(self.package.net, net, weights)
-        self.requires_grad_(False)
+        self.package, self.source = load_lpips(net, weights, "lpips.weights", spatial=True)
         self.eval()
 
     def train(self, mode: bool = True) -> "Lpips":
@@ -142,53 +128,6 @@ def features(net: VGG19, images: Tensor) -> list[Tensor]:
 def _stride(net: VGG19, index: int) -> int:
     """Pixels between the positions of a layer's output."""
     return 2 ** sum(isinstance(layer, nn.MaxPool2d) for layer in net.features[: index + 1])
-
-
-def load_trunk(trunk: nn.Module, net: str, weights: str | None) -> dict[str, str]:
-    """Fills LPIPS' trunk from a file or from torchvision's; {"source", "sha256"}, the checksum over tensors in use.
-
-    Raises:
-        InvalidSetting: there are no such weights; the message says how to get them.
-    """
-    if weights is None:
-        found = from_hub(TRUNKS[net], "LPIPS weights", "set lpips.weights to a file of its features")
-    else:
-        found = _from_file(net, Path(weights))
-    # The package files layer N under slices (slice2.3.weight); torchvision calls it features.3.weight.
-    name_of = {key: f"features.{key.split('.', 1)[1]}" for key in trunk.state_dict()}
-    for key, value in trunk.state_dict().items():
-        shape = tuple(getattr(found.get(name_of[key]), "shape", ())) if isinstance(found, dict) else ()
-        if shape != tuple(value.shape):
-            raise InvalidSetting(
-                f"'{weights or TRUNKS[net]}' holds no trunk for LPIPS-{net}: {name_of[key]} is not there with shape "
-                f"{tuple(value.shape)}; take torchvision's {_file_name(net)}"
-            )
-    trunk.load_state_dict({key: found[name] for key, name in name_of.items()})
-    return {"source": weights or "imagenet", "sha256": checksum({name: found[name] for name in name_of.values()})}
-
-
-def _package(net: str) -> lpips.LPIPS:
-    """The package's network, its trunk not loaded yet, without a trace in torch's generator."""
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # the package calls torchvision by a deprecated argument
-        return lpips.LPIPS(net=net, pnet_rand=True, spatial=True, verbose=False)
-
-
-def _from_file(net: str, path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise InvalidSetting(f"no LPIPS weights at {path}; put torchvision's {TRUNKS[net]} there")
-    try:
-        return from_file(path)
-    except InvalidSetting as error:
-        raise InvalidSetting(f"cannot read LPIPS weights from {path}: {_reason(error.__cause__)}") from error
-
-
-def _file_name(net: str) -> str:
-    return TRUNKS[net].rsplit("/", 1)[1]
-
-
-def _reason(error: BaseException | None) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def lpips_metric(net: Lpips) -> Metric:

@@ -169,7 +169,9 @@ class MaskedAutoencoder(nn.Module):
 
     def freeze_encoder(self) -> None:
         """From here on only the decoder can be trained; the encoder's forward keeps nothing for a backward."""
-        of_decoder = DECODER_PARTS if self.mask_tokens == "decoder" else tuple(p for p in DECODER_PARTS if p != "mask_token")
+        of_decoder = (
+            DECODER_PARTS if self.mask_tokens == "decoder" else tuple(p for p in DECODER_PARTS if p != "mask_token")
+        )
         for name, parameter in self.named_parameters():
             parameter.requires_grad_(name.startswith(of_decoder))
         self.encoder_frozen = True

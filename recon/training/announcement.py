@@ -39,7 +39,10 @@ def before(
     hidden = model.patches - int(model.patches * (1 - model.mask_ratio))
     decoded = f", {settings.masking.decoded:.0%} of those decoded" if settings.masking.decoded < 1 else ""
     peak = settings.optim.base_lr * batch / 256
-    weights = [f"{name}: VGG19 {w['source']}, sha256 {w['sha256'][:12]}" for name, w in objective.provenance().items()]
+    weights = [
+        f"{name}: {w.get('network', 'VGG19')} {w['source']}, sha256 {w['sha256'][:12]}"
+        for name, w in objective.provenance().items()
+    ]
     classes = f" of {len(source.classes)} classes" if source.classes else ""
     epochs = f", {steps * batch / run.images:.1f} epochs" if run.images else ""
     images = f"{run.images:,} training images" if run.images else "training images"
@@ -73,15 +76,15 @@ def after(run: Run, seconds: float) -> str:
     ours, baseline = run.seen["masked_psnr"], run.seen["mean_colour_psnr"]
     earlier = run.before.seen if run.before else {}
     skipped = sum(run.tally.skipped().values())
+    detail = []
+    if "detail" in run.seen:
+        was = _was(earlier, "detail", "")
+        detail = [f"detail of the truth's: {run.seen['detail']:.2f}{was} (squared gradient; 1: as sharp)"]
     lines = [
         f"finished {run.step} steps in {duration(seconds)}",
-        f"masked PSNR on held-out images: {ours:.2f} dB{_was(earlier, 'masked_psnr', ' dB')}; filling with the mean of the "
-        f"visible colours: {baseline:.2f} dB",
-        *(
-            [f"detail of the truth's: {run.seen['detail']:.2f}{_was(earlier, 'detail', '')} (squared gradient; 1: as sharp)"]
-            if "detail" in run.seen
-            else []
-        ),
+        f"masked PSNR on held-out images: {ours:.2f} dB{_was(earlier, 'masked_psnr', ' dB')}",
+        f"  filling with the mean of the visible colours: {baseline:.2f} dB",
+        *detail,
         *([f"skipped    {skipped} steps without a finite gradient"] if skipped else []),
         *([f"unreadable {len(run.unreadable)} files, skipped"] if run.unreadable else []),
         f"picture    {run.folder / 'reconstructions.png'}",

@@ -1,4 +1,4 @@
-"""An exponential moving average of a model's weights (Polyak & Juditsky 1992; of GANs, Yazıcı et al. 2018, 1806.04498)."""
+"""An exponential moving average of a model's weights (of a GAN's generator: Yazıcı et al. 2018, arXiv 1806.04498)."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -45,6 +45,9 @@ class Console:
             key.removesuffix("/value"): v for key, v in means.items() if key.endswith("/value")
         }
         written = {key: f"{value:.4g}" for key, value in shown.items() if value is not None}
+        for name in [name for name in written if f"{name}/accuracy" in means]:  # how its discriminator fares
+            accuracy, share = means[f"{name}/accuracy"], means.get(f"{name}/gradient_share", 0.0)
+            written[name] += f" (discriminator right {accuracy:.0%}, {share:.0%} of the gradient)"
         written["images/s"] = f"{images_per_second:.0f}"
         self.bar.set_postfix(written, refresh=False)
         now = time.monotonic()

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-
 from losses import InvalidSetting, PixelHead
 from recon import config
 from recon.config import Settings
@@ -33,7 +32,9 @@ class Start:
 
     def fill(self, model: MaskedAutoencoder) -> dict[str, Any]:
         """Puts the weights in; what is not taken stays as it was drawn. Returns the record of both."""
-        kept = {name: tensor for name, tensor in self.checkpoint.state.items() if self.keep_decoder or not _decoder(name)}
+        kept = {
+            name: tensor for name, tensor in self.checkpoint.state.items() if self.keep_decoder or not _decoder(name)
+        }
         own = model.state_dict()
         kept = {name: tensor for name, tensor in kept.items() if name in own and own[name].shape == tensor.shape}
         model.load_state_dict(kept, strict=False)
@@ -74,10 +75,8 @@ def find_start(settings: Settings, given: frozenset[str], head: PixelHead) -> St
 def described(record: dict[str, Any]) -> str:
     """One line of what a run begins with."""
     new = f"; drawn anew: {', '.join(record['new'])}" if record["new"] else ""
-    return (
-        f"{', '.join(record['taken'])} of {record['source']} ({WORDS[record['format']]}, sha256 {record['sha256'][:12]})"
-        f"{new}; decoder {record['decoder']}"
-    )
+    whose = f"{record['source']} ({WORDS[record['format']]}, sha256 {record['sha256'][:12]})"
+    return f"{', '.join(record['taken'])} of {whose}{new}; decoder {record['decoder']}"
 
 
 def _decoder_kept(settings: Settings, checkpoint: Checkpoint, head: PixelHead) -> tuple[bool, str]:
@@ -88,8 +87,8 @@ def _decoder_kept(settings: Settings, checkpoint: Checkpoint, head: PixelHead) -
             raise InvalidSetting(f"{settings.init} holds no decoder to be kept; leave out init_decoder=keep")
         if settings.train.parts == "decoder" and asked != "new":
             raise InvalidSetting(
-                f"{settings.init} holds no decoder, and train.parts=decoder trains one from there; give init_decoder=new "
-                "to train a new one"
+                f"{settings.init} holds no decoder, and train.parts=decoder trains one from there; "
+                "give init_decoder=new to train a new one"
             )
         return False, "new, for there is none"
     if asked == "new":
@@ -148,5 +147,3 @@ def _parts(names: Any) -> list[str]:
         part = first if first in ("statistics", "refiner") else "decoder" if _decoder(name) else "encoder"
         found[part] = None
     return list(found)
-
-

@@ -6,7 +6,7 @@ from torch import nn
 
 from losses import adversarial as adversarial_module
 from losses.games import GAMES
-from tests.losses.scenes import SIZE, adversarial, equal, gradient_of, judgements, replaced, scene, weights_of
+from tests.losses.scenes import SIZE, adversarial, gradient_of, judgements, replaced, scene, weights_of
 
 
 def test_value_is_the_generators_loss_on_the_composite(game):
@@ -182,7 +182,7 @@ def test_only_the_relativistic_game_has_r2(game):
 
 
 def test_a_mask_aware_discriminator_counts_hidden_patches_alone(game):
-    """What stands in a visible patch, under truth and composite alike, has no weight; a hidden one's logits have all."""
+    """What stands in a visible patch, under truth and composite alike, has no weight; hidden ones have all."""
     mask = torch.ones(2, 24, dtype=torch.bool)
     mask[:, :12] = False  # the upper half is visible
     r = replaced(scene(mean=(0.0,) * 3, std=(1.0,) * 3), mask=mask, shift=(0.0, 0.0))
@@ -193,7 +193,11 @@ def test_a_mask_aware_discriminator_counts_hidden_patches_alone(game):
     weight = torch.nn.functional.adaptive_avg_pool2d(seen_mask, real.shape[2:])
     assert weight[:, :, 0].eq(0).all() and weight[:, :, -1].eq(1).all()
     below = weight > 0
-    expected = GAMES[game].generator(fake[below], real[below], weight[below])
+    each = [
+        GAMES[game].generator(f[b][None], r[b][None], w[b][None])
+        for f, r, b, w in zip(fake, real, below, weight, strict=True)
+    ]
+    expected = torch.stack(each).mean()
     torch.testing.assert_close(term.value(r), expected)
 
 

@@ -51,7 +51,7 @@ def test_a_ramp_scales_weight_and_share_alike(kind, step, ramp):
 
 
 def test_a_share_of_a_plain_term_that_is_not_yet_on_is_nothing():
-    result = objective_of("adversarial + 10%mse", steps=100)(scene(), 0)
+    result = objective_of("0.01*adversarial + 10%mse", steps=100)(scene(), 0)
     assert float(result.terms["mse"].weight) == 0
     assert not result.gradient.any()
 

@@ -15,5 +15,7 @@ def bundled() -> Path:
         InvalidSetting: this installation lacks it.
     """
     if not FILE.is_file():
-        raise InvalidSetting(f"the bundled masked autoencoder is missing from this installation ({FILE.name}); reinstall")
+        raise InvalidSetting(
+            f"the bundled masked autoencoder is missing from this installation ({FILE.name}); reinstall"
+        )
     return FILE

@@ -78,7 +78,9 @@ def _held(c: Checkpoint, format: str) -> tuple[dict[str, Tensor], list[str]]:
             left_out.append("the patch statistics, without which normalised patches are drawn by the oracle alone")
         if c.architecture.refiner_width:
             state = {k: v for k, v in state.items() if not k.startswith("refiner.")}
-            left_out.append("the refiner, without which hidden patches are drawn as the decoder's last layer leaves them")
+            left_out.append(
+                "the refiner, without which hidden patches are drawn as the decoder's last layer leaves them"
+            )
     return state, left_out
 
 

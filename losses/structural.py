@@ -1,0 +1,57 @@
+"""Structural terms: SSIM, and MS-SSIM mixed with L1, by kornia."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from losses.errors import InvalidSetting
+from losses.reconstruction import Reconstruction
+from losses.term import Surroundings, Term
+
+WINDOW = 11  # pixels, with a Gaussian of 1.5, as Wang et al.
+
+
+class Structural(Term):
+    """A map of dissimilarity between composite and truth, averaged over the judged pixels.
+
+    Reads images in [0, 1] (B, 3, H, W); predictions that overshoot are not clamped, so that they have a gradient. A
+    window that reaches into visible patches compares the truth with itself there.
+    """
+
+    sees_images = True
+
+    def __init__(self, options: Any = None, surroundings: Surroundings | None = None):
+        super().__init__(options, surroundings)
+        if (side := min(self.surroundings.image_size)) < WINDOW:
+            raise InvalidSetting(f"structural terms need images of {WINDOW} pixels, not {side}; raise data.image_size")
+        import kornia.losses  # a second and a half, which other objectives need not wait for
+
+        self.library = kornia.losses
+
+    def value(self, r: Reconstruction) -> Tensor:
+        image, truth = (i.to(torch.promote_types(i.dtype, torch.float32)) for i in (r.judged_image, r.image))
+        counted = r.hidden_pixels if r.over == "hidden" else torch.ones_like(r.hidden_pixels)
+        return (self.map(image, truth) * counted).sum() / counted.sum()
+
+    def map(self, image: Tensor, truth: Tensor) -> Tensor:
+        """(B, 1, H, W), 0 where both are the same."""
+        raise NotImplementedError
+
+
+class SSIM(Structural):
+    """(1 - SSIM) / 2, in [0, 1]: Wang et al. 2004, by kornia.losses.ssim_loss; windows of 11 pixels, mirrored rims."""
+
+    def map(self, image: Tensor, truth: Tensor) -> Tensor:
+        return self.library.ssim_loss(image, truth, WINDOW, reduction="none").mean(1, keepdim=True)
+
+
+class MultiScaleSSIM(Structural):
+    """0.84 (1 - MS-SSIM) + 0.16 L1: the mix of Zhao et al. 2017 (arXiv 1511.08861), by kornia.losses.MS_SSIMLoss.
+
+    Its scales are Gaussians of 0.5 to 8 pixels at full resolution, not a pyramid; images are zero beyond their borders.
+    """
+
+    def map(self, image: Tensor, truth: Tensor) -> Tensor:
+        loss = self.library.MS_SSIMLoss(alpha=0.84, compensation=1.0, reduction="none").to(image)
+        return loss(image, truth)[:, None]
