@@ -32,7 +32,9 @@ class Structural(Term):
     def value(self, r: Reconstruction) -> Tensor:
         image, truth = (i.to(torch.promote_types(i.dtype, torch.float32)) for i in (r.judged_image, r.image))
         counted = r.hidden_pixels if r.over == "hidden" else torch.ones_like(r.hidden_pixels)
-        return (self.map(image, truth) * counted).sum() / counted.sum()
+        with torch.autocast(image.device.type, enabled=False):
+            different = self.map(image, truth)
+        return (different * counted).sum() / counted.sum()
 
     def map(self, image: Tensor, truth: Tensor) -> Tensor:
         """(B, 1, H, W), 0 where both are the same."""
@@ -43,7 +45,7 @@ class SSIM(Structural):
     """(1 - SSIM) / 2, in [0, 1]: Wang et al. 2004, by kornia.losses.ssim_loss; windows of 11 pixels, mirrored rims."""
 
     def map(self, image: Tensor, truth: Tensor) -> Tensor:
-        return self.library.ssim_loss(image, truth, WINDOW, reduction="none").mean(1, keepdim=True)
+        return self.library.ssim_loss(image, truth, WINDOW, eps=0.0, reduction="none").mean(1, keepdim=True)
 
 
 class MultiScaleSSIM(Structural):

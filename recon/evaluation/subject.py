@@ -27,7 +27,9 @@ class Subject:
 
     @property
     def name(self) -> str:
-        return self.path.stem if self.path.is_file() else self.folder.resolve().name
+        if self.trained.origin is not None:
+            return self.path.stem if self.path.is_file() else self.path.name
+        return self.folder.resolve().name
 
     @property
     def unfinished(self) -> str | None:
@@ -59,7 +61,7 @@ class Subject:
 def open_run(path: Path, target: str | None = None) -> Subject:
     """A run as it stands on disk, finished or not; or a checkpoint of others, a file or a folder.
 
-    `bundled` is the masked autoencoder that this package carries; its results go to runs/bundled/. Those of a file,
+    `bundled` is the masked autoencoder that this package carries; its results go to runs/bundled-results/. Those of a file,
     mae.pth, go to the folder mae.pth-results/ beside it. Such a folder is made when they are written.
 
     Args:
@@ -69,7 +71,7 @@ def open_run(path: Path, target: str | None = None) -> Subject:
         InvalidSetting: there is nothing of that name, or it holds no model that can be read.
     """
     if str(path) == BUNDLED and not path.exists():
-        return Subject(RUNS / BUNDLED, load_checkpoint(bundled(), target), path)
+        return Subject(RUNS / (BUNDLED + RESULTS), load_checkpoint(bundled(), target), path)
     if path.is_dir():
         if (path / "config.yaml").is_file() or not any((path / name).is_file() for name in WEIGHTS):
             return Subject(path, load_run(path), path)

@@ -244,7 +244,7 @@ class MaskedAutoencoder(nn.Module):
         if not everywhere:
             return self.refiner(prediction, truth, mask, hidden)
         at = hidden.unsqueeze(-1).expand(-1, -1, prediction.shape[-1])
-        prediction = prediction.float()
+        prediction = prediction.to(torch.promote_types(prediction.dtype, torch.float32))
         return prediction.scatter(1, at, self.refiner(prediction.gather(1, at), truth, mask, hidden))
 
     def _through(self, blocks: nn.ModuleList, x: Tensor) -> Tensor:

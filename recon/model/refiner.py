@@ -47,7 +47,7 @@ class Refiner(nn.Module):
         p = round((prediction.shape[-1] // 3) ** 0.5)
         grid = truth.shape[2] // p, truth.shape[3] // p
         at = hidden.unsqueeze(-1).expand(-1, -1, prediction.shape[-1])
-        pixels = prediction.float()
+        pixels = prediction.to(torch.promote_types(prediction.dtype, torch.float32))
         whole = pixels.new_zeros(*mask.shape, pixels.shape[-1]).scatter(1, at, pixels)
         covered = spread(mask, grid, p)
         composite = torch.where(covered, unpatchify(whole, grid), truth)
@@ -56,5 +56,5 @@ class Refiner(nn.Module):
         x = F.silu(self.inputs(x))
         for block in self.blocks:
             x = x + block(x)
-        correction = F.pixel_shuffle(self.outputs(F.silu(x)).float(), SHRINK)
+        correction = F.pixel_shuffle(self.outputs(F.silu(x)).to(pixels.dtype), SHRINK)
         return pixels + patchify(correction, p).gather(1, at)

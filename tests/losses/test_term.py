@@ -11,6 +11,8 @@ from tests.losses.scenes import NAMES, gradient_of, norm_scene, perfect, replace
 
 SHIFTS = [(i / 8, (3 * i + 1) % 8 / 8) for i in range(8)] + [(0.999, 0.0), (0.0, 0.999), (0.999, 0.999)]
 
+ROUNDING = {"ssim": 1e-6, "ms_ssim": 1e-6}  # a quotient of sums that are equal but for rounding
+
 
 @pytest.fixture(params=NAMES)
 def name(request):
@@ -106,8 +108,8 @@ def test_a_perfect_prediction_costs_nothing_and_has_no_gradient(name, over):
     head = TERMS[name].head
     r = replaced(r, head=head)
     truth = replaced(r, prediction=perfect(r))
-    assert float(term_of(name).value(truth.at(truth.prediction, over))) == 0
-    assert not gradient_of(term_of(name), truth, over).any()
+    assert float(term_of(name).value(truth.at(truth.prediction, over))) == pytest.approx(0, abs=ROUNDING.get(name, 0))
+    assert gradient_of(term_of(name), truth, over).abs().max() <= ROUNDING.get(name, 0)
 
 
 def test_a_value_is_one_finite_number(name):
