@@ -12,6 +12,7 @@ import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -27,9 +28,23 @@ from recon.training.ranks import first_of_all, first_to_say, join, launched_toge
 # `data=cifar10` says data.name=cifar10, and a preset needs no plus.
 SHORT = {"data": "data.name", "model": "model.name", "probe": "probe.name", "preset": "+preset"}
 
+# The demonstration is the preset of a command that names no data, model or run of the user's own: none of these keys,
+# or only with these values.
+DEMO = "+preset=demo"
+OWN = {
+    "data.name": (),
+    "data.root": (),
+    "model.name": (),
+    "preset": (),
+    "init": ("none", "bundled"),
+    "resume": ("false", "no", "n", "off", "0"),
+}
+DEMO_TAKEN = "preset=demo: neither data, model, preset nor init is given; the demonstration on embedded photographs"
+
 # Hydra's flags that a user may want, and those of them that take the next argument.
 FLAGS = {"-h", "--help", "--hydra-help", "-m", "--multirun", "--resolve", "--version", "--info", "-i", "--run", "-r"}
 VALUED_FLAGS = {"--config-dir", "-cd", "--cfg", "-c", "--package", "-p"}
+TELLING_FLAGS = {"-h", "--help", "--hydra-help", "--version", "--info", "-i"}
 
 Task = Callable[[Any, frozenset[str]], int | None]
 
@@ -72,12 +87,15 @@ def run(task: Task, command: Command) -> None:
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises; what the user reads is written here
     try:
-        sys.argv[1:], words, varied = understood(sys.argv[1:], command)
+        sys.argv[1:], words, varied, demo = understood(sys.argv[1:], command)
         launcher = sweep.launcher_of(sys.argv[1:])
     except InvalidSetting as error:
         _complain(str(error))
         join().leave()
         sys.exit(2)
+    if demo:
+        _say_demo(sys.argv[1:])
+        sys.argv.append(DEMO)
     with sweep.scratch(launcher) as folder:
         jobs = sweep.Jobs(folder, launcher, varied, os.getpid())
         sys.argv += jobs.overrides(sys.argv[1:])
@@ -127,8 +145,9 @@ def _job(task: Task, command: Command, words: list[str], jobs: sweep.Jobs) -> Ca
     return job
 
 
-def understood(arguments: list[str], command: Command) -> tuple[list[str], list[str], frozenset[str]]:
-    """The arguments as Hydra wants them, the bare ones, and the keys that a sweep gives several values.
+def understood(arguments: list[str], command: Command) -> tuple[list[str], list[str], frozenset[str], bool]:
+    """The arguments as Hydra wants them, the bare ones, the keys that a sweep gives several values, and whether the
+    demonstration is meant.
 
     Raises:
         InvalidSetting: a key that is no setting.
@@ -149,7 +168,18 @@ def understood(arguments: list[str], command: Command) -> tuple[list[str], list[
         else:
             overrides.append(_override(argument, command))
     parsed = OverridesParser.create().parse_overrides(overrides)
-    return flags + overrides, bare, frozenset(each.key_or_group for each in parsed if each.is_sweep_override())
+    varied = frozenset(each.key_or_group for each in parsed if each.is_sweep_override())
+    return flags + overrides, bare, varied, command.settings is Settings and not any(map(_names_own, parsed))
+
+
+def _names_own(override: Override) -> bool:
+    """Whether it names data, a model, a preset or a run, so that the demonstration is not meant."""
+    if override.key_or_group not in OWN:
+        return False
+    if not (neither := OWN[override.key_or_group]):
+        return True
+    values = override.sweep_iterator() if override.is_sweep_override() else [override.value()]
+    return any(str(value).lower() not in neither for value in values)
 
 
 def _override(argument: str, command: Command) -> str:
@@ -196,6 +226,13 @@ def in_one_line(error: BaseException, known: set[str]) -> str:
     if lines and lines[0].startswith("Ambiguous value"):
         return f"{lines[0]}: add -m to run one after the other, or quote the value"
     return lines[0] if lines else type(error).__name__
+
+
+def _say_demo(arguments: list[str]) -> None:
+    """That the demonstration is taken, unless no settings are used; where they are printed as YAML, as its comment."""
+    flags = {word.partition("=")[0] for word in arguments}
+    if first_of_all() and not flags & TELLING_FLAGS:
+        print(f"# {DEMO_TAKEN}" if flags & {"--cfg", "-c"} else DEMO_TAKEN, flush=True)
 
 
 def _complain(line: str) -> None:

@@ -1,4 +1,7 @@
-"""Every setting, typed, and documented where it is declared. One vocabulary for every command."""
+"""Every setting, typed, and documented where it is declared. One vocabulary for every command.
+
+Defaults are those of the MAE paper (arXiv 2111.06377, table 8); shorter runs are presets (experiments/preset).
+"""
 
 import math
 from collections.abc import Iterator
@@ -16,12 +19,12 @@ def _node(cls: type) -> Any:
 @dataclass
 class Data:
     name: str = option(
-        "photos",
+        "imagenet",
         "photos, gaussian_field, dead_leaves, folder, packed, imagenette, imagenet, cifar10, cifar100, stl10, "
         "hfds/*, wds/*",
     )
     root: str | None = option(None, "folder that holds the data; packed: the file")
-    image_size: Any = option(32, "pixels, S or [H,W]; multiples of the patch size")
+    image_size: Any = option(224, "pixels, S or [H,W]; multiples of the patch size")
     workers: int = option(0, "processes that read and augment; 0: the training process itself")
     augment: str = option(
         "loader", "where crops are resized and mirrored: loader, or device (whole batches; for GPUs the loader starves)"
@@ -35,8 +38,8 @@ class Data:
 
 @dataclass
 class Model:
-    name: str = option("nano", "nano, tiny, small, base, large, huge")
-    patch_size: int | None = option(4, "pixels; null: the model's own (16; nano 8, huge 14)")
+    name: str = option("base", "nano, tiny, small, base, large, huge")
+    patch_size: int | None = option(None, "pixels; null: the model's own (16; nano 8, huge 14)")
     decoder_width: int | None = option(None, "multiple of 32; null: the model's own")
     decoder_depth: int | None = option(None, "blocks; null: the model's own")
     mask_tokens: str = option(
@@ -58,11 +61,11 @@ class Masking:
 
 @dataclass
 class Train:
-    steps: int | None = option(1100, "optimiser steps; or train.epochs")
-    epochs: float | None = option(None, "passes over the training images; or train.steps")
-    checkpoint_every: int = option(200, "steps between checkpoints")
+    steps: int | None = option(None, "optimiser steps; or train.epochs")
+    epochs: float | None = option(800, "passes over the training images; or train.steps")
+    checkpoint_every: int = option(1000, "steps between checkpoints")
     log_every: int = option(10, "steps between lines of metrics.jsonl")
-    picture_every: int = option(200, "steps between pictures of the same held-out images")
+    picture_every: int = option(5000, "steps between pictures of the same held-out images")
 
 
 class _Values:
@@ -85,7 +88,7 @@ Batch = dataclass(init=False, repr=False, eq=False)(
         {
             "__annotations__": {"global": int, "per_device": int | None},
             "__module__": __name__,
-            "global": option(32, "images per optimiser step"),
+            "global": option(4096, "images per optimiser step"),
             "per_device": option(
                 None,
                 "images per forward of one process; fewer than its share of batch.global: gradients are accumulated",
@@ -97,7 +100,7 @@ Batch = dataclass(init=False, repr=False, eq=False)(
 
 @dataclass
 class Optim:
-    base_lr: float = option(1.6e-2, "learning rate per 256 images: the rate is base_lr x batch.global / 256")
+    base_lr: float = option(1.5e-4, "learning rate per 256 images: the rate is base_lr x batch.global / 256")
     weight_decay: float = option(0.05, "AdamW's, on matrices alone")
     betas: list[float] = option([0.9, 0.95], "AdamW's")
     warmup: float = option(0.05, "fraction of the run in which the rate rises linearly; then a half cosine to zero")
@@ -114,7 +117,7 @@ Losses = make_dataclass(
 
 @dataclass
 class Settings:
-    loss: str = option("perceptual+mse", "objective: terms joined by +, each bare, 0.1*term or 10%term")
+    loss: str = option("norm_mse", "objective: terms joined by +, each bare, 0.1*term or 10%term")
     name: str | None = option(None, "the run's folder is runs/NAME; null: from loss, data and date")
     resume: bool = option(False, "go on with the run of that name")
     seed: int = option(0, "of everything drawn by chance")
@@ -202,7 +205,7 @@ def check(settings: Settings, processes: int = 1) -> None:
     if not 0 <= settings.seed < 2**63:
         raise InvalidSetting(f"seed={settings.seed} must be between 0 and 2^63 - 1")
     if (settings.train.steps is None) == (settings.train.epochs is None):
-        raise InvalidSetting("give the length of the run once: train.steps=N or train.epochs=N")
+        raise InvalidSetting("give the length of the run once: train.steps=N or train.epochs=N, the other null")
     if len(settings.optim.betas) != 2 or not all(0 <= beta < 1 for beta in settings.optim.betas):
         raise InvalidSetting(f"optim.betas={list(settings.optim.betas)} must be two numbers in [0, 1)")
     if settings.batch.per_device is None and global_batch(settings) % processes:
