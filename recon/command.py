@@ -169,17 +169,19 @@ def understood(arguments: list[str], command: Command) -> tuple[list[str], list[
             overrides.append(_override(argument, command))
     parsed = OverridesParser.create().parse_overrides(overrides)
     varied = frozenset(each.key_or_group for each in parsed if each.is_sweep_override())
-    return flags + overrides, bare, varied, command.settings is Settings and not any(map(_names_own, parsed))
+    return flags + overrides, bare, varied, command.settings is Settings and means_demo(parsed)
 
 
-def _names_own(override: Override) -> bool:
-    """Whether it names data, a model, a preset or a run, so that the demonstration is not meant."""
-    if override.key_or_group not in OWN:
-        return False
-    if not (neither := OWN[override.key_or_group]):
-        return True
-    values = override.sweep_iterator() if override.is_sweep_override() else [override.value()]
-    return any(str(value).lower() not in neither for value in values)
+def means_demo(overrides: Iterable[Override]) -> bool:
+    """Whether these settings of pretrain name neither data, a model, a preset nor a run of the user's own."""
+    for override in overrides:
+        nothing = OWN.get(override.key_or_group)
+        if nothing is None:
+            continue
+        values = override.sweep_iterator() if override.is_sweep_override() else [override.value()]
+        if not nothing or any(str(value).lower() not in nothing for value in values):
+            return False
+    return True
 
 
 def _override(argument: str, command: Command) -> str:
