@@ -12,6 +12,7 @@ import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -27,11 +28,23 @@ from recon.training.ranks import first_of_all, first_to_say, join, launched_toge
 # `data=cifar10` says data.name=cifar10, and a preset needs no plus.
 SHORT = {"data": "data.name", "model": "model.name", "probe": "probe.name", "preset": "+preset"}
 
+# The demonstration is the preset of a command that names no data, model or run of the user's own: none of these keys,
+# or only with these values.
+DEMO = "+preset=demo"
+OWN = {
+    "data.name": (),
+    "data.root": (),
+    "model.name": (),
+    "preset": (),
+    "init": ("none", "bundled"),
+    "resume": ("false", "no", "n", "off", "0"),
+}
+DEMO_TAKEN = "preset=demo: neither data, model, preset nor init is given; the demonstration on embedded photographs"
+
 # Hydra's flags that a user may want, and those of them that take the next argument.
 FLAGS = {"-h", "--help", "--hydra-help", "-m", "--multirun", "--resolve", "--version", "--info", "-i", "--run", "-r"}
 VALUED_FLAGS = {"--config-dir", "-cd", "--cfg", "-c", "--package", "-p"}
-
-DEMO = "demo"  # the preset of pretraining where the user names nothing that would make it his own
+TELLING_FLAGS = {"-h", "--help", "--hydra-help", "--version", "--info", "-i"}
 
 Task = Callable[[Any, frozenset[str]], int | None]
 
@@ -74,13 +87,15 @@ def run(task: Task, command: Command) -> None:
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises; what the user reads is written here
     try:
-        sys.argv[1:], words, varied = understood(sys.argv[1:], command)
-        sys.argv[1:] = with_demo(sys.argv[1:], command)
+        sys.argv[1:], words, varied, demo = understood(sys.argv[1:], command)
         launcher = sweep.launcher_of(sys.argv[1:])
     except InvalidSetting as error:
         _complain(str(error))
         join().leave()
         sys.exit(2)
+    if demo:
+        _say_demo(sys.argv[1:])
+        sys.argv.append(DEMO)
     with sweep.scratch(launcher) as folder:
         jobs = sweep.Jobs(folder, launcher, varied, os.getpid())
         sys.argv += jobs.overrides(sys.argv[1:])
@@ -130,8 +145,9 @@ def _job(task: Task, command: Command, words: list[str], jobs: sweep.Jobs) -> Ca
     return job
 
 
-def understood(arguments: list[str], command: Command) -> tuple[list[str], list[str], frozenset[str]]:
-    """The arguments as Hydra wants them, the bare ones, and the keys that a sweep gives several values.
+def understood(arguments: list[str], command: Command) -> tuple[list[str], list[str], frozenset[str], bool]:
+    """The arguments as Hydra wants them, the bare ones, the keys that a sweep gives several values, and whether the
+    demonstration is meant.
 
     Raises:
         InvalidSetting: a key that is no setting.
@@ -152,26 +168,20 @@ def understood(arguments: list[str], command: Command) -> tuple[list[str], list[
         else:
             overrides.append(_override(argument, command))
     parsed = OverridesParser.create().parse_overrides(overrides)
-    return flags + overrides, bare, frozenset(each.key_or_group for each in parsed if each.is_sweep_override())
+    varied = frozenset(each.key_or_group for each in parsed if each.is_sweep_override())
+    return flags + overrides, bare, varied, command.settings is Settings and means_demo(parsed)
 
 
-def with_demo(arguments: list[str], command: Command) -> list[str]:
-    """The arguments, with the demonstration's preset where neither data, model, preset nor init are named; says so.
-
-    `init=none` and `init=bundled` are no names: the demonstration has both ways to begin.
-    """
-    values = dict(argument.lstrip("+~").partition("=")[::2] for argument in arguments if not argument.startswith("-"))
-    named = {"data.name", "data.root", "model.name", "preset"} & values.keys()
-    if command.settings is not Settings or named or values.get("resume") == "true":
-        return arguments
-    if values.get("init", "none") not in ("none", "bundled"):
-        return arguments
-    shown = {"-h", "--help", "--hydra-help", "--version", "--info", "-i", "--cfg", "-c"} & {
-        a.partition("=")[0] for a in arguments
-    }
-    if not shown and first_of_all():
-        print(f"preset     {DEMO}: the demonstration, for no data, model, preset or init was named", flush=True)
-    return [*arguments, f"+preset={DEMO}"]
+def means_demo(overrides: Iterable[Override]) -> bool:
+    """Whether these settings of pretrain name neither data, a model, a preset nor a run of the user's own."""
+    for override in overrides:
+        nothing = OWN.get(override.key_or_group)
+        if nothing is None:
+            continue
+        values = override.sweep_iterator() if override.is_sweep_override() else [override.value()]
+        if not nothing or any(str(value).lower() not in nothing for value in values):
+            return False
+    return True
 
 
 def _override(argument: str, command: Command) -> str:
@@ -218,6 +228,13 @@ def in_one_line(error: BaseException, known: set[str]) -> str:
     if lines and lines[0].startswith("Ambiguous value"):
         return f"{lines[0]}: add -m to run one after the other, or quote the value"
     return lines[0] if lines else type(error).__name__
+
+
+def _say_demo(arguments: list[str]) -> None:
+    """That the demonstration is taken, unless no settings are used; where they are printed as YAML, as its comment."""
+    flags = {word.partition("=")[0] for word in arguments}
+    if first_of_all() and not flags & TELLING_FLAGS:
+        print(f"# {DEMO_TAKEN}" if flags & {"--cfg", "-c"} else DEMO_TAKEN, flush=True)
 
 
 def _complain(line: str) -> None:

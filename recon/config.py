@@ -1,6 +1,6 @@
 """Every setting, typed, and documented where it is declared. One vocabulary for every command.
 
-Defaults are the MAE paper's (He et al. 2021, arXiv 2111.06377, table 8); demonstrations are presets.
+Defaults are those of the MAE paper (arXiv 2111.06377, table 8); shorter runs are presets (experiments/preset).
 """
 
 import math
@@ -76,7 +76,7 @@ class Train:
         "In step t at most (1 + t) / (10 + t)",
     )
     checkpoint_every: int = option(1000, "steps between checkpoints")
-    log_every: int = option(20, "steps between lines of metrics.jsonl")
+    log_every: int = option(10, "steps between lines of metrics.jsonl")
     picture_every: int = option(5000, "steps between pictures of the same held-out images")
 
 
@@ -247,7 +247,7 @@ def check(settings: Settings, processes: int = 1) -> None:
     if not 0 <= settings.seed < 2**63:
         raise InvalidSetting(f"seed={settings.seed} must be between 0 and 2^63 - 1")
     if (settings.train.steps is None) == (settings.train.epochs is None):
-        raise InvalidSetting("give the length of the run once: train.steps=N or train.epochs=N")
+        raise InvalidSetting("give the length of the run once: train.steps=N or train.epochs=N, the other null")
     if len(settings.optim.betas) != 2 or not all(0 <= beta < 1 for beta in settings.optim.betas):
         raise InvalidSetting(f"optim.betas={list(settings.optim.betas)} must be two numbers in [0, 1)")
     if settings.batch.per_device is None and global_batch(settings) % processes:

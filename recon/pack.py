@@ -67,7 +67,7 @@ def pack_dataset(settings: PackSettings, given: frozenset[str] = frozenset()) ->
         print(f"left out: {line}")
     images = sum(len(create_dataset("packed", split, out)) for split in sources)
     print(f"{out}: {images:,} images, {out.stat().st_size / 2**20:,.1f} MiB")
-    print(f"next       python -m recon.pretrain data=packed data.root={out}")
+    print(f"next       python -m recon.pretrain preset=demo data=packed data.root={out}")
     return 0
 
 

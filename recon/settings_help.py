@@ -34,6 +34,8 @@ def _of_pretraining() -> list[str]:
         f"  preset=NAME                            start from a preset: {', '.join(presets())}",
         "                                         demo is taken where no data, model, preset or init is named",
         "  --config-dir=FOLDER                    your own presets: FOLDER/preset/NAME.yaml",
+        "  The defaults are the MAE paper's. Where neither data, model, preset, init=RUN|FILE nor resume=true is given",
+        "  preset=demo is taken, a few minutes on photographs that come with the packages.",
         "",
         "Sweep: python -m recon.pretrain -m loss=mse,l1,perceptual+mse     one run for each, in sibling folders",
         "  hydra/launcher=joblib hydra.launcher.n_jobs=2                    so many at a time on this machine",

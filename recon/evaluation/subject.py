@@ -28,7 +28,7 @@ class Subject:
     @property
     def name(self) -> str:
         if self.trained.origin is not None:
-            return self.path.stem if self.path.is_file() else self.path.name
+            return self.path.stem if self.path.is_file() else self.path.resolve().name
         return self.folder.resolve().name
 
     @property

@@ -52,7 +52,7 @@ def load_checkpoint(path: Path, target: str | None = None) -> Trained:
     """
     checkpoint = read(path, target)
     a = checkpoint.architecture
-    settings = Settings(loss="mse", train=Train(steps=None))
+    settings = Settings(loss="mse", train=Train(epochs=None))
     settings.data.name, settings.data.image_size = None, list(a.image_size)
     settings.model.name, settings.model.patch_size = a.name or checkpoint.format, a.patch_size
     settings.model.decoder_width, settings.model.decoder_depth = a.decoder_width, a.decoder_depth

@@ -95,10 +95,10 @@ def test_a_value_out_of_range_is_named_in_one_line(word):
 @pytest.mark.parametrize("word", ["batch.per_device=3", "batch.per_device=128"])
 def test_micro_batches_must_fill_the_batch(word):
     with pytest.raises(InvalidSetting, match=r"^batch\.global=32 is not a multiple of batch\.per_device="):
-        check(settings(word))
+        check(settings("batch.global=32", word))
 
 
-@pytest.mark.parametrize("words", [["train.epochs=3"], ["train.steps=null"]])
+@pytest.mark.parametrize("words", [["train.steps=3"], ["train.epochs=null"]])
 def test_the_length_of_a_run_is_given_once(words):
     with pytest.raises(InvalidSetting, match=r"train\.steps=N or train\.epochs=N"):
         check(settings(*words))
