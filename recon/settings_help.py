@@ -32,7 +32,6 @@ def _of_pretraining() -> list[str]:
     return [
         "  data=NAME and model=NAME are short for data.name and model.name.",
         f"  preset=NAME                            start from a preset: {', '.join(presets())}",
-        "                                         demo is taken where no data, model, preset or init is named",
         "  --config-dir=FOLDER                    your own presets: FOLDER/preset/NAME.yaml",
         "  The defaults are the MAE paper's. Where neither data, model, preset, init=RUN|FILE nor resume=true is given",
         "  preset=demo is taken, a few minutes on photographs that come with the packages.",

@@ -61,8 +61,8 @@ class Subject:
 def open_run(path: Path, target: str | None = None) -> Subject:
     """A run as it stands on disk, finished or not; or a checkpoint of others, a file or a folder.
 
-    `bundled` is the masked autoencoder that this package carries; its results go to runs/bundled-results/. Those of a file,
-    mae.pth, go to the folder mae.pth-results/ beside it. Such a folder is made when they are written.
+    `bundled` is the masked autoencoder that this package carries; its results go to runs/bundled-results/. Those of a
+    file, mae.pth, go to mae.pth-results/ beside it. Such a folder is made when they are written.
 
     Args:
         target: "pixels" or "normalised", where a checkpoint of others cannot tell; a run knows.

@@ -36,6 +36,9 @@ HARMLESS = {
     "train.picture_every",
 }
 
+# What a run had before there was such a setting, where that is not the default.
+EARLIER = {"losses.adversarial.mask_aware": False}
+
 
 def create(settings: Settings) -> Path:
     """A new run folder, runs/NAME, or one named after loss, data and date.
@@ -94,7 +97,7 @@ def resumed_settings(saved: dict[str, Any], now: Settings, given: frozenset[str]
         InvalidSetting: a given setting differs from the saved run's and is not harmless.
     """
     current, defaults = flat(now), {s.key: s.default for s in every_setting()}
-    saved = defaults | saved  # a run may be older than a setting
+    saved = defaults | EARLIER | saved  # a run may be older than a setting
     changed = {key for key, value in current.items() if value != defaults[key]} if "preset" in given else set()
     chosen = {key for key in current if any(key == g or key.startswith(f"{g}.") for g in given)} | changed
     # The length of a run is one setting in two units; the one that was not given is null.
