@@ -1,4 +1,4 @@
-"""What a setting is where nobody gives it: the MAE paper's, or the demonstration's where nothing of one's own is named."""
+"""What a setting is where nobody gives it: the paper's, or the demonstration's where nothing of one's own is named."""
 
 import shlex
 
