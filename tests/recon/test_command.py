@@ -21,6 +21,7 @@ def pictures(tmp_path_factory):
     return save_pictures(tmp_path_factory.mktemp("pictures"))
 
 
+TINY = ["loss=mse", "model=nano", "data.image_size=32", "model.patch_size=4", "batch.global=32", "train.steps=1"]
 WRONG = {
     "unknown setting": (["lr=1"], ["unknown setting 'lr'"]),
     "mistyped setting": (["sed=1"], ["unknown setting 'sed'", "did you mean 'seed'"]),
@@ -63,7 +64,7 @@ WRONG = {
 @pytest.mark.parametrize("what", WRONG)
 def test_what_is_wrong_is_told_in_one_line_and_leaves_nothing(type_in, tmp_path, pictures, what):
     arguments, said = WRONG[what]
-    status, out, err = type_in("loss=mse", "data=folder", f"data.root={pictures}", *arguments)
+    status, out, err = type_in(*TINY, "data=folder", f"data.root={pictures}", *arguments)
     assert status == 2
     assert len(err.splitlines()) == 1 and out == ""
     assert all(words in err for words in said), err
@@ -165,7 +166,7 @@ def raises_of_cuda(settings, given):
 )
 def test_where_memory_runs_out_one_line_says_what_to_lower(type_in, task):
     """The first two ask for more than any machine has; in a sweep the other run is tried all the same."""
-    status, out, err = type_in("-m", "seed=0,1", task=task)
+    status, out, err = type_in("-m", "data=photos", "seed=0,1", task=task)
     assert (status, out) == (2, "")
     assert err == "out of memory; lower batch.per_device\n" * 2
 
