@@ -60,7 +60,11 @@ def pretrain(settings: Settings, given: frozenset[str] = frozenset()) -> int:
     config.check(settings, ranks.count)
     start = None
     if not settings.resume:
-        start = ranks.in_turn(lambda: find_start(settings, given, head_of(settings.loss)))
+        head = head_of(settings.loss)
+        start = ranks.in_turn(lambda: find_start(settings, given, head))
+        if settings.model.refiner_width and type(head) is not PixelHead and "model.refiner_width" not in given:
+            settings.model.refiner_width = 0
+            ranks.say(f"no refiner: it corrects pixels, and {settings.loss} predicts {head.name}")
     with ranks.one_voice():
         sharded = config.sharded(settings, ranks.count)
         fabric = make_fabric(settings.device, settings.precision, ranks, sharded)
