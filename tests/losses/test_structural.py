@@ -1,0 +1,66 @@
+"""Structural terms against scikit-image on photographs, and what they do at the borders of hidden patches."""
+
+import numpy as np
+import pytest
+import torch
+from skimage.metrics import structural_similarity
+
+from losses import InvalidSetting, Reconstruction, Surroundings
+from losses.patches import patchify
+from losses.structural import SSIM, MultiScaleSSIM
+from tests.losses.scenes import one_line, photographs
+
+ALL = Surroundings((64, 64))
+
+
+def blurred_photographs(kept: float = 0.3) -> Reconstruction:
+    """Photographs in double precision, of which the prediction has lost contrast; every patch is hidden."""
+    image = photographs().double()
+    worse = kept * image + (1 - kept) * image.mean((2, 3), keepdim=True)
+    mask = torch.ones(len(image), 64, dtype=torch.bool)
+    return Reconstruction(patchify(worse, 8), image, mask, mean=(0.0,) * 3, std=(1.0,) * 3)
+
+
+def test_ssim_is_scikit_images():
+    """Both filter with a Gaussian of 1.5 pixels, cut at 11, and mirror at the borders."""
+    r = blurred_photographs()
+    expected = np.mean(
+        [
+            structural_similarity(
+                image.permute(1, 2, 0).numpy(), truth.permute(1, 2, 0).numpy(), channel_axis=2, data_range=1.0,
+                gaussian_weights=True, sigma=1.5, use_sample_covariance=False, full=True,
+            )[1].mean()
+            for image, truth in zip(r.composite, r.image, strict=True)
+        ]
+    )  # fmt: skip
+    assert float(SSIM(None, ALL).value(r)) == pytest.approx((1 - expected) / 2, abs=2e-4)
+
+
+@pytest.mark.parametrize("term", [SSIM, MultiScaleSSIM])
+def test_a_worse_picture_costs_more(term):
+    values = [float(term(None, ALL).value(blurred_photographs(kept))) for kept in (0.9, 0.6, 0.3, 0.0)]
+    assert values == sorted(values) and values[0] > 0
+
+
+@pytest.mark.parametrize("term", [SSIM, MultiScaleSSIM])
+def test_predictions_that_overshoot_have_a_gradient(term):
+    r = blurred_photographs()
+    over = (r.prediction * 3 + 1).requires_grad_()
+    (gradient,) = torch.autograd.grad(term(None, ALL).value(r.at(over, "hidden")), over)
+    assert gradient.isfinite().all() and gradient.ne(0).all(-1).float().mean() > 0.5
+
+
+@pytest.mark.parametrize("term", [SSIM, MultiScaleSSIM])
+def test_autocast_around_it_changes_no_bit(term):
+    r = blurred_photographs()
+    r = Reconstruction(r.prediction.float(), r.image.float(), r.mask, mean=(0.0,) * 3, std=(1.0,) * 3)
+    alone = term(None, ALL).value(r)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(term(None, ALL).value(r), alone)
+
+
+@pytest.mark.parametrize("term", [SSIM, MultiScaleSSIM])
+def test_images_below_the_window_are_one_line(term):
+    with pytest.raises(InvalidSetting) as error:
+        term(None, Surroundings((8, 64)))
+    assert "data.image_size" in one_line(error)
