@@ -29,14 +29,14 @@ from recon.training.ranks import first_of_all, first_to_say, join, launched_toge
 SHORT = {"data": "data.name", "model": "model.name", "probe": "probe.name", "preset": "+preset"}
 
 # The demonstration is the preset of a command that names no data, model or run of the user's own: none of these keys,
-# or only with these values.
+# or only with these values (an `init` that is no other's run leaves the demonstration what it is).
 DEMO = "+preset=demo"
 OWN = {
     "data.name": (),
     "data.root": (),
     "model.name": (),
     "preset": (),
-    "init": ("none", "bundled"),
+    "init": ("none", "bundled", "null"),
     "resume": ("false", "no", "n", "off", "0"),
 }
 DEMO_TAKEN = "preset=demo: neither data, model, preset nor init is given; the demonstration on embedded photographs"
@@ -175,11 +175,13 @@ def understood(arguments: list[str], command: Command) -> tuple[list[str], list[
 def means_demo(overrides: Iterable[Override]) -> bool:
     """Whether these settings of pretrain name neither data, a model, a preset nor a run of the user's own."""
     for override in overrides:
-        nothing = OWN.get(override.key_or_group)
-        if nothing is None:
+        if (key := override.key_or_group) not in OWN:
             continue
-        values = override.sweep_iterator() if override.is_sweep_override() else [override.value()]
-        if not nothing or any(str(value).lower() not in nothing for value in values):
+        if not OWN[key]:
+            return False
+        several = override.is_sweep_override()
+        values = override.sweep_string_iterator() if several else [override.get_value_element_as_str()]
+        if any(value.strip("'\"").lower() not in OWN[key] for value in values):
             return False
     return True
 
