@@ -52,7 +52,7 @@ def parse(text: str, defaults: Mapping[str, WeightedTerm]) -> Expression:
     """
     text = " ".join(text.split())
     terms: list[WeightedTerm] = []
-    position = 0
+    bare, position = True, 0
     while True:
         found = _TERM.match(text, position)
         if not found:
@@ -63,6 +63,7 @@ def parse(text: str, defaults: Mapping[str, WeightedTerm]) -> Expression:
             raise InvalidSetting(f"unknown loss term '{name}' in '{text}'{nearest(name, defaults)} (terms: {known})")
         if name in (term.name for term in terms):
             raise InvalidSetting(f"loss term '{name}' stands twice in '{text}'; give it once, with one weight")
+        bare &= number is None
         terms.append(defaults[name] if number is None else WeightedTerm(name, float(number), found["kind"] == "%"))
         position = found.end()
         if position == len(text):
@@ -70,7 +71,7 @@ def parse(text: str, defaults: Mapping[str, WeightedTerm]) -> Expression:
         if text[position] != "+":
             raise InvalidSetting(_syntax(text, position))
         position += 1
-    if all(term == defaults[term.name] for term in terms) and all(term.share for term in terms):
+    if bare and all(term.share for term in terms):
         terms = [WeightedTerm(term.name, 1.0) for term in terms]  # bare names with nothing to refer to
     if all(term.share for term in terms):
         raise InvalidSetting(f"'{text}' has percentages alone, which refer to nothing; give one term a plain weight")

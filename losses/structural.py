@@ -24,7 +24,7 @@ class Structural(Term):
     def __init__(self, options: Any = None, surroundings: Surroundings | None = None):
         super().__init__(options, surroundings)
         if (side := min(self.surroundings.image_size)) < WINDOW:
-            raise InvalidSetting(f"structural terms need images of {WINDOW} pixels, not {side}; raise data.image_size")
+            raise InvalidSetting(f"ssim and ms_ssim need images of {WINDOW} pixels, not {side}; raise data.image_size")
         import kornia.losses  # a second and a half, which other objectives need not wait for
 
         self.library = kornia.losses
@@ -54,6 +54,9 @@ class MultiScaleSSIM(Structural):
     Its scales are Gaussians of 0.5 to 8 pixels at full resolution, not a pyramid; images are zero beyond their borders.
     """
 
+    def __init__(self, options: Any = None, surroundings: Surroundings | None = None):
+        super().__init__(options, surroundings)
+        self.loss = self.library.MS_SSIMLoss(alpha=0.84, compensation=1.0, reduction="none")
+
     def map(self, image: Tensor, truth: Tensor) -> Tensor:
-        loss = self.library.MS_SSIMLoss(alpha=0.84, compensation=1.0, reduction="none").to(image)
-        return loss(image, truth)[:, None]
+        return self.loss(image, truth)[:, None]

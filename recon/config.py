@@ -229,7 +229,7 @@ def check(settings: Settings, processes: int = 1) -> None:
         raise InvalidSetting(f"init_decoder={settings.init_decoder}: choose keep or new")
     if sharded(settings, processes) and (settings.train.ema or settings.train.parts != "all"):
         raise InvalidSetting(
-            "shard=true trains all of the model and keeps no average; leave out train.ema and train.parts"
+            "shard=true trains all of the model and keeps no average; set train.ema=0 and train.parts=all"
         )
     if settings.data.augment not in ("loader", "device"):
         raise InvalidSetting(f"data.augment={settings.data.augment}: choose loader or device")

@@ -17,8 +17,11 @@ from recon.model.masking import kept, mask_from_noise, strategy
 from recon.model.positions import sincos_positions
 from recon.model.refiner import Refiner
 
-# What names of tensors begin with that are no part of the encoder.
-DECODER_PARTS = ("decoder_", "mask_token", "statistics.", "refiner.")
+
+def decoder_parts(mask_tokens: str) -> tuple[str, ...]:
+    """What names of tensors begin with that are no part of the encoder; mask tokens are, where it sees them."""
+    parts = ("decoder_", "statistics.", "refiner.")
+    return (*parts, "mask_token") if mask_tokens == "decoder" else parts
 
 
 class MaskedAutoencoder(nn.Module):
@@ -169,9 +172,7 @@ class MaskedAutoencoder(nn.Module):
 
     def freeze_encoder(self) -> None:
         """From here on only the decoder can be trained; the encoder's forward keeps nothing for a backward."""
-        of_decoder = (
-            DECODER_PARTS if self.mask_tokens == "decoder" else tuple(p for p in DECODER_PARTS if p != "mask_token")
-        )
+        of_decoder = decoder_parts(self.mask_tokens)
         for name, parameter in self.named_parameters():
             parameter.requires_grad_(name.startswith(of_decoder))
         self.encoder_frozen = True
@@ -179,7 +180,7 @@ class MaskedAutoencoder(nn.Module):
     def untrained(self, seed: int) -> "MaskedAutoencoder":
         """A copy as it would be before any training: weights drawn anew, on the model's own device."""
         copy = deepcopy(self)
-        statistics, copy.statistics = copy.statistics, None  # last, as above
+        statistics, copy.statistics, copy.refiner = copy.statistics, None, None  # last, as above
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             for module in copy.modules():

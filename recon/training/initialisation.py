@@ -1,5 +1,6 @@
 """From `init=` to a model that begins with somebody's weights, and a record of what was taken."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -7,11 +8,11 @@ from typing import Any
 from losses import InvalidSetting, PixelHead
 from recon import config
 from recon.config import Settings
-from recon.model import SIZES, MaskedAutoencoder
-from recon.model.autoencoder import DECODER_PARTS
+from recon.model import DECODER_HEAD_WIDTH, SIZES, MaskedAutoencoder
+from recon.model.autoencoder import decoder_parts
 from recon.model.bundled import BUNDLED, bundled
-from recon.model.checkpoints import Checkpoint, read
-from recon.model.checkpoints.checkpoint import WORDS
+from recon.model.checkpoints import Architecture, Checkpoint, read
+from recon.model.checkpoints.checkpoint import NORM_EPS, WORDS
 from recon.training.run_folder import flat
 
 
@@ -32,22 +33,36 @@ class Start:
 
     def fill(self, model: MaskedAutoencoder) -> dict[str, Any]:
         """Puts the weights in; what is not taken stays as it was drawn. Returns the record of both."""
-        kept = {
-            name: tensor for name, tensor in self.checkpoint.state.items() if self.keep_decoder or not _decoder(name)
-        }
         own = model.state_dict()
-        kept = {name: tensor for name, tensor in kept.items() if name in own and own[name].shape == tensor.shape}
+        offered = {n: t for n, t in self.checkpoint.state.items() if self.keep_decoder or not self._of_decoder(n)}
+        kept = {name: tensor for name, tensor in offered.items() if name in own and own[name].shape == tensor.shape}
         model.load_state_dict(kept, strict=False)
+        eps = self.checkpoint.architecture.norm_eps
         return {
             "source": self.source,
             "format": self.checkpoint.format,
             "sha256": self.checkpoint.sha256,
-            "taken": _parts(kept),
-            "new": _parts(name for name in own if name not in kept),
+            "taken": self._parts(kept),
+            "new": self._parts(name for name in own if name not in kept),
+            "left_out": self._parts(name for name in offered if name not in kept),
             "decoder": self.reason,
+            "notes": [] if eps == NORM_EPS else [f"norms add {NORM_EPS} to a variance, where the checkpoint has {eps}"],
             "mean": list(self.checkpoint.mean),
             "std": list(self.checkpoint.std),
         }
+
+    def _of_decoder(self, name: str) -> bool:
+        return name.startswith(decoder_parts(self.checkpoint.architecture.mask_tokens))
+
+    def _parts(self, names: Iterable[str]) -> list[str]:
+        """The model's parts that tensors belong to, each once: encoder, decoder, statistics, refiner."""
+        found: dict[str, None] = {}
+        for name in names:
+            if name not in ("pos_embed", "decoder_pos_embed"):  # a formula
+                first = name.partition(".")[0]
+                of = "decoder" if self._of_decoder(name) else "encoder"
+                found[first if first in ("statistics", "refiner") else of] = None
+        return list(found)
 
 
 def find_start(settings: Settings, given: frozenset[str], head: PixelHead) -> Start | None:
@@ -65,18 +80,22 @@ def find_start(settings: Settings, given: frozenset[str], head: PixelHead) -> St
     """
     if settings.init == "none":
         return None
-    path = bundled() if settings.init == BUNDLED else Path(settings.init)
+    path = Path(settings.init)
+    if settings.init == BUNDLED and not path.exists():
+        path = bundled()
     checkpoint = read(path)
     keep, reason = _decoder_kept(settings, checkpoint, head)
-    _adopt_sizes(settings, given, checkpoint, keep)
+    _adopt_sizes(settings, _chosen(settings, given), checkpoint.architecture, keep)
     return Start(settings.init, checkpoint, keep, reason)
 
 
 def described(record: dict[str, Any]) -> str:
     """One line of what a run begins with."""
-    new = f"; drawn anew: {', '.join(record['new'])}" if record["new"] else ""
     whose = f"{record['source']} ({WORDS[record['format']]}, sha256 {record['sha256'][:12]})"
-    return f"{', '.join(record['taken'])} of {whose}{new}; decoder {record['decoder']}"
+    parts = [f"{', '.join(record['taken'])} of {whose}"]
+    parts += [f"drawn anew: {', '.join(record['new'])}"] if record["new"] else []
+    parts += [f"left out: {', '.join(record['left_out'])}"] if record["left_out"] else []
+    return "; ".join([*parts, f"decoder {record['decoder']}", *record["notes"]])
 
 
 def _decoder_kept(settings: Settings, checkpoint: Checkpoint, head: PixelHead) -> tuple[bool, str]:
@@ -102,22 +121,26 @@ def _decoder_kept(settings: Settings, checkpoint: Checkpoint, head: PixelHead) -
     return True, f"kept, for it predicts {target}"
 
 
-def _adopt_sizes(settings: Settings, given: frozenset[str], checkpoint: Checkpoint, keep: bool) -> None:
-    """Takes the checkpoint's sizes where none were given."""
-    a, where = checkpoint.architecture, settings.init
+def _adopt_sizes(settings: Settings, chosen: set[str], a: Architecture, keep: bool) -> None:
+    """Takes the checkpoint's sizes where none were `chosen`."""
+    model, where = settings.model, settings.init
     if a.name is None:
         raise InvalidSetting(f"init={where}: its encoder is none of this program's sizes ({', '.join(SIZES)})")
-    model, chosen = settings.model, _chosen(settings, given)
-    size = SIZES[a.name]
     theirs = {"name": a.name, "patch_size": a.patch_size, "mask_tokens": a.mask_tokens}
     if keep:
         theirs |= {"decoder_width": a.decoder_width, "decoder_depth": a.decoder_depth}
+        if a.decoder_heads != (heads := a.decoder_width // DECODER_HEAD_WIDTH):
+            raise InvalidSetting(
+                f"init={where}: its decoder has {a.decoder_heads} heads, here one of its width has {heads}; "
+                "give init_decoder=new"
+            )
     for name, value in theirs.items():
         asked = getattr(model, name)
-        if f"model.{name}" in chosen and asked is not None and asked != value:
+        if f"model.{name}" not in chosen or asked is None:
+            setattr(model, name, None if SIZES[a.name].get(name) == value else value)
+        elif asked != value:
             how = "leave it out" + (", or give init_decoder=new" if name.startswith("decoder") else "")
             raise InvalidSetting(f"model.{name}={asked}, but {where} has {value}; {how}")
-        setattr(model, name, None if size.get(name) == value else value)
     if "model.refiner_width" not in chosen and keep:
         model.refiner_width = a.refiner_width
     if "data.image_size" not in chosen:
@@ -131,19 +154,3 @@ def _chosen(settings: Settings, given: frozenset[str]) -> set[str]:
         defaults = {s.key: s.default for s in config.every_setting()}
         keys |= {key for key, value in flat(settings).items() if value != defaults[key]}
     return keys
-
-
-def _decoder(name: str) -> bool:
-    return name.startswith(DECODER_PARTS)
-
-
-def _parts(names: Any) -> list[str]:
-    """The model's parts that the tensors belong to, each once: encoder, decoder, statistics, refiner."""
-    found: dict[str, None] = {}
-    for name in names:
-        if name in ("pos_embed", "decoder_pos_embed"):
-            continue
-        first = name.partition(".")[0]
-        part = first if first in ("statistics", "refiner") else "decoder" if _decoder(name) else "encoder"
-        found[part] = None
-    return list(found)

@@ -62,9 +62,14 @@ def pretrain(settings: Settings, given: frozenset[str] = frozenset()) -> int:
     if not settings.resume:
         head = head_of(settings.loss)
         start = ranks.in_turn(lambda: find_start(settings, given, head))
-        if settings.model.refiner_width and type(head) is not PixelHead and "model.refiner_width" not in given:
-            settings.model.refiner_width = 0
+        if settings.model.refiner_width and type(head) is not PixelHead:
+            if "model.refiner_width" in given:
+                raise InvalidSetting(
+                    f"model.refiner_width={settings.model.refiner_width}: a refiner corrects pixels, and "
+                    f"{settings.loss} predicts {head.name}; leave it out"
+                )
             ranks.say(f"no refiner: it corrects pixels, and {settings.loss} predicts {head.name}")
+        config.check(settings, ranks.count)  # with what init brought
     with ranks.one_voice():
         sharded = config.sharded(settings, ranks.count)
         fabric = make_fabric(settings.device, settings.precision, ranks, sharded)
@@ -93,6 +98,10 @@ def pretrain(settings: Settings, given: frozenset[str] = frozenset()) -> int:
     if sharded:
         shard(model, fabric)
     model, objective = model.to(fabric.device), objective.to(fabric.device)
+    seen_before = None
+    if start and start.keep_decoder:
+        with fabric.autocast():
+            seen_before = drawn_before(f"before\n({settings.init})", preview.reconstruct(model))
     if not settings.resume:
         folder = ranks.by_first(lambda: run_folder.create(settings))  # now that all have what they need
     run = Run(
@@ -104,6 +113,7 @@ def pretrain(settings: Settings, given: frozenset[str] = frozenset()) -> int:
         tally=Tally(fabric.device),
         average=WeightAverage(model, settings.train.ema) if settings.train.ema else None,
         start=record,
+        before=seen_before,
         images=images or 0,
         max_unreadable=data.max_unreadable,
         stream=stream,
@@ -114,8 +124,6 @@ def pretrain(settings: Settings, given: frozenset[str] = frozenset()) -> int:
         if stream != saved.get("stream", stream):
             ranks.say(other_readers(saved["stream"], stream))
         saved.clear()  # whole, on every process's host
-    elif start and start.keep_decoder:
-        run.before = drawn_before(f"before\n({settings.init})", preview.reconstruct(model))
     if ranks.first:
         run_folder.write_config(folder, settings, facts(run, steps, source))
         run_folder.write_environment(folder, fabric.device, ranks.count, sharded)
@@ -169,7 +177,8 @@ def execute(
     if stopped_by is not None:
         ranks.say(f"stopped at step {run.step} of {steps}, and saved; go on with:\n{again}")
         return 128 + stopped_by
-    ranks.say(summary(run, time.monotonic() - began))
+    if ranks.first:  # who alone has looked at the held-out images
+        ranks.say(summary(run, time.monotonic() - began))
     return 0
 
 
@@ -232,7 +241,7 @@ def make_model(settings: Settings, head: PixelHead, mean: Sequence[float], std: 
         decoder_width=settings.model.decoder_width,
         decoder_depth=settings.model.decoder_depth,
         mask_tokens=settings.model.mask_tokens,
-        refiner_width=settings.model.refiner_width,
+        refiner_width=settings.model.refiner_width if type(head) is PixelHead else 0,
         mask_strategy=settings.masking.strategy,
         mask_ratio=settings.masking.ratio,
         gradient_checkpointing=settings.model.gradient_checkpointing,

@@ -36,9 +36,6 @@ HARMLESS = {
     "train.picture_every",
 }
 
-# What a run had before there was such a setting, where that is not the default.
-EARLIER = {"losses.adversarial.mask_aware": False}
-
 
 def create(settings: Settings) -> Path:
     """A new run folder, runs/NAME, or one named after loss, data and date.
@@ -97,7 +94,7 @@ def resumed_settings(saved: dict[str, Any], now: Settings, given: frozenset[str]
         InvalidSetting: a given setting differs from the saved run's and is not harmless.
     """
     current, defaults = flat(now), {s.key: s.default for s in every_setting()}
-    saved = defaults | EARLIER | saved  # a run may be older than a setting
+    saved = defaults | _as_it_was(saved)  # a run may be older than a setting
     changed = {key for key, value in current.items() if value != defaults[key]} if "preset" in given else set()
     chosen = {key for key in current if any(key == g or key.startswith(f"{g}.") for g in given)} | changed
     # The length of a run is one setting in two units; the one that was not given is null.
@@ -110,6 +107,16 @@ def resumed_settings(saved: dict[str, Any], now: Settings, given: frozenset[str]
             f"cannot resume with other settings: {', '.join(refused)}; leave them out, or start anew with another name="
         )
     return saved | {key: value for key, value in differing.items() if key in HARMLESS}
+
+
+def _as_it_was(saved: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a run from before discriminators were told of the mask, in words that mean the same now."""
+    if "losses.adversarial.game" not in saved or "losses.adversarial.mask_aware" in saved:
+        return saved
+    terms = [term.strip() for term in saved["loss"].split("+")]
+    loss = " + ".join("0.01*adversarial" if term == "adversarial" else term for term in terms)
+    penalty = saved["losses.adversarial.penalty"] if saved["losses.adversarial.game"] == "relativistic" else 0.0
+    return saved | {"loss": loss, "losses.adversarial.mask_aware": False, "losses.adversarial.penalty": penalty}
 
 
 def flat(settings: Settings) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from losses import Objective, Term
-from losses.expression import parse
+from losses.expression import WeightedTerm, parse
 from losses.pixel import MSE
 from recon.data import Batch
 from recon.model import create_model
@@ -56,7 +56,7 @@ def made(folder: Path, poison: Poison) -> Run:
     )
     poison.model = model
     terms = {"mse": MSE(), "poison": poison}
-    objective = Objective(parse("mse+poison", dict.fromkeys(terms, 1.0)), terms)
+    objective = Objective(parse("mse+poison", {name: WeightedTerm(name, 1.0) for name in terms}), terms)
     optimizer = adamw(model, weight_decay=0.05, betas=(0.9, 0.95))
     folder.mkdir(exist_ok=True)
     return Run(folder, {}, model, objective, optimizer, Tally(torch.device("cpu")), images=4, max_unreadable=0.0)

@@ -197,7 +197,7 @@ def another(key: str) -> object:
         case bool():
             return not default
         case None:
-            return "other" if key in ("name", "data.root") else 32
+            return "other" if key in ("name", "data.root", "init_decoder", "losses.lpips.weights") else 32
         case int() | float():
             return default * 2 + 1
         case list():
