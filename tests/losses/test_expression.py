@@ -151,3 +151,10 @@ def test_an_error_about_an_expression_of_several_lines_is_one_line(text):
 
 def test_an_invalid_setting_is_a_value_error():
     assert issubclass(InvalidSetting, ValueError)
+
+
+def test_bare_percentages_alone_have_weight_one_and_written_ones_are_refused():
+    assert parse("adversarial", DEFAULTS).terms == (WeightedTerm("adversarial", 1.0),)
+    with pytest.raises(InvalidSetting) as error:
+        parse("200%adversarial", DEFAULTS)
+    assert "plain weight" in one_line(error)

@@ -71,6 +71,12 @@ def test_an_untrained_copy_has_a_refiner_that_is_new():
     assert not copy.refiner.outputs.weight.any()
 
 
+def test_an_untrained_copy_has_the_encoder_that_one_without_a_refiner_has():
+    copies = [create_model("nano", image_size=16, refiner_width=width).untrained(seed=3) for width in (0, 8)]
+    states = [copy.state_dict() for copy in copies]
+    assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
+
+
 def test_a_share_of_patches_to_decode_leaves_holes_that_it_cannot_read():
     with pytest.raises(ValueError, match="refiner"):
         refined()(images(), noise=noise(), decoded=0.5)

@@ -114,7 +114,7 @@ def test_what_they_save_is_what_one_process_saves(one, two):
     parts = [state["tally"].pop("parts") for state in (left, right)]
     assert parts[0].keys() == parts[1].keys() == {"mse/loss", "mse/push"}
     for state in (left, right):
-        del state["settings"], state["random"], state["psnr"]
+        del state["settings"], state["random"], state["seen"]
     assert differences(kinds(left), kinds(right)) == []
     alone = load_file(two["two0"] / "model.safetensors")
     assert differences(alone, right["model"]) == []
