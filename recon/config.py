@@ -71,9 +71,7 @@ class Train:
         "all", "all, or decoder: the encoder that init brought stays as it is, and with it the representation"
     )
     ema: float = option(
-        0.0,
-        "decay of the moving average of the weights that pictures, evaluation and probes see, in [0, 1); 0: none. "
-        "In step t at most (1 + t) / (10 + t)",
+        0.0, "decay in [0, 1) of the average of weights that pictures, evaluation and probes see; 0: no average"
     )
     checkpoint_every: int = option(1000, "steps between checkpoints")
     log_every: int = option(10, "steps between lines of metrics.jsonl")
@@ -132,13 +130,10 @@ class Settings:
     loss: str = option("norm_mse", "objective: terms joined by +, each bare, 0.1*term or 10%term")
     init: str = option(
         "none",
-        "weights to begin with: a run's folder, a checkpoint that recon.convert reads, bundled (a small MAE that this "
-        "package carries), or none",
+        "weights to begin with: RUN, FILE (whatever recon.convert reads), bundled (this package's small MAE), or none",
     )
     init_decoder: str | None = option(
-        None,
-        "keep or new: the decoder that init brings. null: kept where it predicts what this objective asks for "
-        "(pixels, or pixels normalised per patch), new where it does not, or where the file does not say",
+        None, "keep or new: the decoder that init brings; null: kept where it predicts what this objective asks for"
     )
     name: str | None = option(None, "the run's folder is runs/NAME; null: from loss, data and date")
     resume: bool = option(False, "go on with the run of that name")
