@@ -35,6 +35,7 @@ class Adversarial(Critic):
     appendix's corrections.
     """
 
+    # The share of the README's picture and table, whose commands stand there; others were not compared there.
     default_weight, default_is_share = 200.0, True
 
     name = "adversarial"
@@ -96,10 +97,11 @@ class Adversarial(Critic):
     def value(self, r: Reconstruction) -> Tensor:
         frozen = {name: p.detach() for name, p in self.discriminator.named_parameters()}
         with self._autocast(r):
-            fake = self.judge(self.discriminator, frozen, *self._seen(r, r.judged_image))
+            composite, mask = self._seen(r, r.judged_image)
+            fake = self.judge(self.discriminator, frozen, composite, mask)
             with torch.no_grad():
                 real = self.judge(self.discriminator, frozen, *self._seen(r, r.image)) if self.game.relative else None
-        return self.game.generator(_wide(fake), None if real is None else _wide(real), self._counted(r, fake))
+        return self.game.generator(_wide(fake), None if real is None else _wide(real), self._counted(r, mask, fake))
 
     def learn(self, r: Reconstruction) -> None:
         penalised = self.options.penalty > 0 and self.updates % self.options.penalty_every == 0
@@ -114,7 +116,7 @@ class Adversarial(Critic):
             with self._autocast(r, enabled=not penalised):
                 logits = _wide(judge(self.discriminator, live, images, masks))
             real, fake = logits.chunk(2)
-            counted = self._counted(r, real)
+            counted = self._counted(r, mask, real)
             loss = self.game.discriminator(real, fake, counted)
             if penalised:  # over truths and composites, equally many, the mean is (R1 + R2) / 2, or R1 / 2
                 penalty = self.options.penalty * self.options.penalty_every
@@ -187,11 +189,11 @@ class Adversarial(Critic):
             return None
         return self.seen(r, r.hidden_pixels.to(image.dtype), self.discriminator.stride)
 
-    def _counted(self, r: Reconstruction, logits: Tensor) -> Tensor | None:
+    def _counted(self, r: Reconstruction, mask: Tensor | None, logits: Tensor) -> Tensor | None:
         """The weight of each logit: the share of judged pixels in its part of the window, as `logits` (b, 1, h, w)."""
-        if not self.options.mask_aware or r.over == "all":
+        if mask is None or r.over == "all":
             return None
-        return F.adaptive_avg_pool2d(self._mask(r, r.image), logits.shape[2:]).to(logits.dtype)
+        return F.adaptive_avg_pool2d(mask, logits.shape[2:]).to(logits.dtype)
 
     def _autocast(self, r: Reconstruction, enabled: bool = True) -> torch.autocast:
         dtype = self.surroundings.dtype
