@@ -40,12 +40,15 @@ class Perceptual(Critic):
             list(DEFAULT_TAPS), "layers compared, by name: conv3_1 (after its ReLU), pool2, features.7"
         )
         tap_weights: list[float] = option([], "one weight per tap; empty: 1 each")
+        pool: int = option(1, "side in pixels of squares over which features are averaged first; 1: none are")
 
     def __init__(self, options: Any = None, surroundings: Surroundings | None = None):
         super().__init__(options, surroundings)
         taps, weights = list(self.options.taps), list(self.options.tap_weights)
         if not taps:
             raise InvalidSetting("losses.perceptual.taps is empty; name at least one layer, such as conv3_1")
+        if self.options.pool < 1:
+            raise InvalidSetting(f"losses.perceptual.pool={self.options.pool} must be at least 1, a single position")
         if weights and len(weights) != len(taps):
             raise InvalidSetting(f"losses.perceptual.tap_weights has {len(weights)} numbers for {len(taps)} taps")
         self.tap_weights = weights or [1.0] * len(taps)
@@ -64,7 +67,7 @@ class Perceptual(Critic):
         predicted, true = (self.seen(r, image, self.stride) for image in (r.judged_image, r.image))
         dtype = self.surroundings.dtype
         with torch.autocast(predicted.device.type, dtype, enabled=dtype != torch.float32):
-            return self.distance(self.net, predicted, true, self.tap_weights)
+            return self.distance(self.net, predicted, true, self.tap_weights, self.options.pool)
 
     def provenance(self) -> dict[str, str]:
         return self.source

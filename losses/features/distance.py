@@ -19,7 +19,7 @@ from losses.features.vgg19 import VGG19
 CHUNK_PIXELS = 4 * 64 * 64
 
 
-def feature_distance(net: VGG19, predicted: Tensor, true: Tensor, weights: Sequence[float]) -> Tensor:
+def feature_distance(net: VGG19, predicted: Tensor, true: Tensor, weights: Sequence[float], pool: int = 1) -> Tensor:
     """Sum over taps of weight x mean over images, channels and positions of (features - features)^2.
 
     Args:
@@ -27,21 +27,23 @@ def feature_distance(net: VGG19, predicted: Tensor, true: Tensor, weights: Seque
         predicted: (B, 3, H, W) in [0, 1]; the gradient goes here, and here alone.
         true: (B, 3, H, W).
         weights: one per tap.
+        pool: features are first averaged over squares of so many pixels of the image, which overlap by half.
 
     Returns:
         A scalar of float32 or wider. Under autocast to bfloat16 the sum adds about 1e-4 to the rounding of the
         features themselves; the gradient does not pass through it. Made even where nobody asks for it.
     """
-    return _FeatureDistance.apply(net.standardised(predicted), net.standardised(true), net, weights)
+    return _FeatureDistance.apply(net.standardised(predicted), net.standardised(true), net, weights, pool)
 
 
 class _FeatureDistance(torch.autograd.Function):
     """Forward finds the gradient too; backward hands it on."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, y: Tensor, net: VGG19, weights: Sequence[float]) -> Tensor:
+    def forward(ctx: Any, x: Tensor, y: Tensor, net: VGG19, weights: Sequence[float], pool: int) -> Tensor:
         chunk = max(1, CHUNK_PIXELS // x[0, 0].numel()) if x.device.type == "cpu" else len(x)
-        parts = [_value_and_gradient(net, a, b, weights) for a, b in zip(x.split(chunk), y.split(chunk), strict=True)]
+        pairs = zip(x.split(chunk), y.split(chunk), strict=True)
+        parts = [_value_and_gradient(net, a, b, weights, pool) for a, b in pairs]
         shares = [len(gradient) / len(x) for _, gradient in parts]
         gradient = torch.cat([gradient * share for (_, gradient), share in zip(parts, shares, strict=True)])
         ctx.save_for_backward(gradient.to(x.dtype))
@@ -49,36 +51,51 @@ class _FeatureDistance(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
-        return ctx.saved_tensors[0] * gradient, None, None, None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None, None]:
+        return ctx.saved_tensors[0] * gradient, None, None, None, None
 
 
-def _value_and_gradient(net: VGG19, x: Tensor, y: Tensor, weights: Sequence[float]) -> tuple[Tensor, Tensor]:
+def _value_and_gradient(net: VGG19, x: Tensor, y: Tensor, weights: Sequence[float], pool: int) -> tuple[Tensor, Tensor]:
     """The distance of standardised images and its gradient at `x`."""
     targets = dict(zip(net.indices, net.outputs(y), strict=True))
     weight_of = dict.fromkeys(net.indices, 0.0)
     for index, weight in zip(net.indices, weights, strict=True):
         weight_of[index] += weight
     value = x.new_zeros((), dtype=torch.promote_types(x.dtype, torch.float32))
-    maps, pooled, taps = [x], {}, {}
+    maps, pooled, taps, stride = [x], {}, {}, 1
     for index, layer in enumerate(net.features):
         if isinstance(layer, nn.MaxPool2d):
             x, pooled[index] = F.max_pool2d(x, layer.kernel_size, return_indices=True)
+            stride *= layer.kernel_size
         else:
             x = layer(x)
         maps.append(x)
         if index in targets:
-            difference = targets[index].sub_(x)
-            scale = weight_of[index] / x.numel()
+            cell = max(1, pool // stride)
+            difference = _averaged(targets[index], cell).sub_(_averaged(x, cell))
+            scale = weight_of[index] / difference.numel()
             value = value + scale * _sum_of_squares(difference).to(value.dtype)
-            taps[index] = difference, scale
+            taps[index] = difference, scale, cell
     g: Tensor | None = None
     for index in reversed(range(len(net.features))):
         if index in taps:
-            difference, scale = taps[index]  # target - prediction
+            difference, scale, cell = taps[index]  # target - prediction
+            difference = _averaged_backward(difference, maps[index + 1], cell)
             g = difference * (-2 * scale) if g is None else g.add_(difference, alpha=-2 * scale)
         g = _backward(net.features[index], g, maps[index], maps[index + 1], pooled.get(index))
     return value, g
+
+
+def _averaged(x: Tensor, cell: int) -> Tensor:
+    """Means over squares of `cell` positions, which overlap by half; with cells of one position `x` itself."""
+    return x if cell == 1 else F.avg_pool2d(x, cell, cell // 2)
+
+
+def _averaged_backward(g: Tensor, x: Tensor, cell: int) -> Tensor:
+    """The gradient at the input of `_averaged` from the one at its output."""
+    if cell == 1:
+        return g
+    return torch.ops.aten.avg_pool2d_backward(g, x, [cell] * 2, [cell // 2] * 2, [0, 0], False, True, None)
 
 
 def _backward(layer: nn.Module, g: Tensor, x: Tensor, out: Tensor, indices: Tensor | None) -> Tensor:

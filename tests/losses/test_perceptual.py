@@ -30,7 +30,7 @@ def perceptual(dtype=torch.float32, critic=torch.float32, **options) -> Perceptu
     return Perceptual(Perceptual.Options(**options), Surroundings(dtype=critic)).to(dtype)
 
 
-def naive(r, taps, weights, cut) -> torch.Tensor:
+def naive(r, taps, weights, cut, pool=1) -> torch.Tensor:
     """Johnson et al. 2016 by torchvision's layers: mean((f - t)^2) per tap, on a window cut by hand."""
     layers = make_layers(cfgs["E"])[: max(POSITION[tap] for tap in taps) + 1].to(r.image.dtype)
     random = he_initialised(VGG19(taps))
@@ -40,10 +40,13 @@ def naive(r, taps, weights, cut) -> torch.Tensor:
 
     def features(image):
         mean, std = (torch.tensor(v).to(image.dtype).view(3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
-        x, found = (image[:, :, top : top + height, left : left + width] - mean) / std, {}
+        x, found, stride = (image[:, :, top : top + height, left : left + width] - mean) / std, {}, 1
         for index, layer in enumerate(layers):
             x = F.relu(x) if isinstance(layer, torch.nn.ReLU) else layer(x)
             found[index] = x
+            stride *= 2 if isinstance(layer, torch.nn.MaxPool2d) else 1
+            if (cell := pool // stride) > 1:
+                found[index] = x.unfold(2, cell, cell // 2).unfold(3, cell, cell // 2).mean((-2, -1))
         return [found[POSITION[tap]] for tap in taps]
 
     image = r.composite if r.over == "hidden" else r.predicted_image
@@ -75,6 +78,32 @@ def test_value_and_gradient_equal_the_naive_definition(taps, weights, cut, shift
     expected.backward()
     assert float(term.value(r.at(r.prediction, over))) == pytest.approx(float(expected.detach()), rel=1e-11)
     torch.testing.assert_close(gradient_of(term, r, over), leaf.grad, rtol=1e-8, atol=1e-13)
+
+
+@pytest.mark.parametrize("pool", [2, 3, 8])
+def test_pooled_value_and_gradient_equal_the_naive_definition(pool):
+    r = scene(dtype=torch.float64, shift=(0.3, 0.8))
+    term = perceptual(torch.float64, pool=pool)
+    leaf = r.prediction.clone().requires_grad_()
+    expected = naive(r.at(leaf, "hidden"), DEFAULT_TAPS, [1] * 5, 3, pool)
+    expected.backward()
+    assert float(term.value(r.at(r.prediction, "hidden"))) == pytest.approx(float(expected.detach()), rel=1e-11)
+    torch.testing.assert_close(gradient_of(term, r, "hidden"), leaf.grad, rtol=1e-8, atol=1e-13)
+
+
+def test_pooling_forgives_a_texture_that_falls_elsewhere_but_not_a_blur():
+    """White noise against other noise of the same statistics, and against its mean."""
+    noise, other = torch.rand(2, 2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    net = perceptual().net
+
+    def distance_to(image, pool):
+        return feature_distance(net, image, noise, [1.0] * 5, pool)
+
+    def moved_over_blurred(pool):
+        return float(distance_to(other, pool) / distance_to(noise.mean().expand_as(noise), pool))
+
+    # Of one texture's means over n independent positions, the squared difference falls as 1 / n; a blur's stays.
+    assert moved_over_blurred(16) < moved_over_blurred(1) / 10
 
 
 def test_empty_tap_weights_are_ones():
