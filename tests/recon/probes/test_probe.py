@@ -12,6 +12,7 @@ from losses import InvalidSetting
 from recon.probes import command, frozen, record
 from recon.probes.frozen import Answer
 from recon.probes.labelled import Sealed, open_task
+from tests.recon.evaluation.conftest import trained
 from tests.recon.probes.conftest import probed
 from tests.recon.probes.test_labelled import folders
 
@@ -70,6 +71,14 @@ def test_a_record_says_how_it_was_made(both):
 def test_more_labels_are_not_worse(both):
     found = accuracies(both)
     assert found["run/linear/mean/4/1"] > found["run/linear/mean/4/0.1"] > 1 / 8
+
+
+def test_a_run_that_trained_its_decoder_alone_is_probed_to_its_parents_bits(run, both, tmp_path):
+    trained(tmp_path, "second", "loss=l1", f"init={run}", "train.parts=decoder", "train.steps=2")
+    second = probed(tmp_path, "run=runs/second", *LINEAR)
+    answers = {name: answer for name, answer in second.correct.items() if name in both.correct}
+    assert len(answers) == 2  # linear on the class token and on the patches' mean, all labels
+    assert all(torch.equal(answer, both.correct[name][:1]) for name, answer in answers.items())
 
 
 def test_probing_touches_nothing_else_in_the_folder(copy):
