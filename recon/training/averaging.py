@@ -22,9 +22,12 @@ class WeightAverage:
     def update(self, model: nn.Module, step: int, good: Tensor) -> None:
         """Moves; `good`, a bool scalar on the device, says whether the step was taken."""
         rate = good.to(torch.float32) * (1 - min(self.decay, (1 + step) / (10 + step)))
-        for name, parameter in model.named_parameters():
-            if name in self.weights:
-                self.weights[name].lerp_(parameter, rate.to(parameter.dtype))
+        towards = torch._foreach_sub(
+            [parameter for name, parameter in model.named_parameters() if name in self.weights],
+            list(self.weights.values()),
+        )
+        torch._foreach_mul_(towards, rate)
+        torch._foreach_add_(list(self.weights.values()), towards)
 
     @contextmanager
     def applied(self, model: nn.Module) -> Iterator[None]:
