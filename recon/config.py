@@ -68,7 +68,7 @@ class Train:
     steps: int | None = option(None, "optimiser steps; or train.epochs")
     epochs: float | None = option(800, "passes over the training images; or train.steps")
     parts: str = option(
-        "all", "all, or decoder: the encoder that init brought stays as it is, and with it the representation"
+        "all", "all; or decoder, or refiner, alone: what init brought stays as it is, and with it the representation"
     )
     ema: float = option(
         0.0, "decay in [0, 1) of the average of weights that pictures, evaluation and probes see; 0: no average"
@@ -214,11 +214,11 @@ def check(settings: Settings, processes: int = 1) -> None:
             raise InvalidSetting(f"{key}={value} is a fraction, between 0 and 1")
     if not 0 <= settings.train.ema < 1:
         raise InvalidSetting(f"train.ema={settings.train.ema} is a decay: at least 0, and below 1")
-    if settings.train.parts not in ("all", "decoder"):
-        raise InvalidSetting(f"train.parts={settings.train.parts}: choose all or decoder")
-    if settings.train.parts == "decoder" and settings.init == "none":
+    if (parts := settings.train.parts) not in ("all", "decoder", "refiner"):
+        raise InvalidSetting(f"train.parts={parts}: choose all, decoder or refiner")
+    if parts != "all" and settings.init == "none":
         raise InvalidSetting(
-            "train.parts=decoder trains beside an encoder that is kept; give it by init=RUN or init=FILE"
+            f"train.parts={parts} trains beside an encoder that is kept; give it by init=RUN or init=FILE"
         )
     if settings.init_decoder not in (None, "keep", "new"):
         raise InvalidSetting(f"init_decoder={settings.init_decoder}: choose keep or new")

@@ -47,8 +47,11 @@ def create_model(name: str, *, image_size: int | tuple[int, int] = 224, **overri
     if made.get("mask_tokens", "decoder") not in ("decoder", "encoder"):
         raise InvalidSetting(f"model.mask_tokens={made['mask_tokens']}: choose 'decoder' or 'encoder'")
     if made.get("refiner_width"):
-        if p % SHRINK:
-            raise InvalidSetting(f"model.refiner_width: a refiner needs patches of an even size, not {p}; set it to 0")
+        if any(side % SHRINK**2 for side in size):
+            raise InvalidSetting(
+                f"model.refiner_width: a refiner needs image sides that are multiples of {SHRINK**2}, "
+                f"not {size[0]}x{size[1]}; set it to 0"
+            )
         if (head := made.get("head")) is not None and type(head) is not PixelHead:
             raise InvalidSetting(
                 f"model.refiner_width={made['refiner_width']}: a refiner corrects pixels, and this objective predicts "

@@ -70,7 +70,8 @@ class MaskedAutoencoder(nn.Module):
         self.grid = (image_size[0] // patch_size, image_size[1] // patch_size)
         self.image_size, self.patch_size, self.mask_tokens = image_size, patch_size, mask_tokens
         self.mask_strategy, self.mask_ratio = strategy(mask_strategy), mask_ratio
-        self.gradient_checkpointing, self.encoder_frozen = gradient_checkpointing, False
+        self.gradient_checkpointing = gradient_checkpointing
+        self.frozen: tuple[str, ...] = ()  # of encoder and decoder, what keeps nothing for a backward
         self.patches = self.grid[0] * self.grid[1]
         values = 3 * patch_size**2
 
@@ -93,7 +94,7 @@ class MaskedAutoencoder(nn.Module):
         self._initialise()
         # Last, so that one seed gives one encoder and decoder under every head.
         self.statistics = statistics_head(decoder_width, self.head.statistics) if self.head.statistics else None
-        self.refiner = Refiner(refiner_width) if refiner_width else None
+        self.refiner = Refiner(refiner_width, image_size) if refiner_width else None
 
     def forward(
         self, images: Tensor, mask: Tensor | None = None, noise: Tensor | None = None, decoded: float | None = None
@@ -139,13 +140,14 @@ class MaskedAutoencoder(nn.Module):
             order: (B, n), the patches that the decoder sees: the `visible` ones, then those to be predicted.
             everywhere: predict (B, N, W), every patch in its place; otherwise (B, n - visible, W).
         """
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.encoder_frozen):
+        with torch.set_grad_enabled(torch.is_grad_enabled() and "encoder" not in self.frozen):
             tokens = self._encode_masked(images, mask, order[:, :visible])
-        x = self._decode(tokens, order)
-        x = self.decoder_norm(x[:, 1:] if everywhere else x[:, 1 + visible :])
-        if everywhere:
-            x = _gather(x, order.argsort(dim=1))
-        prediction = self.decoder_pred(x)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and "decoder" not in self.frozen):
+            x = self._decode(tokens, order)
+            x = self.decoder_norm(x[:, 1:] if everywhere else x[:, 1 + visible :])
+            if everywhere:
+                x = _gather(x, order.argsort(dim=1))
+            prediction = self.decoder_pred(x)
         if self.refiner is not None:
             return self._refined(prediction, images, mask, order[:, visible:], everywhere)
         if self.statistics is None:
@@ -170,12 +172,12 @@ class MaskedAutoencoder(nn.Module):
                 found.append(self.norm(x))
         return found
 
-    def freeze_encoder(self) -> None:
-        """From here on only the decoder can be trained; the encoder's forward keeps nothing for a backward."""
-        of_decoder = decoder_parts(self.mask_tokens)
+    def train_only(self, part: str) -> None:
+        """From here on "decoder" (with its refiner) or "refiner" alone can be trained; what comes before is frozen."""
+        self.frozen = {"decoder": ("encoder",), "refiner": ("encoder", "decoder")}[part]
+        trained = ("refiner.",) if part == "refiner" else decoder_parts(self.mask_tokens)
         for name, parameter in self.named_parameters():
-            parameter.requires_grad_(name.startswith(of_decoder))
-        self.encoder_frozen = True
+            parameter.requires_grad_(name.startswith(trained))
 
     def untrained(self, seed: int) -> "MaskedAutoencoder":
         """A copy as it would be before any training: weights drawn anew, on the model's own device."""
@@ -190,7 +192,7 @@ class MaskedAutoencoder(nn.Module):
             if statistics is not None:
                 initialise_linear(statistics)
             if self.refiner is not None:
-                copy.refiner = Refiner(self.refiner.width).to(self.mean.device)
+                copy.refiner = Refiner(self.refiner.width, self.image_size).to(self.mean.device)
         copy.statistics = statistics
         return copy
 

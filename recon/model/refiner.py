@@ -6,34 +6,41 @@ from torch.nn import functional as F
 
 from losses.patches import patchify, spread, unpatchify
 
-SHRINK = 2  # works at half resolution: pixels of 2x2 squares become channels
+SHRINK = 2  # works at half resolution, within at a quarter: pixels of 2x2 squares become channels
 
 
 class Refiner(nn.Module):
     """A residual correction of the hidden patches, read from visible and predicted pixels together.
 
     The decoder's last layer draws every patch alone, so a step remains where two patches meet, and texture cannot run
-    on from one to the next. Convolutions over the whole composite can. The last layer begins at zero: a model that
-    gets a refiner predicts at first what it did before.
+    on from one to the next. Convolutions over the whole composite can: a U-Net of two resolutions. Its last layer
+    begins at zero: a model that gets a refiner predicts at first what it did before.
+
+    It also reads grain, a fixed map of Gaussian noise, as StyleGAN's layers do (Karras et al. 2018, arXiv 1812.04948).
+    Out of smooth predictions convolutions make regular patterns alone; irregular texture has to come from somewhere.
+    The grain is the same for every image, so a model still has one answer to each.
 
     Args:
-        width: channels.
-        depth: residual blocks of two 3x3 convolutions each.
+        width: channels at half resolution; twice as many at a quarter.
+        image_size: (H, W), multiples of 4.
 
     Shape: see `forward`.
     """
 
-    def __init__(self, width: int, depth: int = 2):
+    def __init__(self, width: int, image_size: tuple[int, int]):
         super().__init__()
         self.width = width
-        self.inputs = nn.Conv2d(4 * SHRINK**2, width, 3, padding=1)
-        self.blocks = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(width, width, 3, padding=1), nn.SiLU(), nn.Conv2d(width, width, 3, padding=1))
-            for _ in range(depth)
-        )
+        self.inputs = nn.Conv2d(5 * SHRINK**2, width, 3, padding=1)
+        self.before = Residual(width)
+        self.down = nn.Conv2d(width * SHRINK**2, 2 * width, 1)
+        self.within = nn.Sequential(Residual(2 * width), Residual(2 * width))
+        self.up = nn.Conv2d(2 * width, width, 1)
+        self.after = Residual(width)
         self.outputs = nn.Conv2d(width, 3 * SHRINK**2, 3, padding=1)
         nn.init.zeros_(self.outputs.weight)
         nn.init.zeros_(self.outputs.bias)
+        grain = torch.randn(1, 1, *image_size, generator=torch.Generator().manual_seed(0), device="cpu")
+        self.register_buffer("grain", grain, persistent=False)
 
     def forward(self, prediction: Tensor, truth: Tensor, mask: Tensor, hidden: Tensor) -> Tensor:
         """The prediction with the hidden patches corrected.
@@ -51,10 +58,25 @@ class Refiner(nn.Module):
         whole = pixels.new_zeros(*mask.shape, pixels.shape[-1]).scatter(1, at, pixels)
         covered = spread(mask, grid, p)
         composite = torch.where(covered, unpatchify(whole, grid), truth)
-        x = torch.cat([composite, covered.to(composite.dtype)], dim=1)
-        x = F.pixel_unshuffle(x, SHRINK).contiguous(memory_format=torch.channels_last)
-        x = F.silu(self.inputs(x))
-        for block in self.blocks:
-            x = x + block(x)
-        correction = F.pixel_shuffle(self.outputs(F.silu(x)).to(pixels.dtype), SHRINK)
+        correction = self.correction(composite, covered.to(composite.dtype)).to(pixels.dtype)
         return pixels + patchify(correction, p).gather(1, at)
+
+    def correction(self, composite: Tensor, covered: Tensor) -> Tensor:
+        """(B, 3, H, W), of a standardised composite (B, 3, H, W) and where it is predicted (B, 1, H, W), 0 or 1."""
+        grain = self.grain.to(composite.dtype).expand(len(composite), -1, -1, -1)
+        x = F.pixel_unshuffle(torch.cat([composite, covered, grain], dim=1), SHRINK)
+        x = self.before(F.silu(self.inputs(x.contiguous(memory_format=torch.channels_last))))
+        below = self.within(self.down(F.pixel_unshuffle(x, SHRINK)))
+        # Bilinear: a shuffle of channels into pixels would leave a pattern of its own.
+        x = self.after(x + F.interpolate(self.up(F.silu(below)), scale_factor=SHRINK, mode="bilinear"))
+        return F.pixel_shuffle(self.outputs(F.silu(x)), SHRINK)
+
+
+class Residual(nn.Sequential):
+    """x plus two 3x3 convolutions of it."""
+
+    def __init__(self, width: int):
+        super().__init__(nn.Conv2d(width, width, 3, padding=1), nn.SiLU(), nn.Conv2d(width, width, 3, padding=1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + super().forward(x)

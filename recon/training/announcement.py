@@ -48,7 +48,7 @@ def before(
     images = f"{run.images:,} training images" if run.images else "training images"
     images += f" from {run.stream['shards']:,} shards" if run.stream else ""
     begin = {"init": described(run.start)} if run.start and not run.step else {}
-    frozen = ", the encoder as it is" if settings.train.parts == "decoder" else ""
+    frozen = f", the {settings.train.parts} alone is trained" if settings.train.parts != "all" else ""
     lines = {
         "objective": "; ".join([str(objective.expression), *weights]),
         "data": f"{settings.data.name}: {images}{classes}, {len(preview.images)} held out to look at; crops of {h}x{w}",

@@ -86,6 +86,13 @@ def find_start(settings: Settings, given: frozenset[str], head: PixelHead) -> St
     checkpoint = read(path)
     keep, reason = _decoder_kept(settings, checkpoint, head)
     _adopt_sizes(settings, _chosen(settings, given), checkpoint.architecture, keep)
+    if settings.train.parts == "refiner":
+        if not keep:
+            raise InvalidSetting(f"train.parts=refiner corrects a decoder that is kept, and here it is {reason}")
+        if not settings.model.refiner_width:
+            raise InvalidSetting(
+                f"{settings.init} has no refiner to train alone; give it one by model.refiner_width=32"
+            )
     return Start(settings.init, checkpoint, keep, reason)
 
 

@@ -63,7 +63,7 @@ def pretrain(settings: Settings, given: frozenset[str] = frozenset()) -> int:
         head = head_of(settings.loss)
         start = ranks.in_turn(lambda: find_start(settings, given, head))
         if settings.model.refiner_width and type(head) is not PixelHead:
-            if "model.refiner_width" in given:
+            if "model.refiner_width" in given or settings.train.parts == "refiner":
                 raise InvalidSetting(
                     f"model.refiner_width={settings.model.refiner_width}: a refiner corrects pixels, and "
                     f"{settings.loss} predicts {head.name}; leave it out"
@@ -91,8 +91,8 @@ def pretrain(settings: Settings, given: frozenset[str] = frozenset()) -> int:
         mean, std = saved["start"]["mean"], saved["start"]["std"]
     model = make_model(settings, objective.head, mean, std)
     record = start.fill(model) if start else None
-    if settings.train.parts == "decoder":
-        model.freeze_encoder()
+    if settings.train.parts != "all":
+        model.train_only(settings.train.parts)
     with ranks.one_voice():
         preview = make_preview(settings, held_out, model, fabric, ranks)
     if sharded:

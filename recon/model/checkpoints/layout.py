@@ -108,7 +108,7 @@ def shapes(a: Architecture) -> dict[str, Shape]:
     d = a.decoder_width
     if a.refiner_width:
         with torch.device("meta"):  # shapes alone; no generator moves
-            refiner = Refiner(a.refiner_width).state_dict()
+            refiner = Refiner(a.refiner_width, a.image_size).state_dict()
         found |= {f"refiner.{name}": tuple(tensor.shape) for name, tensor in refiner.items()}
     return found | {
         "mask_token": (1, 1, d if a.mask_tokens == "decoder" else a.width),

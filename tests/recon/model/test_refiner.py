@@ -5,6 +5,7 @@ import torch
 
 from losses.errors import InvalidSetting
 from recon.model import create_model
+from recon.model.refiner import Refiner
 from tests.recon.model.conftest import images, noise, small
 
 
@@ -66,6 +67,27 @@ def test_a_hidden_patch_is_corrected_by_what_its_neighbours_show():
     assert not near.grad[:, :, 4:8, 8:12].any()  # the hidden patch's own truth is not looked at
 
 
+def test_its_grain_is_one_for_all_images_seeds_and_files():
+    one, other = refined(0), refined(1)
+    assert torch.equal(one.refiner.grain, other.refiner.grain) and "refiner.grain" not in one.state_dict()
+    x, n = images(1), noise(1)
+    alone, among = one(x, noise=n), one(torch.cat([x.flip(3), x]), noise=torch.cat([n, n]))
+    torch.testing.assert_close(alone.composite[0], among.composite[1], rtol=0, atol=1e-12)
+
+
+def test_flat_patches_get_texture_from_the_grain():
+    """Convolutions of a constant are a constant, but for the 4x4 pixels that the shuffles tell apart."""
+    refiner = Refiner(8, (128, 128)).double()
+    torch.nn.init.normal_(refiner.outputs.weight)
+    flat, covered = torch.zeros(1, 3, 128, 128).double(), torch.ones(1, 1, 128, 128).double()
+    middle = (..., slice(52, 76), slice(52, 76))  # where the zeros around the image do not reach
+    with_grain = refiner.correction(flat, covered)[middle]
+    refiner.grain.zero_()
+    without = refiner.correction(flat, covered)[middle]
+    torch.testing.assert_close(without[..., :-4, :-4], without[..., 4:, 4:], rtol=0, atol=1e-12)
+    assert (with_grain[..., :-4, :-4] - with_grain[..., 4:, 4:]).abs().mean() > 0.01
+
+
 def test_an_untrained_copy_has_a_refiner_that_is_new():
     copy = refined().untrained(seed=3)
     assert not copy.refiner.outputs.weight.any()
@@ -82,8 +104,8 @@ def test_a_share_of_patches_to_decode_leaves_holes_that_it_cannot_read():
         refined()(images(), noise=noise(), decoded=0.5)
 
 
-@pytest.mark.parametrize(("overrides", "named"), [({"patch_size": 5, "image_size": 20}, "even size")])
-def test_sizes_that_it_cannot_halve_are_one_line(overrides, named):
+@pytest.mark.parametrize(("overrides", "named"), [({"patch_size": 6, "image_size": 18}, "multiples of 4")])
+def test_sizes_that_it_cannot_halve_twice_are_one_line(overrides, named):
     with pytest.raises(InvalidSetting, match=named) as error:
         create_model("nano", refiner_width=8, **overrides)
     assert len(str(error.value).splitlines()) == 1

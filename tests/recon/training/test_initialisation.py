@@ -105,6 +105,14 @@ def test_a_frozen_encoder_stays_the_same_to_the_bit(place, pictures, parent):
     assert torch.equal(*encoded)  # so every probe of it is its parent's
 
 
+def test_a_refiner_trained_alone_leaves_encoder_and_decoder_the_same_to_the_bit(place, pictures, parent):
+    words = [*FREE, f"data.root={pictures}", f"init={parent}", "train.steps=3", "model.refiner_width=8", "loss=l1"]
+    assert pretrain(place, *words, "name=refiner", "train.parts=refiner") == 0
+    ours, theirs = tensors(place / "runs" / "refiner"), tensors(parent)
+    assert all(torch.equal(ours[name], tensor) for name, tensor in theirs.items())
+    assert ours["refiner.outputs.weight"].abs().min() > 0
+
+
 def test_a_killed_warm_start_resumes_to_the_same_bits_without_its_start(place, pictures, parent, tmp_path):
     words = [*FREE, f"data.root={pictures}", "train.steps=4", "train.checkpoint_every=2", "loss=mse", "train.ema=0.9"]
     source = tmp_path / "start.safetensors"
@@ -136,7 +144,11 @@ def test_a_killed_warm_start_resumes_to_the_same_bits_without_its_start(place, p
         (["init={encoder}", "train.parts=decoder"], "init_decoder=new"),
         (["init={encoder}", "init_decoder=keep"], "no decoder"),
         (["train.parts=decoder"], "init=RUN"),
-        (["train.parts=encoder", "init={parent}"], "all or decoder"),
+        (["train.parts=encoder", "init={parent}"], "all, decoder or refiner"),
+        (["train.parts=refiner"], "init=RUN"),
+        (["train.parts=refiner", "init={parent}"], "model.refiner_width=32"),
+        (["train.parts=refiner", "init={parent}", "model.refiner_width=8", "loss=norm_mse"], "norm"),
+        (["train.parts=refiner", "init={encoder}", "model.refiner_width=8"], "decoder"),
         (["init={parent}", "init_decoder=yes"], "keep or new"),
         (["train.ema=1"], "train.ema=1"),
         (["train.ema=-0.1"], "train.ema=-0.1"),
