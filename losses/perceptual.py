@@ -47,8 +47,6 @@ class Perceptual(Critic):
         taps, weights = list(self.options.taps), list(self.options.tap_weights)
         if not taps:
             raise InvalidSetting("losses.perceptual.taps is empty; name at least one layer, such as conv3_1")
-        if self.options.pool < 1:
-            raise InvalidSetting(f"losses.perceptual.pool={self.options.pool} must be at least 1, a single position")
         if weights and len(weights) != len(taps):
             raise InvalidSetting(f"losses.perceptual.tap_weights has {len(weights)} numbers for {len(taps)} taps")
         self.tap_weights = weights or [1.0] * len(taps)
@@ -62,6 +60,11 @@ class Perceptual(Critic):
         # Two poolings before conv3_1 make a grid of 4 pixels; each further stage doubles it.
         self.stride = 2 ** sum(isinstance(layer, torch.nn.MaxPool2d) for layer in self.net.features)
         self.check_crop(least=self.stride)
+        side = self.options.crop or min(self.surroundings.image_size) - self.stride + 1  # of what is seen
+        if not 1 <= self.options.pool <= max(1, side):
+            raise InvalidSetting(
+                f"losses.perceptual.pool={self.options.pool} must be between 1 and the {side} pixels that are seen"
+            )
 
     def value(self, r: Reconstruction) -> Tensor:
         predicted, true = (self.seen(r, image, self.stride) for image in (r.judged_image, r.image))

@@ -91,6 +91,20 @@ def test_pooled_value_and_gradient_equal_the_naive_definition(pool):
     torch.testing.assert_close(gradient_of(term, r, "hidden"), leaf.grad, rtol=1e-8, atol=1e-13)
 
 
+@pytest.mark.parametrize("pool", [0, -1, 62])
+def test_squares_that_do_not_fit_are_an_error_of_one_line(pool):
+    """Of 64 pixels 61 are seen, whose pooling grid moves by up to 3."""
+
+    def term(pool):
+        options = Perceptual.Options(weights="random", pool=pool)
+        return Perceptual(options, Surroundings(image_size=(64, 64)))
+
+    term(61)
+    with pytest.raises(InvalidSetting) as error:
+        term(pool)
+    assert f"pool={pool}" in one_line(error)
+
+
 def test_pooling_forgives_a_texture_that_falls_elsewhere_but_not_a_blur():
     """White noise against other noise of the same statistics, and against its mean."""
     noise, other = torch.rand(2, 2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
