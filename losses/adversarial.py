@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from losses.critic import Critic
 from losses.discriminator import PatchDiscriminator
 from losses.errors import InvalidSetting, nearest
+from losses.features.distance import averaged
 from losses.finite import gradient_norm, step_unless
 from losses.games import GAMES, weighted_mean
 from losses.reconstruction import Reconstruction
@@ -202,9 +203,12 @@ class Adversarial(Critic):
 
 class FeatureMatching(Adversarial):
     """Distance of composite and truth in the features of a discriminator that is trained beside (pix2pixHD, Wang et
-    al. 2018, arXiv 1711.11585, section 3.2).
+    al. 2018, arXiv 1711.11585, section 3.2), averaged over squares of the image first.
 
-    The mean absolute difference of each layer over the truth's mean absolute value, averaged over the layers. Nothing
+    The mean absolute difference of each layer over the truth's mean absolute value, averaged over the layers. Compared
+    position by position (`pool=1`), features of texture that falls elsewhere than in the truth are errors, and it is
+    left out. Their means over squares are a texture's statistics, as those over a batch are in Salimans et al. 2016
+    (arXiv 1606.03498, section 3.1): what the discriminator finds out of place in them, it teaches to be drawn. Nothing
     rewards being taken for real. The discriminator is its own, not that of an adversarial term beside it.
     """
 
@@ -214,17 +218,28 @@ class FeatureMatching(Adversarial):
     class Options(Adversarial.Options):
         """Settings `losses.feature_matching.<option>`."""
 
+        pool: int = option(8, "side in pixels of squares over which features are averaged first; 1: none are")
+
+    def __init__(self, options: Any = None, surroundings: Surroundings | None = None):
+        super().__init__(options, surroundings)
+        side = self.options.crop or min(self.surroundings.image_size) - self.discriminator.stride + 1  # of what is seen
+        if not 1 <= self.options.pool <= max(side, self.Options.pool):  # the default suits smaller images, too
+            raise InvalidSetting(
+                f"losses.{self.name}.pool={self.options.pool} must be between 1 and the {side} pixels that are seen"
+            )
+
     def value(self, r: Reconstruction) -> Tensor:
         frozen = {name: p.detach() for name, p in self.discriminator.named_parameters()}
         with self._autocast(r):
             found = _features(self.discriminator, frozen, *self._seen(r, r.judged_image))
             with torch.no_grad():
                 wanted = _features(self.discriminator, frozen, *self._seen(r, r.image))
-        # Each image over its own truth: no image sees another.
-        distances = [
-            ((_wide(a) - _wide(b)).abs().flatten(1).mean(1) / _wide(b).abs().flatten(1).mean(1)).mean()
-            for a, b in zip(found, wanted, strict=True)
-        ]
+        distances = []
+        for a, b, stride in zip(found, wanted, self.discriminator.strides, strict=True):
+            cell = min(max(1, self.options.pool // stride), *a.shape[2:])
+            difference = averaged(_wide(a) - _wide(b), cell)
+            # Each image over its own truth: no image sees another.
+            distances.append((difference.abs().flatten(1).mean(1) / _wide(b).abs().flatten(1).mean(1)).mean())
         return torch.stack(distances).mean()
 
 

@@ -32,6 +32,7 @@ class PatchDiscriminator(nn.Module):
                 nn.LeakyReLU(0.2, inplace=True),  # its gradient needs the output alone, which is kept anyway
             ]
             inputs = outputs
+        self.strides = [min(2 ** (i + 1), self.stride) for i in range(depth + 1)]
         layers.append(nn.Conv2d(inputs, 1, 4, padding=1))
         self.layers = nn.Sequential(*layers)
         for module in self.layers:
@@ -41,7 +42,10 @@ class PatchDiscriminator(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def forward(self, images: Tensor, features: bool = False) -> Tensor | list[Tensor]:
-        """The logits; or, with `features`, the outputs of all layers but the last, after their activations."""
+        """The logits; or, with `features`, the outputs of all layers but the last, after their activations.
+
+        Their strides are `strides`, in pixels of the image.
+        """
         if not features:
             return self.layers(images)
         found = []

@@ -72,7 +72,7 @@ def _value_and_gradient(net: VGG19, x: Tensor, y: Tensor, weights: Sequence[floa
         maps.append(x)
         if index in targets:
             cell = max(1, pool // stride)
-            difference = _averaged(targets[index], cell).sub_(_averaged(x, cell))
+            difference = averaged(targets[index], cell).sub_(averaged(x, cell))
             scale = weight_of[index] / difference.numel()
             value = value + scale * _sum_of_squares(difference).to(value.dtype)
             taps[index] = difference, scale, cell
@@ -86,13 +86,13 @@ def _value_and_gradient(net: VGG19, x: Tensor, y: Tensor, weights: Sequence[floa
     return value, g
 
 
-def _averaged(x: Tensor, cell: int) -> Tensor:
+def averaged(x: Tensor, cell: int) -> Tensor:
     """Means over squares of `cell` positions, which overlap by half; with cells of one position `x` itself."""
     return x if cell == 1 else F.avg_pool2d(x, cell, cell // 2)
 
 
 def _averaged_backward(g: Tensor, x: Tensor, cell: int) -> Tensor:
-    """The gradient at the input of `_averaged` from the one at its output."""
+    """The gradient at the input of `averaged` from the one at its output."""
     if cell == 1:
         return g
     return torch.ops.aten.avg_pool2d_backward(g, x, [cell] * 2, [cell // 2] * 2, [0, 0], False, True, None)
