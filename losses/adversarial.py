@@ -212,6 +212,8 @@ class FeatureMatching(Adversarial):
     rewards being taken for real. The discriminator is its own, not that of an adversarial term beside it.
     """
 
+    default_weight = 500.0  # as of `Adversarial`
+
     name = "feature_matching"
 
     @dataclass

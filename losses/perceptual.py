@@ -17,17 +17,17 @@ from losses.term import Surroundings, option
 
 
 class Perceptual(Critic):
-    """Mean-squared difference of VGG19 features of composite and truth, summed over the taps.
+    """Mean-squared difference of VGG19 features of composite and truth, averaged over squares, summed over the taps.
 
     Each tap: mean over channels and positions, times its weight. Reads the composite in [0, 1] (B, 3, H, W), cut so
     that the critic's pooling grid falls anywhere against the grid of patches. Unit: the critic's features squared.
-    Johnson et al. 2016 (arXiv 1603.08155), equation 1, without its square root; as a pretraining objective, Dong et
-    al. 2021 (PeCo, arXiv 2111.12710).
+    With `pool=1` it is equation 1 of Johnson et al. 2016 (arXiv 1603.08155), without its square root, as pretrained
+    with by Dong et al. 2021 (PeCo, arXiv 2111.12710). Compared position by position, features blur as pixels do:
+    texture that falls elsewhere than in the truth is an error. Their means over squares are a texture's statistics.
     """
 
-    # With features scaled to a mean of 1, as the bundled ones are, this is no small regulariser: half of the push with
-    # mse in the default run (perceptual/gradient_share in its metrics.jsonl). `10%perceptual` says it in gradients.
-    default_weight = 0.01
+    # The share of the README's table, whose command stands there; docs/critics.md has those that were tried.
+    default_weight, default_is_share = 2000.0, True
 
     name = "perceptual"
 
@@ -40,7 +40,7 @@ class Perceptual(Critic):
             list(DEFAULT_TAPS), "layers compared, by name: conv3_1 (after its ReLU), pool2, features.7"
         )
         tap_weights: list[float] = option([], "one weight per tap; empty: 1 each")
-        pool: int = option(1, "side in pixels of squares over which features are averaged first; 1: none are")
+        pool: int = option(8, "side in pixels of squares over which features are averaged first; 1: none are")
 
     def __init__(self, options: Any = None, surroundings: Surroundings | None = None):
         super().__init__(options, surroundings)
@@ -61,7 +61,7 @@ class Perceptual(Critic):
         self.stride = 2 ** sum(isinstance(layer, torch.nn.MaxPool2d) for layer in self.net.features)
         self.check_crop(least=self.stride)
         side = self.options.crop or min(self.surroundings.image_size) - self.stride + 1  # of what is seen
-        if not 1 <= self.options.pool <= max(1, side):
+        if not 1 <= self.options.pool <= max(side, self.Options.pool):  # the default suits smaller images, too
             raise InvalidSetting(
                 f"losses.perceptual.pool={self.options.pool} must be between 1 and the {side} pixels that are seen"
             )

@@ -2,6 +2,7 @@
 
     python -m experiments.benchmarks.step                      # the default run's sizes
     python -m experiments.benchmarks.step --model base --image-size 224 --patch-size 16 --batch 64 --device cuda
+    python -m experiments.benchmarks.step --preset demo        # its model, batch, and what its critics look at
 
 Three questions, each answered as a ratio within this one process, the two sides taking turns:
 
@@ -18,9 +19,11 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
 from experiments.benchmarks.saved import save, take_out
 from experiments.benchmarks.turns import compare, in_turns
@@ -31,6 +34,7 @@ from recon.training.device import fast_bfloat16, make_fabric
 from recon.training.optimiser import adamw, set_learning_rate
 from recon.training.tally import Tally
 
+PRESETS = Path(__file__).parents[1] / "preset"
 EXPRESSIONS = ["mse", "norm_mse", "l1", "perceptual+mse", "adversarial+mse", "10%perceptual+80%adversarial+mse"]
 
 
@@ -39,6 +43,7 @@ class Bench:
 
     Args:
         terms: options by term; the values of VGG19's weights cost nothing, so they are random if not said.
+        parts: of the model, that are trained.
         **changes: arguments of `MaskedAutoencoder`.
     """
 
@@ -47,6 +52,7 @@ class Bench:
         expression: str,
         options: argparse.Namespace,
         terms: dict[str, dict[str, Any]] | None = None,
+        parts: str = "all",
         **changes: Any,
     ):
         torch.manual_seed(0)
@@ -62,11 +68,17 @@ class Bench:
             **terms | {"perceptual": {"weights": "random"} | terms.get("perceptual", {})},
         ).to(self.device)
         self.model = create_model(
-            options.model, image_size=size, patch_size=options.patch_size, head=self.objective.head, **changes
+            options.model,
+            image_size=size,
+            patch_size=options.patch_size,
+            head=self.objective.head,
+            **changes,
         ).to(self.device)
+        if parts != "all":
+            self.model.train_only(parts)
         if options.compile:
             self.model.predict = torch.compile(self.model.predict)
-        self.parameters = list(self.model.parameters())
+        self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = adamw(self.model, weight_decay=0.05, betas=(0.9, 0.95))
         set_learning_rate(self.optimizer, 1e-4)
         self.images = torch.rand(options.batch, 3, *size, device=self.device)
@@ -157,6 +169,16 @@ def critic_floor(bench: Bench) -> tuple[Callable[[], None], Callable[[], None]]:
     return ours, floor
 
 
+def take_preset(options: argparse.Namespace) -> dict[str, Any]:
+    """Takes over the sizes of experiments/preset; returns what else of it a `Bench` wants."""
+    preset = yaml.safe_load((PRESETS / f"{options.preset}.yaml").read_text())
+    model, train = preset["model"], preset["train"]
+    options.model, options.patch_size = model["name"], model["patch_size"]
+    options.image_size, options.batch = preset["data"]["image_size"], preset["batch"]["global"]
+    refiner, parts = model.get("refiner_width", 0), train.get("parts", "all")
+    return {"terms": preset.get("losses", {}), "parts": parts, "refiner_width": refiner}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="nano")
@@ -166,9 +188,12 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--compile", action="store_true")
-    parser.add_argument("--loss", nargs="+", default=EXPRESSIONS)
+    parser.add_argument("--preset", help="its model, sizes and losses instead; norm_mse, which has no refiner, not")
+    parser.add_argument("--loss", nargs="+")
     take_out(parser)
     options = parser.parse_args()
+    of_preset = take_preset(options) if options.preset else {}
+    options.loss = options.loss or [e for e in EXPRESSIONS if not (options.preset and e == "norm_mse")]
     make_fabric(options.device, "auto")  # for the device's settings, which training has too
     print(f"{options.model}/{options.patch_size} at {options.image_size} pixels, batch {options.batch}")
     print(
@@ -176,10 +201,10 @@ def main() -> None:
     )
     columns = f"{'objective':<34}{'images/s':>9}{'mse':>8}{'over mse':>10}{'':<16}{'machinery':>10}{'critic':>8}"
     print(f"{columns}   share of the step")
-    mse, rows = Bench("mse", options), []
+    mse, rows = Bench("mse", options, **of_preset), []
     mse.ours()  # compilation is no part of a step
     for expression in options.loss:
-        bench = Bench(expression, options)
+        bench = Bench(expression, options, **of_preset)
         bench.ours()
         bench.plain()
         bench.parts.clear()

@@ -1,55 +1,74 @@
-"""Makes the masked autoencoder that this package carries out of a finished run, in half precision.
+"""Makes the masked autoencoders that this package carries out of finished runs, in half precision.
 
     python -m recon.pack data=imagenette data.root=IMAGENETTE size=160 out=imagenette-160.pack
     python -m recon.pretrain preset=bundled_mae data.root=imagenette-160.pack name=bundled_mae
-    python -m experiments.bundled_mae runs/bundled_mae
+    python -m experiments.bundled_mae runs/bundled_mae                  # init=bundled
+    python -m recon.pretrain preset=refiner64 data.root=imagenette-160.pack loss=feature_matching+mse name=sharp
+    python -m experiments.bundled_mae runs/sharp                        # init=bundled_sharp
 
-How well it does stands in experiments/records/bundled_mae.
+How well they do stands in experiments/records/bundled_mae.
 """
 
 import argparse
 import sys
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
+from torch import Tensor
 
 from losses import InvalidSetting
 from recon.evaluation.subject import open_run
-from recon.model.bundled import FILE
-from recon.model.checkpoints import read, write
+from recon.model.bundled import FILE, REFINER
+from recon.model.checkpoints import Checkpoint, read, write
 
-LARGEST = 5_000_000  # bytes
+LARGEST = 5_000_000  # bytes, of both files
 
 
-def export(run: Path, out: Path) -> None:
-    """Writes the model of a finished run.
+def export(run: Path) -> Path:
+    """Writes the model of a finished run; of one with a refiner, the refiner alone.
 
     Raises:
-        InvalidSetting: the run is not finished, or its model is too large to be carried.
+        InvalidSetting: the run is not finished, its refiner stands behind another model than the bundled one, or the
+            files are too large to be carried.
     """
     if unfinished := open_run(run).unfinished:
         raise InvalidSetting(f"{run} is {unfinished}; let it finish first")
     checkpoint = read(run)
-    halved = {name: tensor.to(torch.float16) for name, tensor in checkpoint.state.items()}
-    size = sum(tensor.nbytes for tensor in halved.values())
-    if size > LARGEST:
-        raise InvalidSetting(f"{run} has {size:,} bytes in half precision, above {LARGEST:,}")
-    out.unlink(missing_ok=True)
-    write(replace(checkpoint, state=halved), out, "recon")
+    halved = {name: tensor.to(torch.float16).contiguous() for name, tensor in checkpoint.state.items()}
+    refiner = {name: halved.pop(name) for name in list(halved) if name.startswith("refiner.")}
+    if refiner:
+        _check_size(run, [*halved.values(), *refiner.values()])
+        _check_base(run, checkpoint)
+        save_file(refiner, REFINER)
+        return REFINER
+    _check_size(run, halved.values())
+    FILE.unlink(missing_ok=True)
+    write(replace(checkpoint, state=halved), FILE, "recon")
+    return FILE
+
+
+def _check_size(run: Path, carried: Iterable[Tensor]) -> None:
+    if (size := sum(tensor.nbytes for tensor in carried)) > LARGEST:
+        raise InvalidSetting(f"{run} would make {size:,} bytes in half precision, above {LARGEST:,}")
+
+
+def _check_base(run: Path, checkpoint: Checkpoint) -> None:
+    """Raises InvalidSetting where all but the refiner is not the bundled model to the bit."""
+    if any(not torch.equal(tensor.float(), checkpoint.state[name]) for name, tensor in read(FILE).state.items()):
+        raise InvalidSetting(f"{run} has trained more than the refiner; begin with init=bundled train.parts=refiner")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
-    parser.add_argument("--out", type=Path, default=FILE)
-    options = parser.parse_args()
     try:
-        export(options.run, options.out)
+        print(export(parser.parse_args().run))
     except InvalidSetting as error:
         print(error, file=sys.stderr)
         sys.exit(2)
-    print(options.out)
 
 
 if __name__ == "__main__":

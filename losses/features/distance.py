@@ -71,7 +71,7 @@ def _value_and_gradient(net: VGG19, x: Tensor, y: Tensor, weights: Sequence[floa
             x = layer(x)
         maps.append(x)
         if index in targets:
-            cell = max(1, pool // stride)
+            cell = min(max(1, pool // stride), *x.shape[2:])
             difference = averaged(targets[index], cell).sub_(averaged(x, cell))
             scale = weight_of[index] / difference.numel()
             value = value + scale * _sum_of_squares(difference).to(value.dtype)

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from losses import InvalidSetting
-from recon.model.bundled import BUNDLED, bundled
+from recon.model.bundled import NAMES, bundled
+from recon.model.checkpoints import read
 from recon.model.checkpoints.hugging_face import WEIGHTS
 from recon.training.run_folder import RUNS
-from recon.training.trained import Trained, load_checkpoint, load_run
+from recon.training.trained import Trained, from_checkpoint, load_run
 
 RESULTS = "-results"  # behind a file's name: the folder of what is found out about it
 
@@ -61,8 +62,9 @@ class Subject:
 def open_run(path: Path, target: str | None = None) -> Subject:
     """A run as it stands on disk, finished or not; or a checkpoint of others, a file or a folder.
 
-    `bundled` is the masked autoencoder that this package carries; its results go to runs/bundled-results/. Those of a
-    file, mae.pth, go to mae.pth-results/ beside it. Such a folder is made when they are written.
+    `bundled` and `bundled_sharp` are the masked autoencoders that this package carries; the results of one go to
+    runs/bundled-results/. Those of a file, mae.pth, go to mae.pth-results/ beside it. Such a folder is made when they
+    are written.
 
     Args:
         target: "pixels" or "normalised", where a checkpoint of others cannot tell; a run knows.
@@ -70,19 +72,19 @@ def open_run(path: Path, target: str | None = None) -> Subject:
     Raises:
         InvalidSetting: there is nothing of that name, or it holds no model that can be read.
     """
-    if str(path) == BUNDLED and not path.exists():
-        return Subject(RUNS / (BUNDLED + RESULTS), load_checkpoint(bundled(), target), path)
+    if (name := str(path)) in NAMES and not path.exists():
+        return Subject(RUNS / (name + RESULTS), from_checkpoint(bundled(name, target)), path)
     if path.is_dir():
         if (path / "config.yaml").is_file() or not any((path / name).is_file() for name in WEIGHTS):
             return Subject(path, load_run(path), path)
-        return Subject(path, load_checkpoint(path, target), path)
+        return Subject(path, from_checkpoint(read(path, target)), path)
     if not path.is_file():
         raise InvalidSetting(f"there is no run {path}{_others(path.parent)}")
     if path.name in WEIGHTS and (path.parent / "config.yaml").is_file():
         raise InvalidSetting(f"{path} is the model of the run {path.parent}; give the run")
     if path.name in WEIGHTS and (path.parent / "config.json").is_file():
         return open_run(path.parent, target)
-    return Subject(path.with_name(path.name + RESULTS), load_checkpoint(path, target), path)
+    return Subject(path.with_name(path.name + RESULTS), from_checkpoint(read(path, target)), path)
 
 
 def curves(folder: Path) -> dict[str, list[float | None]]:

@@ -10,7 +10,7 @@ from recon import config
 from recon.config import Settings
 from recon.model import DECODER_HEAD_WIDTH, SIZES, MaskedAutoencoder
 from recon.model.autoencoder import decoder_parts
-from recon.model.bundled import BUNDLED, bundled
+from recon.model.bundled import BUNDLED, NAMES, SHARPENED, bundled
 from recon.model.checkpoints import Architecture, Checkpoint, read
 from recon.model.checkpoints.checkpoint import NORM_EPS, WORDS
 from recon.training.run_folder import flat
@@ -51,6 +51,12 @@ class Start:
             "std": list(self.checkpoint.std),
         }
 
+    def beside(self, model: MaskedAutoencoder) -> dict[str, MaskedAutoencoder]:
+        """Models to be seen beside `model`, by titles: of the bundled start, what long training makes of it."""
+        if self.source != BUNDLED or self.checkpoint.architecture.image_size != model.image_size:
+            return {}
+        return {f"sharpened for long\n({SHARPENED})": bundled(SHARPENED).model()}
+
     def _of_decoder(self, name: str) -> bool:
         return name.startswith(decoder_parts(self.checkpoint.architecture.mask_tokens))
 
@@ -81,9 +87,7 @@ def find_start(settings: Settings, given: frozenset[str], head: PixelHead) -> St
     if settings.init == "none":
         return None
     path = Path(settings.init)
-    if settings.init == BUNDLED and not path.exists():
-        path = bundled()
-    checkpoint = read(path)
+    checkpoint = bundled(settings.init) if settings.init in NAMES and not path.exists() else read(path)
     keep, reason = _decoder_kept(settings, checkpoint, head)
     _adopt_sizes(settings, _chosen(settings, given), checkpoint.architecture, keep)
     if settings.train.parts == "refiner":

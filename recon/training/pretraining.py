@@ -101,7 +101,10 @@ def pretrain(settings: Settings, given: frozenset[str] = frozenset()) -> int:
     seen_before = None
     if start and start.keep_decoder:
         with fabric.autocast():
-            seen_before = drawn_before(f"before\n({settings.init})", preview.reconstruct(model))
+            beside = {
+                title: preview.reconstruct(other.to(fabric.device)) for title, other in start.beside(model).items()
+            }
+            seen_before = drawn_before(f"before\n({settings.init})", preview.reconstruct(model), beside)
     if not settings.resume:
         folder = ranks.by_first(lambda: run_folder.create(settings))  # now that all have what they need
     run = Run(

@@ -1,6 +1,6 @@
 """The same held-out images, reconstructed again and again while a run learns."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -38,11 +38,13 @@ class Before:
         title: of its row in the picture.
         pictures: (few, 3, H, W) uint8, the composites that are shown.
         seen: the figures of all held-out images.
+        beside: rows of other models on the same images, by title, as `pictures`.
     """
 
     title: str
     pictures: Tensor
     seen: dict[str, float]
+    beside: dict[str, Tensor] = field(default_factory=dict)
 
     @classmethod
     def of(cls, state: dict[str, Any]) -> Self:
@@ -53,11 +55,10 @@ class Before:
         return dict(vars(self))
 
 
-def before(title: str, reconstructions: list[Reconstruction]) -> Before:
-    """What a model draws now, kept for later."""
-    composites = torch.cat([r.composite.float().clamp(0, 1) for r in reconstructions])
-    pictures = (_shown(composites) * 255).round().to(torch.uint8).cpu()
-    return Before(title, pictures, figures(reconstructions))
+def before(title: str, reconstructions: list[Reconstruction], beside: dict[str, list[Reconstruction]]) -> Before:
+    """What a model draws now, kept for later; and what others do, by the titles of their rows."""
+    others = {of: _kept(drawn) for of, drawn in beside.items()}
+    return Before(title, _kept(reconstructions), figures(reconstructions), others)
 
 
 def figures(reconstructions: list[Reconstruction]) -> dict[str, float]:
@@ -87,8 +88,8 @@ def in_words(seen: dict[str, float]) -> str:
 
 
 def draw(reconstructions: list[Reconstruction], caption: str, path: Path, before: Before | None = None) -> Tensor:
-    """Writes truth, masked, what was there before, reconstruction, error, and where the head needs statistics the
-    oracle; returns the grid."""
+    """Writes truth, masked, what was there before, reconstruction, what others draw, error, and where the head needs
+    statistics the oracle; returns the grid."""
     rows: dict[str, list[Tensor]] = {}
     for r in reconstructions:
         found = reconstruction_rows(r.image, r.hidden_pixels, r.composite.float())
@@ -98,10 +99,18 @@ def draw(reconstructions: list[Reconstruction], caption: str, path: Path, before
             rows.setdefault(title, []).append(images)
     shown = {title: _shown(torch.cat(parts)) for title, parts in rows.items()}
     if before is not None:
-        first, after = list(shown.items())[:2], list(shown.items())[2:]
-        after[0] = ("after", after[0][1])
-        shown = dict([*first, (before.title, before.pictures.float() / 255), *after])
+        truth, masked, (_, ours), *rest = shown.items()
+        earlier, *beside = (
+            (title, pictures.float() / 255)
+            for title, pictures in [(before.title, before.pictures), *before.beside.items()]
+        )
+        shown = dict([truth, masked, earlier, ("after", ours), *beside, *rest])
     return write_rows(shown, caption, path)
+
+
+def _kept(reconstructions: list[Reconstruction]) -> Tensor:
+    composites = torch.cat([r.composite.float().clamp(0, 1) for r in reconstructions])
+    return (_shown(composites) * 255).round().to(torch.uint8).cpu()
 
 
 def _shown(images: Tensor) -> Tensor:

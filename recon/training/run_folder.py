@@ -110,13 +110,24 @@ def resumed_settings(saved: dict[str, Any], now: Settings, given: frozenset[str]
 
 
 def _as_it_was(saved: dict[str, Any]) -> dict[str, Any]:
-    """The settings of a run from before discriminators were told of the mask, in words that mean the same now."""
-    if "losses.adversarial.game" not in saved or "losses.adversarial.mask_aware" in saved:
-        return saved
-    terms = [term.strip() for term in saved["loss"].split("+")]
-    loss = " + ".join("0.01*adversarial" if term == "adversarial" else term for term in terms)
-    penalty = saved["losses.adversarial.penalty"] if saved["losses.adversarial.game"] == "relativistic" else 0.0
-    return saved | {"loss": loss, "losses.adversarial.mask_aware": False, "losses.adversarial.penalty": penalty}
+    """The settings of a run from before discriminators were told of the mask and features were averaged over squares,
+    in words that mean the same now."""
+    changed: dict[str, Any] = {}
+    loss = saved["loss"]
+    if "losses.adversarial.game" in saved and "losses.adversarial.mask_aware" not in saved:
+        loss = _weighed(loss, "adversarial")
+        penalty = saved["losses.adversarial.penalty"] if saved["losses.adversarial.game"] == "relativistic" else 0.0
+        changed |= {"losses.adversarial.mask_aware": False, "losses.adversarial.penalty": penalty}
+    if "losses.perceptual.weights" in saved and "losses.perceptual.pool" not in saved:
+        loss = _weighed(loss, "perceptual")
+        changed |= {"losses.perceptual.pool": 1}
+    return saved | changed | {"loss": loss}
+
+
+def _weighed(loss: str, name: str) -> str:
+    """An objective in which a bare `name` meant 0.01*name."""
+    terms = [term.strip() for term in loss.split("+")]
+    return " + ".join(f"0.01*{name}" if term == name else term for term in terms) if name in terms else loss
 
 
 def flat(settings: Settings) -> dict[str, Any]:

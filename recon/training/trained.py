@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from losses import InvalidSetting, NormalisedPixelHead, PixelHead
 from recon.config import Settings, Train
 from recon.model import MaskedAutoencoder
-from recon.model.checkpoints import Checkpoint, read
+from recon.model.checkpoints import Checkpoint
 from recon.model.checkpoints.checkpoint import WORDS
 from recon.training.pretraining import from_values, make_model
 from recon.training.run_folder import values_of
@@ -41,16 +41,8 @@ class Trained:
     origin: Checkpoint | None = None
 
 
-def load_checkpoint(path: Path, target: str | None = None) -> Trained:
-    """A checkpoint that is no run, as if it had been trained here with the paper's masks; see `checkpoints.read`.
-
-    Args:
-        target: "pixels" or "normalised", where the file cannot tell.
-
-    Raises:
-        InvalidSetting: it cannot be read.
-    """
-    checkpoint = read(path, target)
+def from_checkpoint(checkpoint: Checkpoint) -> Trained:
+    """A checkpoint that is no run, as if it had been trained here with the paper's masks."""
     a = checkpoint.architecture
     settings = Settings(loss="mse", train=Train(epochs=None))
     settings.data.name, settings.data.image_size = None, list(a.image_size)

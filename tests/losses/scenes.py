@@ -48,13 +48,14 @@ PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket")
 PLAIN = [
     *NAMES,
     "mse + 0.1*l1",
-    "perceptual + mse",
+    "0.01*perceptual + mse",
     "norm_mse + mse + 0.3*perceptual",
     "0.5*norm_mse + l1 + 0.01*adversarial + 0.01*perceptual",
     "0*l1 + 3*mse",
 ]
 SHARED = [
     "mse + 10%l1",
+    "perceptual + mse",
     "20%perceptual + mse",
     "mse + 0.3*l1 + 80%adversarial",
     "norm_mse + 5%mse + 150%perceptual + 0.1*l1",

@@ -229,7 +229,7 @@ def test_an_option_that_cannot_be_used_is_an_error_of_one_line(name, options, na
     assert f"losses.{name}.{named}" in one_line(error)
 
 
-@pytest.mark.parametrize("expression", ["perceptual", "perceptual + 10%mse", "perceptual + 10%l1 + 10%mse"])
+@pytest.mark.parametrize("expression", ["perceptual", "0.01*perceptual + 10%mse", "0.01*perceptual + 10%l1 + 10%mse"])
 def test_every_step_has_a_plainly_weighted_term(expression):
     with pytest.raises(InvalidSetting) as error:
         objective_of(expression, perceptual=SMALL["perceptual"] | {"every": 2})

@@ -26,7 +26,7 @@ SHARED = "weights/vgg19_features_to_conv3_4.safetensors"
 
 
 def perceptual(dtype=torch.float32, critic=torch.float32, **options) -> Perceptual:
-    options = {"weights": "random"} | options
+    options = {"weights": "random", "pool": 1} | options
     return Perceptual(Perceptual.Options(**options), Surroundings(dtype=critic)).to(dtype)
 
 
@@ -118,6 +118,14 @@ def test_pooling_forgives_a_texture_that_falls_elsewhere_but_not_a_blur():
 
     # Of one texture's means over n independent positions, the squared difference falls as 1 / n; a blur's stays.
     assert moved_over_blurred(16) < moved_over_blurred(1) / 10
+
+
+@pytest.mark.parametrize("side", [8, 16])
+def test_the_default_pool_suits_small_images(side):
+    torch.manual_seed(0)
+    term = Perceptual(Perceptual.Options(weights="random"), Surroundings(image_size=(side, side)))
+    gradient = gradient_of(term, scene(size=(side, side), patch=4))
+    assert gradient.isfinite().all() and gradient.any()
 
 
 def test_empty_tap_weights_are_ones():
