@@ -9,7 +9,7 @@ from losses.heads import NormalisedPixelHead
 from losses.reconstruction import Reconstruction
 from recon.metrics.fidelity import masked_psnr, mean_of_visible
 from recon.report.pictures import GAP, GREY, image_grid, reconstruction_rows, write_rows
-from recon.training.preview import SHOWN, draw, figures
+from recon.training.preview import SHOWN, Before, before, draw, figures
 
 H, W = 8, 12
 
@@ -91,6 +91,27 @@ def test_the_preview_shows_images_spread_over_the_held_out_ones(tmp_path):
         r, k = found[i // 3], i % 3
         assert torch.equal(cell(grid, 0, column), r.image[k])
         assert torch.equal(cell(grid, 2, column), r.composite[k].clamp(0, 1))
+
+
+def test_a_warm_start_shows_what_was_drawn_before_and_what_others_draw(tmp_path):
+    earlier, now, other = (reconstructions(7) for _ in range(3))
+    earlier = [r.at(r.prediction + 1, "hidden") for r in earlier]
+    other = [r.at(r.prediction - 1, "hidden") for r in other]
+    kept = before("before", earlier, {"another": other})
+    again = Before.of(kept.state())  # as from a checkpoint
+    grid = draw(now, "caption", tmp_path / "picture.png", again)
+    assert grid.shape[1] == 6 * (H + GAP) - GAP
+    assert again.seen == figures(earlier)
+    rows = (now[0].image, None, *(r[0].composite.clamp(0, 1) for r in (earlier, now, other)))
+    for row, images in enumerate(rows):
+        if images is not None:
+            torch.testing.assert_close(cell(grid, row, 1), images[1], rtol=0, atol=1 / 500)
+
+
+def test_a_run_from_before_others_were_shown_goes_on_without(tmp_path):
+    state = before("before", reconstructions(2), {}).state()
+    del state["beside"]
+    assert Before.of(state).beside == {}
 
 
 def test_a_head_with_statistics_shows_the_oracle_too(tmp_path):

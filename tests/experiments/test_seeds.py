@@ -1,0 +1,58 @@
+"""One line per objective: its means over seeds, and never over runs that differ in more."""
+
+import json
+import sys
+
+import pytest
+
+from experiments import seeds
+from losses import InvalidSetting
+
+
+def comparison(*runs: tuple[str, int, float, dict]) -> dict:
+    """Of (objective, seed, PSNR, other settings); tenengrad is a tenth of the PSNR, the truth's is 4."""
+
+    def row(key, kind, psnr):
+        values = {"masked_psnr": {"value": psnr}, "tenengrad": {"value": psnr and psnr / 10}}
+        return {"key": key, "label": key, "kind": kind, "values": values}
+
+    keys = [f"run/{i}" for i in range(len(runs))]
+    rows = [row(key, "run", psnr) for key, (_, _, psnr, _) in zip(keys, runs, strict=True)]
+    made = {
+        key: {"expression": expression, "differs": {"seed": seed} | other}
+        for key, (expression, seed, _, other) in zip(keys, runs, strict=True)
+    }
+    return {"rows": [*rows, row("ridge", "simple", 15.0), row("truth", "truth", 40.0)], "made": made}
+
+
+def test_means_over_seeds_with_half_of_their_range():
+    table = seeds.seeds(comparison(("mse", 0, 16.0, {}), ("l1", 0, 12.0, {}), ("mse", 1, 18.0, {})))
+    assert table == [
+        ["", "PSNR dB", "detail"],
+        ["mse (2 seeds)", "17.00 ±1.00", "0.425 ±0.025"],
+        ["l1", "12.00", "0.300"],
+        ["ridge", "15.00", "0.375"],
+        ["truth", "40.00", "1.000"],
+    ]
+
+
+def test_a_run_without_a_value_leaves_its_objective_without_one():
+    table = seeds.seeds(comparison(("mse", 0, 16.0, {}), ("mse", 1, None, {})))
+    assert table[1] == ["mse (2 seeds)", "-", "-"]
+
+
+def test_runs_that_differ_in_more_than_their_seed_are_no_seeds_of_one_another():
+    other = comparison(("mse", 0, 16.0, {"train.steps": 10}), ("mse", 1, 17.0, {"train.steps": 20}))
+    with pytest.raises(InvalidSetting, match="more than their seed"):
+        seeds.seeds(other)
+
+
+@pytest.mark.parametrize("text", [None, "{", json.dumps({"rows": []})])
+def test_another_file_is_one_line(tmp_path, monkeypatch, capsys, text):
+    path = tmp_path / "comparison.json"
+    if text is not None:
+        path.write_text(text)
+    monkeypatch.setattr(sys, "argv", ["seeds", str(path)])
+    with pytest.raises(SystemExit) as stopped:
+        seeds.main()
+    assert stopped.value.code == 2 and len(capsys.readouterr().err.splitlines()) == 1

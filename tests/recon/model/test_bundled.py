@@ -1,0 +1,88 @@
+"""The models that the package carries: small, complete, and what they are said to be."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from experiments.bundled_mae import __main__ as making
+from losses import InvalidSetting
+from recon.data import create_dataset, held_out_images
+from recon.evaluation.subject import open_run
+from recon.model import bundled as carried
+from recon.model.bundled import BUNDLED, FILE, NAMES, REFINER, SHARPENED, bundled
+from recon.training.pretraining import masking_of
+from recon.training.preview import Preview, figures
+from tests.recon.training.conftest import settings
+
+
+def test_both_files_together_are_small_and_in_half_precision():
+    assert FILE.stat().st_size + REFINER.stat().st_size <= 5_000_000
+    assert all(tensor.dtype == torch.float16 for name in NAMES for tensor in bundled(name).state.values())
+
+
+def test_the_sharpened_one_is_the_other_to_the_bit_with_a_refiner_behind():
+    plain, sharp = bundled(BUNDLED), bundled(SHARPENED)
+    new = [name for name in sharp.state if name not in plain.state]
+    assert new and all(name.startswith("refiner.") for name in new)
+    assert all(torch.equal(sharp.state[name], tensor) for name, tensor in plain.state.items())
+    assert sharp.sha256 != plain.sha256 and (sharp.mean, sharp.std) == (plain.mean, plain.std)
+
+
+def test_the_sharpened_one_draws_sharper_photographs_at_some_cost_in_psnr():
+    """On photographs of neither's training, and not by little: the eye is to see it."""
+    chosen = settings("data.image_size=64")[0]
+    found = {}
+    for name in NAMES:
+        model = bundled(name).model()
+        images, noise, _ = held_out_images(
+            create_dataset("photos", "val"), model.image_size, 64, 0, masking_of(chosen, model)
+        )
+        found[name] = figures(Preview(images, noise, 32).reconstruct(model))
+    assert found[SHARPENED]["detail"] > 1.5 * found[BUNDLED]["detail"]
+    assert found[BUNDLED]["masked_psnr"] - 2.5 < found[SHARPENED]["masked_psnr"] < found[BUNDLED]["masked_psnr"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_they_are_evaluated_by_their_names(name):
+    subject = open_run(Path(name))
+    assert (subject.name, subject.undrawable, subject.folder) == (name, None, Path(f"runs/{name}-results"))
+
+
+@pytest.mark.parametrize(("name", "missing"), [(BUNDLED, "FILE"), (SHARPENED, "REFINER")])
+def test_an_installation_without_them_says_so_in_one_line(monkeypatch, tmp_path, name, missing):
+    monkeypatch.setattr(carried, missing, tmp_path / "none.safetensors")
+    with pytest.raises(InvalidSetting, match="reinstall") as error:
+        bundled(name)
+    assert name in str(error.value) and "\n" not in str(error.value)
+
+
+def made_from(tmp_path, monkeypatch, run) -> Path:
+    for name in ("FILE", "REFINER"):
+        monkeypatch.setattr(making, name, tmp_path / f"{name}.safetensors")
+        (tmp_path / f"{name}.safetensors").write_bytes(getattr(carried, name).read_bytes())
+    return making.export(run)
+
+
+def a_file(tmp_path, **changes) -> Path:
+    """A checkpoint with a refiner, in this project's format, whose tensors are those of bundled_sharp but `changes`."""
+    path = tmp_path / "run.safetensors"
+    sharp = bundled(SHARPENED)
+    making.write(making.replace(sharp, state={n: t.float() for n, t in (sharp.state | changes).items()}), path, "recon")
+    return path
+
+
+def test_what_is_exported_from_a_run_is_its_refiner(tmp_path, monkeypatch):
+    out = made_from(tmp_path, monkeypatch, a_file(tmp_path))
+    assert out.name == "REFINER.safetensors"
+    monkeypatch.setattr(carried, "REFINER", out)
+    exported = bundled(SHARPENED).state
+    monkeypatch.undo()
+    assert all(torch.equal(exported[name], tensor) for name, tensor in bundled(SHARPENED).state.items())
+
+
+def test_a_run_that_trained_more_than_the_refiner_is_not_exported(tmp_path, monkeypatch):
+    other = bundled(SHARPENED).state["mask_token"] + 1
+    with pytest.raises(InvalidSetting, match="more than the refiner"):
+        made_from(tmp_path, monkeypatch, a_file(tmp_path, mask_token=other))
+    assert (tmp_path / "REFINER.safetensors").read_bytes() == REFINER.read_bytes()
