@@ -130,7 +130,7 @@ class Settings:
     loss: str = option("norm_mse", "objective: terms joined by +, each bare, 0.1*term or 10%term")
     init: str = option(
         "none",
-        "weights to begin with: RUN, FILE (what recon.convert reads), bundled or bundled_sharp (this package's), or none",
+        "weights to begin with: RUN, FILE (what recon.convert reads), this package's bundled or bundled_sharp; or none",
     )
     init_decoder: str | None = option(
         None, "keep or new: the decoder that init brings; null: kept where it predicts what this objective asks for"
