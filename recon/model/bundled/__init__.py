@@ -22,7 +22,7 @@ def bundled(name: str, target: str | None = None) -> Checkpoint:
     Raises:
         InvalidSetting: this installation lacks it.
     """
-    for file in (FILE, REFINER):
+    for file in (FILE,) if name == BUNDLED else (FILE, REFINER):
         if not file.is_file():
             raise InvalidSetting(f"{name} is missing from this installation ({file.name}); reinstall")
     base = read(FILE, target)

@@ -65,10 +65,10 @@ def made_from(tmp_path, monkeypatch, run) -> Path:
 
 
 def a_file(tmp_path, **changes) -> Path:
-    """A checkpoint with a refiner, in this project's format, whose tensors are those of bundled_sharp but `changes`."""
+    """What a run from bundled_sharp, that has changed nothing but `changes`, would be."""
     path = tmp_path / "run.safetensors"
     sharp = bundled(SHARPENED)
-    making.write(making.replace(sharp, state={n: t.float() for n, t in (sharp.state | changes).items()}), path, "recon")
+    making.write(making.replace(sharp, state=sharp.model().state_dict() | changes), path, "recon")
     return path
 
 
@@ -82,7 +82,7 @@ def test_what_is_exported_from_a_run_is_its_refiner(tmp_path, monkeypatch):
 
 
 def test_a_run_that_trained_more_than_the_refiner_is_not_exported(tmp_path, monkeypatch):
-    other = bundled(SHARPENED).state["mask_token"] + 1
+    other = bundled(SHARPENED).state["mask_token"].float() + 1
     with pytest.raises(InvalidSetting, match="more than the refiner"):
         made_from(tmp_path, monkeypatch, a_file(tmp_path, mask_token=other))
     assert (tmp_path / "REFINER.safetensors").read_bytes() == REFINER.read_bytes()
