@@ -25,7 +25,9 @@ from tests.recon.training.launched import (
     ENDING,
     EVERY,
     STEPS,
+    TOLERANCE,
     assert_same_but_for_rounding,
+    distance,
     ended_on_the_way,
 )
 
@@ -111,6 +113,19 @@ def test_two_processes_go_on_where_one_ended(tmp_path, pictures):
     assert torchrun(tmp_path, "pretrain", "name=killed", "resume=true").wait(100) == 0, said(tmp_path)
     assert (tmp_path / "out").read_text().count("from step 4") == 1
     assert_same_but_for_rounding(straight, killed)
+
+
+def test_two_processes_begin_warm_as_one_does(tmp_path, pictures):
+    """A decoder alone, from a run's weights, averaged: all read one start, and none has another's."""
+    begun = small_run(tmp_path, pictures, "begun", *STEPS, "loss=mse")
+    words = ["loss=feature_matching+mse", f"init={begun}", "train.parts=decoder", "train.ema=0.5", *STEPS]
+    one = small_run(tmp_path, pictures, "one", *words)
+    launched = torchrun(tmp_path, "pretrain", *SMALL, f"data.root={pictures}", "name=two", *words)
+    assert launched.wait(100) == 0, said(tmp_path)
+    two = tmp_path / "runs" / "two"
+    assert_same_but_for_rounding(one, two)
+    averages = [checkpoint.read(folder / checkpoint.NAME)["average"] for folder in (one, two)]
+    assert distance(*averages) < 4 * TOLERANCE  # of the decoder alone, without the length of an encoder that stood still
 
 
 def test_what_is_wrong_is_told_in_one_line_for_all_and_leaves_nothing(tmp_path, pictures):
