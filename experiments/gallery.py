@@ -41,7 +41,8 @@ def gallery(folders: list[Path], images: int, out: Path) -> None:
         seen = figures(reconstructions)
         shown = reconstruction_rows(r.image, r.hidden_pixels, r.composite)
         rows |= {"truth": shown["truth"], "masked": shown["masked"]}
-        rows[f"{settings.loss}\n{seen['masked_psnr']:.2f} dB\ndetail {seen.get('detail', float('nan')):.2f}"] = shown[
+        terms = "\n+ ".join(term.strip() for term in settings.loss.split("+"))  # a line each: the margin is narrow
+        rows[f"{terms}\n{seen['masked_psnr']:.2f} dB\ndetail {seen.get('detail', float('nan')):.2f}"] = shown[
             "reconstruction"
         ]
     colour = f"filling with the mean of the visible colours: {seen['mean_colour_psnr']:.2f} dB"

@@ -17,6 +17,7 @@ from typing import Any
 from losses import InvalidSetting
 from recon.comparison.assemble import FORMAT
 from recon.evaluation.table import COLUMNS, aligned
+from recon.training.run_folder import HARMLESS
 
 Cell = tuple[float, float] | None  # mean, half of the range
 
@@ -25,28 +26,37 @@ def seeds(comparison: dict[str, Any]) -> list[list[str]]:
     """Lines of cells: the heading, every objective with its number of runs, the simple reconstructions, the truth.
 
     Raises:
-        InvalidSetting: runs of one objective differ in more than their seed.
+        InvalidSetting: runs of one objective differ in more than their seed, or have the same one.
     """
-    groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    differing: dict[str, str] = {}
+    groups: dict[tuple[bool, str], list[dict[str, Any]]] = defaultdict(list)
     for row in comparison["rows"]:
         made = comparison["made"].get(row["key"])
-        label = made["expression"] if made else row["label"]
-        settings = {key: value for key, value in (made or {"differs": {}})["differs"].items() if key != "seed"}
-        if differing.setdefault(label, json.dumps(settings)) != json.dumps(settings):
-            raise InvalidSetting(f"runs of {label} differ in more than their seed ({row['label']}); compare them apart")
-        groups[label].append(row)
+        groups[made is not None, made["expression"] if made else row["label"]].append(row)
+    for (trained, label), rows in groups.items():
+        if trained:
+            _check(label, [comparison["made"][row["key"]]["differs"] for row in rows])
     truth = next(row for row in comparison["rows"] if row["kind"] == "truth")
     detail = truth["values"]["tenengrad"]["value"]
-    lines = {
-        f"{label} ({len(rows)} seeds)" if len(rows) > 1 else label: {
-            name: _over(rows, name, detail if name == "tenengrad" else 1) for name in COLUMNS
-        }
-        for label, rows in groups.items()
-    }
-    columns = [name for name in COLUMNS if any(cells[name] for cells in lines.values())]
+    lines = [
+        (
+            f"{label} ({len(rows)} seeds)" if len(rows) > 1 else label,
+            {name: _over(rows, name, detail if name == "tenengrad" else 1) for name in COLUMNS},
+        )
+        for (_, label), rows in groups.items()
+    ]
+    columns = [name for name in COLUMNS if any(cells[name] for _, cells in lines)]
     heading = ["", *(COLUMNS[name] for name in columns)]
     return [heading, *([label, *(_written(cells[name]) for name in columns)] for label, cells in lines.items())]
+
+
+def _check(label: str, differs: list[dict[str, Any]]) -> None:
+    """Raises InvalidSetting where runs of an objective are not each other's seeds."""
+    settings = [{k: v for k, v in each.items() if k not in HARMLESS} for each in differs]
+    if odd := sorted({k for each in settings for k in each if k != "seed" and each[k] != settings[0].get(k)}):
+        raise InvalidSetting(f"runs of {label} differ in more than their seed: {', '.join(odd)}; compare them apart")
+    found = [each.get("seed") for each in settings]
+    if len(set(found)) < len(found):
+        raise InvalidSetting(f"runs of {label} have the same seed; give each once, or compare them apart")
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -66,7 +76,7 @@ def read(path: Path) -> dict[str, Any]:
 
 def _over(rows: list[dict[str, Any]], name: str, unit: float) -> Cell:
     values = [row["values"].get(name, {}).get("value") for row in rows]
-    if None in values:
+    if None in values or not unit:
         return None
     return sum(values) / len(values) / unit, (max(values) - min(values)) / 2 / unit
 

@@ -63,7 +63,7 @@ def build_objective(
     Raises:
         InvalidSetting: one line that names what cannot be used, and the remedy.
     """
-    parsed = parse(expression, _defaults())
+    parsed = parse(expression, defaults())
     for name in options:
         if name not in TERMS:
             raise InvalidSetting(
@@ -82,11 +82,12 @@ def head_of(expression: str) -> PixelHead:
     Raises:
         InvalidSetting: as `build_objective`.
     """
-    parsed = parse(expression, _defaults())
+    parsed = parse(expression, defaults())
     return common_head({t.name: TERMS[t.name] for t in parsed.terms})
 
 
-def _defaults() -> dict[str, WeightedTerm]:
+def defaults() -> dict[str, WeightedTerm]:
+    """What a bare name means, of every term."""
     return {name: WeightedTerm(name, t.default_weight, t.default_is_share) for name, t in TERMS.items()}
 
 

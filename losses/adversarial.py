@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from losses.critic import Critic
 from losses.discriminator import PatchDiscriminator
 from losses.errors import InvalidSetting, nearest
-from losses.features.distance import averaged
+from losses.features.distance import SQUARE, averaged, check_pool
 from losses.finite import gradient_norm, step_unless
 from losses.games import GAMES, weighted_mean
 from losses.reconstruction import Reconstruction
@@ -209,10 +209,11 @@ class FeatureMatching(Adversarial):
     position by position (`pool=1`), features of texture that falls elsewhere than in the truth are errors, and it is
     left out. Their means over squares are a texture's statistics, as those over a batch are in Salimans et al. 2016
     (arXiv 1606.03498, section 3.1): what the discriminator finds out of place in them, it teaches to be drawn. Nothing
-    rewards being taken for real. The discriminator is its own, not that of an adversarial term beside it.
+    rewards being taken for real. Layers of a stride above half of `pool` are compared as they are. The discriminator is
+    its own, not that of an adversarial term beside it.
     """
 
-    default_weight = 500.0  # as of `Adversarial`
+    default_weight = 500.0  # a share, as `Adversarial` has one; docs/critics.md has those that were tried
 
     name = "feature_matching"
 
@@ -220,15 +221,12 @@ class FeatureMatching(Adversarial):
     class Options(Adversarial.Options):
         """Settings `losses.feature_matching.<option>`."""
 
-        pool: int = option(8, "side in pixels of squares over which features are averaged first; 1: none are")
+        pool: int = option(SQUARE, "side in pixels of squares over which features are averaged first; 1: none are")
 
     def __init__(self, options: Any = None, surroundings: Surroundings | None = None):
         super().__init__(options, surroundings)
         side = self.options.crop or min(self.surroundings.image_size) - self.discriminator.stride + 1  # of what is seen
-        if not 1 <= self.options.pool <= max(side, self.Options.pool):  # the default suits smaller images, too
-            raise InvalidSetting(
-                f"losses.{self.name}.pool={self.options.pool} must be between 1 and the {side} pixels that are seen"
-            )
+        check_pool(self.name, self.options.pool, side)
 
     def value(self, r: Reconstruction) -> Tensor:
         frozen = {name: p.detach() for name, p in self.discriminator.named_parameters()}

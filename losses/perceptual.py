@@ -8,7 +8,7 @@ from torch import Tensor
 
 from losses.critic import Critic
 from losses.errors import InvalidSetting
-from losses.features.distance import feature_distance
+from losses.features.distance import SQUARE, check_pool, feature_distance
 from losses.features.trunks import SMALLEST, load_lpips
 from losses.features.vgg19 import DEFAULT_TAPS, VGG19
 from losses.features.weights import load_vgg19
@@ -26,7 +26,7 @@ class Perceptual(Critic):
     texture that falls elsewhere than in the truth is an error. Their means over squares are a texture's statistics.
     """
 
-    # The share of the README's table, whose command stands there; docs/critics.md has those that were tried.
+    # The share of the README's table; docs/critics.md has others. It suits a trained model; from nothing it is slow.
     default_weight, default_is_share = 2000.0, True
 
     name = "perceptual"
@@ -40,7 +40,7 @@ class Perceptual(Critic):
             list(DEFAULT_TAPS), "layers compared, by name: conv3_1 (after its ReLU), pool2, features.7"
         )
         tap_weights: list[float] = option([], "one weight per tap; empty: 1 each")
-        pool: int = option(8, "side in pixels of squares over which features are averaged first; 1: none are")
+        pool: int = option(SQUARE, "side in pixels of squares over which features are averaged first; 1: none are")
 
     def __init__(self, options: Any = None, surroundings: Surroundings | None = None):
         super().__init__(options, surroundings)
@@ -61,10 +61,7 @@ class Perceptual(Critic):
         self.stride = 2 ** sum(isinstance(layer, torch.nn.MaxPool2d) for layer in self.net.features)
         self.check_crop(least=self.stride)
         side = self.options.crop or min(self.surroundings.image_size) - self.stride + 1  # of what is seen
-        if not 1 <= self.options.pool <= max(side, self.Options.pool):  # the default suits smaller images, too
-            raise InvalidSetting(
-                f"losses.perceptual.pool={self.options.pool} must be between 1 and the {side} pixels that are seen"
-            )
+        check_pool(self.name, self.options.pool, side)
 
     def value(self, r: Reconstruction) -> Tensor:
         predicted, true = (self.seen(r, image, self.stride) for image in (r.judged_image, r.image))

@@ -21,6 +21,7 @@ from losses import InvalidSetting
 from losses.errors import nearest
 from recon import sweep
 from recon.config import Settings, every_setting
+from recon.model.bundled import NAMES
 from recon.settings_help import help_text, presets
 from recon.training.device import is_out_of_memory
 from recon.training.ranks import first_of_all, first_to_say, join, launched_together
@@ -36,7 +37,7 @@ OWN = {
     "data.root": (),
     "model.name": (),
     "preset": (),
-    "init": ("none", "bundled", "null"),
+    "init": ("none", "null", *NAMES),
     "resume": ("false", "no", "n", "off", "0"),
 }
 DEMO_TAKEN = "preset=demo: neither data, model, preset nor init is given; the demonstration on embedded photographs"

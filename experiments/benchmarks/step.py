@@ -148,8 +148,8 @@ def critic_floor(bench: Bench) -> tuple[Callable[[], None], Callable[[], None]]:
     leaf = r.prediction.detach().float().requires_grad_()
     dtype = term.surroundings.dtype
     net = torch.compile(term.net, dynamic=False) if term.surroundings.compiled else term.net
-    true = r.shifted(r.image, term.stride)
-    predicted = r.shifted(r.composite.detach(), term.stride).clone().requires_grad_()
+    true = term.seen(r, r.image, term.stride)
+    predicted = term.seen(r, r.composite.detach(), term.stride).clone().requires_grad_()
 
     def cast() -> torch.autocast:
         return torch.autocast(bench.device.type, dtype, enabled=dtype != torch.float32)
@@ -188,14 +188,16 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--compile", action="store_true")
-    parser.add_argument("--preset", help="its model, sizes and losses instead; norm_mse, which has no refiner, not")
+    parser.add_argument("--preset", choices=("demo", "refiner64"), help="its sizes and critics' settings instead")
     parser.add_argument("--loss", nargs="+")
     take_out(parser)
     options = parser.parse_args()
     of_preset = take_preset(options) if options.preset else {}
-    options.loss = options.loss or [e for e in EXPRESSIONS if not (options.preset and e == "norm_mse")]
+    pixels_alone = of_preset.get("refiner_width", 0) > 0  # no refiner corrects normalised pixels
+    options.loss = options.loss or [e for e in EXPRESSIONS if not (pixels_alone and e == "norm_mse")]
     make_fabric(options.device, "auto")  # for the device's settings, which training has too
-    print(f"{options.model}/{options.patch_size} at {options.image_size} pixels, batch {options.batch}")
+    preset = f"preset {options.preset}: " if options.preset else ""
+    print(f"{preset}{options.model}/{options.patch_size} at {options.image_size} pixels, batch {options.batch}")
     print(
         f"{options.device}, {torch.get_num_threads()} threads, torch {torch.__version__}, compile {options.compile}\n"
     )

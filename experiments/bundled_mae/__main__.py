@@ -16,12 +16,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from losses import InvalidSetting
 from recon.evaluation.subject import open_run
-from recon.model.bundled import FILE, REFINER
+from recon.model.bundled import BASE, FILE, REFINER
 from recon.model.checkpoints import Checkpoint, read, write
 
 LARGEST = 5_000_000  # bytes, of both files
@@ -42,7 +42,10 @@ def export(run: Path) -> Path:
     if refiner:
         _check_size(run, [*halved.values(), *refiner.values()])
         _check_base(run, checkpoint)
-        save_file(refiner, REFINER)
+        temporary = REFINER.with_name(REFINER.name + ".tmp")
+        # Not save_file, whose files nobody but their owner may read.
+        temporary.write_bytes(save(refiner, metadata={BASE: read(FILE).sha256}))
+        temporary.replace(REFINER)
         return REFINER
     _check_size(run, halved.values())
     FILE.unlink(missing_ok=True)
@@ -58,7 +61,8 @@ def _check_size(run: Path, carried: Iterable[Tensor]) -> None:
 def _check_base(run: Path, checkpoint: Checkpoint) -> None:
     """Raises InvalidSetting where all but the refiner is not the bundled model to the bit."""
     weights = {name: tensor for name, tensor in read(FILE).state.items() if not name.endswith("pos_embed")}  # a formula
-    if any(not torch.equal(tensor.float(), checkpoint.state[name]) for name, tensor in weights.items()):
+    own = checkpoint.state
+    if any(name not in own or not torch.equal(tensor.float(), own[name]) for name, tensor in weights.items()):
         raise InvalidSetting(f"{run} has trained more than the refiner; begin with init=bundled train.parts=refiner")
 
 

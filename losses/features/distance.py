@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from losses.errors import InvalidSetting
 from losses.features.vgg19 import VGG19
 
 # Images per pass on a CPU: the widest map of 4 images at 64 pixels is 2 MB in bfloat16.
@@ -86,8 +87,20 @@ def _value_and_gradient(net: VGG19, x: Tensor, y: Tensor, weights: Sequence[floa
     return value, g
 
 
+SQUARE = 8  # pixels: the terms' default side of squares, which any image may have
+
+
+def check_pool(term: str, pool: int, side: int) -> None:
+    """Raises InvalidSetting where squares of `pool` pixels are larger than the `side` pixels that a network sees."""
+    largest = max(side, SQUARE)
+    if not 1 <= pool <= largest:
+        raise InvalidSetting(
+            f"losses.{term}.pool={pool} must be between 1 and {largest}, of the {side} pixels that are seen"
+        )
+
+
 def averaged(x: Tensor, cell: int) -> Tensor:
-    """Means over squares of `cell` positions, which overlap by half; with cells of one position `x` itself."""
+    """Means over squares of `cell` positions, which overlap by half or a little more; with one position `x` itself."""
     return x if cell == 1 else F.avg_pool2d(x, cell, cell // 2)
 
 

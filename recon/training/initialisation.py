@@ -24,12 +24,14 @@ class Start:
         source: what the user gave.
         keep_decoder: whether its decoder is taken too.
         reason: why it is, or is not.
+        sharpened: of the bundled model, what long training behind it made.
     """
 
     source: str
     checkpoint: Checkpoint
     keep_decoder: bool
     reason: str
+    sharpened: Checkpoint | None = None
 
     def fill(self, model: MaskedAutoencoder) -> dict[str, Any]:
         """Puts the weights in; what is not taken stays as it was drawn. Returns the record of both."""
@@ -52,10 +54,12 @@ class Start:
         }
 
     def beside(self, model: MaskedAutoencoder) -> dict[str, MaskedAutoencoder]:
-        """Models to be seen beside `model`, by titles: of the bundled start, what long training makes of it."""
-        if self.source != BUNDLED or self.checkpoint.architecture.image_size != model.image_size:
+        """Models whose reconstructions are shown beside those of `model`, under the same masks, by their titles."""
+        if self.sharpened is None or self.sharpened.architecture.image_size != model.image_size:
             return {}
-        return {f"sharpened for long\n({SHARPENED})": bundled(SHARPENED).model()}
+        other = self.sharpened.model()
+        other.mask_ratio = model.mask_ratio
+        return {f"sharpened for long\n({SHARPENED})": other}
 
     def _of_decoder(self, name: str) -> bool:
         return name.startswith(decoder_parts(self.checkpoint.architecture.mask_tokens))
@@ -87,7 +91,8 @@ def find_start(settings: Settings, given: frozenset[str], head: PixelHead) -> St
     if settings.init == "none":
         return None
     path = Path(settings.init)
-    checkpoint = bundled(settings.init) if settings.init in NAMES and not path.exists() else read(path)
+    carried = settings.init in NAMES and not path.exists()
+    checkpoint = bundled(settings.init) if carried else read(path)
     keep, reason = _decoder_kept(settings, checkpoint, head)
     _adopt_sizes(settings, _chosen(settings, given), checkpoint.architecture, keep)
     if settings.train.parts == "refiner":
@@ -97,7 +102,8 @@ def find_start(settings: Settings, given: frozenset[str], head: PixelHead) -> St
             raise InvalidSetting(
                 f"{settings.init} has no refiner to train alone; give it one by model.refiner_width=32"
             )
-    return Start(settings.init, checkpoint, keep, reason)
+    sharpened = bundled(SHARPENED) if carried and settings.init == BUNDLED else None
+    return Start(settings.init, checkpoint, keep, reason, sharpened)
 
 
 def described(record: dict[str, Any]) -> str:

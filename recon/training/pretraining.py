@@ -101,9 +101,8 @@ def pretrain(settings: Settings, given: frozenset[str] = frozenset()) -> int:
     seen_before = None
     if start and start.keep_decoder:
         with fabric.autocast():
-            beside = {
-                title: preview.reconstruct(other.to(fabric.device)) for title, other in start.beside(model).items()
-            }
+            others = start.beside(model).items() if ranks.first else ()
+            beside = {title: preview.reconstruct(other.to(fabric.device)) for title, other in others}
             seen_before = drawn_before(f"before\n({settings.init})", preview.reconstruct(model), beside)
     if not settings.resume:
         folder = ranks.by_first(lambda: run_folder.create(settings))  # now that all have what they need

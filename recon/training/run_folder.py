@@ -13,7 +13,9 @@ from typing import Any
 import torch
 import yaml
 
+from losses import defaults
 from losses.errors import InvalidSetting
+from losses.expression import WeightedTerm, parse
 from recon.config import Settings, every_setting
 from recon.training import checkpoint
 
@@ -93,9 +95,9 @@ def resumed_settings(saved: dict[str, Any], now: Settings, given: frozenset[str]
     Raises:
         InvalidSetting: a given setting differs from the saved run's and is not harmless.
     """
-    current, defaults = flat(now), {s.key: s.default for s in every_setting()}
-    saved = defaults | _as_it_was(saved)  # a run may be older than a setting
-    changed = {key for key, value in current.items() if value != defaults[key]} if "preset" in given else set()
+    current, known = flat(now), {s.key: s.default for s in every_setting()}
+    saved = known | in_todays_words(saved)  # a run may be older than a setting
+    changed = {key for key, value in current.items() if value != known[key]} if "preset" in given else set()
     chosen = {key for key in current if any(key == g or key.startswith(f"{g}.") for g in given)} | changed
     # The length of a run is one setting in two units; the one that was not given is null.
     differing = {key: value for key, value in current.items() if key in chosen and value != saved[key]}
@@ -109,25 +111,27 @@ def resumed_settings(saved: dict[str, Any], now: Settings, given: frozenset[str]
     return saved | {key: value for key, value in differing.items() if key in HARMLESS}
 
 
-def _as_it_was(saved: dict[str, Any]) -> dict[str, Any]:
-    """The settings of a run from before discriminators were told of the mask and features were averaged over squares,
-    in words that mean the same now."""
+def in_todays_words(saved: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a run from before a default changed, so that they mean now what they meant then.
+
+    Discriminators were not told of the mask, and a bare `adversarial` was 0.01*adversarial; features were compared
+    position by position, a bare `perceptual` was 0.01*perceptual, a bare `feature_matching` 200%.
+    """
     changed: dict[str, Any] = {}
-    loss = saved["loss"]
+    then = defaults()
     if "losses.adversarial.game" in saved and "losses.adversarial.mask_aware" not in saved:
-        loss = _weighed(loss, "adversarial")
+        then["adversarial"] = WeightedTerm("adversarial", 0.01)
         penalty = saved["losses.adversarial.penalty"] if saved["losses.adversarial.game"] == "relativistic" else 0.0
         changed |= {"losses.adversarial.mask_aware": False, "losses.adversarial.penalty": penalty}
-    if "losses.perceptual.weights" in saved and "losses.perceptual.pool" not in saved:
-        loss = _weighed(loss, "perceptual")
-        changed |= {"losses.perceptual.pool": 1}
-    return saved | changed | {"loss": loss}
-
-
-def _weighed(loss: str, name: str) -> str:
-    """An objective in which a bare `name` meant 0.01*name."""
-    terms = [term.strip() for term in loss.split("+")]
-    return " + ".join(f"0.01*{name}" if term == name else term for term in terms) if name in terms else loss
+    if "losses.perceptual.weights" in saved and "losses.feature_matching.pool" not in saved:
+        then["perceptual"] = WeightedTerm("perceptual", 0.01)
+        then["feature_matching"] = WeightedTerm("feature_matching", 200.0, share=True)
+        pool = saved.get("losses.perceptual.pool", 1)
+        changed |= {"losses.perceptual.pool": pool, "losses.feature_matching.pool": 1}
+    if changed:
+        meant = str(parse(saved["loss"], then))
+        changed |= {"loss": meant} if meant != str(parse(saved["loss"], defaults())) else {}
+    return saved | changed
 
 
 def flat(settings: Settings) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from recon.model import MaskedAutoencoder
 from recon.model.checkpoints import Checkpoint
 from recon.model.checkpoints.checkpoint import WORDS
 from recon.training.pretraining import from_values, make_model
-from recon.training.run_folder import values_of
+from recon.training.run_folder import in_todays_words, values_of
 
 HEADS = {head.name: head for head in (PixelHead(), NormalisedPixelHead())}
 FACTS = ("objective", "head", "steps", "mean", "std", "weights")  # of config.yaml's `resolved`
@@ -72,7 +72,7 @@ def load_run(folder: Path) -> Trained:
     try:
         config = yaml.safe_load((folder / "config.yaml").read_text())
         resolved = config.pop("resolved")
-        settings = from_values(values_of(config))
+        settings = from_values(in_todays_words(values_of(config)))
         settings.compile = False
         facts = {name: resolved[name] for name in FACTS}
         model = make_model(settings, HEADS[facts["head"]], facts["mean"], facts["std"])

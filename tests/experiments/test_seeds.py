@@ -43,8 +43,25 @@ def test_a_run_without_a_value_leaves_its_objective_without_one():
 
 def test_runs_that_differ_in_more_than_their_seed_are_no_seeds_of_one_another():
     other = comparison(("mse", 0, 16.0, {"train.steps": 10}), ("mse", 1, 17.0, {"train.steps": 20}))
-    with pytest.raises(InvalidSetting, match="more than their seed"):
+    with pytest.raises(InvalidSetting, match=r"more than their seed: train\.steps"):
         seeds.seeds(other)
+
+
+def test_one_seed_twice_is_not_two_seeds():
+    with pytest.raises(InvalidSetting, match="same seed"):
+        seeds.seeds(comparison(("mse", 0, 16.0, {}), ("mse", 0, 16.0, {})))
+
+
+def test_what_changes_nothing_may_differ():
+    table = seeds.seeds(comparison(("mse", 0, 16.0, {"device": "cpu"}), ("mse", 1, 18.0, {"device": "cuda"})))
+    assert table[1][0] == "mse (2 seeds)"
+
+
+def test_a_checkpoint_called_as_an_objective_is_a_row_of_its_own():
+    others = comparison(("mse", 0, 16.0, {}), ("mse", 1, 18.0, {}))
+    others["rows"].insert(0, others["rows"][0] | {"key": "run/mse", "label": "mse"})
+    table = seeds.seeds(others)
+    assert [line[0] for line in table[1:3]] == ["mse", "mse (2 seeds)"]
 
 
 @pytest.mark.parametrize("text", [None, "{", json.dumps({"rows": []})])

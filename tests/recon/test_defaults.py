@@ -109,7 +109,9 @@ def test_the_demonstration_is_not_taken_where_something_of_one_s_own_is_named(wo
     assert not takes_demo(*words)
 
 
-@pytest.mark.parametrize("start", ["none", "bundled", "null", "'none'", "none,bundled", "'none','bundled'"])
+@pytest.mark.parametrize(
+    "start", ["none", "bundled", "bundled_sharp", "null", "'none'", "none,bundled", "'none','bundled'"]
+)
 def test_no_start_and_the_bundled_one_name_nothing_of_one_s_own(start):
     assert means_demo(OverridesParser.create().parse_overrides([f"init={start}", "loss=mse"]))
 

@@ -6,11 +6,13 @@ import pytest
 import torch
 
 from experiments.bundled_mae import __main__ as making
-from losses import InvalidSetting
+from losses import InvalidSetting, PixelHead
 from recon.data import create_dataset, held_out_images
 from recon.evaluation.subject import open_run
 from recon.model import bundled as carried
+from recon.model import create_model
 from recon.model.bundled import BUNDLED, FILE, NAMES, REFINER, SHARPENED, bundled
+from recon.training.initialisation import find_start
 from recon.training.pretraining import masking_of
 from recon.training.preview import Preview, figures
 from tests.recon.training.conftest import settings
@@ -58,9 +60,11 @@ def test_an_installation_without_them_says_so_in_one_line(monkeypatch, tmp_path,
 
 
 def made_from(tmp_path, monkeypatch, run) -> Path:
-    for name in ("FILE", "REFINER"):
-        monkeypatch.setattr(making, name, tmp_path / f"{name}.safetensors")
-        (tmp_path / f"{name}.safetensors").write_bytes(getattr(carried, name).read_bytes())
+    """What `experiments.bundled_mae` writes, into a folder where there is no refiner yet."""
+    for module in (making, carried):
+        for name in ("FILE", "REFINER"):
+            monkeypatch.setattr(module, name, tmp_path / f"{name}.safetensors")
+    (tmp_path / "FILE.safetensors").write_bytes(FILE.read_bytes())
     return making.export(run)
 
 
@@ -73,16 +77,55 @@ def a_file(tmp_path, **changes) -> Path:
 
 
 def test_what_is_exported_from_a_run_is_its_refiner(tmp_path, monkeypatch):
-    out = made_from(tmp_path, monkeypatch, a_file(tmp_path))
-    assert out.name == "REFINER.safetensors"
-    monkeypatch.setattr(carried, "REFINER", out)
-    exported = bundled(SHARPENED).state
-    monkeypatch.undo()
-    assert all(torch.equal(exported[name], tensor) for name, tensor in bundled(SHARPENED).state.items())
+    sharp = bundled(SHARPENED)
+    weight = sharp.state["refiner.outputs.bias"] + 1
+    out = made_from(tmp_path, monkeypatch, a_file(tmp_path, **{"refiner.outputs.bias": weight.float()}))
+    assert out == tmp_path / "REFINER.safetensors" and out.stat().st_mode & 0o044
+    exported = bundled(SHARPENED)
+    assert exported.state.keys() == sharp.state.keys() and exported.sha256 != sharp.sha256
+    assert torch.equal(exported.state["refiner.outputs.bias"], weight)
+
+
+def test_a_refiner_of_another_base_is_refused(tmp_path, monkeypatch):
+    made_from(tmp_path, monkeypatch, a_file(tmp_path))
+    plain = bundled(BUNDLED)
+    (tmp_path / "FILE.safetensors").unlink()
+    other = plain.state | {"mask_token": plain.state["mask_token"] + 1}
+    making.write(making.replace(plain, state=other), tmp_path / "FILE.safetensors", "recon")
+    assert bundled(BUNDLED).sha256 != plain.sha256
+    with pytest.raises(InvalidSetting, match="behind another"):
+        bundled(SHARPENED)
+
+
+def test_a_run_of_another_depth_is_not_exported(tmp_path, monkeypatch):
+    model = create_model("nano", image_size=64, patch_size=8, decoder_depth=1, refiner_width=8)
+    path, plain = tmp_path / "run.safetensors", bundled(BUNDLED)
+    sizes = making.replace(plain.architecture, decoder_depth=1, refiner_width=8)
+    making.write(making.replace(plain, state=model.state_dict(), architecture=sizes), path, "recon")
+    with pytest.raises(InvalidSetting, match="more than the refiner"):
+        made_from(tmp_path, monkeypatch, path)
 
 
 def test_a_run_that_trained_more_than_the_refiner_is_not_exported(tmp_path, monkeypatch):
     other = bundled(SHARPENED).state["mask_token"].float() + 1
     with pytest.raises(InvalidSetting, match="more than the refiner"):
         made_from(tmp_path, monkeypatch, a_file(tmp_path, mask_token=other))
-    assert (tmp_path / "REFINER.safetensors").read_bytes() == REFINER.read_bytes()
+    assert not (tmp_path / "REFINER.safetensors").exists()
+
+
+@pytest.mark.parametrize("ratio", [0.5, 0.75])
+def test_it_is_shown_beside_a_run_from_the_bundled_start_under_the_same_masks(ratio):
+    chosen, given = settings("init=bundled", "loss=mse", f"masking.ratio={ratio}")
+    start = find_start(chosen, given, PixelHead())
+    model = create_model("nano", image_size=64, patch_size=8, mask_ratio=ratio)
+    (other,) = start.beside(model).values()
+    noise = torch.rand(2, model.patches, generator=torch.Generator().manual_seed(0))
+    drawn = [each(torch.zeros(2, 3, 64, 64), noise=noise) for each in (model, other)]
+    assert torch.equal(drawn[0].mask, drawn[1].mask)
+    assert start.beside(create_model("nano", image_size=32, patch_size=8)) == {}
+
+
+@pytest.mark.parametrize("init", [SHARPENED, str(FILE)])
+def test_it_is_not_shown_beside_itself_or_a_file_of_one_s_own(init):
+    chosen, given = settings(f"init={init}", "loss=mse")
+    assert find_start(chosen, given, PixelHead()).sharpened is None

@@ -8,7 +8,7 @@ from tests.recon.training.conftest import settings
 
 def older(loss: str, game: str) -> dict:
     saved = flat(settings(f"loss={loss}", "name=mine")[0])
-    del saved["losses.adversarial.mask_aware"]
+    del saved["losses.adversarial.mask_aware"], saved["losses.feature_matching.pool"]
     return saved | {"losses.adversarial.game": game, "losses.adversarial.penalty": 1.0}
 
 
@@ -18,6 +18,7 @@ def older(loss: str, game: str) -> dict:
         ("adversarial+mse", "0.01*adversarial + mse"),
         ("mse + adversarial", "mse + 0.01*adversarial"),
         ("80%adversarial + mse", "80%adversarial + mse"),
+        ("1e+1*mse + adversarial", "10*mse + 0.01*adversarial"),
         ("0.5*adversarial+l1", "0.5*adversarial+l1"),
         ("adversarial", "0.01*adversarial"),
     ],
@@ -40,16 +41,21 @@ def test_only_the_relativistic_game_was_penalised_and_no_discriminator_was_told_
         ("10%perceptual+mse", "10%perceptual+mse"),
         ("norm_mse", "norm_mse"),
         ("mse+perceptual + adversarial", "mse + 0.01*perceptual + 0.01*adversarial"),
+        ("feature_matching+mse", "200%feature_matching + mse"),
     ],
 )
-def test_a_bare_perceptual_had_a_hundredth_of_its_value_position_by_position(loss, meant):
-    saved = older(loss, "hinge")
-    del saved["losses.perceptual.pool"]
+@pytest.mark.parametrize("pool", [None, 4])
+def test_features_were_compared_position_by_position_with_other_weights(loss, meant, pool):
+    """Squares could be asked for shortly before they became the default."""
+    saved = older(loss, "hinge") | {"losses.perceptual.pool": pool}
+    if pool is None:
+        del saved["losses.perceptual.pool"]
     found = resumed_settings(saved, settings("name=mine", "resume=true")[0], frozenset())
-    assert (found["loss"], found["losses.perceptual.pool"]) == (meant, 1)
+    assert found["loss"] == meant
+    assert (found["losses.perceptual.pool"], found["losses.feature_matching.pool"]) == (pool or 1, 1)
 
 
-@pytest.mark.parametrize("loss", ["adversarial+mse", "perceptual+mse"])
+@pytest.mark.parametrize("loss", ["adversarial+mse", "perceptual+mse", "feature_matching+mse"])
 def test_a_run_of_today_is_left_as_it_is(loss):
     saved = flat(settings(f"loss={loss}", "name=mine")[0])
     assert resumed_settings(saved, settings("name=mine", "resume=true")[0], frozenset()) == saved
