@@ -46,7 +46,7 @@ def seeds(comparison: dict[str, Any]) -> list[list[str]]:
     ]
     columns = [name for name in COLUMNS if any(cells[name] for _, cells in lines)]
     heading = ["", *(COLUMNS[name] for name in columns)]
-    return [heading, *([label, *(_written(cells[name]) for name in columns)] for label, cells in lines.items())]
+    return [heading, *([label, *(_written(cells[name]) for name in columns)] for label, cells in lines)]
 
 
 def _check(label: str, differs: list[dict[str, Any]]) -> None:
