@@ -38,7 +38,7 @@ def write_rows(rows: dict[str, Tensor], caption: str, path: Path) -> Tensor:
     grid = image_grid(list(rows.values()))
     _, h, w = grid.shape
     scale = max(1, round(1000 / w))  # whole pixels, so that every pixel of an image is a square of the picture
-    left, bottom, dpi = 150, 32, 100
+    left, bottom, dpi = 180, 32, 100
     width, height = left + w * scale, bottom + h * scale
     figure = plt.figure(figsize=(width / dpi, height / dpi), dpi=dpi)
     axes = figure.add_axes((left / width, bottom / height, w * scale / width, h * scale / height))
