@@ -41,7 +41,7 @@ def gallery(folders: list[Path], images: int, out: Path) -> None:
         seen = figures(reconstructions)
         shown = reconstruction_rows(r.image, r.hidden_pixels, r.composite)
         rows |= {"truth": shown["truth"], "masked": shown["masked"]}
-        terms = "\n+ ".join(term.strip() for term in settings.loss.split("+"))  # a line each: the margin is narrow
+        terms = trained.resolved["objective"].replace(" + ", "\n+ ")  # a line each: the margin is narrow
         rows[f"{terms}\n{seen['masked_psnr']:.2f} dB\ndetail {seen.get('detail', float('nan')):.2f}"] = shown[
             "reconstruction"
         ]

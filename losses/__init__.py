@@ -117,6 +117,7 @@ __all__ = [
     "Term",
     "TermResult",
     "build_objective",
+    "defaults",
     "head_of",
     "option",
 ]

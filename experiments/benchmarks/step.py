@@ -2,7 +2,7 @@
 
     python -m experiments.benchmarks.step                      # the default run's sizes
     python -m experiments.benchmarks.step --model base --image-size 224 --patch-size 16 --batch 64 --device cuda
-    python -m experiments.benchmarks.step --preset demo        # its model, batch, and what its critics look at
+    python -m experiments.benchmarks.step --preset demo        # its model, batch, and options of its critics
 
 Three questions, each answered as a ratio within this one process, the two sides taking turns:
 
@@ -68,11 +68,7 @@ class Bench:
             **terms | {"perceptual": {"weights": "random"} | terms.get("perceptual", {})},
         ).to(self.device)
         self.model = create_model(
-            options.model,
-            image_size=size,
-            patch_size=options.patch_size,
-            head=self.objective.head,
-            **changes,
+            options.model, image_size=size, patch_size=options.patch_size, head=self.objective.head, **changes
         ).to(self.device)
         if parts != "all":
             self.model.train_only(parts)

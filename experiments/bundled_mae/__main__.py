@@ -11,13 +11,11 @@ How well they do stands in experiments/records/bundled_mae.
 
 import argparse
 import sys
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from safetensors.torch import save
-from torch import Tensor
 
 from losses import InvalidSetting
 from recon.evaluation.subject import open_run
@@ -38,24 +36,19 @@ def export(run: Path) -> Path:
         raise InvalidSetting(f"{run} is {unfinished}; let it finish first")
     checkpoint = read(run)
     halved = {name: tensor.to(torch.float16).contiguous() for name, tensor in checkpoint.state.items()}
-    refiner = {name: halved.pop(name) for name in list(halved) if name.startswith("refiner.")}
+    if (size := sum(tensor.nbytes for tensor in halved.values())) > LARGEST:
+        raise InvalidSetting(f"{run} would make {size:,} bytes in half precision, above {LARGEST:,}")
+    refiner = {name: tensor for name, tensor in halved.items() if name.startswith("refiner.")}
     if refiner:
-        _check_size(run, [*halved.values(), *refiner.values()])
         _check_base(run, checkpoint)
         temporary = REFINER.with_name(REFINER.name + ".tmp")
         # Not save_file, whose files nobody but their owner may read.
         temporary.write_bytes(save(refiner, metadata={BASE: read(FILE).sha256}))
         temporary.replace(REFINER)
         return REFINER
-    _check_size(run, halved.values())
     FILE.unlink(missing_ok=True)
     write(replace(checkpoint, state=halved), FILE, "recon")
     return FILE
-
-
-def _check_size(run: Path, carried: Iterable[Tensor]) -> None:
-    if (size := sum(tensor.nbytes for tensor in carried)) > LARGEST:
-        raise InvalidSetting(f"{run} would make {size:,} bytes in half precision, above {LARGEST:,}")
 
 
 def _check_base(run: Path, checkpoint: Checkpoint) -> None:

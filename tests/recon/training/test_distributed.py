@@ -125,7 +125,7 @@ def test_two_processes_begin_warm_as_one_does(tmp_path, pictures):
     two = tmp_path / "runs" / "two"
     assert_same_but_for_rounding(one, two)
     averages = [checkpoint.read(folder / checkpoint.NAME)["average"] for folder in (one, two)]
-    assert distance(*averages) < 4 * TOLERANCE  # relative to the decoder alone, not to all of the model
+    assert distance(*averages) < 4 * TOLERANCE  # of the decoder alone, not of the model: 2.5e-5 seen
 
 
 def test_what_is_wrong_is_told_in_one_line_for_all_and_leaves_nothing(tmp_path, pictures):
