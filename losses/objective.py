@@ -175,7 +175,8 @@ class Objective(nn.Module):
     def _measured(self, values: Scalars, gradients: Mapping[str, Tensor], step: int) -> tuple[Scalars, ...]:
         """Values, gradient norms, cosines and weights, of the whole batch; a share refers to the plain terms' sum."""
         first = next(iter(gradients.values()))
-        weights = {name: first.new_tensor(weight) for name, weight in self._asked(step, share=False).items()}
+        # Filled there, not copied there: a copy would wait for the device.
+        weights = {name: first.new_full((), weight) for name, weight in self._asked(step, share=False).items()}
         shares = self._asked(step, share=True)
         norms = {name: torch.linalg.vector_norm(g) for name, g in gradients.items()}
         if shares:

@@ -42,7 +42,10 @@ class Structural(Term):
 
 
 class SSIM(Structural):
-    """(1 - SSIM) / 2, in [0, 1]: Wang et al. 2004, by kornia.losses.ssim_loss; windows of 11 pixels, mirrored rims."""
+    """(1 - SSIM) / 2, in [0, 1]: Wang et al. 2004, by kornia.losses.ssim_loss; windows of 11 pixels, mirrored rims.
+
+    kornia makes its window anew at every call, of numbers on the host: a GPU is waited for once a step.
+    """
 
     def map(self, image: Tensor, truth: Tensor) -> Tensor:
         return self.library.ssim_loss(image, truth, WINDOW, eps=0.0, reduction="none").mean(1, keepdim=True)

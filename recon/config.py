@@ -140,6 +140,9 @@ class Settings:
     seed: int = option(0, "of everything drawn by chance")
     device: str = option("auto", "auto, cpu, cuda, cuda:N, mps")
     precision: str = option("auto", "auto (bf16 where the device does it well), bf16, fp32")
+    deterministic: bool = option(
+        False, "on a GPU: kernels alone that give the same bits every time, slower; a CPU's always do"
+    )
     shard: bool = option(
         False, "many processes share parameters, gradients and optimiser state (FSDP2); false: each has all (DDP)"
     )

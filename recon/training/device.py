@@ -1,16 +1,21 @@
-"""Which device, which precision."""
+"""Which device, which precision, and how batches come to it."""
 
 import inspect
+import os
+import re
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins import MixedPrecision, Precision
 from lightning_fabric.strategies import DDPStrategy
+from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from losses.errors import InvalidSetting, nearest
+from recon.data import Batch
 from recon.training import sharding
 from recon.training.ranks import ALONE, Ranks
 
@@ -37,6 +42,9 @@ def make_fabric(device: str, precision: str, ranks: Ranks = ALONE, sharded: bool
     Of several processes on a machine each takes the device of its number there; their gradients are averaged by DDP,
     or by FSDP2 where the model is to be `sharded`.
 
+    Where training multiplies in float32 (`precision=fp32`, and what autocast leaves alone), CUDA may round factors to
+    TF32, in products and in convolutions. Evaluation takes that back.
+
     Raises:
         InvalidSetting: an unknown name, or a device that is not there.
     """
@@ -60,6 +68,29 @@ def make_fabric(device: str, precision: str, ranks: Ranks = ALONE, sharded: bool
     )
     fabric.launch()
     return fabric
+
+
+class Upload:
+    """Brings batches to the device; to a CUDA device while it still works on the step before.
+
+    The copies, from pinned memory, and what the device makes of them have a stream of their own there. The host waits
+    for neither.
+    """
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    def __call__(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Images (B, 3, H, W) in [0, 1], float32, and noise (B, N)."""
+        with nullcontext() if self.stream is None else torch.cuda.stream(self.stream):
+            found = batch.images_on(self.device), batch.noise.to(self.device, non_blocking=True)
+        if self.stream is not None:
+            training = torch.cuda.current_stream(self.device)
+            training.wait_stream(self.stream)
+            for tensor in found:
+                tensor.record_stream(training)  # its memory is not given away while the step reads it
+        return found
 
 
 def own_fabric(device: str, precision: str, ranks: Ranks) -> Fabric:
@@ -91,6 +122,24 @@ def placed(device: str, ranks: Ranks) -> tuple[str, str]:
             f"start as many as there are devices, or use device=cpu"
         )
     return kind, index
+
+
+def set_deterministic(on: bool, device: torch.device) -> None:
+    """Whether CUDA takes kernels that give the same bits every time, where it has some that are faster and do not.
+
+    With them an operation that has no other raises a RuntimeError; see `without_deterministic_kernel`.
+    """
+    on = on and device.type == "cuda"
+    if on:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS wants it, before its first product
+    torch.use_deterministic_algorithms(on)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # of memory that nobody reads
+
+
+def without_deterministic_kernel(error: RuntimeError) -> str | None:
+    """The operation of which torch complains so, if it is that."""
+    found = re.match(r"(\w+) does not have a deterministic implementation", str(error))
+    return found and found[1]
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -7,6 +7,7 @@ from lightning_fabric import Fabric
 
 from losses.finite import gradient_norm, step_unless
 from recon.data import Batch
+from recon.training.device import Upload
 from recon.training.interrupt import Interrupt
 from recon.training.optimiser import set_learning_rate
 from recon.training.preview import Preview
@@ -30,6 +31,7 @@ def train(
     """
     model, _ = fabric.setup(run.model, run.optimizer)
     parameters = [p for p in run.model.parameters() if p.requires_grad]
+    upload = Upload(fabric.device)
     with Interrupt(patient=ranks.count > 1) as stop, Watch(run, rhythm, ranks.first) as watch:
         if run.step == 0:
             watch.save()  # a run can be resumed from its first moment
@@ -39,9 +41,8 @@ def train(
             for last in [False] * (rhythm.accumulate - 1) + [True]:
                 batch = next(batches)
                 watch.unreadable(batch.unreadable)
-                images = batch.images_on(fabric.device)
+                images, noise = upload(batch)
                 with fabric.no_backward_sync(model, enabled=not last):
-                    noise = batch.noise.to(fabric.device, non_blocking=True)
                     reconstruction = model(images, noise=noise, decoded=rhythm.decoded)
                     result = run.objective(reconstruction, run.step)
                     gradient = result.gradient / rhythm.accumulate

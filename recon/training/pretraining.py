@@ -21,7 +21,7 @@ from recon.training import checkpoint, run_folder
 from recon.training.announcement import after as summary
 from recon.training.announcement import before, facts, other_readers
 from recon.training.averaging import WeightAverage
-from recon.training.device import make_fabric
+from recon.training.device import make_fabric, set_deterministic, without_deterministic_kernel
 from recon.training.initialisation import find_start
 from recon.training.loop import train
 from recon.training.optimiser import adamw, learning_rate
@@ -73,6 +73,7 @@ def pretrain(settings: Settings, given: frozenset[str] = frozenset()) -> int:
     with ranks.one_voice():
         sharded = config.sharded(settings, ranks.count)
         fabric = make_fabric(settings.device, settings.precision, ranks, sharded)
+    set_deterministic(settings.deterministic, fabric.device)
     data = settings.data
     source, held_out = ranks.in_turn(lambda: make_data(settings))  # what is missing is fetched once
     stream = {}
@@ -168,6 +169,11 @@ def execute(
         ranks.say(f"ended at step {run.step} of {steps}: {error}")
         return 1
     except RuntimeError as error:
+        if operation := without_deterministic_kernel(error):
+            raise InvalidSetting(
+                f"deterministic=true: {operation} has no such kernel on {fabric.device}; leave deterministic out, "
+                f"or use another objective than {settings.loss}"
+            ) from error
         if ranks.count == 1 or not is_loss(error):
             raise
         if first_to_say("ended"):

@@ -9,33 +9,26 @@ from recon.metrics.deep import FeatureDistance, PooledFeatures
 from recon.metrics.distribution import SlicedWasserstein
 from recon.metrics.recovery import band_moments
 
-cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+pytestmark = pytest.mark.gpu
 
 
-@pytest.fixture(scope="module")
-def pairs() -> list[Pair]:
+@pytest.fixture
+def pairs(device) -> list[Pair]:
     """The same pair on the CPU and on the device."""
     truth = torch.from_numpy(skimage.data.astronaut()[:192, 100:292]).permute(2, 0, 1)[None].float() / 255
     truth = torch.cat([truth, truth.flip(3)])
     generator = torch.Generator().manual_seed(0)
     image = truth + 0.05 * torch.randn(truth.shape, generator=generator)
     mask = torch.rand(2, 144, generator=generator) < 0.75
-    return [Pair(image.to(device), truth.to(device), mask.to(device)) for device in ("cpu", "cuda")]
+    return [Pair(image.to(d), truth.to(d), mask.to(d)) for d in ("cpu", device)]
 
 
-@pytest.fixture(autouse=True)
-def exact(monkeypatch):
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
-
-
-@cuda
 @pytest.mark.parametrize("name", METRICS)
 def test_every_metric_is_the_same_on_cpu_and_cuda(pairs, name):
     cpu, gpu = (METRICS[name](pair).cpu() for pair in pairs)
     torch.testing.assert_close(gpu, cpu, rtol=1e-4, atol=1e-6)
 
 
-@cuda
 @pytest.mark.parametrize("net", [FeatureDistance, PooledFeatures])
 def test_features_are_the_same_on_cpu_and_cuda(pairs, net):
     found = []
@@ -45,7 +38,6 @@ def test_features_are_the_same_on_cpu_and_cuda(pairs, net):
     torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-5)
 
 
-@cuda
 def test_sets_of_numbers_are_the_same_on_cpu_and_cuda(pairs):
     moments = [
         band_moments(p.patches, p.true_patches, p.mask, torch.full((3,), 0.5, dtype=torch.float64)).cpu() for p in pairs

@@ -117,8 +117,8 @@ def test_wrong_input_is_named(data, change, message):
         knn(**{"features": features, "labels": labels, "queries": queries, "classes": CLASSES} | change)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_cuda_finds_the_same(data):
+@pytest.mark.gpu
+def test_cuda_finds_the_same(data, device):
     features, labels, queries, _ = data
-    here, there = (knn(*(x.to(d) for x in (features, labels, queries)), CLASSES) for d in ("cpu", "cuda"))
+    here, there = (knn(*(x.to(d) for x in (features, labels, queries)), CLASSES) for d in ("cpu", device))
     assert all((here[k] == there[k].cpu()).float().mean() > 0.99 for k in here)

@@ -255,8 +255,8 @@ def test_wrong_input_is_named(digits):
         linear_probe(features / 0, labels, 10)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_cuda_learns_the_same(digits):
+@pytest.mark.gpu
+def test_cuda_learns_the_same(digits, device):
     features, labels, queries, _ = digits
-    here, there = (linear_probe(features.to(d), labels.to(d), 10, grid=SMALL) for d in ("cpu", "cuda"))
-    assert (here.predict(queries) == there.predict(queries.cuda()).cpu()).float().mean() > 0.99
+    here, there = (linear_probe(features.to(d), labels.to(d), 10, grid=SMALL) for d in ("cpu", device))
+    assert (here.predict(queries) == there.predict(queries.to(device)).cpu()).float().mean() > 0.99
