@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import repeat
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -30,7 +31,7 @@ from experiments.benchmarks.step import Bench
 from recon.data import Batch, Source, create_dataset, training_batches
 from recon.data.packing import pack
 from recon.model.masking import strategy
-from recon.training.device import make_fabric
+from recon.training.device import Upload, make_fabric
 
 Clock = Callable[[], float]
 LOAD = Path("/proc/loadavg")
@@ -86,17 +87,31 @@ def main() -> None:
 
 
 def measure(options: argparse.Namespace, file: Path) -> None:
-    bench = Bench("mse", options)
     jpegs = Some(create_dataset("folder", "train", options.images), options.subset)
+    device = torch.device(options.device)
+    print(f"{options.model}/{options.patch_size} at {options.image_size} pixels, batch {options.batch}, {device},")
+    print(f"{torch.get_num_threads()} threads, {options.workers} workers, torch {torch.__version__}; load {load()}")
+    packing, *rows = measured(options, jpegs, file)
+    print(f"{len(jpegs)} images of {options.images.name}, packed at {options.stored_side} pixels by one core: ", end="")
+    print(f"{packing['packed_per_second']:.0f} images/s, {packing['kib']:.0f} KiB each\n")
+    print(f"{'input':<16}{'per core':>10}{'on device':>12}{'trained':>10}{'over synthetic':>16}")
+    for row in rows:
+        made = row["ready_per_core"], row["made_on_device"]
+        before = f"{made[0]:10.0f}{made[1]:12.0f}" if made[0] else f"{'':22}"
+        ratios = row["over_synthetic"]
+        spread = f"{statistics.median(ratios):15.1%} ({min(ratios):.0%} .. {max(ratios):.0%})"
+        print(f"{row['input']:<16}{before}{row['images_per_second']:10.0f}{spread}")
+    print(f"\nimages/s; load afterwards {load()}")
+    save(options.out, "experiments.benchmarks.input", device, rows)
+
+
+def measured(options: argparse.Namespace, jpegs: Source, file: Path) -> Iterator[dict[str, Any]]:
+    """What packing to `file` took, then a row for each kind of input."""
+    bench = Bench("mse", options)
     packing = partial(pack, {"train": jpegs}, "folder", file, options.stored_side, workers=0)
     seconds = timed(lambda: deque(packing(), 0), 1, bench.device, time.process_time)
     packed = create_dataset("packed", "train", file)
-    print(
-        f"{options.model}/{options.patch_size} at {options.image_size} pixels, batch {options.batch}, {bench.device},"
-    )
-    print(f"{torch.get_num_threads()} threads, {options.workers} workers, torch {torch.__version__}; load {load()}")
-    print(f"{len(jpegs)} images of {options.images.name}, packed at {options.stored_side} pixels by one core: ", end="")
-    print(f"{len(jpegs) / seconds:.0f} images/s, {file.stat().st_size / len(jpegs) / 1024:.0f} KiB each\n")
+    yield {"packed_per_second": len(jpegs) / seconds, "kib": file.stat().st_size / len(jpegs) / 1024}
     ways: dict[str, Callable[[int], Iterator[Batch]]] = {
         name: partial(
             training_batches,
@@ -116,17 +131,10 @@ def measure(options: argparse.Namespace, file: Path) -> None:
     }
     ready, made = per_core(ways, options, bench.device)
     trained = end_to_end(ways, bench, options)
-    print(f"{'input':<16}{'per core':>10}{'on device':>12}{'trained':>10}{'over synthetic':>16}")
-    rows = []
     for name, speeds in trained.items():
-        before = f"{ready[name]:10.0f}{made[name]:12.0f}" if name in ready else f"{'':22}"
         ratios = [mine / best for mine, best in zip(speeds, trained["synthetic"], strict=True)]
-        spread = f"{statistics.median(ratios):15.1%} ({min(ratios):.0%} .. {max(ratios):.0%})"
-        print(f"{name:<16}{before}{statistics.median(speeds):10.0f}{spread}")
         row = {"input": name, "images_per_second": statistics.median(speeds), "over_synthetic": ratios}
-        rows.append(row | {"ready_per_core": ready.get(name), "made_on_device": made.get(name)})
-    print(f"\nimages/s; load afterwards {load()}")
-    save(options.out, "experiments.benchmarks.input", bench.device, rows)
+        yield row | {"ready_per_core": ready.get(name), "made_on_device": made.get(name)}
 
 
 def per_core(ways: dict, options: argparse.Namespace, device: torch.device) -> tuple[dict, dict]:
@@ -148,12 +156,11 @@ def per_core(ways: dict, options: argparse.Namespace, device: torch.device) -> t
 def end_to_end(ways: dict, bench: Bench, options: argparse.Namespace) -> dict[str, list[float]]:
     """Images/s of training steps, per input and repeat."""
     ahead = 2 * options.workers + 1  # batches that wait when a turn begins
+    upload = Upload(bench.device)
     speeds: dict[str, list[float]] = {"synthetic": []} | {name: [] for name in ways}
 
     def step(batches: Iterator[Batch]) -> None:
-        batch = next(batches)
-        bench.images = batch.images_on(bench.device)
-        bench.noise = batch.noise.to(bench.device, non_blocking=True)
+        bench.images, bench.noise = upload(next(batches))
         bench.ours()
 
     with_each = {name: way(workers=options.workers) for name, way in ways.items()}

@@ -7,16 +7,16 @@ computed for the whole image as one hidden patch, so that both sides give the sa
 difference is printed beside the times. LPIPS stands beside the package called directly, a batch at a time, where its
 trunk's weights are: FILE, by default ../shared/weights/alexnet_features.safetensors. The others, which nobody else has,
 are timed on hidden patches of 16 pixels. Both sides run once over everything, ours after one batch to warm up. With
---device cuda only ours is there. Peak memory is the process's, the images included: it does not grow with the number of
-pairs beyond them.
+--device cuda piq and lpips are on the device too; scikit-image and scipy stay on the CPU. Peak memory is the process's,
+the images included: it does not grow with the number of pairs beyond them.
 """
 
 import argparse
-import math
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import piq
@@ -129,19 +129,26 @@ def main() -> None:
         f"{'faster':>9}{'difference':>12}{'peak MiB':>10}"
     )
     with torch.inference_mode():
-        totals = compared(images, truths, o.device, o.lpips)
-        print(
-            f"{'all that have a reference':<26}{o.pairs / totals[0]:>10.0f}{'':>16}{o.pairs / totals[1]:>10.1f}"
-            f"{totals[1] / totals[0]:>8.1f}x\n"
-        )
-        alone(images, truths, o.device)
+        for row in compared(images, truths, o.device, o.lpips):
+            print(line(row, o.pairs), flush=True)
+        rows = list(alone(images, truths, o.device))
+    print("\n" + "\n".join(line(row, o.pairs) for row in rows))
+    total = sum(row["seconds"] for row in rows)
+    print(f"\neverything on patches of 16 pixels: {o.pairs / total:.0f} images/s, {total:.1f} s")
 
 
-def compared(images: Tensor, truths: Tensor, device: str, weights: str) -> tuple[float, float]:
-    """Prints the metrics that others have too; returns the seconds of both sides together."""
+def compared(
+    images: Tensor, truths: Tensor, device: str, weights: str, beside: int | None = None
+) -> Iterator[dict[str, Any]]:
+    """A row for each metric that others have too, and one for all of them.
+
+    Seconds are those of all images. `beside`: so many of them are given to the references that take one at a time, and
+    the seconds for all are reckoned from these.
+    """
     count, size = len(images), images.shape[2]
-    arrays = [[image.permute(1, 2, 0).double().numpy() for image in each] for each in (images, truths)]
-    totals = [0.0, 0.0]
+    few = min(count, beside or count)
+    arrays = [[image.permute(1, 2, 0).double().numpy() for image in each[:few]] for each in (images, truths)]
+    totals = {"seconds": 0.0, "reference_seconds": 0.0}
     for name, (whose, reference) in REFERENCES.items():
         reset_peak(torch.device(device))
         took, values = over(METRICS[name], images, truths, size, device)
@@ -149,25 +156,30 @@ def compared(images: Tensor, truths: Tensor, device: str, weights: str) -> tuple
         theirs, expected = seconds(
             lambda reference=reference: [reference(x, y) for x, y in zip(*arrays, strict=True)], "cpu"
         )
-        show(name, count, took, peak, whose, theirs, largest(values, torch.tensor(expected)))
-        totals = [totals[0] + took, totals[1] + theirs]
-    for name, whose, ours, theirs in others(images, truths, weights) if device == "cpu" else ():
+        row = {"metric": name, "seconds": took, "peak_mib": peak, "reference": whose}
+        row |= {"reference_seconds": theirs * count / few, "images_given": few}
+        row |= {"difference": largest(values[:few], torch.tensor(expected))}
+        totals = {key: total + row[key] for key, total in totals.items()}
+        yield row
+    for name, whose, ours, theirs in others(images.to(device), truths.to(device), weights):
         ours(), theirs()  # both sides warm up
         reset_peak(torch.device(device))
         took, values = seconds(ours, device)
         peak = peak_mib(torch.device(device))
         reference, expected = seconds(theirs, device)
-        show(name, count, took, peak, whose, reference, largest(values, expected))
-        totals = [totals[0] + took, totals[1] + reference]
-    return totals[0], totals[1]
+        row = {"metric": name, "seconds": took, "peak_mib": peak, "reference": whose, "reference_seconds": reference}
+        row |= {"difference": largest(values.cpu(), expected.cpu())}
+        totals = {key: total + row[key] for key, total in totals.items()}
+        yield row
+    yield {"metric": "all that have a reference"} | totals
 
 
 def others(images: Tensor, truths: Tensor, weights: str) -> list[tuple[str, str, Callable, Callable]]:
-    """Metrics whose reference takes batches, or is not of images."""
+    """Metrics whose reference takes batches, or is not of images; both sides on the images' device, where they can."""
     generator = torch.Generator().manual_seed(0)
-    a, b = (torch.randn(2048, 256, generator=generator) + shift for shift in (0, 0.1))
+    a, b = (torch.randn(2048, 256, generator=generator).to(images.device) + shift for shift in (0, 0.1))
     patches = truths[:, 0].unfold(1, 16, 16).unfold(2, 16, 16)
-    ones = torch.ones(1, 1, *images.shape[2:], dtype=torch.bool)
+    ones = torch.ones(1, 1, *images.shape[2:], dtype=torch.bool, device=images.device)
 
     def each(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[[], Tensor]:
         batches = list(zip(images.split(BATCH), truths.split(BATCH), strict=True))
@@ -188,11 +200,11 @@ def others(images: Tensor, truths: Tensor, weights: str) -> list[tuple[str, str,
             "dct of 16-pixel patches",
             "scipy",
             lambda: dct2(patches),
-            lambda: torch.from_numpy(dctn(patches.double().numpy(), axes=(-2, -1), norm="ortho")),
+            lambda: torch.from_numpy(dctn(patches.cpu().double().numpy(), axes=(-2, -1), norm="ortho")),
         ),
     ]
     if Path(weights).is_file():
-        net = Lpips("alex", weights)
+        net = Lpips("alex", weights).to(images.device)
         found.append(
             (
                 "lpips",
@@ -204,11 +216,11 @@ def others(images: Tensor, truths: Tensor, weights: str) -> list[tuple[str, str,
     return found
 
 
-def alone(images: Tensor, truths: Tensor, device: str) -> None:
-    """Prints the metrics on hidden patches of 16 pixels."""
+def alone(images: Tensor, truths: Tensor, device: str) -> Iterator[dict[str, Any]]:
+    """A row for each metric on hidden patches of 16 pixels."""
     features, distance = (net("random").to(device) for net in (PooledFeatures, FeatureDistance))
     texture = SlicedWasserstein(16)
-    mean = torch.full((3,), 0.5, dtype=torch.float64)
+    mean = torch.full((3,), 0.5, dtype=torch.float64, device=device)
     functions: dict[str, Callable[[Pair], Tensor]] = {
         **METRICS,
         "vgg19": lambda pair: distance(pair.image, pair.truth, pair.hidden),
@@ -216,13 +228,10 @@ def alone(images: Tensor, truths: Tensor, device: str) -> None:
         "sliced_wasserstein": lambda pair: torch.zeros(len(pair.image)) if texture.update(pair) is None else pair.mask,
         "recovery": lambda pair: band_moments(pair.patches, pair.true_patches, pair.mask, mean),
     }
-    total = 0.0
     for name, function in functions.items():
         reset_peak(torch.device(device))
         took, _ = over(function, images, truths, 16, device)
-        total += took
-        show(f"{name}, p=16", len(images), took, peak_mib(torch.device(device)))
-    print(f"\neverything on patches of 16 pixels: {len(images) / total:.0f} images/s, {total:.1f} s")
+        yield {"metric": f"{name}, p=16", "seconds": took, "peak_mib": peak_mib(torch.device(device))}
 
 
 def largest(values: Tensor, expected: Tensor) -> float:
@@ -230,12 +239,15 @@ def largest(values: Tensor, expected: Tensor) -> float:
     return ((values.double() - expected.double()).abs().max() / expected.double().abs().max()).item()
 
 
-def show(
-    name: str, count: int, took: float, peak: float, whose: str = "", theirs: float = math.nan, off: float = math.nan
-) -> None:
-    line = f"{name:<26}{count / took:>10.0f}"
-    line += f"{whose:>16}{count / theirs:>10.1f}{theirs / took:>8.1f}x{off:>12.1e}" if whose else " " * 47
-    print(f"{line}{peak:>10.0f}", flush=True)
+def line(row: dict[str, Any], count: int) -> str:
+    text = f"{row['metric']:<26}{count / row['seconds']:>10.0f}"
+    if "reference_seconds" in row:
+        theirs = row["reference_seconds"]
+        text += f"{row.get('reference', ''):>16}{count / theirs:>10.1f}{theirs / row['seconds']:>8.1f}x"
+        text += f"{row['difference']:>12.1e}" if "difference" in row else " " * 12
+    else:
+        text += " " * 47
+    return text + (f"{row['peak_mib']:>10.0f}" if "peak_mib" in row else "")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,7 @@ def save(file: Path | None, module: str, device: torch.device, rows: Rows, packa
 
 
 def environment(device: torch.device, packages: Sequence[str] = ()) -> dict[str, Any]:
-    names = ["torch", "timm", "lightning-fabric", "numpy", *packages]
+    names = [name for name in ("torch", "timm", "lightning-fabric", "numpy", *packages) if _installed(name)]
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -66,3 +66,11 @@ def described(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{device.type}, {torch.get_num_threads()} threads"
+
+
+def _installed(package: str) -> bool:
+    try:
+        version(package)
+    except PackageNotFoundError:
+        return False
+    return True

@@ -199,7 +199,16 @@ def main() -> None:
     )
     columns = f"{'objective':<34}{'images/s':>9}{'mse':>8}{'over mse':>10}{'':<16}{'machinery':>10}{'critic':>8}"
     print(f"{columns}   share of the step")
-    mse, rows = Bench("mse", options, **of_preset), []
+    rows = []
+    for row in measured(options, of_preset):
+        print(line(row), flush=True)
+        rows.append(row)
+    save(options.out, "experiments.benchmarks.step", torch.device(options.device), rows)
+
+
+def measured(options: argparse.Namespace, of_preset: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """A row for each expression of `options.loss`; `of_preset`: further arguments of every `Bench`."""
+    mse = Bench("mse", options, **of_preset)
     mse.ours()  # compilation is no part of a step
     for expression in options.loss:
         bench = Bench(expression, options, **of_preset)
@@ -212,18 +221,22 @@ def main() -> None:
         over = [own / beside for own, beside in zip(*turns.values(), strict=True)]
         row = {"objective": expression, "images_per_second": speeds[0], "mse_images_per_second": speeds[1]}
         row |= {"over_mse": over, "machinery": ours / plain}
-        critic = ""
         if "perceptual" in bench.objective.terms:
             term, floor = compare(*critic_floor(bench), options.repeats, bench.device)
-            critic, row["critic"] = f"{term / floor:.2f}x", term / floor
-        figures = f"{speeds[0]:9.1f}{speeds[1]:8.1f}{statistics.median(over):9.2f}x"
-        figures += f"{f' ({min(over):.2f} .. {max(over):.2f})':<16}{ours / plain:9.3f}x{critic:>8}"
+            row["critic"] = term / floor
         total = sum(bench.parts.values()) or 1
-        shares = ", ".join(f"{name} {part / total:.0%}" for name, part in bench.parts.items() if part / total >= 0.005)
-        print(f"{expression:<34}{figures}   {shares}", flush=True)
-        rows.append(row)
+        row["shares"] = {name: part / total for name, part in bench.parts.items()}
+        yield row
         del bench  # before the next one is made
-    save(options.out, "experiments.benchmarks.step", torch.device(options.device), rows)
+
+
+def line(row: dict[str, Any]) -> str:
+    over, speeds = row["over_mse"], (row["images_per_second"], row["mse_images_per_second"])
+    figures = f"{speeds[0]:9.1f}{speeds[1]:8.1f}{statistics.median(over):9.2f}x"
+    critic = f"{row['critic']:.2f}x" if "critic" in row else ""
+    figures += f"{f' ({min(over):.2f} .. {max(over):.2f})':<16}{row['machinery']:9.3f}x{critic:>8}"
+    shares = ", ".join(f"{name} {part:.0%}" for name, part in row["shares"].items() if part >= 0.005)
+    return f"{row['objective']:<34}{figures}   {shares}"
 
 
 if __name__ == "__main__":

@@ -18,14 +18,14 @@ kernel; each file beside this one says what it put together. Within this one pro
 
 import argparse
 import statistics
+import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from experiments.benchmarks.floor import Product, operations
-from experiments.benchmarks.peers.hugging_face import HuggingFace
-from experiments.benchmarks.peers.lightly import Lightly
 from experiments.benchmarks.peers.official import MODEL, Official
 from experiments.benchmarks.peers.ours import Ours
 from experiments.benchmarks.peers.side import Side, Task
@@ -71,35 +71,52 @@ def main() -> None:
     print(f"{task.model}/{task.patch_size} at {task.image_size} pixels, batch {task.batch}, 75% hidden, norm_mse")
     precision = "bfloat16" if task.low else "float32"
     print(f"{described(device)}, {precision}, torch {torch.__version__}\n", flush=True)
-    sides = all_sides(task, options.official)
-    rows = [facts(side) for side in sides]  # before anything is trained or compiled
-    for row, side in zip(list(rows), list(sides), strict=True):
-        if options.compile and isinstance(side, Ours | Official):
-            sides.append(side.compiled())
-            rows.append(row | {"side": sides[-1].name})
-    product = Product(device, task.low)
-    seconds = in_turns({side.name: side.step for side in sides} | {MATRIX: product}, options.repeats, device)
-    rate = statistics.median(product.operations / s for s in seconds[MATRIX])
-    reference = "official" if options.official else "ours"
-    for row in rows:
-        row.update(speed(row, seconds, task.batch, reference, product.operations))
+    sides, missing = all_sides(task, options.official)
+    for line in missing:
+        print(f"left out: {line}", file=sys.stderr)
+    rows = measured(sides, options.compile, options.repeats)
+    product = rows.pop()
+    reference = rows[0]["over"]
     rows.sort(key=lambda row: row["ratio"])
     headings = {key: (heading.format(reference), how) for key, (heading, how) in COLUMNS.items()}
     print(table(rows, headings))
-    print(f"\nfloor: {rate / 1e12:.3f} TFLOP/s, a product of {product.side} x {product.side} matrices")
-    rows.append({"side": MATRIX, "flop_per_second": rate, "matrix": product.side})
-    save(options.out, "experiments.benchmarks.peers", device, rows, ["lightly", "transformers"])
+    side, rate = product["matrix"], product["flop_per_second"]
+    print(f"\nfloor: {rate / 1e12:.3f} TFLOP/s, a product of {side} x {side} matrices")
+    save(options.out, "experiments.benchmarks.peers", device, [*rows, product], ["lightly", "transformers"])
 
 
-def all_sides(task: Task, official: Path | None) -> list[Side]:
-    """Every side with the same weights."""
+def measured(sides: list[Side], compiled: bool, repeats: int) -> list[dict[str, Any]]:
+    """A row for each side, and for those that are `compiled` beside them; the last is the matrix product's."""
+    task = sides[0].task
+    rows = [facts(side) for side in sides]  # before anything is trained or compiled
+    for row, side in zip(list(rows), list(sides), strict=True):
+        if compiled and side.name in ("ours", "official"):
+            sides = [*sides, side.compiled()]
+            rows.append(row | {"side": sides[-1].name})
+    product = Product(task.device, task.low)
+    seconds = in_turns({side.name: side.step for side in sides} | {MATRIX: product}, repeats, task.device)
+    rate = statistics.median(product.operations / s for s in seconds[MATRIX])
+    reference = "official" if "official" in seconds else "ours"
+    for row in rows:
+        row.update(speed(row, seconds, task.batch, reference, product.operations))
+    return [*rows, {"side": MATRIX, "flop_per_second": rate, "matrix": product.side}]
+
+
+def all_sides(task: Task, official: Path | None) -> tuple[list[Side], list[str]]:
+    """Every side that is there, with the same weights, and a line for each whose package is missing."""
     torch.manual_seed(0)
     weights = create_model(task.model, image_size=task.image_size, patch_size=task.patch_size).state_dict()
     sides: list[Side] = [Official(task, weights, official)] if official else []
-    sides += [Lightly(task, weights), HuggingFace(task, weights)]
+    missing = []
+    for module, name in (("lightly", "Lightly"), ("hugging_face", "HuggingFace")):
+        try:
+            side = getattr(import_module(f"experiments.benchmarks.peers.{module}"), name)
+        except ImportError as error:
+            missing.append(str(error))
+        else:
+            sides.append(side(task, weights))
     make_fabric(str(task.device), "auto")
-    sides.append(Ours(task, weights))
-    return sides
+    return [*sides, Ours(task, weights)], missing
 
 
 def facts(side: Side) -> dict[str, Any]:
@@ -127,6 +144,7 @@ def speed(
     shares = [(step / product) * floor / own for floor, own in zip(seconds[MATRIX], mine, strict=True)]
     return {
         "images_per_second": batch / statistics.median(mine),
+        "over": reference,
         "ratio": statistics.median(ratios),
         "spread": f"({min(ratios):.2f} .. {max(ratios):.2f})",
         "of_floor": statistics.median(shares),

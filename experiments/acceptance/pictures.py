@@ -1,0 +1,158 @@
+"""The last part: what objectives make of one model, trained in the minutes that are left, and what comes back of it.
+
+From nothing a masked autoencoder with a refiner learns under mse; then, from its weights, the refiner alone learns each
+objective on equally many images (as preset=refiner64 does). Every run is evaluated on held-out images and drawn as soon
+as it has ended.
+"""
+
+import json
+import os
+import statistics
+import time
+from argparse import Namespace
+from pathlib import Path
+
+import torch
+from omegaconf import OmegaConf
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from experiments.acceptance.findings import Findings
+from experiments.acceptance.task import Task
+from experiments.benchmarks.step import Bench
+from experiments.benchmarks.turns import in_turns
+from experiments.gallery import gallery
+from losses import InvalidSetting
+from recon.command import typed
+from recon.comparison.command import compare
+from recon.comparison.settings import CompareSettings
+from recon.config import Settings
+from recon.data import create_dataset
+from recon.training.pretraining import pretrain
+
+OBJECTIVES = ["mse", "adversarial+mse", "feature_matching+mse", "perceptual+mse"]
+CRITICS = {"perceptual": {"images": 0.125}, "feature_matching": {"images": 0.5}, "adversarial": {"images": 0.5}}
+BASE, COMPARED, MARGIN = 0.3, 0.25, 0.9  # of the time: the first run's, the comparison's; what is planned of the rest
+COLUMNS = ("masked_psnr", "ssim", "lpips", "tenengrad", "seam_ratio", "retention", "coherence", "kid")
+LARGEST = 15 * 2**20  # bytes of a file that comes back
+
+
+def pictures(task: Task, findings: Findings) -> None:
+    """Trains, compares, draws; `out` gets reconstructions.png and the weights in half precision."""
+    if task.data is None:
+        raise InvalidSetting("no images to train on: data=FOLDER")
+    began = time.monotonic()
+    gpu = task.kind == "cuda"
+    side = training_side(task.data, gpu)
+    model, batch, workers = ("small", 256, 14) if gpu else ("nano", 16, 0)
+    findings.note(
+        f"ViT-{model}/8 at {side} pixels, batches of {batch}; refiner of width 32 trained alone from mse's weights"
+    )
+    os.chdir(task.scratch)  # where runs/ is made
+    runs = Path("runs")
+    common = [
+        "data.name=folder",
+        f"data.root={task.data}",
+        f"data.image_size={side}",
+        f"data.workers={workers}",
+        f"model.name={model}",
+        "model.patch_size=8",
+        "model.refiner_width=32",
+        f"batch.global={batch}",
+        f"device={task.device}",
+        "optim.base_lr=1e-3",
+        "train.ema=0.998",
+        *(f"losses.{name}.images={options['images']}" for name, options in CRITICS.items()),
+        *(f"train.{name}=1000000" for name in ("picture_every", "checkpoint_every")),
+    ]
+    seconds = step_seconds(task, Namespace(model=model, image_size=side, batch=batch))
+    for expression, of_step in seconds.items():
+        findings.row("speed of a step", objective=expression, **{"images/s": batch / of_step})
+    first = max(20, int(task.seconds * BASE / seconds["from nothing"]))
+    start_began = time.monotonic()
+    start = trained(runs, "start", findings, *common, "loss=mse", f"train.steps={first}")
+    slower = (time.monotonic() - start_began) / (first * seconds["from nothing"])  # than a step alone: input, pictures
+    left = task.seconds * (1 - COMPARED) - (time.monotonic() - began)
+    later = max(20, int(MARGIN * left / (slower * sum(seconds[e] for e in OBJECTIVES))))
+    done: list[Path] = []
+    for expression in OBJECTIVES:
+        more = [f"loss={expression}", f"init={start}", "train.parts=refiner", f"train.steps={later}"]
+        done.append(trained(runs, expression.partition("+")[0], findings, *common, *more))
+        gallery(done, 8, task.out / "reconstructions.png")
+    write_weights(done, task.out)
+    for_each = [str(run) for run in done]
+    settings = CompareSettings(runs=for_each, out=str(runs / "comparison"), ratios=[], device=task.device)
+    settings.images = 512 if gpu else 16
+    settings.lpips.weights = str(task.lpips) if task.lpips else None
+    settings.features.weights = str(task.features) if task.features else "bundled"
+    compare(settings)
+    page = json.loads((runs / "comparison" / "comparison.json").read_text())
+    for row in page["rows"]:
+        values = {name: row["values"][name] for name in COLUMNS}
+        cells = {name: None if v["value"] is None else v["value"] for name, v in values.items()}
+        findings.row("held-out images", row=row["label"], **cells)
+
+
+def training_side(data: Path, gpu: bool) -> int:
+    """Pixels that the images have: 128, 96 or 64, of a shorter side that leaves something to crop."""
+    source = create_dataset("folder", "train", data)
+    shorter = statistics.median(min(source.read(i)[0].size) for i in range(0, len(source), max(1, len(source) // 16)))
+    return next((side for side in (128, 96) if gpu and shorter >= 1.1 * side), 64)
+
+
+def step_seconds(task: Task, sizes: Namespace) -> dict[str, float]:
+    """Seconds of a step under each objective, the refiner trained alone; and of mse from nothing."""
+    options = Namespace(**vars(sizes), patch_size=8, device=task.device, compile=False)
+    works = {"from nothing": Bench("mse", options, refiner_width=32)}
+    works |= {e: Bench(e, options, CRITICS, parts="refiner", refiner_width=32) for e in OBJECTIVES}
+    found = in_turns({name: bench.ours for name, bench in works.items()}, 4, torch.device(task.device))
+    return {name: statistics.median(seconds) for name, seconds in found.items()}
+
+
+def trained(runs: Path, name: str, findings: Findings, *words: str) -> Path:
+    """A run to its end; returns its folder."""
+    given = frozenset(word.partition("=")[0] for word in words)
+    settings = typed(OmegaConf.merge(OmegaConf.structured(Settings), OmegaConf.from_dotlist(list(words))), given)
+    settings.name = name
+    began = time.monotonic()
+    if status := pretrain(settings, given):
+        raise RuntimeError(f"{name} ended with status {status}")
+    steps, seconds = settings.train.steps, time.monotonic() - began
+    said = f"{steps} steps of {settings.loss}, {steps * getattr(settings.batch, 'global'):,} images"
+    findings.note(f"{name}: {said} in {seconds:.0f} s")
+    return runs / name
+
+
+def write_weights(runs: list[Path], out: Path) -> None:
+    """weights-K.safetensors, in half precision: every tensor once, under RUN/NAME, or all/NAME where runs share it.
+
+    `weights` puts them together again.
+    """
+    models = {run.name: load_file(run / "model.safetensors") for run in runs}
+    first = next(iter(models.values()))
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in first.items():
+        if all(torch.equal(tensor, model[name]) for model in models.values()):
+            tensors[f"all/{name}"] = tensor
+        else:
+            tensors |= {f"{run}/{name}": model[name] for run, model in models.items()}
+    pieces: list[dict[str, Tensor]] = [{}]
+    size = 0
+    for name, tensor in tensors.items():
+        half = tensor.half().contiguous()
+        if size and size + half.nbytes > LARGEST:
+            pieces.append({})
+            size = 0
+        pieces[-1][name] = half
+        size += half.nbytes
+    for number, piece in enumerate(pieces, start=1):
+        (out / f"weights-{number}.safetensors").write_bytes(save(piece))
+
+
+def weights(out: Path) -> dict[str, dict[str, Tensor]]:
+    """Each run's tensors from the files of `write_weights`."""
+    found = {k: v for file in sorted(out.glob("weights-*.safetensors")) for k, v in load_file(file).items()}
+    split = [(*key.partition("/")[::2], tensor) for key, tensor in found.items()]
+    common = {name: tensor for run, name, tensor in split if run == "all"}
+    runs = {run for run, *_ in split if run != "all"}
+    return {run: common | {name: tensor for of, name, tensor in split if of == run} for run in runs}
