@@ -33,7 +33,16 @@ from recon.training.pretraining import pretrain
 OBJECTIVES = ["mse", "adversarial+mse", "feature_matching+mse", "perceptual+mse"]
 CRITICS = {"perceptual": {"images": 0.125}, "feature_matching": {"images": 0.5}, "adversarial": {"images": 0.5}}
 BASE, COMPARED, MARGIN = 0.3, 0.25, 0.9  # of the time: the first run's, the comparison's; what is planned of the rest
-COLUMNS = ("masked_psnr", "ssim", "lpips", "tenengrad", "seam_ratio", "retention", "coherence", "kid")
+COLUMNS = {  # of a comparison, and what they are called here; detail is over the truth's
+    "masked_psnr": "PSNR dB",
+    "ssim": "SSIM",
+    "lpips": "LPIPS",
+    "tenengrad": "detail",
+    "seam_ratio": "seams",
+    "retention": "retention",
+    "coherence": "coherence",
+    "kid": "KID",
+}
 LARGEST = 15 * 2**20  # bytes of a file that comes back
 
 
@@ -85,11 +94,15 @@ def pictures(task: Task, findings: Findings) -> None:
     settings.images = 512 if gpu else 16
     settings.lpips.weights = str(task.lpips) if task.lpips else None
     settings.features.weights = str(task.features) if task.features else "bundled"
-    compare(settings)
+    try:
+        compare(settings)
+    except InvalidSetting as error:  # its page wants plotly; the numbers are written before it
+        findings.note(f"no page of the comparison: {error}")
     page = json.loads((runs / "comparison" / "comparison.json").read_text())
+    truth = next(row for row in page["rows"] if row["kind"] == "truth")["values"]["tenengrad"]["value"]
     for row in page["rows"]:
-        values = {name: row["values"][name] for name in COLUMNS}
-        cells = {name: None if v["value"] is None else v["value"] for name, v in values.items()}
+        cells = {COLUMNS[name]: row["values"][name]["value"] for name in COLUMNS}
+        cells["detail"] = cells["detail"] and cells["detail"] / truth
         findings.row("held-out images", row=row["label"], **cells)
 
 
