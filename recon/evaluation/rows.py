@@ -8,7 +8,7 @@ from torch import Tensor
 
 from losses import InvalidSetting, NormalisedPixelHead
 from recon.baselines import SIMPLE, Ridge
-from recon.baselines.bayes import Bayes
+from recon.baselines.bayes import Bayes, Posterior
 from recon.data import Source, StreamedSource, UnreadableImage, evaluation_crop
 from recon.data.gaussian_field import GaussianField
 from recon.evaluation.protocol import Protocol
@@ -99,9 +99,10 @@ def rows_beside(
     rows.append(_ridge(shown, protocol, ranks))
     if isinstance(source, GaussianField):
         bayes = Bayes(protocol.image_size)
-        rows.append(
-            Row("bayes", "Bayes: the least possible error", "bound", bayes, exact_retention=bayes.exact_retention)
-        )
+        rows += [
+            Row("bayes", "Bayes: the least possible error", "bound", bayes, exact_retention=bayes.exact_retention),
+            Row("posterior", "posterior: one exact draw", "bound", Posterior(protocol.image_size)),
+        ]
     return [*rows, Row("truth", "the truth", "truth", lambda truth, mask: truth)]
 
 

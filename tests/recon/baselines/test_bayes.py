@@ -9,7 +9,7 @@ from sklearn.kernel_ridge import KernelRidge
 from torch.nn.functional import avg_pool2d
 
 from losses.patches import spread
-from recon.baselines.bayes import Bayes, given_each_class
+from recon.baselines.bayes import Bayes, Posterior, given_each_class
 from recon.baselines.ridge import Ridge
 from recon.baselines.simple import mean, nearest_visible
 from recon.data import create_dataset, evaluation_crop
@@ -174,3 +174,59 @@ def test_measured_retention_coherence_and_error_are_the_exact_ones(images, recon
         assert (error < torch.tensor([0.02, 0.008, 0.0025, 0.0012])).all()
         measured = getattr(all_images, name)
         assert ((measured - expected).abs() < 4 * error).all(), name
+
+
+@pytest.fixture(scope="module")
+def drawn(images):
+    """Four draws of every image."""
+    mask = masks(len(images))
+    return [Posterior((SIZE, SIZE), draw)(images, mask) for draw in range(4)]
+
+
+def ratio_of_errors(rival, best, images):
+    """Squared error over that of `best`, over all images, and the standard error of that over images."""
+    hidden = spread(masks(len(images)), (4, 4), PATCH)
+    ours, least = (masked_mse(x, images, hidden) for x in (rival, best))
+    ratio = ours.mean() / least.mean()
+    return ratio, (ours - ratio * least).std() / len(images) ** 0.5 / least.mean()
+
+
+@pytest.mark.parametrize("draws", [1, 2, 4])
+def test_the_mean_of_draws_has_one_and_a_share_of_the_least_error(images, reconstructed, drawn, draws):
+    """1 + 1/S of it: twice for one draw. Within four standard errors over images, of 0.04 at most."""
+    ratio, error = ratio_of_errors(torch.stack(drawn[:draws]).mean(0), reconstructed, images)
+    assert error < 0.04 and (ratio - 1 - 1 / draws).abs() < 4 * error
+
+
+def test_a_draw_keeps_all_energy_and_is_as_coherent_as_can_be(images, drawn):
+    """Per band retention 1, coherence the square of the least error's, error 2 (1 - exact retention)."""
+    mask = masks(len(images))
+    exact = Bayes((SIZE, SIZE)).exact_retention(mask[::10])
+    pair = Pair(drawn[0], images, mask)
+    moments = band_moments(pair.patches, pair.true_patches, pair.mask, torch.full((3,), MEAN))
+    all_images, all_but_one = Recovery(moments.sum(0)), Recovery(moments.sum(0) - moments)
+    expected = {"retention": torch.ones_like(exact), "coherence": exact.square(), "error": 2 * (1 - exact)}
+    for name, law in expected.items():
+        jackknife = getattr(all_but_one, name)
+        error = (jackknife - jackknife.mean(0)).square().sum(0).sqrt()
+        assert (error < 0.06).all(), name
+        assert ((getattr(all_images, name) - law).abs() < 4 * error).all(), name
+
+
+def test_a_draw_depends_on_image_mask_and_number_alone(images, drawn):
+    few, mask = images[:3], masks(3)
+    hidden = spread(mask, (4, 4), PATCH).expand_as(few)
+    again = Posterior((SIZE, SIZE))(few.masked_fill(hidden, 0.3), mask)
+    alone = Posterior((SIZE, SIZE))(few[2:], mask[2:])
+    assert torch.equal(again[hidden], drawn[0][:3][hidden]) and torch.equal(alone[0], drawn[0][2])
+    assert torch.equal(drawn[0][:3][~hidden], few[~hidden])
+    assert ((drawn[0] - drawn[1]).abs().amax((1, 2, 3)) > 0.01).all()
+
+
+def test_with_nothing_visible_a_draw_is_one_of_the_data():
+    mask = torch.ones(60, 16, dtype=torch.bool)
+    noise = torch.rand(60, 3, SIZE, SIZE)
+    draws = torch.cat([Posterior((SIZE, SIZE), i)(noise[i : i + 1], mask[i : i + 1]) for i in range(60)])
+    assert (draws.mean() - MEAN).abs() < 0.05
+    assert 0.08 < draws.std() < 0.16  # 0.12 of every value; the largest waves are few in a corner of a field
+    assert len({round(float(d.std()), 6) for d in draws}) == 60

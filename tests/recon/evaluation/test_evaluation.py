@@ -185,6 +185,8 @@ def test_on_fields_with_a_known_answer_nothing_beats_bayes(tmp_path):
     for key, measured in found.seen.measured.items():
         excess = measured.values["excess_mse"]
         assert excess.mean() > 0 or key in ("bayes", "truth"), key
+    drawn = found.seen.measured["posterior"].values
+    assert 1.5 < drawn["masked_mse"].mean() / found.seen.measured["bayes"].values["masked_mse"].mean() < 2.5
     assert (found.seen.measured["bayes"].values["excess_mse"] == 0).all()
     assert found.seen.measured["truth"].values["excess_mse"].mean() < 0  # the truth is no reconstruction
     bands = record.textures(found.seen.measured["bayes"], 4)["bands"]
