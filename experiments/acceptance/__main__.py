@@ -25,14 +25,19 @@ os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # for deterministic=true
 
 import signal
+import socket
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import fields, replace
 from multiprocessing import get_context
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from experiments.acceptance.findings import Findings, read, report
 from experiments.acceptance.parts import PARTS, Part
@@ -88,11 +93,11 @@ def run(part: Part, task: Task, method: str) -> dict[str, Any]:
         return {"ended": "not begun: no time was left", "seconds": 0.0}
     process = get_context(method).Process(target=work, args=(part.name, task, file))
     process.start()
-    process.join(task.seconds)
-    cut = process.is_alive()
-    if cut:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.join()
+    try:
+        process.join(task.seconds)
+        cut = process.is_alive()
+    finally:  # also where this process is interrupted; and what a part started is not to disturb the next
+        kill(process)
     seconds = time.monotonic() - began
     found = read(file)
     if cut:
@@ -102,11 +107,21 @@ def run(part: Part, task: Task, method: str) -> dict[str, Any]:
     return found | {"seconds": seconds}
 
 
+def kill(process: BaseProcess) -> None:
+    """Ends a part's process, and all that it has started."""
+    with suppress(ProcessLookupError):  # none is left, or it has not come to its own group yet
+        os.killpg(process.pid, signal.SIGKILL)
+    process.kill()
+    process.join()
+
+
 def work(name: str, task: Task, file: Path) -> None:
     """What the process of a part does."""
-    os.setsid()  # whatever it starts ends with it
+    os.setpgrp()  # whatever it starts ends with it
+    socket.setdefaulttimeout(10)  # weights that are not there are not waited for
     findings = Findings(file)
     try:
+        torch.zeros(1, device=task.device)  # says at once where CUDA is lost to a forked process
         next(part for part in PARTS if part.name == name).work(task, findings)
         findings.end("done")
     except BaseException as error:  # also what a CUDA that is beyond help raises

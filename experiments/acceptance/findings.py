@@ -25,10 +25,12 @@ class Findings:
         self._save()
 
     def goal(self, what: str, asked: float, measured: float, lower: bool = False) -> None:
-        """A figure beside the one that was asked for; `lower`: at most, otherwise at least."""
+        """A figure beside the one that was asked for; `lower`: at most, otherwise at least. The last one counts."""
         reached = measured <= asked if lower else measured >= asked
         asked_for = f"{'at most' if lower else 'at least'} {asked:g}"
-        self.page["goals"].append({"goal": what, "asked": asked_for, "measured": measured, "reached": bool(reached)})
+        others = [goal for goal in self.page["goals"] if goal["goal"] != what]
+        found = {"goal": what, "asked": asked_for, "measured": measured, "reached": bool(reached)}
+        self.page["goals"] = [*others, found]
         self._save()
 
     def note(self, line: str) -> None:

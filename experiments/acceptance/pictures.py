@@ -32,6 +32,7 @@ from recon.training.pretraining import pretrain
 
 OBJECTIVES = ["mse", "adversarial+mse", "feature_matching+mse", "perceptual+mse"]
 CRITICS = {"perceptual": {"images": 0.125}, "feature_matching": {"images": 0.5}, "adversarial": {"images": 0.5}}
+PROBE = 30  # steps, which tell how long a step takes with its input
 BASE, COMPARED, MARGIN = 0.3, 0.25, 0.9  # of the time: the first run's, the comparison's; what is planned of the rest
 COLUMNS = {  # of a comparison, and what they are called here; detail is over the truth's
     "masked_psnr": "PSNR dB",
@@ -53,7 +54,7 @@ def pictures(task: Task, findings: Findings) -> None:
     began = time.monotonic()
     gpu = task.kind == "cuda"
     side = training_side(task.data, gpu)
-    model, batch, workers = ("small", 256, 14) if gpu else ("nano", 16, 0)
+    model, batch, workers = ("small", 256, min(14, (os.cpu_count() or 2) - 2)) if gpu else ("nano", 16, 0)
     findings.note(
         f"ViT-{model}/8 at {side} pixels, batches of {batch}; refiner of width 32 trained alone from mse's weights"
     )
@@ -77,10 +78,11 @@ def pictures(task: Task, findings: Findings) -> None:
     seconds = step_seconds(task, Namespace(model=model, image_size=side, batch=batch))
     for expression, of_step in seconds.items():
         findings.row("speed of a step", objective=expression, **{"images/s": batch / of_step})
-    first = max(20, int(task.seconds * BASE / seconds["from nothing"]))
-    start_began = time.monotonic()
+    probe_began = time.monotonic()
+    trained(runs, "probe", findings, *common, "loss=mse", f"train.steps={PROBE}")
+    slower = (time.monotonic() - probe_began) / (PROBE * seconds["from nothing"])  # than a step alone: input, pictures
+    first = max(20, int(task.seconds * BASE / (slower * seconds["from nothing"])))
     start = trained(runs, "start", findings, *common, "loss=mse", f"train.steps={first}")
-    slower = (time.monotonic() - start_began) / (first * seconds["from nothing"])  # than a step alone: input, pictures
     left = task.seconds * (1 - COMPARED) - (time.monotonic() - began)
     later = max(20, int(MARGIN * left / (slower * sum(seconds[e] for e in OBJECTIVES))))
     done: list[Path] = []

@@ -11,8 +11,8 @@ SIDES = {"cpu": 4096, "cuda": 8192}  # of the product's square matrices
 def operations(work: Callable[[], object]) -> int:
     """Floating-point operations of matrix products and convolutions, two per multiplication and addition.
 
-    Attention's two products are among them; norms, softmax, activations and the optimiser are not. Of a compiled
-    function nothing is seen.
+    Attention's two products are among them; norms, softmax, activations and the optimiser are not. A compiled function
+    is not to be counted: under torch 2.11 it is run uncompiled from then on.
     """
     with FlopCounterMode(display=False) as counter:
         work()

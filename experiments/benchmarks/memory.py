@@ -121,9 +121,10 @@ def largest_that_fits(bench: Bench, batch: int) -> int:
 
 
 def all_of(device: torch.device) -> float:
-    """Bytes of memory that the device has."""
+    """Bytes of memory that the device has for a step."""
     if device.type == "cuda":
-        return torch.cuda.get_device_properties(device).total_memory
+        free, _ = torch.cuda.mem_get_info(device)
+        return 0.95 * (free + torch.cuda.memory_reserved(device))  # less what fragments
     meminfo = Path("/proc/meminfo")
     return int(meminfo.read_text().split()[1]) * 1024 if meminfo.exists() else float("nan")
 

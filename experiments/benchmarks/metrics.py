@@ -98,8 +98,8 @@ def pairs(images: Tensor, truths: Tensor, patch: int, device: str) -> Iterator[P
 def seconds(function: Callable[[], object], device: str) -> tuple[float, object]:
     began = time.perf_counter()
     found = function()
-    if device == "cuda":
-        torch.cuda.synchronize()
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)
     return time.perf_counter() - began, found
 
 

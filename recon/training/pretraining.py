@@ -182,6 +182,7 @@ def execute(
         sys.exit(1)  # not to a sweep's next run, which could not be trained either
     finally:
         batches.close()
+        set_deterministic(False, fabric.device)  # what comes after in this process need not be
     if stopped_by is not None:
         ranks.say(f"stopped at step {run.step} of {steps}, and saved; go on with:\n{again}")
         return 128 + stopped_by

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from copy import copy
 
 import torch
 from torch import Tensor
@@ -34,13 +33,6 @@ class Ours(Side):
         assert all(name.startswith("statistics") for name in missing) and not unexpected, (missing, unexpected)
         super().__init__(task, self.bench.model)
         self.run = self.bench.model.predict
-
-    def compiled(self, mode: str = "default") -> Ours:
-        """As `compile=true` has it: the prediction alone. `reduce-overhead`: as a CUDA graph."""
-        other = copy(self)
-        other.name = f"{self.name}, {'compiled' if mode == 'default' else mode}"
-        other.run = torch.compile(self.run, mode=mode)
-        return other
 
     def loss(self, noise: Tensor | None = None) -> Tensor:
         self.model.predict = self.run

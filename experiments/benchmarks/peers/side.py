@@ -78,10 +78,11 @@ class Side:
         self.task, self.model = task, model.train()
         self.run: Callable = self.model
 
-    def compiled(self) -> Side:
-        """The same model and optimiser, compiled as torch compiles by default."""
+    def compiled(self, mode: str = "default") -> Side:
+        """The same model and optimiser, compiled as torch compiles by default, or in another of its modes."""
         other = copy(self)
-        other.name, other.run = f"{self.name}, compiled", torch.compile(self.run)
+        other.name = f"{self.name}, {'compiled' if mode == 'default' else mode}"
+        other.run = torch.compile(self.run, mode=mode)
         return other
 
     def loss(self, noise: Tensor | None = None) -> Tensor:

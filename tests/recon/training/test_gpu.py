@@ -94,7 +94,8 @@ class Trained:
         r = self.forward()
         result = self.objective(r, number)
         r.prediction.backward(result.gradient)
-        self.gradients = [p.grad.detach().clone() for p in self.model.parameters() if p.grad is not None]
+        self.trained = [p for p in self.model.parameters() if p.grad is not None]
+        self.gradients = [p.grad.clone() for p in self.trained]
         step_unless(self.optimizer, ~gradient_norm(self.model.parameters()).isfinite())
         self.optimizer.zero_grad()
         self.objective.update(number)
@@ -113,12 +114,10 @@ def test_a_step_is_the_same_to_rounding(device, expression):
             )
     for a, b in zip(cpu.gradients, gpu.gradients, strict=True):
         assert (b.cpu() - a).norm() <= 2e-3 * a.norm() + 1e-7
-    # Adam's first step goes by the sign of a gradient: where it is rounding alone, weights may part by two steps.
-    parted = [
-        ((b.cpu() - a).abs() > 1e-5).float().mean()
-        for a, b in zip(cpu.model.parameters(), gpu.model.parameters(), strict=True)
-    ]
-    assert max(parted) < 0.05
+    # Adam's first step goes by the sign of a gradient: where that is rounding alone, as of keys' biases, weights part.
+    for a, b, g in zip(cpu.trained, gpu.trained, cpu.gradients, strict=True):
+        told = g.abs() > 1e-2 * g.abs().max()
+        torch.testing.assert_close(b.detach().cpu()[told], a.detach()[told], rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("expression", ["mse", "norm_mse", "200%adversarial+mse"])
@@ -185,6 +184,7 @@ def test_no_step_waits_for_the_device(device, tmp_path, pictures, monkeypatch):
             guarded.clear()
             more = [loss, "train.steps=6", "optim.clip=1", "train.ema=0.9", f"name={len(loss)}"]
             critics = ["losses.adversarial.generator_full=0.2", "losses.perceptual.images=0.5"]
+            critics += ["losses.adversarial.penalty_every=2", "data.augment=device", "batch.per_device=4"]
             assert pretrain(tmp_path, *words(device, pictures, *more, *critics)) == 0
             assert len(guarded) == 5
     finally:
@@ -206,7 +206,7 @@ def test_a_batch_is_brought_over_as_it_is(device, augment):
     for _ in range(3):  # again, when memory is used again
         for found, truth in zip(upload(pinned), expected, strict=True):
             assert found.device.type == device.type
-            assert torch.equal(found.cpu(), truth)
+            torch.testing.assert_close(found.cpu(), truth, rtol=3e-7, atol=0)  # a GPU divides by 255 its own way
 
 
 @pytest.mark.parametrize("expression", ["norm_mse", "200%perceptual+200%adversarial+mse"])
