@@ -4,21 +4,47 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+# Of several workers (`-n 2`) each has its part of the cores; read where torch begins.
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
+    share = max(1, (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
+    os.environ.setdefault("OMP_NUM_THREADS", str(share))
+
 import pytest
 import torch
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--all", action="store_true", help="the tests marked slow, too")
+    parser.addoption("--all", action="store_true", help="every test and every case of it")
     parser.addoption("--device", help="device of the tests marked gpu; by default cuda, where there is one")
 
 
+CASES = 3  # of a test with more, that are run where all tests are meant and `--all` is not given
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if not config.getoption("--all"):
-        skip = pytest.mark.skip(reason="slow: run by --all")
-        for item in items:
-            if "slow" in item.keywords:
-                item.add_marker(skip)
+    """Without `--all` no test marked slow, and of each law a few cases; with files named every case of theirs."""
+    if config.getoption("--all"):
+        return
+    kept = [item for item in items if "slow" not in item.keywords]
+    if config.args_source is pytest.Config.ArgsSource.TESTPATHS:
+        cases: dict[tuple[str, str], list[pytest.Item]] = {}
+        for item in kept:
+            cases.setdefault((str(item.path), getattr(item, "originalname", item.name)), []).append(item)
+        kept = [item for of in cases.values() for item in spread(of, CASES)]
+    chosen = set(kept)
+    config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
+    items[:] = [item for item in items if item in chosen]
+
+
+def spread(things: list, count: int) -> list:
+    """The first, the last, and what lies evenly between."""
+    if len(things) <= count:
+        return things
+    return [things[round(i * (len(things) - 1) / (count - 1))] for i in range(count)]
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    return "all tests" if config.getoption("--all") else f"no slow tests, {CASES} cases of each (--all: everything)"
 
 
 @pytest.fixture
