@@ -55,6 +55,7 @@ def sleeps(task, findings):
     time.sleep(60)
 
 
+@pytest.mark.slow
 def test_one_part_that_fails_or_takes_too_long_is_a_line(parts, tmp_path):
     parts(fails=fails, dies=dies, sleeps=sleeps, finds=finds)
     began = time.monotonic()

@@ -28,6 +28,7 @@ def test_absolute_error_gives_anything_between_two_answers():
     assert after("l1", "two", 300)["median"] < 0.01
 
 
+@pytest.mark.slow
 def test_the_adversarial_term_goes_to_one_of_the_answers():
     """Not all the way in a third of the steps: less than half as far from an answer as from the mean."""
     to = after("adversarial", "two", 600)

@@ -6,6 +6,8 @@ from torch._dynamo.utils import counters
 
 from tests.losses.scenes import objective_of, scene
 
+pytestmark = pytest.mark.slow
+
 CRITICS = {
     "perceptual": {"weights": "random", "taps": ["conv1_2", "conv2_1"]},
     "hinge": {"width": 4},

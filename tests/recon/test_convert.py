@@ -37,6 +37,7 @@ def place(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_an_official_file_is_converted_and_described(place):
     done = typed(place, "in=mae_visualize.pth", "out=new/vit.safetensors", "target=normalised")
     assert done.returncode == 0, done.stderr

@@ -69,6 +69,7 @@ def interrupted(root, out, number, workers=0):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.slow
 def test_a_killed_packing_goes_on_to_the_same_bits(folder, whole, tmp_path, workers):
     out = tmp_path / "pictures.pack"
     assert interrupted(folder, out, signal.SIGKILL, workers)[0] == -signal.SIGKILL
@@ -100,6 +101,7 @@ class Counting(Source):
         return self.source.name_of(index)
 
 
+@pytest.mark.slow
 def test_a_signal_stops_it_between_chunks_and_it_goes_on(folder, whole, tmp_path):
     out = tmp_path / "pictures.pack"
     status, said = interrupted(folder, out, signal.SIGTERM)
@@ -110,6 +112,7 @@ def test_a_signal_stops_it_between_chunks_and_it_goes_on(folder, whole, tmp_path
 
 @pytest.mark.parametrize("chunks", [0, 1, 5, 8])
 @pytest.mark.parametrize("torn", ["pixels behind the journal", "a line of the journal", "pixels the journal tells of"])
+@pytest.mark.slow
 def test_whatever_a_crash_leaves_it_goes_on_to_the_same_bits(folder, whole, tmp_path, chunks, torn):
     out, partial, journal = (tmp_path / f"p.pack{ending}" for ending in ("", ".partial", ".journal"))
     sources = {split: create_dataset("folder", split, folder) for split in ("train", "val")}
@@ -128,6 +131,7 @@ def test_whatever_a_crash_leaves_it_goes_on_to_the_same_bits(folder, whole, tmp_
     assert out.read_bytes() == whole and not partial.exists() and not journal.exists()
 
 
+@pytest.mark.slow
 def test_two_processes_do_not_write_one_file(folder, tmp_path):
     sources = {split: create_dataset("folder", split, folder) for split in ("train", "val")}
     first = packing.pack(sources, "folder", tmp_path / "p.pack", 160, 0)
@@ -211,12 +215,14 @@ def test_a_setting_that_cannot_be_used_is_told(folder, tmp_path, wrong, match):
 @pytest.mark.parametrize(
     "words, match", [(["data=foldre"], "did you mean 'folder'"), (["sise=3"], "did you mean 'size'")]
 )
+@pytest.mark.slow
 def test_a_wrong_word_is_one_line_and_nothing_is_written(folder, tmp_path, words, match):
     status, said, complaint = typed(*arguments(folder, tmp_path / "p.pack", *words))
     assert (status, said) == (2, "") and match in complaint and len(complaint.splitlines()) == 1
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_training_from_a_damaged_file_is_one_line_and_nothing_is_written(whole, tmp_path):
     (tmp_path / "cut.pack").write_bytes(whole[:-1])
     words = [sys.executable, "-m", "recon.pretrain", "data=packed", f"data.root={tmp_path / 'cut.pack'}", "name=x"]

@@ -18,6 +18,8 @@ from recon.training import checkpoint
 from tests.recon.training.conftest import SMALL, differences, save_pictures, small_run, state_of
 from tests.recon.training.test_processes import last_step
 
+pytestmark = pytest.mark.slow
+
 
 def installed(package: str) -> bool:
     try:

@@ -55,6 +55,7 @@ def test_a_report_has_every_run_every_file_and_every_name_as_a_name(tmp_path, on
     assert not any("oracle" in key for keys in report["best"].values() for key in keys)
 
 
+@pytest.mark.slow
 def test_evaluations_that_are_there_are_used_and_others_are_made(tmp_path, one, two, evaluations):
     out = str(tmp_path / "report")
     compare(comparing(one, two, out=out))
@@ -88,6 +89,7 @@ def test_the_two_files_of_an_evaluation_belong_together(one):
     assert record.read(one) is None
 
 
+@pytest.mark.slow
 def test_a_run_may_be_called_like_a_simple_reconstruction(tmp_path, one):
     other = tmp_path / "runs" / "mean"
     shutil.copytree(one, other)
@@ -98,6 +100,7 @@ def test_a_run_may_be_called_like_a_simple_reconstruction(tmp_path, one):
     assert rows["run/mean"]["kind"] == "run" and rows["mean"]["kind"] == "simple"
 
 
+@pytest.mark.slow
 def test_what_an_earlier_comparison_left_is_removed(tmp_path, one, two):
     out = tmp_path / "report"
     compare(comparing(one, two, out=str(out)))

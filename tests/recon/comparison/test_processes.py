@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[3]
 QUICK = ["device=cpu", "images=6", "training_images=32", "ratios=[]", "pictures=2", "lpips.weights=nowhere.safetensors"]
 

@@ -13,6 +13,8 @@ from recon.probes import record as probes
 from tests.recon.comparison.conftest import comparing
 from tests.recon.probes.conftest import probed
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory, one, two):

@@ -136,6 +136,7 @@ def test_another_process_maps_the_file_itself(file):
     assert same(samples(pickle.loads(travelling), 32), samples(source, 32))
 
 
+@pytest.mark.slow
 def test_spawned_workers_read_it(file, monkeypatch):
     source = create_dataset("packed", "train", file)
     expected = samples(source, 16)

@@ -16,6 +16,8 @@ from tests.recon.evaluation.conftest import measuring
 from tests.recon.launched import processes_of, said, torchrun
 from tests.recon.training.conftest import bits, contents, save_pictures, small_run
 
+pytestmark = pytest.mark.slow
+
 # Of the photographs 13 images in batches of 5: the last is smaller. The other run's data has 3: less than a batch each.
 QUICK = {"images": 13, "batch": 5, "ratios": [0.5, 0.9]}
 WORDS = ["device=cpu", "images=13", "batch=5", "training_images=64", "pictures=3", "ratios=[0.5,0.9]"]

@@ -14,6 +14,8 @@ from recon.probes.settings import ProbeSettings
 from tests.recon.launched import said, torchrun
 from tests.recon.training.conftest import contents
 
+pytestmark = pytest.mark.slow
+
 # 1,183 training images are four batches, the last one smaller; 267 test images are one, and one process has none.
 WORDS = [
     "run=runs/small",

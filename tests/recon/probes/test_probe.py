@@ -117,6 +117,7 @@ def test_other_questions_join_those_that_were_answered(copy):
         (("data.name=folder", "data.root=pictures"), "data"),
     ],
 )
+@pytest.mark.slow
 def test_an_earlier_probing_is_replaced_only_where_that_is_asked(copy, words, named):
     probed(copy, "run=runs/small", *LINEAR)
     folders(copy / "pictures", {"train/cat": 2, "train/dog": 2, "val/cat": 1, "val/dog": 1})
@@ -142,6 +143,7 @@ def test_what_was_found_before_ctrl_c_is_kept(copy, monkeypatch):
     assert set(accuracies(record.read(copy / "runs/small"))) == {"run/linear/class/4/1", "run/linear/mean/4/1"}
 
 
+@pytest.mark.slow
 def test_test_labels_choose_nothing(copy, monkeypatch):
     """With the test labels shuffled every choice and every prediction is the same; only what is right changes."""
     seen = []
@@ -180,6 +182,7 @@ def test_a_probe_that_looks_at_its_test_accuracy_is_caught(copy, monkeypatch):
     assert not (copy / "runs/small/probe.json").exists()
 
 
+@pytest.mark.slow
 def test_every_block_can_be_asked(copy):
     found = probed(copy, "run=runs/small", *LINEAR, "probe.layer=all")
     assert {entry["feature"] for entry in found.page["results"]} == {
@@ -199,6 +202,7 @@ def test_features_are_taken_once_for_all_probes(copy, monkeypatch):
     assert len(calls) == 2
 
 
+@pytest.mark.slow
 def test_probes_that_train_answer_beside_the_others(copy):
     words = (
         "probe.controls=true",

@@ -12,6 +12,8 @@ import pytest
 from recon.probes import record
 from tests.recon.comparison.test_processes import ROOT, typed
 
+pytestmark = pytest.mark.slow
+
 QUICK = ["device=cpu", "probe.seeds=1", "probe.fractions=[0.1]"]
 
 

@@ -131,6 +131,7 @@ def test_generators_stand_as_before(photos):
     ],
     ids=lambda recipe: recipe.name,
 )
+@pytest.mark.slow
 def test_it_learns_the_photographs(recipe):
     train = few_photos(8)
     assert accuracy(tuned(recipe, train, encoder()), train) > 0.5  # chance: 0.125

@@ -81,6 +81,7 @@ def ended(tmp_path_factory, pictures):
 
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds the processes in /proc")
+@pytest.mark.slow
 class TestEnds:
     def test_where_one_is_killed_all_end_and_one_line_says_so(self, ended):
         """Even where it is the first, which otherwise speaks."""
@@ -106,6 +107,7 @@ class TestEnds:
         assert_same_but_for_rounding(straight, resumed(place, name))
 
 
+@pytest.mark.slow
 def test_two_processes_go_on_where_one_ended(tmp_path, pictures):
     words = ["loss=norm_mse+20%adversarial", *STEPS]
     straight = small_run(tmp_path, pictures, "straight", *words)
@@ -115,6 +117,7 @@ def test_two_processes_go_on_where_one_ended(tmp_path, pictures):
     assert_same_but_for_rounding(straight, killed)
 
 
+@pytest.mark.slow
 def test_two_processes_begin_warm_as_one_does(tmp_path, pictures):
     """A decoder alone, from a run's weights, averaged: all read one start, and none has another's."""
     begun = small_run(tmp_path, pictures, "begun", *STEPS, "loss=mse")
@@ -128,6 +131,7 @@ def test_two_processes_begin_warm_as_one_does(tmp_path, pictures):
     assert distance(*averages) < 4 * TOLERANCE  # of the decoder alone, not of the model: 2.5e-5 seen
 
 
+@pytest.mark.slow
 def test_what_is_wrong_is_told_in_one_line_for_all_and_leaves_nothing(tmp_path, pictures):
     words = [*SMALL, f"data.root={pictures}", "loss=mse", "name=wrong", "batch.global=7"]
     assert torchrun(tmp_path, "pretrain", *words).wait(100) != 0

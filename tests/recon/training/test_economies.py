@@ -36,6 +36,7 @@ def test_a_step_that_decodes_a_part_learns_from_that_part(tmp_path, pictures, pl
     assert not torch.equal(*(model["decoder_pred.weight"] for model in models))
 
 
+@pytest.mark.slow
 def test_what_ran_before_in_one_process_does_not_change_what_is_compiled(tmp_path, pictures, monkeypatch):
     """A sweep's later runs are compiled for their own shapes, as each would be alone."""
     variable = []  # of each graph, whether any of its shapes is

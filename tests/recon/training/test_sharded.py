@@ -29,6 +29,8 @@ from tests.recon.training.launched import (
     momentum,
 )
 
+pytestmark = pytest.mark.slow
+
 HARDEST = EVERY[-1]
 # Pictures on the way, for which the weights are gathered between two steps.
 WORDS = [*STEPS, "optim.clip=0.5", "train.picture_every=3", "losses.adversarial.game=relativistic"]
