@@ -91,7 +91,8 @@ def tests(task: Task, findings: Findings) -> None:
         return
     outcomes = Outcomes(findings, task.kind == "cuda")
     os.chdir(ROOT)
-    told = ["-m", "gpu", "--device", task.device, "-p", "no:cacheprovider", "--continue-on-collection-errors"]
+    told = ["-o", "addopts=-q --import-mode=importlib"]  # without workers, which may not be installed
+    told += ["-m", "gpu", "--device", task.device, "-p", "no:cacheprovider", "--continue-on-collection-errors"]
     status = pytest.main([*told, *files], plugins=[outcomes])
     findings.note(", ".join(f"{count} {outcome}" for outcome, count in outcomes.count.items()))
     if status not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
