@@ -5,7 +5,8 @@ import torch
 
 from losses import Objective
 from losses.errors import InvalidSetting
-from recon.training.device import make_fabric
+from recon.training import pretraining
+from recon.training.device import make_fabric, set_deterministic
 from recon.training.preview import Preview
 from tests.recon.training.conftest import SMALL, pretrain
 
@@ -63,3 +64,22 @@ def test_a_device_or_precision_that_is_not_there_is_named(device, precision, sai
     with pytest.raises(InvalidSetting) as error:
         make_fabric(device, precision)
     assert len(str(error.value).splitlines()) == 1 and all(words in str(error.value) for words in said)
+
+
+def test_an_objective_without_deterministic_kernels_is_one_line(tmp_path, pictures, monkeypatch):
+    said = "cumsum_cuda_kernel does not have a deterministic implementation, but you set ..."
+
+    def complains(*_):
+        raise RuntimeError(said)
+
+    monkeypatch.setattr(pretraining, "train", complains)
+    words = [*SMALL, f"data.root={pictures}", "loss=l1", "train.steps=2", "name=one", "deterministic=true"]
+    with pytest.raises(InvalidSetting) as error:
+        pretrain(tmp_path, *words)
+    line = str(error.value)
+    assert "deterministic=true: cumsum_cuda_kernel" in line and "l1" in line and len(line.splitlines()) == 1
+
+
+def test_a_cpu_needs_no_deterministic_kernels_and_is_left_as_it_is():
+    set_deterministic(True, torch.device("cpu"))
+    assert not torch.are_deterministic_algorithms_enabled()
