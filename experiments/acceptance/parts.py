@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from experiments.acceptance.findings import Findings
-from experiments.acceptance.pictures import pictures
+from experiments.acceptance.pictures import CRITICS, pictures
 from experiments.acceptance.task import Task
 from experiments.benchmarks import input as of_input
 from experiments.benchmarks import memory as of_memory
@@ -161,10 +161,10 @@ def objectives(task: Task, findings: Findings) -> None:
     """Every objective's step over that of mse; with every image looked at, and with the presets' share."""
     sizes = SIZES[task.kind]
     findings.note(_of(sizes))
-    shares = {"perceptual": 0.125, "adversarial": 0.5, "feature_matching": 0.5}
+    critics = ("perceptual", "adversarial", "feature_matching")
     for images in ("all", "some")[: None if task.kind == "cuda" else 1]:
-        terms = {} if images == "all" else {name: {"images": share} for name, share in shares.items()}
-        names = [*shares, *(("norm_mse", "l1", "ssim") if images == "all" else ())]
+        terms = {} if images == "all" else CRITICS
+        names = [*critics, *(("norm_mse", "l1", "ssim") if images == "all" else ())]
         loss = [name if name == "norm_mse" else f"{name}+mse" for name in names]
         options = _options(task, sizes, loss=loss, repeats=max(1, sizes.repeats // 2))
         for row in of_step.measured(options, {"terms": terms}):

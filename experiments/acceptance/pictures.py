@@ -19,7 +19,7 @@ from torch import Tensor
 
 from experiments.acceptance.findings import Findings
 from experiments.acceptance.task import Task
-from experiments.benchmarks.step import Bench
+from experiments.benchmarks.step import Bench, read_preset
 from experiments.benchmarks.turns import in_turns
 from experiments.gallery import gallery
 from losses import InvalidSetting
@@ -31,7 +31,7 @@ from recon.data import create_dataset
 from recon.training.pretraining import pretrain
 
 OBJECTIVES = ["mse", "adversarial+mse", "feature_matching+mse", "perceptual+mse"]
-CRITICS = {"perceptual": {"images": 0.125}, "feature_matching": {"images": 0.5}, "adversarial": {"images": 0.5}}
+CRITICS = read_preset("refiner64")["losses"]  # the share of each batch that they look at
 PROBE = 30  # steps, which tell how long a step takes with its input
 BASE, COMPARED, MARGIN = 0.3, 0.25, 0.9  # of the time: the first run's, the comparison's; what is planned of the rest
 COLUMNS = {  # of a comparison, and what they are called here; detail is over the truth's
@@ -91,8 +91,9 @@ def pictures(task: Task, findings: Findings) -> None:
         done.append(trained(runs, expression.partition("+")[0], findings, *common, *more))
         gallery(done, 8, task.out / "reconstructions.png")
     write_weights(done, task.out)
-    for_each = [str(run) for run in done]
-    settings = CompareSettings(runs=for_each, out=str(runs / "comparison"), ratios=[], device=task.device)
+    settings = CompareSettings(
+        runs=[str(run) for run in done], out=str(runs / "comparison"), ratios=[], device=task.device
+    )
     settings.images = 512 if gpu else 16
     settings.lpips.weights = str(task.lpips) if task.lpips else None
     settings.features.weights = str(task.features) if task.features else "bundled"

@@ -165,9 +165,14 @@ def critic_floor(bench: Bench) -> tuple[Callable[[], None], Callable[[], None]]:
     return ours, floor
 
 
+def read_preset(name: str) -> dict[str, Any]:
+    """What a file of experiments/preset says."""
+    return yaml.safe_load((PRESETS / f"{name}.yaml").read_text())
+
+
 def take_preset(options: argparse.Namespace) -> dict[str, Any]:
     """Takes over the sizes of experiments/preset; returns what else of it a `Bench` wants."""
-    preset = yaml.safe_load((PRESETS / f"{options.preset}.yaml").read_text())
+    preset = read_preset(options.preset)
     model, train = preset["model"], preset["train"]
     options.model, options.patch_size = model["name"], model["patch_size"]
     options.image_size, options.batch = preset["data"]["image_size"], preset["batch"]["global"]

@@ -99,7 +99,7 @@ class Bayes:
         return spread(mask, (self.image_size[0] // p, self.image_size[1] // p), p)[:, 0]
 
 
-class Posterior(Bayes):
+class PosteriorDraw(Bayes):
     """One exact draw from p(hidden | visible): as sharp as the truth, with twice the least error.
 
     A class by its posterior, then Matheron's rule (Journel and Huijbregts 1978; Wilson et al. 2020, arXiv 2002.09309,

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from losses import InvalidSetting, NormalisedPixelHead
 from recon.baselines import SIMPLE, Ridge
-from recon.baselines.bayes import Bayes, Posterior
+from recon.baselines.bayes import Bayes, PosteriorDraw
 from recon.data import Source, StreamedSource, UnreadableImage, evaluation_crop
 from recon.data.gaussian_field import GaussianField
 from recon.evaluation.protocol import Protocol
@@ -101,7 +101,7 @@ def rows_beside(
         bayes = Bayes(protocol.image_size)
         rows += [
             Row("bayes", "Bayes: the least possible error", "bound", bayes, exact_retention=bayes.exact_retention),
-            Row("posterior", "posterior: one exact draw", "bound", Posterior(protocol.image_size)),
+            Row("posterior", "posterior: one exact draw", "bound", PosteriorDraw(protocol.image_size)),
         ]
     return [*rows, Row("truth", "the truth", "truth", lambda truth, mask: truth)]
 

@@ -5,7 +5,7 @@ import os
 import re
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning_fabric import Fabric
@@ -15,9 +15,11 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from losses.errors import InvalidSetting, nearest
-from recon.data import Batch
 from recon.training import sharding
 from recon.training.ranks import ALONE, Ranks
+
+if TYPE_CHECKING:  # every command asks for a device, and not every one for data
+    from recon.data import Batch
 
 
 class InputsAsTheyAre(MixedPrecision):
@@ -81,7 +83,7 @@ class Upload:
         self.device = device
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
-    def __call__(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def __call__(self, batch: "Batch") -> tuple[Tensor, Tensor]:
         """Images (B, 3, H, W) in [0, 1], float32, and noise (B, N)."""
         with nullcontext() if self.stream is None else torch.cuda.stream(self.stream):
             found = batch.images_on(self.device), batch.noise.to(self.device, non_blocking=True)

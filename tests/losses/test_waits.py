@@ -20,12 +20,16 @@ def devices(tree) -> set[str]:
     return {x.device.type for x in tree_iter(tree) if isinstance(x, torch.Tensor)}
 
 
-class Copies(TorchDispatchMode):
-    """Notes what is copied from the host to the device; a copy back, or a value that is asked for, raises by itself."""
+class Noted:
+    """A mode of torch that notes what it finds."""
 
-    def __init__(self):
+    def __init__(self, found: list[str]):
         super().__init__()
-        self.found = []
+        self.found = found
+
+
+class Copies(Noted, TorchDispatchMode):
+    """Copies from the host to the device; a copy back, or a value that is asked for, raises by itself."""
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         out = function(*args, **(kwargs or {}))
@@ -34,17 +38,12 @@ class Copies(TorchDispatchMode):
         return out
 
 
-class Made(TorchFunctionMode):
-    """Notes tensors that are made of the host's numbers on the device, which is a copy too."""
-
-    def __init__(self):
-        super().__init__()
-        self.found = []
+class Made(Noted, TorchFunctionMode):
+    """Tensors that are made of the host's numbers on the device, which is a copy too."""
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         out = function(*args, **(kwargs or {}))
-        of_host = not isinstance(args[-1] if args else None, torch.Tensor)
-        if function in MAKERS and of_host and out.device == META:
+        if function in MAKERS and out.device == META and not isinstance(args[-1], torch.Tensor):
             self.found.append(str(function))
         return out
 
@@ -63,7 +62,8 @@ def copied(expression: str) -> list[str]:
     images = torch.empty(2, 3, 64, 64, device=META)
     mask = torch.empty(2, 64, dtype=torch.bool, device=META)
     tally = Tally(META)
-    with Copies() as copies, Made() as made:
+    found: list[str] = []
+    with Copies(found), Made(found):
         for step in (0, 5):
             width = 192 + objective.head.statistics
             prediction = torch.empty(2, 64, width, device=META, requires_grad=True)
@@ -72,7 +72,7 @@ def copied(expression: str) -> list[str]:
             prediction.backward(result.gradient)
             norm = torch.linalg.vector_norm(prediction.grad)
             tally.record([result], objective, norm, norm.isfinite())
-    return copies.found + made.found
+    return found
 
 
 @pytest.mark.parametrize("expression", [*(f"{name}+l1" for name in NAMES if name not in ("l1", "ssim")), "l1+20%mse"])

@@ -9,7 +9,7 @@ from sklearn.kernel_ridge import KernelRidge
 from torch.nn.functional import avg_pool2d
 
 from losses.patches import spread
-from recon.baselines.bayes import Bayes, Posterior, given_each_class
+from recon.baselines.bayes import Bayes, PosteriorDraw, given_each_class
 from recon.baselines.ridge import Ridge
 from recon.baselines.simple import mean, nearest_visible
 from recon.data import create_dataset, evaluation_crop
@@ -180,7 +180,7 @@ def test_measured_retention_coherence_and_error_are_the_exact_ones(images, recon
 def drawn(images):
     """Four draws of every image."""
     mask = masks(len(images))
-    return [Posterior((SIZE, SIZE), draw)(images, mask) for draw in range(4)]
+    return [PosteriorDraw((SIZE, SIZE), draw)(images, mask) for draw in range(4)]
 
 
 def ratio_of_errors(rival, best, images):
@@ -216,8 +216,8 @@ def test_a_draw_keeps_all_energy_and_is_as_coherent_as_can_be(images, drawn):
 def test_a_draw_depends_on_image_mask_and_number_alone(images, drawn):
     few, mask = images[:3], masks(3)
     hidden = spread(mask, (4, 4), PATCH).expand_as(few)
-    again = Posterior((SIZE, SIZE))(few.masked_fill(hidden, 0.3), mask)
-    alone = Posterior((SIZE, SIZE))(few[2:], mask[2:])
+    again = PosteriorDraw((SIZE, SIZE))(few.masked_fill(hidden, 0.3), mask)
+    alone = PosteriorDraw((SIZE, SIZE))(few[2:], mask[2:])
     assert torch.equal(again[hidden], drawn[0][:3][hidden]) and torch.equal(alone[0], drawn[0][2])
     assert torch.equal(drawn[0][:3][~hidden], few[~hidden])
     assert ((drawn[0] - drawn[1]).abs().amax((1, 2, 3)) > 0.01).all()
@@ -226,7 +226,7 @@ def test_a_draw_depends_on_image_mask_and_number_alone(images, drawn):
 def test_with_nothing_visible_a_draw_is_one_of_the_data():
     mask = torch.ones(60, 16, dtype=torch.bool)
     noise = torch.rand(60, 3, SIZE, SIZE)
-    draws = torch.cat([Posterior((SIZE, SIZE), i)(noise[i : i + 1], mask[i : i + 1]) for i in range(60)])
+    draws = torch.cat([PosteriorDraw((SIZE, SIZE), i)(noise[i : i + 1], mask[i : i + 1]) for i in range(60)])
     assert (draws.mean() - MEAN).abs() < 0.05
     assert 0.08 < draws.std() < 0.16  # 0.12 of every value; the largest waves are few in a corner of a field
     assert len({round(float(d.std()), 6) for d in draws}) == 60

@@ -110,10 +110,10 @@ def test_a_step_is_the_same_to_rounding(device, expression):
     for name, term in here.terms.items():
         for part in ("value", "weight", "gradient_norm"):
             torch.testing.assert_close(
-                getattr(there.terms[name], part).cpu(), getattr(term, part), rtol=1e-3, atol=1e-6
+                getattr(there.terms[name], part).cpu(), getattr(term, part), rtol=1e-4, atol=1e-6
             )
     for a, b in zip(cpu.gradients, gpu.gradients, strict=True):
-        assert (b.cpu() - a).norm() <= 2e-3 * a.norm() + 1e-7
+        assert (b.cpu() - a).norm() <= 1e-4 * a.norm() + 1e-7
     # Adam's first step goes by the sign of a gradient: where that is rounding alone, as of keys' biases, weights part.
     for a, b, g in zip(cpu.trained, gpu.trained, cpu.gradients, strict=True):
         told = g.abs() > 1e-2 * g.abs().max()
