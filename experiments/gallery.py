@@ -18,8 +18,10 @@ from recon.training.preview import Preview, figures
 from recon.training.trained import load_run
 
 
-def gallery(folders: list[Path], images: int, out: Path) -> None:
+def gallery(folders: list[Path], images: int, out: Path, draws: int = 1) -> None:
     """Truth and masked input, then a row of composites per run, its masked PSNR beside it.
+
+    A run that predicts a distribution has a row for each of so many `draws`, in place of its mean.
 
     Raises:
         InvalidSetting: a folder holds no trained run, or the runs differ in data, image size, patches or masking.
@@ -37,14 +39,18 @@ def gallery(folders: list[Path], images: int, out: Path) -> None:
         source = create_dataset(data.name, "val", data.root)
         masking = masking_of(settings, model)
         held_out, noise, _ = held_out_images(source, config.image_size(settings), images, settings.seed, masking)
-        (r,) = reconstructions = Preview(held_out, noise, images).reconstruct(model)
-        seen = figures(reconstructions)
-        shown = reconstruction_rows(r.image, r.hidden_pixels, r.composite)
-        rows |= {"truth": shown["truth"], "masked": shown["masked"]}
-        terms = trained.resolved["objective"].replace(" + ", "\n+ ")  # a line each: the margin is narrow
-        rows[f"{terms}\n{seen['masked_psnr']:.2f} dB\ndetail {seen.get('detail', float('nan')):.2f}"] = shown[
-            "reconstruction"
-        ]
+        (r,) = Preview(held_out, noise, images).reconstruct(model)
+        title = trained.resolved["objective"].replace(" + ", "\n+ ")  # a line each: the margin is narrow
+        answers = {title: r}
+        if model.head.renderings:
+            title += f" from {settings.losses.flow.source}" if model.head.name == "flow" else ""
+            answers = {f"{title}\ndraw {i + 1}": model.render(r.image, r.mask, "sample", i) for i in range(draws)}
+        for title, answer in answers.items():
+            seen = figures([answer])
+            shown = reconstruction_rows(answer.image, answer.hidden_pixels, answer.composite)
+            rows |= {"truth": shown["truth"], "masked": shown["masked"]}
+            numbers = f"{seen['masked_psnr']:.2f} dB\ndetail {seen.get('detail', float('nan')):.2f}"
+            rows[f"{title}\n{numbers}"] = shown["reconstruction"]
     colour = f"filling with the mean of the visible colours: {seen['mean_colour_psnr']:.2f} dB"
     caption = f"masked PSNR over these images ({colour}); detail: squared gradient over the truth's"
     write_rows(rows, caption, out)
@@ -54,10 +60,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="+")
     parser.add_argument("--images", type=int, default=10)
+    parser.add_argument("--draws", type=int, default=1, help="of a run that predicts a distribution")
     parser.add_argument("--out", type=Path, default=Path("gallery.png"))
     options = parser.parse_args()
     try:
-        gallery(options.runs, options.images, options.out)
+        gallery(options.runs, options.images, options.out, options.draws)
     except InvalidSetting as error:
         print(error, file=sys.stderr)
         sys.exit(2)

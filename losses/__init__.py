@@ -13,7 +13,9 @@ import torch
 from losses.adversarial import Adversarial, FeatureMatching
 from losses.errors import InvalidSetting, nearest
 from losses.expression import WeightedTerm, parse
+from losses.flow import Flow, FlowHead
 from losses.heads import NormalisedPixelHead, PixelHead
+from losses.mixture import Mixture, MixtureHead
 from losses.objective import Objective, Result, TermResult, common_head
 from losses.perceptual import LPIPS, Perceptual
 from losses.pixel import L1, MSE, Charbonnier, NormMSE
@@ -34,6 +36,8 @@ TERMS: dict[str, type[Term]] = {
     "lpips": LPIPS,
     "feature_matching": FeatureMatching,
     "adversarial": Adversarial,
+    "mixture": Mixture,
+    "flow": Flow,
 }
 
 
@@ -76,14 +80,14 @@ def build_objective(
     return Objective(parsed, terms, over, surroundings.processes)
 
 
-def head_of(expression: str) -> PixelHead:
-    """What the decoder must put out for an objective.
+def head_of(expression: str, **options: Any) -> PixelHead:
+    """What the decoder must put out for an objective; the arguments are `build_objective`'s.
 
     Raises:
         InvalidSetting: as `build_objective`.
     """
-    parsed = parse(expression, defaults())
-    return common_head({t.name: TERMS[t.name] for t in parsed.terms})
+    names = [t.name for t in parse(expression, defaults()).terms]
+    return common_head({name: TERMS[name].head_of(_options(name, options.get(name, {}))) for name in names})
 
 
 def defaults() -> dict[str, WeightedTerm]:
@@ -106,7 +110,9 @@ def _options(name: str, given: Any) -> Any:
 
 __all__ = [
     "TERMS",
+    "FlowHead",
     "InvalidSetting",
+    "MixtureHead",
     "NormalisedPixelHead",
     "Objective",
     "PixelHead",

@@ -30,7 +30,13 @@ class PixelHead:
     """P = p*p*3 standardised pixels per patch."""
 
     name = "pixels"
+    decoder = "pixels"  # what the decoder's last layer predicts; what more there is comes from layers beside it
     statistics = 0  # predicted numbers per patch beside the P pixels
+    renderings: tuple[str, ...] = ()  # of a distribution: how it can be drawn, of "mean", "mode", "sample"
+
+    def width(self, values: int) -> int:
+        """W, of the predictions of patches with P `values`."""
+        return values + self.statistics
 
     def patches(self, r: "Reconstruction") -> Tensor:
         """The prediction in the model's own space, (B, N, P)."""
@@ -61,7 +67,7 @@ class NormalisedPixelHead(PixelHead):
     A prediction of width P (an official checkpoint has no statistics) can be rendered only by the oracle.
     """
 
-    name = "normalised pixels"
+    name = decoder = "normalised pixels"
     statistics = 2
 
     def patches(self, r: "Reconstruction") -> Tensor:

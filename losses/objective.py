@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from losses.errors import InvalidSetting, nearest
+from losses.errors import InvalidSetting, chosen
 from losses.expression import Expression
 from losses.heads import PixelHead
 from losses.processes import ALONE, Processes
@@ -81,8 +81,7 @@ class Objective(nn.Module):
         self, expression: Expression, terms: Mapping[str, Term], over: str = "hidden", processes: Processes = ALONE
     ):
         super().__init__()
-        if over not in ("hidden", "all"):
-            raise InvalidSetting(f"losses.over={over}: choose 'hidden' or 'all'{nearest(over, ('hidden', 'all'))}")
+        chosen("losses.over", over, ("hidden", "all"))
         self.expression, self.over, self.processes = expression, over, processes
         self.terms = nn.ModuleDict(terms)
         plain = [t.name for t in expression.terms if not t.share]
@@ -91,7 +90,7 @@ class Objective(nn.Module):
                 f"losses.{plain[0]}.every={terms[plain[0]].every} leaves steps of '{expression}' without a plainly "
                 "weighted term; add one, such as mse"
             )
-        self.head = common_head(terms)
+        self.head = common_head({name: term.head for name, term in terms.items()})
 
     def forward(self, reconstruction: Reconstruction, step: int = 0) -> Result:
         prediction = reconstruction.prediction.detach()
@@ -205,9 +204,9 @@ def _weighted(weights: Mapping[str, Tensor], gradients: Mapping[str, Tensor]) ->
     return reduce(torch.add, parts)
 
 
-def common_head(terms: Mapping[str, Term | type[Term]]) -> PixelHead:
-    """The one head that is more than pixels, if any: every term reads pixels behind any head."""
-    special = {term.head.name: term.head for term in terms.values() if type(term.head) is not PixelHead}
+def common_head(heads: Mapping[str, PixelHead]) -> PixelHead:
+    """The one head of terms, by name, that is more than pixels, if any: every term reads pixels behind any head."""
+    special = {head.name: head for head in heads.values() if type(head) is not PixelHead}
     if len(special) > 1:
         raise InvalidSetting(f"the terms need different heads ({', '.join(special)}); use them in separate runs")
     return next(iter(special.values()), PixelHead())

@@ -87,7 +87,7 @@ class Reconstruction:
     @cached_property
     def true_pixels(self) -> Tensor:
         """The truth, standardised."""
-        patches = patchify(self._standardised(self.image), self.patch_size)
+        patches = patchify(self.standardised_image, self.patch_size)
         return patches if self.where is None else patches.gather(1, _at(self.where, patches))
 
     @cached_property
@@ -116,6 +116,11 @@ class Reconstruction:
         return self.head.target(self)
 
     # Images, (B, 3, H, W) in [0, 1]; predictions may overshoot -------------------------------------------------
+
+    @cached_property
+    def standardised_image(self) -> Tensor:
+        """The truth, standardised."""
+        return self._standardised(self.image)
 
     @cached_property
     def predicted_image(self) -> Tensor:

@@ -59,6 +59,11 @@ class Term(nn.Module):
         self.options = options or self.Options()
         self.surroundings = surroundings or Surroundings()
 
+    @classmethod
+    def head_of(cls, options: Any) -> PixelHead:
+        """What the decoder must put out under these options."""
+        return cls.head
+
     def value(self, r: Reconstruction) -> Tensor:
         """The scalar, differentiable in `r.prediction`. Trainable critics are constants here."""
         raise NotImplementedError

@@ -68,7 +68,8 @@ class Train:
     steps: int | None = option(None, "optimiser steps; or train.epochs")
     epochs: float | None = option(800, "passes over the training images; or train.steps")
     parts: str = option(
-        "all", "all; or decoder, or refiner, alone: what init brought stays as it is, and with it the representation"
+        "all",
+        "all; or decoder, refiner or head (what draws from a distribution) alone: the rest stays as init brought it",
     )
     ema: float = option(
         0.0, "decay in [0, 1) of the average of weights that pictures, evaluation and probes see; 0: no average"
@@ -217,8 +218,8 @@ def check(settings: Settings, processes: int = 1) -> None:
             raise InvalidSetting(f"{key}={value} is a fraction, between 0 and 1")
     if not 0 <= settings.train.ema < 1:
         raise InvalidSetting(f"train.ema={settings.train.ema} is a decay: at least 0, and below 1")
-    if (parts := settings.train.parts) not in ("all", "decoder", "refiner"):
-        raise InvalidSetting(f"train.parts={parts}: choose all, decoder or refiner")
+    if (parts := settings.train.parts) not in ("all", "decoder", "refiner", "head"):
+        raise InvalidSetting(f"train.parts={parts}: choose all, decoder, refiner or head")
     if parts != "all" and settings.init == "none":
         raise InvalidSetting(
             f"train.parts={parts} trains beside an encoder that is kept; give it by init=RUN or init=FILE"

@@ -10,13 +10,22 @@ from recon.command_line import written
 from recon.comparison.differences import Row, best, differences
 from recon.comparison.gather import Candidate
 from recon.evaluation.record import Record, no_value
+from recon.evaluation.rows import named
 from recon.evaluation.settings import EvaluateSettings, Measuring, Where
 from recon.evaluation.subject import curves
 from recon.training.run_folder import flat
 
 FORMAT = "recon comparison 1"
 POINTS = 500  # of a training curve
-PLOTTED = {"bands": "bands", "by_distance": "by_distance", "by_ratio": "by_ratio", "spectra": "spectrum"}
+PLOTTED = {
+    "bands": "bands",
+    "by_distance": "by_distance",
+    "by_ratio": "by_ratio",
+    "spectra": "spectrum",
+    "planes": "plane",
+    "blends": "blend",
+    "calibration": "calibration",
+}
 
 
 @dataclass(frozen=True)
@@ -64,7 +73,7 @@ def assemble(candidates: list[Candidate], learnt: dict[str, Learnt], measuring: 
         "rows": [_row(key, page, metrics, reasons.get(key)) for key, page in pages.items()],
         # An oracle has seen the answer: it is measured, and takes part in no contest.
         "best": {
-            metric["name"]: best(metric, {key: row for key, row in measured.items() if row[1] == "run"})
+            metric["name"]: best(metric, {key: row for key, row in measured.items() if row[1] != "oracle"})
             for metric in metrics
         },
         "differences": differences(metrics, measured),
@@ -134,8 +143,8 @@ def _row(key: str, page: dict[str, Any] | None, metrics: list[dict[str, Any]], r
     if page is None:
         nothing = {metric["name"]: no_value(f"not evaluated: {reason}") for metric in metrics}
         return {"key": key, "label": key.partition("/")[2], "kind": "run", "note": reason, "values": nothing}
-    kind, _, name = key.partition("/")
-    label = {"run": name, "oracle": f"{name} (oracle)"}.get(kind, page["label"])
+    name = key.partition("/")[2]
+    label = named(name, page["rendering"]) if page["kind"] == "run" else page["label"]
     return {"key": key, "label": label} | {name: page[name] for name in ("kind", "note", "values")}
 
 

@@ -131,7 +131,13 @@ def pictures(learnt: dict[str, Learnt]) -> dict[str, Any]:
     for key, page in first.page["rows"].items():
         if page["kind"] not in ("run", "truth"):
             rows[key] = first.tensors[f"{key}/pictures"]
+    draws = {
+        key: row.found.tensors[f"{row.row}/draws"].permute(0, 1, 3, 4, 2).numpy()
+        for key, row in learnt.items()
+        if row.found and f"{row.row}/draws" in row.found.tensors
+    }
     return {
+        "draws": draws,
         "patch_size": p,
         "names": first.page["pictures"],
         "truth": truth.permute(0, 2, 3, 1).numpy(),

@@ -115,7 +115,8 @@ def usable(subject: Subject, settings: CompareSettings, weights: dict[str, dict[
         return None
     if ("run" in found.page["rows"]) != honest(subject.trained.model):  # the target that was given was another
         return None
-    return found if all(then.get(key) == now[key] for key in now if key not in PLACES) else None
+    free = PLACES if subject.trained.model.head.renderings else PLACES | {"render", "draws"}
+    return found if all(then.get(key) == now[key] for key in now if key not in free) else None
 
 
 def _written(subject: Subject, settings: CompareSettings, found: Evaluation) -> record.Record:

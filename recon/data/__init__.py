@@ -3,7 +3,7 @@
 from recon.data.batches import Batch, training_batches
 from recon.data.crops import evaluation_crop, training_crop
 from recon.data.datasets import create_dataset
-from recon.data.held_out import held_out_batches, held_out_images, noise_of
+from recon.data.held_out import held_out_batches, held_out_images, in_random_order, noise_of
 from recon.data.source import Source, StreamedSource, UnreadableImage
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "evaluation_crop",
     "held_out_batches",
     "held_out_images",
+    "in_random_order",
     "noise_of",
     "training_batches",
     "training_crop",

@@ -1,4 +1,4 @@
-"""The fixed images and masks that every run is evaluated on."""
+"""The fixed images and masks that every run is evaluated on, and training images in random order."""
 
 from collections.abc import Callable, Iterator
 
@@ -81,5 +81,17 @@ def readable_from(source: Source | StreamedSource, count: int) -> Iterator[tuple
     for index in dict.fromkeys([*spread, *range(len(source))]):
         try:
             yield source.read(index)[0], source.name_of(index)
+        except UnreadableImage:
+            continue
+
+
+def in_random_order(source: Source | StreamedSource, seed: int) -> Iterator[Image.Image]:
+    """All images that can be read, shuffled; those of a stream in its own order."""
+    if isinstance(source, StreamedSource):
+        yield from (image for image, _ in source)
+        return
+    for index in torch.randperm(len(source), generator=torch.Generator().manual_seed(seed)).tolist():
+        try:
+            yield source.read(index)[0]
         except UnreadableImage:
             continue

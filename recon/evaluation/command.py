@@ -39,6 +39,10 @@ def evaluate_run(settings: EvaluateSettings, given: frozenset[str] = frozenset()
             subject = open_run(Path(settings.run), settings.target)
             if subject.undrawable:
                 raise InvalidSetting(subject.undrawable)
+            if settings.render and not subject.trained.model.head.renderings:
+                raise InvalidSetting(
+                    f"render={settings.render}: {subject.name} has one answer to each image; leave render out"
+                )
         nets = ranks.in_turn(lambda: networks(settings))  # what is missing is fetched once
         found = evaluated(subject, settings, nets, ranks=ranks)
         ranks.by_first(lambda: tell(subject, settings, found, began))

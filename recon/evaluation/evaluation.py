@@ -74,7 +74,7 @@ def evaluate(
         protocol = protocol_of(settings, subject.trained.model.patch_size, measuring)
         training, held_out = (open_source(settings, split, measuring) for split in ("train", "val"))
         instruments = make_instruments(nets, protocol, held_out, device)
-        rows = run = rows_of_run(subject, device)
+        rows = run = rows_of_run(subject, device, measuring.render, measuring.draws)
     if before is None or before.protocol != protocol:
         before = None
         rows = [*run, *rows_beside(protocol, training, measuring.training_images, measuring.batch, progress, ranks)]
@@ -113,7 +113,8 @@ def look(
     gauge = Gauge(instruments, protocol.patch_size, device)
     positions = spread(measuring.pictures, protocol, source)
     ratios = other_ratios(measuring, protocol)
-    run = [row for row in rows if row.kind == "run"]
+    # Draws take their time: at other ratios the run's own row and the oracle's alone.
+    at_ratios = [row for row in rows if row.kind == "run" and row.key in ("run", "oracle")]
 
     def noted(found: Iterable[Batch]) -> Iterator[tuple[Batch, list[int]]]:
         """The batches, each with its images to look at; what is known without measuring is kept of all."""
@@ -129,13 +130,13 @@ def look(
         batch, looked_at = these
         features = None if instruments.features is None else instruments.features(batch.images.to(device)).cpu()
         parts = {
-            row.key: gauge.measure(pair, features, image[looked_at])
+            row.key: gauge.measure(pair, features, image, looked_at, row.distribution)
             for row, image, pair in reconstructed(rows, batch.images, batch.mask, device)
         }
         points = {
             (row.key, ratio): at_ratio(pair, instruments.colour)
             for ratio in ratios
-            for row, _, pair in reconstructed(run, batch.images, protocol.masks(batch.names, ratio), device)
+            for row, _, pair in reconstructed(at_ratios, batch.images, protocol.masks(batch.names, ratio), device)
         }
         return parts, points
 
@@ -143,7 +144,9 @@ def look(
     found = ranks.shared(noted(progress(batches(protocol, source, measuring.batch), "metrics", total)), measured)
     _refuse_other_images(digest, protocol, ranks)
     results = ranks.shared(rows, lambda row: gauge.result([parts[row.key] for parts, _ in found]))
-    by_ratio = {row.key: {ratio: ratio_point([p[row.key, ratio] for _, p in found]) for ratio in ratios} for row in run}
+    by_ratio = {
+        row.key: {ratio: ratio_point([p[row.key, ratio] for _, p in found]) for ratio in ratios} for row in at_ratios
+    }
     keys = [row.key for row in rows]
     return Seen(digest.hexdigest(), names, shown, torch.cat(masks), dict(zip(keys, results, strict=True)), by_ratio)
 

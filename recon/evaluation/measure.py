@@ -9,10 +9,13 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from recon.evaluation.instruments import Instruments
+from recon.evaluation.rows import Distribution
 from recon.metrics import METRICS, Pair, Undefined
 from recon.metrics.distribution import SlicedWasserstein, paired_kid
+from recon.metrics.pair import grey_patches
 from recon.metrics.recovery import RECOVERY, band_moments, distance_to_visible, summary
-from recon.metrics.spectrum import SMALLEST_PATCH, band_power
+from recon.metrics.spectrum import SMALLEST_PATCH, band_power, dct2
+from recon.metrics.uncertainty import moments, per_image_scores
 
 FURTHEST = 4  # patches to the nearest visible one; those further away are counted there
 
@@ -26,6 +29,8 @@ class Measured:
     moments: (n, distances, bands, 4), of the hidden patches at distance 1, 2, ... from the nearest visible one.
     power: (n, bands), mean power of hidden patches. Both are None where patches are too small for bands.
     pictures: (pictures, 3, H, W) uint8, the prediction as it is, also where the truth was visible.
+    luma: (1 + 2D, 1 + 2D), summed second moments of prediction and truth, of the luminance of hidden patches.
+    distribution: of the mean of several draws, what else the draws tell.
     exact_retention: (bands,), what theory expects of a bound.
     """
 
@@ -34,7 +39,21 @@ class Measured:
     moments: Tensor | None
     power: Tensor | None
     pictures: Tensor
+    luma: Tensor
+    distribution: "Drawn | None" = None
     exact_retention: Tensor | None = None
+
+
+class Drawn(NamedTuple):
+    """What several draws tell, on the CPU.
+
+    ranks: (n, S + 1), how often the truth lay above 0, ..., S of the draws. luma: (1 + 3D, 1 + 3D), as `Measured.luma`
+    of mean, one draw and truth. pictures: (pictures, S, 3, H, W) uint8.
+    """
+
+    ranks: Tensor
+    luma: Tensor
+    pictures: Tensor
 
 
 @dataclass(frozen=True)
@@ -52,6 +71,8 @@ class Part:
     moments: Tensor | None
     power: Tensor | None
     pictures: Tensor
+    luma: Tensor
+    distribution: Drawn | None
 
 
 class Gauge:
@@ -65,12 +86,15 @@ class Gauge:
             names = ("sliced_wasserstein", *(metric.name for metric in RECOVERY))
             self.reasons |= dict.fromkeys(names, f"patches below {SMALLEST_PATCH} pixels")
 
-    def measure(self, pair: Pair, true_features: Tensor | None, looked_at: Tensor) -> Part:
+    def measure(
+        self, pair: Pair, true_features: Tensor | None, image: Tensor, looked_at: list[int], of: Distribution | None
+    ) -> Part:
         """One batch.
 
         Args:
             true_features: (B, D) on the CPU, those of the truth, the same for every row.
-            looked_at: (few, 3, H, W), the predictions to be kept as pictures.
+            image: (B, 3, H, W), the prediction as it is; those `looked_at` are kept as pictures.
+            of: the distribution whose draws are scored; None: one answer is.
         """
         values, reasons = {}, dict(self.reasons)
         for name, metric in self.instruments.metrics.items():
@@ -85,13 +109,24 @@ class Gauge:
             texture = tuple(kept.cpu() for kept in self.texture.sample(pair))
             moments = moments_by_distance(pair, self.instruments.colour).cpu()
             power = band_power(pair.grey_patches, pair.mask).double().cpu()
-        pictures = (looked_at.nan_to_num().clamp(0, 1) * 255).round().to(torch.uint8).cpu()
-        return Part(values, reasons, features, texture, moments, power, pictures)
+        draws = pair.image[None] if of is None else of.samples(pair.truth, pair.mask)
+        scores = per_image_scores(draws, pair.truth, pair.mask)
+        ranks = scores.pop("ranks").cpu()
+        values |= {name: value.cpu() for name, value in scores.items()}
+        drawn = None
+        if of is not None:
+            if (bits := of.bits_per_dim(pair.truth, pair.mask)) is not None:
+                values["bits_per_dim"] = bits.double().cpu()
+            mean = of.rendered("mean")(pair.truth, pair.mask).clamp(0, 1)
+            shown = draws[:, looked_at].movedim(0, 1)
+            drawn = Drawn(ranks, luma_moments(pair, mean, draws[0]).cpu(), as_bytes(shown))
+        luma = luma_moments(pair, pair.image).cpu()
+        return Part(values, reasons, features, texture, moments, power, as_bytes(image[looked_at]), luma, drawn)
 
     def result(self, parts: Sequence[Part]) -> Measured:
         """Of all batches, in their order. What one of them has no value for has none."""
         reasons = {name: reason for part in parts for name, reason in part.reasons.items()}
-        names = [name for name in self.instruments.metrics if name not in reasons]
+        names = [name for name in parts[0].values if name not in reasons]
         values = {name: torch.cat([part.values[name] for part in parts]) for name in names}
         if "kid" not in reasons:
             try:
@@ -104,7 +139,28 @@ class Gauge:
             texture.kept = [tuple(kept.to(self.device) for kept in part.texture) for part in parts]
             values["sliced_wasserstein"] = texture.per_image().cpu()
             moments, power = (torch.cat([getattr(part, name) for part in parts]) for name in ("moments", "power"))
-        return Measured(values, reasons, moments, power, torch.cat([part.pictures for part in parts]))
+        distribution = None
+        if parts[0].distribution is not None:
+            ranks, lumas, shown = zip(*(part.distribution for part in parts), strict=True)
+            distribution = Drawn(torch.cat(ranks), sum(lumas), torch.cat(shown))
+        pictures, luma = torch.cat([part.pictures for part in parts]), sum(part.luma for part in parts)
+        return Measured(values, reasons, moments, power, pictures, luma, distribution)
+
+
+def as_bytes(images: Tensor) -> Tensor:
+    """[0, 1] to uint8, on the CPU."""
+    return (images.nan_to_num().clamp(0, 1) * 255).round().to(torch.uint8).cpu()
+
+
+def luma_moments(pair: Pair, *images: Tensor) -> Tensor:
+    """Summed second moments of 1, of images (B, 3, H, W) and of the truth: their hidden patches' luminance.
+
+    D = p² DCT coefficients of each, or the 64 of lowest frequency of larger patches: (1 + kD, 1 + kD) float64.
+    """
+    side = min(8, pair.patch_size)
+    each = [grey_patches(image, pair.patch_size) for image in images] + [pair.true_grey_patches]
+    found = [dct2(patches[pair.mask].double())[:, :side, :side].flatten(1) for patches in each]
+    return moments(torch.cat(found, dim=1))
 
 
 def moments_by_distance(pair: Pair, colour: Tensor) -> Tensor:

@@ -19,9 +19,10 @@ from recon.metrics import GROUPS
 from recon.metrics.intervals import mean_interval, statistic_interval
 from recon.metrics.recovery import RECOVERY, Recovery, summary
 from recon.metrics.spectrum import band_frequency
+from recon.metrics.uncertainty import blend, coverage, plane
 from recon.training.run_folder import write_text
 
-FORMAT = "recon evaluation 1"
+FORMAT = "recon evaluation 2"
 JSON, TENSORS = "evaluation.json", "evaluation.safetensors"
 
 Numbers = dict[str, Any]
@@ -48,6 +49,8 @@ def write(subject: Subject, measuring: Measuring, evaluation: Evaluation) -> Rec
     for key, measured in evaluation.seen.measured.items():
         tensors |= {f"{key}/{name}": values.contiguous() for name, values in measured.values.items()}
         tensors[f"{key}/pictures"] = measured.pictures
+        if measured.distribution is not None:
+            tensors |= {f"{key}/ranks": measured.distribution.ranks, f"{key}/draws": measured.distribution.pictures}
         if measured.moments is not None:
             tensors |= {f"{key}/moments": measured.moments, f"{key}/power": measured.power}
     temporary = subject.folder / f"{TENSORS}.tmp"
@@ -99,9 +102,14 @@ def as_page(subject: Subject, measuring: Measuring, evaluation: Evaluation) -> d
             row.key: {
                 "label": row.label,
                 "kind": row.kind,
+                "rendering": row.rendering,
                 "note": row.note,
-                "values": {name: figures(name, evaluation.seen.measured[row.key]) for name in evaluation.passports},
+                "values": {
+                    name: figures(name, evaluation.seen.measured[row.key], evaluation.protocol.patch_size)
+                    for name in evaluation.passports
+                },
                 **textures(evaluation.seen.measured[row.key], evaluation.protocol.patch_size),
+                **spread_out(evaluation.seen.measured[row.key], evaluation.protocol.patch_size),
                 "by_ratio": by_ratio(evaluation.seen.by_ratio.get(row.key, {})),
             }
             for row in evaluation.rows
@@ -114,12 +122,15 @@ def passport_values(passport: Any) -> dict[str, Any]:
     return {name: plain(getattr(passport, name)) for name in names}
 
 
-def figures(name: str, measured: Measured) -> Numbers:
+def figures(name: str, measured: Measured, patch_size: int) -> Numbers:
     """A cell of the table: value, interval, number of images behind it, and the reason where there is no value."""
     if name in measured.reasons:
         return no_value(f"not defined: {measured.reasons[name]}")
     if name in {metric.name for metric in RECOVERY}:
         value, low, high, images = statistic_interval(measured.moments.sum(1), lambda sums: summary(sums)[name])
+    elif name == "luma_w2":  # of the set alone; no image has a part in it
+        images = len(measured.values["masked_mse"])
+        value, low, high = plane_of(measured, patch_size)[1], math.nan, math.nan
     elif name in measured.values:
         value, low, high, images = mean_interval(measured.values[name])
     else:
@@ -157,6 +168,50 @@ def textures(measured: Measured, patch_size: int) -> dict[str, Any]:
         },
         "spectrum": {"frequency": frequency[1:], "power": plain(power[1:].tolist())},
     }
+
+
+def spread_out(measured: Measured, patch_size: int) -> dict[str, Any]:
+    """Where the row lies between perception and distortion, in luminance per pixel; and what its draws tell.
+
+    calibration: the shares of truths above 0, ..., S of S draws, and how many lie within central intervals. blend: the
+    way from the mean (alpha 0) to a draw (1).
+    """
+    mse, w2 = plane_of(measured, patch_size)
+    found: dict[str, Any] = {"plane": {"mse": plain(mse), "w2": plain(w2)}}
+    if measured.distribution is None:
+        return found | {"calibration": None, "blend": None}
+    counts = measured.distribution.ranks
+    counts = counts[counts.isfinite().all(1)].sum(0)
+    expected, within = coverage(counts)
+    alphas = [i / 20 for i in range(21)]
+    d, share = kept_of(patch_size)
+    mses, w2s = blend(measured.distribution.luma, d, alphas)
+    return found | {
+        "calibration": {
+            "draws": len(counts) - 1,
+            "ranks": plain((counts / counts.sum()).tolist()),
+            "expected": plain(expected.tolist()),
+            "coverage": plain(within.tolist()),
+        },
+        "blend": {
+            "alpha": alphas,
+            "mse": plain([share * mse for mse in mses]),
+            "w2": plain([math.sqrt(share) * w2 for w2 in w2s]),
+        },
+    }
+
+
+def plane_of(measured: Measured, patch_size: int) -> tuple[float, float]:
+    """Squared error and distance to the truth of the luminance of hidden patches, per pixel."""
+    d, share = kept_of(patch_size)
+    mse, w2 = plane(measured.luma, d)
+    return share * mse, math.sqrt(share) * w2
+
+
+def kept_of(patch_size: int) -> tuple[int, float]:
+    """How many values `luma_moments` keeps of a patch, and what share of all: their mean times it is that of all."""
+    d = min(8, patch_size) ** 2
+    return d, d / patch_size**2
 
 
 def squared_error(moments: Tensor) -> float:

@@ -1,15 +1,16 @@
 """What stands in the table: the run, the simple reconstructions beside it, and the truth."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from losses import InvalidSetting, NormalisedPixelHead
+from losses import InvalidSetting, MixtureHead, NormalisedPixelHead
 from recon.baselines import SIMPLE, Ridge
 from recon.baselines.bayes import Bayes, PosteriorDraw
-from recon.data import Source, StreamedSource, UnreadableImage, evaluation_crop
+from recon.data import Source, StreamedSource, evaluation_crop, in_random_order
 from recon.data.gaussian_field import GaussianField
 from recon.evaluation.protocol import Protocol
 from recon.evaluation.subject import Subject
@@ -35,7 +36,8 @@ class Row:
     """`reconstruct(truth (B, 3, H, W), mask (B, N))` gives images (B, 3, H, W) in [0, 1], which may overshoot.
 
     `kind`: "run", "simple", "bound" (the best that is possible) or "truth". `exact_retention(mask (B, N))` gives the
-    bound's expected retention per band, (bands,), where it is known.
+    bound's expected retention per band, (bands,), where it is known. `rendering`: of a run that has several rows, what
+    this one shows. `distribution`: of the mean of draws, that whose draws are scored.
     """
 
     key: str
@@ -44,14 +46,65 @@ class Row:
     reconstruct: Reconstruct
     note: str | None = None
     exact_retention: Callable[[Tensor], Tensor] | None = None
+    rendering: str | None = None
+    distribution: "Distribution | None" = None
 
 
-def rows_of_run(subject: Subject, device: torch.device) -> list[Row]:
-    """The run's honest prediction; where its head needs patch statistics also the rendering with the true ones.
+def named(run: str, rendering: str | None) -> str:
+    """A run's row in words."""
+    return f"{run} ({rendering})" if rendering else run
+
+
+class Distribution:
+    """What a model predicts, as `draws` samples of each image; those of the last batch are kept for other rows."""
+
+    def __init__(self, model: MaskedAutoencoder, draws: int):
+        self.model, self.draws = model, draws
+        self.seen: tuple[Tensor, Tensor] | None = None
+
+    def samples(self, truth: Tensor, mask: Tensor) -> Tensor:
+        """(draws, B, 3, H, W), clamped to [0, 1]; the first is that of `render("sample")`."""
+        if self.seen is None or self.seen[0] is not truth or self.seen[1] is not mask:
+            drawn = [self.model.render(truth, mask, "sample", i).predicted_image for i in range(self.draws)]
+            self.seen, self.kept = (truth, mask), torch.stack(drawn).clamp(0, 1)
+        return self.kept
+
+    def mean_of_samples(self, truth: Tensor, mask: Tensor) -> Tensor:
+        return self.samples(truth, mask).mean(0)
+
+    def rendered(self, rendering: str) -> Reconstruct:
+        """One answer."""
+        if rendering == "sample":
+            return lambda truth, mask: self.samples(truth, mask)[0]
+        return lambda truth, mask: self.model.render(truth, mask, rendering).predicted_image
+
+    @torch.no_grad()
+    def bits_per_dim(self, truth: Tensor, mask: Tensor) -> Tensor | None:
+        """-log2 p of the hidden values of each image, (B,), of a density times the width of one of 256 levels.
+
+        None where the density is not known: a flow's.
+        """
+        r = self.model(truth, mask=mask)
+        if not isinstance(r.head, MixtureHead):
+            return None
+        levels = (255 * self.model.std).log().mean()  # standardised pixels to levels, per value
+        nats = (r.head.nats(r).double() * mask).sum(1) / (mask.sum(1) * r.values) + levels
+        return nats / math.log(2)
+
+
+def rows_of_run(subject: Subject, device: torch.device, render: str | None = None, draws: int = 1) -> list[Row]:
+    """The run's honest prediction; where its head needs patch statistics also the rendering with the true ones; of a
+    predicted distribution a row for every rendering (or `render` alone), and one for the mean of the draws.
 
     A checkpoint of others that predicts normalised patches has no statistics: there the oracle's rendering is alone.
+
+    Raises:
+        InvalidSetting: the head has no such rendering.
     """
     model = subject.trained.model.to(device)
+    if render is not None and model.head.renderings and render not in model.head.renderings:
+        has = " or ".join(model.head.renderings)
+        raise InvalidSetting(f"render={render}: {subject.name} predicts a {model.head.name}, which has {has}")
 
     @torch.no_grad()
     def predicted(truth: Tensor, mask: Tensor) -> Tensor:
@@ -64,12 +117,30 @@ def rows_of_run(subject: Subject, device: torch.device) -> list[Row]:
 
     made = [f"{subject.trained.resolved['objective']}"] if subject.trained.origin else []
     rows = []
-    if honest(model):
-        note = "; ".join([*made, *([subject.unfinished] if subject.unfinished else [])])
+    note = "; ".join([*made, *([subject.unfinished] if subject.unfinished else [])])
+    if model.head.renderings:
+        rows += rows_of_distribution(subject.name, Distribution(model, draws), render, note or None)
+    elif honest(model):
         rows.append(Row("run", subject.name, "run", predicted, note or None))
     if isinstance(model.head, NormalisedPixelHead):
         note = "oracle: drawn with each hidden patch's true mean and deviation, which leaks the answer"
-        rows.append(Row("oracle", f"{subject.name} (oracle)", "run", oracle, "; ".join([note, *made])))
+        label = named(subject.name, "oracle")
+        rows.append(Row("oracle", label, "run", oracle, "; ".join([note, *made]), rendering="oracle"))
+    return rows
+
+
+def rows_of_distribution(name: str, of: Distribution, render: str | None, note: str | None) -> list[Row]:
+    """The first is the run's own; scores of the whole distribution stand in the row of the mean of its draws."""
+    renderings = of.model.head.renderings if render is None else (render,)
+    keys = ["run", *renderings[1:]]
+    rows = [
+        Row(key, named(name, rendering), "run", of.rendered(rendering), note, rendering=rendering)
+        for key, rendering in zip(keys, renderings, strict=True)
+    ]
+    if of.draws > 1:
+        words = f"mean of {of.draws} draws"
+        row = Row("draws", named(name, words), "run", of.mean_of_samples, note, rendering=words, distribution=of)
+        rows.append(row)
     return rows
 
 
@@ -119,7 +190,7 @@ def _ridge(crops: Iterable[Tensor], protocol: Protocol, ranks: Ranks) -> Row:
 def _crops(source: Source | StreamedSource, protocol: Protocol, count: int, batch: int) -> Iterator[Tensor]:
     """Training images in random order, cut as held-out ones are, most with their mirror image: (B, 3, H, W)."""
     crops: list[Tensor] = []
-    for taken, image in enumerate(_in_random_order(source, protocol.seed), start=1):
+    for taken, image in enumerate(in_random_order(source, protocol.seed), start=1):
         crop = evaluation_crop(image, protocol.image_size, native=source.native).float() / 255
         crops += [crop, crop.flip(-1)] if MIRRORED[(taken - 1) % len(MIRRORED)] else [crop]
         if len(crops) >= batch or taken == count:
@@ -129,14 +200,3 @@ def _crops(source: Source | StreamedSource, protocol: Protocol, count: int, batc
             return
     if crops:
         yield torch.stack(crops)
-
-
-def _in_random_order(source: Source | StreamedSource, seed: int) -> Iterator:
-    if isinstance(source, StreamedSource):
-        yield from (image for image, _ in source)
-        return
-    for index in torch.randperm(len(source), generator=torch.Generator().manual_seed(seed)).tolist():
-        try:
-            yield source.read(index)[0]
-        except UnreadableImage:
-            continue

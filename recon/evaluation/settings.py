@@ -4,11 +4,13 @@ import math
 from dataclasses import dataclass
 
 from losses import InvalidSetting
-from losses.errors import nearest
+from losses.errors import chosen, nearest
 from losses.features.trunks import TRUNKS
 from losses.features.vgg19 import tap_index
 from losses.term import option
 from recon.config import _node
+
+RENDERINGS = ("mean", "mode", "sample")
 
 
 @dataclass
@@ -39,6 +41,10 @@ class Measuring:
     batch: int = option(32, "images at a time")
     ratios: list[float] = option([0.25, 0.5, 0.75, 0.9], "mask ratios of the curve against the mask ratio; []: none")
     training_images: int = option(2048, "training images that the ridge regression is fitted on")
+    render: str | None = option(
+        None, "mean, mode or sample: the one answer of a predicted distribution that is measured; null: a row for each"
+    )
+    draws: int = option(4, "samples of each image under a predicted distribution, for scores and for their mean")
     pictures: int = option(12, "images to look at, evenly spaced among those that are measured")
     target: str | None = option(None, "pixels or normalised: a checkpoint's target, where its file cannot tell")
     data: Where = _node(Where)
@@ -57,7 +63,8 @@ def check(settings: Measuring) -> None:
     Raises:
         InvalidSetting: a value out of range, in one line.
     """
-    for key in ("images", "batch", "training_images", "pictures"):
+    chosen("render", settings.render or "mean", RENDERINGS)
+    for key in ("images", "batch", "training_images", "pictures", "draws"):
         if getattr(settings, key) < 1:
             raise InvalidSetting(f"{key}={getattr(settings, key)} must be above 0")
     if settings.lpips.net not in TRUNKS:

@@ -15,6 +15,8 @@ COLUMNS = {
     "coherence": "coherence",
     "invented": "invented",
     "kid": "KID",
+    "crps": "CRPS",
+    "bits_per_dim": "bits/dim",
     "linear_mean": "linear",  # of probes, in a comparison
     "knn_20_mean": "20-NN",
 }

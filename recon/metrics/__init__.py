@@ -10,12 +10,13 @@ from recon.metrics.seams import SEAMS
 from recon.metrics.sharpness import SHARPNESS
 from recon.metrics.spectrum import SPECTRUM
 from recon.metrics.structure import STRUCTURE
+from recon.metrics.uncertainty import UNCERTAINTY
 
 # Numbers per image that need no network's weights; `recon.metrics.deep` makes those that do: lpips and vgg19.
 METRICS: dict[str, Metric] = {m.name: m for m in [*FIDELITY, *STRUCTURE, *SHARPNESS, *EDGES, *SEAMS, *SPECTRUM]}
 
-# Numbers of a whole set of images.
-SET_METRICS: dict[str, SetMetric] = {m.name: m for m in [*RECOVERY, *DISTRIBUTION]}
+# What no pair has alone: numbers of a whole set of images, and of a distribution's draws.
+SET_METRICS: dict[str, Passport] = {m.name: m for m in [*RECOVERY, *DISTRIBUTION, *UNCERTAINTY]}
 
 # The table's columns, by what they are about.
 GROUPS: dict[str, list[str]] = {
@@ -24,6 +25,7 @@ GROUPS: dict[str, list[str]] = {
     "sharpness": [m.name for m in [*SHARPNESS, *EDGES, *SEAMS, *SPECTRUM]],
     "recovery": [m.name for m in RECOVERY],
     "distribution": [m.name for m in DISTRIBUTION],
+    "uncertainty": [m.name for m in UNCERTAINTY],
 }
 
 __all__ = ["GROUPS", "METRICS", "SET_METRICS", "Metric", "Pair", "Passport", "SetMetric", "Undefined"]

@@ -3,8 +3,11 @@
 from typing import Any
 
 from losses.errors import InvalidSetting, nearest
+from losses.flow import FlowHead
 from losses.heads import PixelHead
+from losses.mixture import MixtureHead
 from recon.model.autoencoder import MaskedAutoencoder
+from recon.model.flow import SMALLEST
 from recon.model.masking import kept
 from recon.model.refiner import SHRINK
 
@@ -57,6 +60,14 @@ def create_model(name: str, *, image_size: int | tuple[int, int] = 224, **overri
                 f"model.refiner_width={made['refiner_width']}: a refiner corrects pixels, and this objective predicts "
                 f"{head.name}; set it to 0"
             )
+    head = made.get("head")
+    if isinstance(head, MixtureHead):
+        head.mixed(3 * p**2)  # refuses more components than a patch has values
+    if isinstance(head, FlowHead) and head.network == "conv" and any(side % SMALLEST for side in size):
+        raise InvalidSetting(
+            f"losses.flow.network=conv needs image sides that are multiples of {SMALLEST}, not {size[0]}x{size[1]}; "
+            "give losses.flow.network=patch"
+        )
     ratio = made.get("mask_ratio", 0.75)
     patches = (size[0] // p) * (size[1] // p)
     if not 0 <= ratio < 1 or not 0 < kept(patches, ratio) < patches:

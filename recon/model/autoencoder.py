@@ -12,15 +12,19 @@ from torch.utils.checkpoint import checkpoint
 from losses.heads import PixelHead
 from losses.reconstruction import Reconstruction
 from losses.statistics import IMAGENET_MEAN, IMAGENET_STD
+from recon.model import flow
+from recon.model.distributions import MixtureLayers, chance_of, layers_for
 from recon.model.layers import LayerNorm, initialise_linear, statistics_head, transformer_blocks
 from recon.model.masking import kept, mask_from_noise, strategy
 from recon.model.positions import sincos_positions
 from recon.model.refiner import Refiner
 
+BESIDE = ("statistics.", "refiner.", "distribution.")  # of tensors of layers beside the decoder, in their names
+
 
 def decoder_parts(mask_tokens: str) -> tuple[str, ...]:
     """What names of tensors begin with that are no part of the encoder; mask tokens are, where it sees them."""
-    parts = ("decoder_", "statistics.", "refiner.")
+    parts = ("decoder_", *BESIDE)
     return (*parts, "mask_token") if mask_tokens == "decoder" else parts
 
 
@@ -95,6 +99,7 @@ class MaskedAutoencoder(nn.Module):
         # Last, so that one seed gives one encoder and decoder under every head.
         self.statistics = statistics_head(decoder_width, self.head.statistics) if self.head.statistics else None
         self.refiner = Refiner(refiner_width, image_size) if refiner_width else None
+        self.distribution = layers_for(self.head, decoder_width, patch_size, image_size, std)
 
     def forward(
         self, images: Tensor, mask: Tensor | None = None, noise: Tensor | None = None, decoded: float | None = None
@@ -128,32 +133,61 @@ class MaskedAutoencoder(nn.Module):
             shown = visible + max(1, round(decoded * (self.patches - visible)))
             order += mask_from_noise(noise.to(images.device), shown)
         order = order.argsort(dim=1, stable=True)[:, :shown]
-        prediction = self.predict(images, mask, order, visible, decoded is None)
+        chance = flow.chance(images) if self.training and isinstance(self.distribution, flow.FlowLayers) else None
+        prediction = self.predict(images, mask, order, visible, decoded is None, chance)
         where = None if decoded is None else order[:, visible:]
-        return Reconstruction(prediction, images, mask, self.head, self.mean, self.std, where=where)
+        return self._reconstruction(prediction, images, mask, where=where)
 
-    def predict(self, images: Tensor, mask: Tensor, order: Tensor, visible: int, everywhere: bool) -> Tensor:
+    @torch.no_grad()
+    def render(self, images: Tensor, mask: Tensor, rendering: str, draw: int = 0) -> Reconstruction:
+        """One answer of a predicted distribution, as pixels, for every patch.
+
+        Args:
+            images: (B, 3, H, W) in [0, 1].
+            mask: (B, N) bool, True = hidden, the same number in every row.
+            rendering: "mean", "mode" or "sample", of the head's `renderings`.
+            draw: which sample: the number, the mask and the visible pixels tell all that is drawn by chance.
+
+        Raises:
+            ValueError: the head has no such rendering.
+        """
+        if rendering not in self.head.renderings:
+            raise ValueError(f"{self.head.name} has no rendering {rendering!r} ({', '.join(self.head.renderings)})")
+        order = mask.to(torch.uint8).argsort(dim=1, stable=True)
+        features = self._features(images, mask, order, _visible_count(mask), everywhere=True)
+        r = self._reconstruction(self._beside(self.decoder_pred(features), features), images, mask)
+        if rendering == "sample":
+            pixels = self.distribution.draw(r, features, *chance_of(images, mask, draw))
+        else:
+            pixels = r.pixels if rendering == "mean" else r.head.mode_pixels(r)
+        return Reconstruction(pixels, images, mask, mean=self.mean, std=self.std)
+
+    def predict(
+        self,
+        images: Tensor,
+        mask: Tensor,
+        order: Tensor,
+        visible: int,
+        everywhere: bool,
+        chance: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
         """The prediction alone.
 
         Args:
             mask: (B, N) bool, True = hidden.
             order: (B, n), the patches that the decoder sees: the `visible` ones, then those to be predicted.
             everywhere: predict (B, N, W), every patch in its place; otherwise (B, n - visible, W).
+            chance: the times (B,) and the noise (B, 3, H, W) at which a flow is learnt.
         """
-        with torch.set_grad_enabled(torch.is_grad_enabled() and "encoder" not in self.frozen):
-            tokens = self._encode_masked(images, mask, order[:, :visible])
+        features = self._features(images, mask, order, visible, everywhere or chance is not None)
         with torch.set_grad_enabled(torch.is_grad_enabled() and "decoder" not in self.frozen):
-            x = self._decode(tokens, order)
-            x = self.decoder_norm(x[:, 1:] if everywhere else x[:, 1 + visible :])
-            if everywhere:
-                x = _gather(x, order.argsort(dim=1))
-            prediction = self.decoder_pred(x)
+            prediction = self.decoder_pred(features)
         if self.refiner is not None:
             return self._refined(prediction, images, mask, order[:, visible:], everywhere)
-        if self.statistics is None:
-            return prediction
-        # Detached: what the head learns about statistics teaches the model nothing.
-        return torch.cat([prediction, self.statistics(x.detach())], dim=-1)
+        if chance is None:
+            return self._beside(prediction, features)
+        prediction = self.distribution(prediction, features, (images - self.mean) / self.std, mask, *chance)
+        return prediction if everywhere else _gather(prediction, order[:, visible:])
 
     def encode(self, images: Tensor) -> Tensor:
         """Class token and patch tokens of whole images, no masking: (B, 3, H, W) in [0, 1] -> (B, 1 + N, D)."""
@@ -173,9 +207,11 @@ class MaskedAutoencoder(nn.Module):
         return found
 
     def train_only(self, part: str) -> None:
-        """From here on "decoder" (with its refiner) or "refiner" alone can be trained; what comes before is frozen."""
-        self.frozen = {"decoder": ("encoder",), "refiner": ("encoder", "decoder")}[part]
-        trained = ("refiner.",) if part == "refiner" else decoder_parts(self.mask_tokens)
+        """From here on the "decoder" (with what is beside it), the "refiner" or the "head" (the layers of a predicted
+        distribution) alone can be trained; what comes before is frozen."""
+        self.frozen = ("encoder",) if part == "decoder" else ("encoder", "decoder")
+        alone = {"refiner": ("refiner.",), "head": ("distribution.",)}
+        trained = alone.get(part) or decoder_parts(self.mask_tokens)
         for name, parameter in self.named_parameters():
             parameter.requires_grad_(name.startswith(trained))
 
@@ -183,6 +219,7 @@ class MaskedAutoencoder(nn.Module):
         """A copy as it would be before any training: weights drawn anew, on the model's own device."""
         copy = deepcopy(self)
         statistics, copy.statistics, copy.refiner = copy.statistics, None, None  # last, as above
+        copy.distribution = None
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             for module in copy.modules():
@@ -193,6 +230,10 @@ class MaskedAutoencoder(nn.Module):
                 initialise_linear(statistics)
             if self.refiner is not None:
                 copy.refiner = Refiner(self.refiner.width, self.image_size).to(self.mean.device)
+            if self.distribution is not None:
+                width, std = self.decoder_pred.in_features, self.std.flatten().tolist()
+                copy.distribution = layers_for(self.head, width, self.patch_size, self.image_size, std)
+                copy.distribution.to(self.mean.device)
         copy.statistics = statistics
         return copy
 
@@ -249,6 +290,30 @@ class MaskedAutoencoder(nn.Module):
         at = hidden.unsqueeze(-1).expand(-1, -1, prediction.shape[-1])
         prediction = prediction.to(torch.promote_types(prediction.dtype, torch.float32))
         return prediction.scatter(1, at, self.refiner(prediction.gather(1, at), truth, mask, hidden))
+
+    def _features(self, images: Tensor, mask: Tensor, order: Tensor, visible: int, everywhere: bool) -> Tensor:
+        """What the decoder's last layer reads, of every patch in its place, or of those that are not visible."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and "encoder" not in self.frozen):
+            tokens = self._encode_masked(images, mask, order[:, :visible])
+        with torch.set_grad_enabled(torch.is_grad_enabled() and "decoder" not in self.frozen):
+            x = self._decode(tokens, order)
+            x = self.decoder_norm(x[:, 1:] if everywhere else x[:, 1 + visible :])
+            return _gather(x, order.argsort(dim=1)) if everywhere else x
+
+    def _beside(self, prediction: Tensor, features: Tensor) -> Tensor:
+        """The prediction with what layers beside the decoder add to each patch by itself."""
+        if isinstance(self.distribution, MixtureLayers):
+            return self.distribution(prediction, features)
+        if self.statistics is None:
+            return prediction
+        # Detached: what the head learns about statistics teaches the model nothing.
+        return torch.cat([prediction, self.statistics(features.detach())], dim=-1)
+
+    def _reconstruction(
+        self, prediction: Tensor, images: Tensor, mask: Tensor, where: Tensor | None = None
+    ) -> Reconstruction:
+        head = self.head if self.distribution is None else self.distribution.head
+        return Reconstruction(prediction, images, mask, head, self.mean, self.std, where=where)
 
     def _through(self, blocks: nn.ModuleList, x: Tensor) -> Tensor:
         for block in blocks:

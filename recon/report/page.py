@@ -3,9 +3,11 @@
 import base64
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from datetime import datetime
 from importlib import import_module
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,6 +22,8 @@ from recon.report.figures import plotly_figure
 from recon.report.plots import plots
 
 PARTS = Path(__file__).with_suffix("")  # template, style and scripts
+DRAWS = 3  # that are shown, of however many there are
+CONTRAST = 4
 DIRECTION = {"higher": "↑", "lower": "↓", "truth": "≈"}
 
 
@@ -29,7 +33,8 @@ def write_page(comparison: dict[str, Any], pictures: dict[str, Any], folder: Pat
     Args:
         comparison: "recon comparison 1": protocol, metrics, rows with their values, differences, curves, how made.
         pictures: patch_size, names, truth (n, H, W, 3) uint8, hidden (n, H, W) bool, and per row key the raw
-            prediction (n, H, W, 3) uint8. A row without pictures has no panel, but for the truth.
+            prediction (n, H, W, 3) uint8. A row without pictures has no panel, but for the truth. draws: of a row that
+            is the mean of some, (n, S, H, W, 3) uint8.
 
     Raises:
         InvalidSetting: jinja2 or plotly is not installed.
@@ -52,6 +57,7 @@ def render(comparison: dict[str, Any], pictures: dict[str, Any]) -> str:
     )
     environment.filters["embedded"] = embedded
     rows, drawn = comparison["rows"], plots(comparison)
+    shown = panels(rows, pictures)
     look = looks(rows)
     return environment.get_template("page.html.j2").render(
         comparison=comparison,
@@ -61,8 +67,9 @@ def render(comparison: dict[str, Any], pictures: dict[str, Any]) -> str:
         looks=look,
         labels={row["key"]: row["label"] for row in rows},
         differences=difference_table(comparison),
-        panels=panels(rows, pictures),
-        pictures=picture_data(rows, pictures),
+        panels=shown,
+        panel_groups=[list(group) for _, group in groupby(shown, itemgetter("key"))],
+        pictures=picture_data(shown, pictures),
         plots=drawn,
         figures=[plotly_figure(plot, look) for plot in drawn],
         settings=list(dict.fromkeys(key for made in comparison["made"].values() for key in made["differs"])),
@@ -94,25 +101,66 @@ def embedded(value: Any) -> str:
 
 
 def panels(rows: Sequence[dict[str, Any]], pictures: dict[str, Any]) -> list[dict[str, Any]]:
-    """The rows that have pictures: the truth always has."""
-    return [row for row in rows if row["key"] in pictures["rows"] or row["kind"] == "truth"]
+    """What is shown of each image, in the order of the rows: key of the row, label, note, `images` (n, H, W, 3).
+
+    The truth's has no prediction: None. Behind the mean of draws come some of them, their standard deviation, which is
+    shown as it is (`whole`), and the way from the run's mean to its first draw (`blend`: the keys of both rows).
+    """
+    found = []
+    drawn = {row["key"] for row in rows} & pictures["rows"].keys()
+    for row in rows:
+        if row["key"] in pictures["rows"] or row["kind"] == "truth":
+            images = None if row["kind"] == "truth" else pictures["rows"][row["key"]]
+            found.append(panel(row, row["label"], images, row["note"]))
+        if (draws := pictures["draws"].get(row["key"])) is not None:
+            found += panels_of_draws(row, draws, drawn)
+    return found
 
 
-def picture_data(rows: Sequence[dict[str, Any]], pictures: dict[str, Any]) -> dict[str, Any]:
-    """What the lens derives every view from.
+def panel(
+    row: dict[str, Any], label: str, images: np.ndarray | None, note: str | None = None, **special: Any
+) -> dict[str, Any]:
+    """`caption`: what stands below it, where others of its row stand beside it."""
+    plain = {"caption": label, "whole": False, "blend": None}
+    return {"key": row["key"], "label": label, "note": note, "images": images} | plain | special
+
+
+def panels_of_draws(row: dict[str, Any], draws: np.ndarray, drawn: Set[str]) -> list[dict[str, Any]]:
+    """Of (n, S, H, W, 3) uint8; `drawn` are the keys of the rows that have pictures."""
+    run = row["key"].partition("/")[2]
+
+    def beside(caption: str, images: np.ndarray | None, note: str | None = None, **special: Any) -> dict[str, Any]:
+        return panel(row, f"{run}: {caption}", images, note, caption=caption, **special)
+
+    found = [beside(f"draw {i + 1}", draws[:, i]) for i in range(min(DRAWS, draws.shape[1]))]
+    note = f"{CONTRAST} times, in every view; bright where it does not know"
+    found.append(beside("deviation of the draws", deviation(draws), note, whole=True))
+    ends = [f"run/{run}", f"sample/{run}"]
+    return [*found, beside("from the mean to a draw", None, blend=ends)] if drawn.issuperset(ends) else found
+
+
+def deviation(draws: np.ndarray) -> np.ndarray:
+    """`CONTRAST` times the standard deviation over S, (n, S, H, W, 3) uint8 -> (n, H, W, 3) uint8: its mean as grey."""
+    grey = draws.std(1, dtype=np.float64).mean(-1, keepdims=True) * CONTRAST
+    return np.rint(grey.clip(0, 255)).astype(np.uint8).repeat(3, -1)
+
+
+def picture_data(shown: Sequence[dict[str, Any]], pictures: dict[str, Any]) -> dict[str, Any]:
+    """What the lens derives every view of the panels that are `shown` from.
 
     Pixels are PNG without loss, patch masks strings of 0 and 1 row by row; the truth's panel has no prediction.
     """
     p, (height, width) = pictures["patch_size"], pictures["truth"].shape[1:3]
-    shown = panels(rows, pictures)
-    predictions = [None if row["kind"] == "truth" else pictures["rows"][row["key"]] for row in shown]
+    at = {each["key"]: i for i, each in reversed(list(enumerate(shown)))}  # a row's first panel is its own
     return {
         "patch_size": p,
         "size": [height, width],
         "names": list(pictures["names"]),
         "masks": ["".join(map(str, mask[::p, ::p].astype(int).ravel())) for mask in pictures["hidden"]],
         "truth": [png(image) for image in pictures["truth"]],
-        "predictions": [None if images is None else [png(image) for image in images] for images in predictions],
+        "predictions": [None if each["images"] is None else [png(image) for image in each["images"]] for each in shown],
+        "whole": [each["whole"] for each in shown],
+        "blends": [each["blend"] and [at[key] for key in each["blend"]] for each in shown],
     }
 
 

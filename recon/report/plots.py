@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from recon.report.drawing import Plot, looks
+from recon.report.draws import calibration, perception_frontier
 from recon.report.figures import write_picture
 from recon.report.representation import representation
 from recon.report.series import curves, places, points, training, value
@@ -26,6 +27,8 @@ def plots(comparison: dict[str, Any]) -> list[Plot]:
     """Every plot that the comparison has data for, in the order of the page."""
     found = [
         perception_distortion(comparison),
+        perception_frontier(comparison),
+        *calibration(comparison),
         retention_coherence(comparison),
         *by_frequency(comparison),
         sharpness_seams(comparison),

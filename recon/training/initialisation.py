@@ -9,7 +9,7 @@ from losses import InvalidSetting, PixelHead
 from recon import config
 from recon.config import Settings
 from recon.model import DECODER_HEAD_WIDTH, SIZES, MaskedAutoencoder
-from recon.model.autoencoder import decoder_parts
+from recon.model.autoencoder import BESIDE, decoder_parts
 from recon.model.bundled import BUNDLED, NAMES, SHARPENED, bundled
 from recon.model.checkpoints import Architecture, Checkpoint, read
 from recon.model.checkpoints.checkpoint import NORM_EPS, WORDS
@@ -65,13 +65,13 @@ class Start:
         return name.startswith(decoder_parts(self.checkpoint.architecture.mask_tokens))
 
     def _parts(self, names: Iterable[str]) -> list[str]:
-        """The model's parts that tensors belong to, each once: encoder, decoder, statistics, refiner."""
+        """The model's parts that tensors belong to, each once: encoder, decoder, and those beside it."""
         found: dict[str, None] = {}
         for name in names:
             if name not in ("pos_embed", "decoder_pos_embed"):  # a formula
                 first = name.partition(".")[0]
                 of = "decoder" if self._of_decoder(name) else "encoder"
-                found[first if first in ("statistics", "refiner") else of] = None
+                found[first if f"{first}." in BESIDE else of] = None
         return list(found)
 
 
@@ -102,6 +102,14 @@ def find_start(settings: Settings, given: frozenset[str], head: PixelHead) -> St
             raise InvalidSetting(
                 f"{settings.init} has no refiner to train alone; give it one by model.refiner_width=32"
             )
+    if settings.train.parts == "head":
+        if not head.renderings:
+            raise InvalidSetting(
+                f"train.parts=head trains what draws from a distribution, and {settings.loss} predicts {head.name}; "
+                "use loss=flow or loss=mixture"
+            )
+        if not keep:
+            raise InvalidSetting(f"train.parts=head trains beside a decoder that is kept, and here it is {reason}")
     sharpened = bundled(SHARPENED) if carried and settings.init == BUNDLED else None
     return Start(settings.init, checkpoint, keep, reason, sharpened)
 
@@ -130,11 +138,11 @@ def _decoder_kept(settings: Settings, checkpoint: Checkpoint, head: PixelHead) -
     if asked == "new":
         return False, "new, as init_decoder says"
     if asked == "keep":
-        return True, "kept, as init_decoder says" + ("" if target == head.name else f", though it predicts {target}")
+        return True, "kept, as init_decoder says" + ("" if target == head.decoder else f", though it predicts {target}")
     if target is None:
         return False, "new, for the file does not say what it predicts (init_decoder=keep takes it)"
-    if target != head.name:
-        return False, f"new, for it predicts {target}, and this objective wants {head.name}"
+    if target != head.decoder:
+        return False, f"new, for it predicts {target}, and this objective wants {head.decoder}"
     return True, f"kept, for it predicts {target}"
 
 

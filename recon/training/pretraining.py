@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Sequence
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,21 @@ from lightning_fabric import Fabric
 from omegaconf import OmegaConf
 
 from losses import TERMS, InvalidSetting, Objective, PixelHead, build_objective, head_of
+from losses.mixture import Basis
+from losses.patches import patchify
 from recon import config
 from recon.config import Settings
-from recon.data import Source, StreamedSource, create_dataset, held_out_images, training_batches
+from recon.data import (
+    Source,
+    StreamedSource,
+    create_dataset,
+    evaluation_crop,
+    held_out_images,
+    in_random_order,
+    training_batches,
+)
 from recon.model import MaskedAutoencoder, create_model
+from recon.model.distributions import MixtureLayers
 from recon.model.masking import strategy
 from recon.training import checkpoint, run_folder
 from recon.training.announcement import after as summary
@@ -60,7 +72,7 @@ def pretrain(settings: Settings, given: frozenset[str] = frozenset()) -> int:
     config.check(settings, ranks.count)
     start = None
     if not settings.resume:
-        head = head_of(settings.loss)
+        head = head_of(settings.loss, **losses_of(settings))
         start = ranks.in_turn(lambda: find_start(settings, given, head))
         if settings.model.refiner_width and type(head) is not PixelHead:
             if "model.refiner_width" in given or settings.train.parts == "refiner":
@@ -91,6 +103,8 @@ def pretrain(settings: Settings, given: frozenset[str] = frozenset()) -> int:
     if settings.resume and saved.get("start"):
         mean, std = saved["start"]["mean"], saved["start"]["std"]
     model = make_model(settings, objective.head, mean, std)
+    if isinstance(model.distribution, MixtureLayers) and not settings.resume:
+        model.distribution.take(ranks.by_first(lambda: principal_components(source, model, settings.seed)))
     record = start.fill(model) if start else None
     if settings.train.parts != "all":
         model.train_only(settings.train.parts)
@@ -232,7 +246,7 @@ def make_objective(settings: Settings, steps: int, fabric: Fabric, ranks: Ranks)
         critic_dtype=torch.bfloat16 if low else torch.float32,
         compiled=settings.compile,
         processes=ranks,
-        **{name: getattr(settings.losses, name) for name in TERMS},
+        **losses_of(settings),
     )
     if settings.masking.decoded < 1 and (seeing := [name for name, t in objective.terms.items() if t.sees_images]):
         raise InvalidSetting(
@@ -240,6 +254,19 @@ def make_objective(settings: Settings, steps: int, fabric: Fabric, ranks: Ranks)
             "use pixel terms alone, or masking.decoded=1"
         )
     return objective
+
+
+def losses_of(settings: Settings) -> dict[str, Any]:
+    """Every term's options."""
+    return {name: getattr(settings.losses, name) for name in TERMS}
+
+
+def principal_components(source: Source | StreamedSource, model: MaskedAutoencoder, seed: int) -> Basis:
+    """Of the patches of a few hundred training images, standardised as the model does."""
+    images = islice(in_random_order(source, seed), 256)
+    crops = torch.stack([evaluation_crop(image, model.image_size, native=source.native) for image in images])
+    standardised = (crops.float() / 255 - model.mean) / model.std
+    return Basis.of(patchify(standardised, model.patch_size).flatten(0, 1))
 
 
 def make_model(settings: Settings, head: PixelHead, mean: Sequence[float], std: Sequence[float]) -> MaskedAutoencoder:

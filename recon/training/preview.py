@@ -11,6 +11,7 @@ from losses.reconstruction import Reconstruction
 from recon.metrics import Pair
 from recon.metrics.fidelity import masked_psnr, mean_of_visible
 from recon.metrics.sharpness import tenengrad
+from recon.model import MaskedAutoencoder
 from recon.report.pictures import reconstruction_rows, write_rows
 
 SHOWN = 8  # images of the picture, spread over the held-out ones; figures are over all
@@ -28,6 +29,16 @@ class Preview:
     def reconstruct(self, model: nn.Module) -> list[Reconstruction]:
         pairs = zip(self.images.split(self.batch), self.noise.split(self.batch), strict=True)
         return [model(images, noise=noise) for images, noise in pairs]
+
+    def draws(self, model: MaskedAutoencoder, reconstructions: list[Reconstruction]) -> dict[str, Tensor]:
+        """Two samples of the images that are shown, where a distribution is predicted: title -> (few, 3, H, W)."""
+        if not model.head.renderings:
+            return {}
+        images, mask = _shown(self.images), _shown(torch.cat([r.mask for r in reconstructions]))
+        return {
+            title: model.render(images, mask, "sample", i).composite.float().clamp(0, 1)
+            for i, title in enumerate(("a draw", "another draw"))
+        }
 
 
 @dataclass(frozen=True)
@@ -87,9 +98,15 @@ def in_words(seen: dict[str, float]) -> str:
     return f"masked PSNR {seen['masked_psnr']:.2f} dB ({colour}){detail}"
 
 
-def draw(reconstructions: list[Reconstruction], caption: str, path: Path, before: Before | None = None) -> Tensor:
-    """Writes truth, masked, what was there before, reconstruction, what others draw, error, and where the head needs
-    statistics the oracle; returns the grid."""
+def draw(
+    reconstructions: list[Reconstruction],
+    caption: str,
+    path: Path,
+    before: Before | None = None,
+    samples: dict[str, Tensor] | None = None,
+) -> Tensor:
+    """Writes truth, masked, what was there before, reconstruction, samples, what others draw, error, and where the head
+    needs statistics the oracle; returns the grid."""
     rows: dict[str, list[Tensor]] = {}
     for r in reconstructions:
         found = reconstruction_rows(r.image, r.hidden_pixels, r.composite.float())
@@ -104,7 +121,10 @@ def draw(reconstructions: list[Reconstruction], caption: str, path: Path, before
             (title, pictures.float() / 255)
             for title, pictures in [(before.title, before.pictures), *before.beside.items()]
         )
-        shown = dict([truth, masked, earlier, ("after", ours), *beside, *rest])
+        shown = dict([truth, masked, earlier, ("after", ours), *(samples or {}).items(), *beside, *rest])
+    elif samples:
+        truth, masked, (_, ours), *rest = shown.items()
+        shown = dict([truth, masked, ("the mean", ours), *samples.items(), *rest])
     return write_rows(shown, caption, path)
 
 

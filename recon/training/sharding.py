@@ -9,7 +9,7 @@ import torch
 from lightning_fabric import Fabric
 from lightning_fabric.strategies import ModelParallelStrategy
 from torch import Tensor, nn
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from recon.model import MaskedAutoencoder
@@ -33,6 +33,7 @@ def shard(model: MaskedAutoencoder, fabric: Fabric) -> None:
     for block in (*model.blocks, *model.decoder_blocks):
         fully_shard([block.attn, block.mlp], mesh=mesh, mp_policy=policy or MixedPrecisionPolicy())
     fully_shard(model, mesh=mesh)
+    register_fsdp_forward_method(model, "render")
 
 
 def full(tensor: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import yaml
 from omegaconf.errors import OmegaConfBaseException
 from safetensors import SafetensorError
 
-from losses import InvalidSetting, NormalisedPixelHead, PixelHead
+from losses import TERMS, InvalidSetting, NormalisedPixelHead, PixelHead
 from recon.config import Settings, Train
 from recon.model import MaskedAutoencoder
 from recon.model.checkpoints import Checkpoint
@@ -19,7 +19,6 @@ from recon.model.checkpoints.checkpoint import WORDS
 from recon.training.pretraining import from_values, make_model
 from recon.training.run_folder import in_todays_words, values_of
 
-HEADS = {head.name: head for head in (PixelHead(), NormalisedPixelHead())}
 FACTS = ("objective", "head", "steps", "mean", "std", "weights")  # of config.yaml's `resolved`
 
 
@@ -75,7 +74,7 @@ def load_run(folder: Path) -> Trained:
         settings = from_values(in_todays_words(values_of(config)))
         settings.compile = False
         facts = {name: resolved[name] for name in FACTS}
-        model = make_model(settings, HEADS[facts["head"]], facts["mean"], facts["std"])
+        model = make_model(settings, head_named(facts["head"], settings.losses), facts["mean"], facts["std"])
     except (yaml.YAMLError, OmegaConfBaseException, OSError, ValueError, AttributeError, KeyError, TypeError) as error:
         raise InvalidSetting(f"{folder}/config.yaml is damaged, or of another version of this program") from error
     try:
@@ -88,6 +87,12 @@ def load_run(folder: Path) -> Trained:
         raise InvalidSetting(f"{folder}/model.safetensors cannot be read ({reason})") from error
     checksum = hashlib.sha256(content).hexdigest()
     return Trained(settings, model.eval(), resolved, None if step is None else int(step), checksum)
+
+
+def head_named(name: str, losses: Any) -> PixelHead:
+    """What `resolved.head` of a run names; a distribution's has the options of the term that it is named after."""
+    known = {head.name: head for head in (PixelHead(), NormalisedPixelHead())}
+    return known[name] if name in known else TERMS[name].head_of(getattr(losses, name))
 
 
 def _metadata(content: bytes) -> dict[str, str]:

@@ -83,11 +83,12 @@ class Watch:
         run = self.run
         with run.average.applied(run.model) if run.average else nullcontext():
             reconstructions = preview.reconstruct(model)  # in all processes: no one has all of a sharded model
+            samples = preview.draws(run.model, reconstructions)
         if not self.speaks:
             return {}
         run.seen = figures(reconstructions)
         caption = f"{run.objective.expression}   step {run.step}/{self.rhythm.steps}   {in_words(run.seen)}"
-        grid = draw(reconstructions, caption, run.folder / "reconstructions.png", run.before)
+        grid = draw(reconstructions, caption, run.folder / "reconstructions.png", run.before, samples)
         self.log.picture(run.step, grid)
         self.since += time.monotonic() - began  # not training time
         return {f"held_out/{name}": value for name, value in run.seen.items()}

@@ -14,13 +14,14 @@ import torchvision
 from safetensors.torch import save_file
 from torch import Tensor
 
-from losses import TERMS, NormalisedPixelHead, Objective, Reconstruction, Surroundings, Term, build_objective
+from losses import TERMS, NormalisedPixelHead, Objective, Reconstruction, Surroundings, Term, build_objective, head_of
 from losses.adversarial import Adversarial
 
 SIZE = (32, 48)  # not square
 PATCH = 8
 VALUES = 3 * PATCH**2
-NAMES = sorted(TERMS)
+DISTRIBUTIONS = ("flow", "mixture")  # terms that read more than pixels, behind a head of their own
+NAMES = sorted(set(TERMS) - set(DISTRIBUTIONS))  # those that read pixels, behind any head
 
 
 def random_trunk() -> str:
@@ -62,6 +63,8 @@ SHARED = [
     "mse + 0%l1",
 ]
 EVERY = [*PLAIN, *SHARED]
+# Expressions whose predictions are wider than pixels: `scene_for`.
+DISTRIBUTED = [*DISTRIBUTIONS, "mse + flow", "0.3*mixture + 10%l1", "perceptual + flow", "l1 + 20%mixture"]
 # A discriminator judges in float32; `test_double_precision_reaches_every_term` says so.
 DOUBLE = [expression for expression in EVERY if "adversarial" not in expression and "matching" not in expression]
 
@@ -80,8 +83,8 @@ def scene(
     generator = torch.Generator().manual_seed(seed)
     patches, values = (size[0] // patch) * (size[1] // patch), 3 * patch**2
     image = torch.rand(images, 3, *size, generator=generator, dtype=torch.float64)
-    statistics = 0 if head is None else head.statistics
-    prediction = torch.randn(images, patches, values + statistics, generator=generator, dtype=torch.float64)
+    width = values if head is None else head.width(values)
+    prediction = torch.randn(images, patches, width, generator=generator, dtype=torch.float64)
     mask = torch.rand(images, patches, generator=generator).argsort(1) < patches // 2
     return Reconstruction(prediction.to(dtype), image.to(dtype), mask, head, **settings)
 
@@ -89,6 +92,11 @@ def scene(
 def norm_scene(images: int = 2, **settings) -> Reconstruction:
     """A scene whose prediction is normalised per patch and carries its statistics."""
     return scene(images, head=NormalisedPixelHead(), **settings)
+
+
+def scene_for(expression: str, images: int = 2, **settings) -> Reconstruction:
+    """A scene whose prediction is what an expression, or a term, wants."""
+    return scene(images, head=head_of(expression), **settings)
 
 
 def replaced(r: Reconstruction, **parts) -> Reconstruction:

@@ -3,16 +3,18 @@
 import pytest
 import torch
 
+from losses import TERMS
 from tests.losses.scenes import (
+    DISTRIBUTED,
     DOUBLE,
     EVERY,
-    NAMES,
     PLAIN,
     gradients_of,
     norm_scene,
     objective_of,
     replaced,
     scene,
+    scene_for,
     with_gradient,
 )
 
@@ -34,9 +36,21 @@ def test_the_gradient_is_that_of_the_loss(expression, over, make, dtype, toleran
     assert scale > 0
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("over", ["hidden", "all"])
+@pytest.mark.parametrize("expression", DISTRIBUTED)
+def test_behind_the_head_of_a_distribution_too_it_is(expression, over):
+    objective = objective_of(expression, over=over).double()
+    r = with_gradient(scene_for(expression, dtype=torch.float64))
+    result = objective(r, 3)
+    objective.loss(r, 3).backward()
+    scale = float(result.gradient.abs().max())
+    torch.testing.assert_close(result.gradient, r.prediction.grad, rtol=1e-12, atol=1e-12 * scale)
+    assert scale > 0
+
+
+@pytest.mark.parametrize("name", sorted(TERMS))
 def test_double_precision_reaches_every_term(name):
-    result = objective_of(name).double()(scene(dtype=torch.float64))
+    result = objective_of(name).double()(scene_for(name, dtype=torch.float64))
     assert result.value.dtype == result.gradient.dtype == torch.float64
 
 
@@ -78,9 +92,9 @@ def test_the_heads_own_loss_is_no_part_of_the_value():
     assert float(objective.loss(r).detach()) == pytest.approx(float(objective(r).value), rel=1e-14)
 
 
-@pytest.mark.parametrize("expression", EVERY)
+@pytest.mark.parametrize("expression", [*EVERY, *DISTRIBUTED])
 def test_visible_patches_get_nothing(expression):
-    r = norm_scene()
+    r = scene_for(expression) if expression in DISTRIBUTED else norm_scene()
     gradient = objective_of(expression)(r).gradient
     assert torch.equal(gradient.ne(0).any(-1), r.mask)
 

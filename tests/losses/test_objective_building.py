@@ -101,7 +101,7 @@ def test_surroundings_reach_the_terms():
         ("mse", {"mse": {"anything": 1}}, ["losses.mse.anything", "none"]),
         ("mse", {"perceptuall": {}}, ["'perceptuall'", "did you mean 'perceptual'"]),
         ("mse", {"over": "hiden"}, ["losses.over=hiden", "did you mean 'hidden'"]),
-        ("mse", {"over": ""}, ["losses.over", "'hidden' or 'all'"]),
+        ("mse", {"over": ""}, ["losses.over", "choose hidden or all"]),
         ("mse", {"perceptual": {"weight": "random"}}, ["losses.perceptual.weight", "did you mean 'weights'"]),
     ],
     ids=str,

@@ -35,7 +35,7 @@ def scene(seed: int = 0) -> Reconstruction:
 
 
 def part(r: Reconstruction, which: slice, head) -> Reconstruction:
-    width = r.values + head.statistics
+    width = head.width(r.values)
     prediction, placed = r.prediction[which, :, :width], {"shift": r.shift, "chance": r.chance}
     return Reconstruction(prediction, r.image[which], r.mask[which], head, **placed)
 

@@ -1,20 +1,31 @@
 """Laws that hold for every registered term."""
 
 import dataclasses
+from functools import partial
 
 import pytest
 import torch
 
 from losses import TERMS, Term
 from losses.term import option
-from tests.losses.scenes import NAMES, gradient_of, norm_scene, perfect, replaced, scene, term_of
+from tests.losses.scenes import (
+    DISTRIBUTIONS,
+    NAMES,
+    gradient_of,
+    norm_scene,
+    perfect,
+    replaced,
+    scene,
+    scene_for,
+    term_of,
+)
 
 SHIFTS = [(i / 8, (3 * i + 1) % 8 / 8) for i in range(8)] + [(0.999, 0.0), (0.0, 0.999), (0.999, 0.999)]
 
 ROUNDING = {"ssim": 1e-6, "ms_ssim": 1e-6}  # a quotient of sums that are equal but for rounding
 
 
-@pytest.fixture(params=NAMES)
+@pytest.fixture(params=sorted(TERMS))
 def name(request):
     return request.param
 
@@ -25,7 +36,15 @@ def value_and_gradient(term, r):
     return value, gradient_of(term, r)
 
 
-@pytest.mark.parametrize("make", [scene, norm_scene], ids=["pixels", "normalised"])
+# Terms that read pixels do so behind every head.
+BEHIND = [
+    *(pytest.param(name, scene, id=f"{name}-pixels") for name in NAMES),
+    *(pytest.param(name, norm_scene, id=f"{name}-normalised") for name in NAMES),
+    *(pytest.param(name, partial(scene_for, name), id=name) for name in DISTRIBUTIONS),
+]
+
+
+@pytest.mark.parametrize(("name", "make"), BEHIND)
 def test_gradient_reaches_every_hidden_patch_and_no_visible_one(name, make):
     term = term_of(name)
     for seed, shift in enumerate(SHIFTS):
@@ -38,18 +57,18 @@ def test_gradient_reaches_every_hidden_patch_and_no_visible_one(name, make):
 def test_gradient_reaches_hidden_patches_of_any_size(name, size, patch):
     term = term_of(name, image_size=size)
     for seed, shift in enumerate(SHIFTS[-5:]):
-        r = scene(1, size=size, patch=patch, seed=seed, shift=shift)
+        r = scene_for(name, 1, size=size, patch=patch, seed=seed, shift=shift)
         assert torch.equal(gradient_of(term, r).ne(0).any(-1), r.mask)
 
 
 def test_judged_over_all_patches_gradient_reaches_every_patch(name):
     term = term_of(name)
     for seed, shift in enumerate(SHIFTS):
-        assert gradient_of(term, scene(1, seed=seed, shift=shift), "all").ne(0).any(-1).all()
+        assert gradient_of(term, scene_for(name, 1, seed=seed, shift=shift), "all").ne(0).any(-1).all()
 
 
 def test_visible_predictions_change_neither_value_nor_gradient(name):
-    term, r = term_of(name), scene()
+    term, r = term_of(name), scene_for(name)
     other = torch.where(r.mask[..., None], r.prediction, 100 * torch.randn_like(r.prediction))
     assert not torch.equal(other, r.prediction)
     value, gradient = value_and_gradient(term, r)
@@ -59,14 +78,14 @@ def test_visible_predictions_change_neither_value_nor_gradient(name):
 
 
 def test_hidden_predictions_change_the_value(name):
-    term, r = term_of(name, torch.float64), scene(dtype=torch.float64)
+    term, r = term_of(name, torch.float64), scene_for(name, dtype=torch.float64)
     other = r.prediction.clone()
     other[r.mask] *= 1.5
     assert not torch.equal(term.value(replaced(r, prediction=other)), term.value(r))
 
 
 def test_the_order_of_images_permutes_the_gradient(name):
-    term, r = term_of(name, torch.float64), scene(4, dtype=torch.float64)
+    term, r = term_of(name, torch.float64), scene_for(name, 4, dtype=torch.float64)
     order = torch.tensor([2, 0, 3, 1])
     permuted = replaced(r, prediction=r.prediction[order], image=r.image[order], mask=r.mask[order])
     value, gradient = value_and_gradient(term, r)
@@ -77,7 +96,7 @@ def test_the_order_of_images_permutes_the_gradient(name):
 
 def test_images_that_hide_equally_many_patches_count_equally(name):
     """The value of a batch is the mean of its images' values: no image sees another."""
-    term, r = term_of(name, torch.float64), scene(3, dtype=torch.float64)
+    term, r = term_of(name, torch.float64), scene_for(name, 3, dtype=torch.float64)
     alone = [
         term.value(replaced(r, prediction=r.prediction[i : i + 1], image=r.image[i : i + 1], mask=r.mask[i : i + 1]))
         for i in range(3)
@@ -87,15 +106,18 @@ def test_images_that_hide_equally_many_patches_count_equally(name):
     torch.testing.assert_close(value, torch.stack(alone).mean(), rtol=tolerance, atol=0)
 
 
-# l1's slope jumps and a discriminator computes in float32; test_pixel and test_adversarial have their gradients.
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("l1", "feature_matching", "adversarial")])
+# l1's slope jumps, a discriminator computes in float32, and a flow's source is a constant that is no constant here;
+# test_pixel, test_adversarial and test_flow have their gradients.
+@pytest.mark.parametrize(
+    "name", [name for name in sorted(TERMS) if name not in ("l1", "feature_matching", "adversarial", "flow")]
+)
 @pytest.mark.parametrize("over", ["hidden", "all"])
 def test_gradient_is_the_slope_of_the_value(name, over):
     """Against central differences along random directions, in double precision."""
-    term, r = term_of(name, torch.float64), scene(dtype=torch.float64, shift=(0.4, 0.7))
+    term, r = term_of(name, torch.float64), scene_for(name, dtype=torch.float64, shift=(0.4, 0.7))
     gradient, step = gradient_of(term, r, over), 1e-6
     for seed in range(3):
-        direction = torch.randn(r.pixels.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        direction = torch.randn(r.prediction.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
         ahead, behind = (term.value(r.at(r.prediction + s * step * direction, over)) for s in (1, -1))
         slope = float((gradient * direction).sum())
         assert float(ahead - behind) / (2 * step) == pytest.approx(slope, rel=1e-5, abs=1e-7)
@@ -113,16 +135,16 @@ def test_a_perfect_prediction_costs_nothing_and_has_no_gradient(name, over):
 
 
 def test_a_value_is_one_finite_number(name):
-    value = term_of(name).value(scene())
+    value = term_of(name).value(scene_for(name))
     assert value.shape == () and value.dtype == torch.float32 and value.isfinite()
 
 
 def test_a_double_precision_prediction_has_a_double_precision_value(name):
-    assert term_of(name, torch.float64).value(scene(dtype=torch.float64)).dtype == torch.float64
+    assert term_of(name, torch.float64).value(scene_for(name, dtype=torch.float64)).dtype == torch.float64
 
 
 def test_a_reduced_precision_critic_gives_a_value_and_gradient_in_full_precision(name):
-    term, r = term_of(name, dtype=torch.float32), scene()
+    term, r = term_of(name, dtype=torch.float32), scene_for(name)
     reduced = TERMS[name](term.options, dataclasses.replace(term.surroundings, dtype=torch.bfloat16))
     reduced.load_state_dict(term.state_dict())
     assert reduced.value(r).dtype == gradient_of(reduced, r).dtype == torch.float32

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from losses.patches import spread
-from tests.losses.scenes import EVERY, norm_scene, objective_of, replaced, scene
+from tests.losses.scenes import DISTRIBUTED, EVERY, norm_scene, objective_of, replaced, scene, scene_for
 
 
 def hidden_of(r):
@@ -26,11 +26,11 @@ def pair(request):
     return full, replaced(full, prediction=rows(full.prediction, where), where=where)
 
 
-@pytest.mark.parametrize("expression", EVERY)
+@pytest.mark.parametrize("expression", [*EVERY, *DISTRIBUTED])
 def test_an_objective_says_the_same_of_hidden_patches_and_of_all(expression):
     """Value, and gradient: that at a visible patch is zero."""
     objective = objective_of(expression).eval()
-    full = (norm_scene if "norm_mse" in expression else scene)(shift=(0.3, 0.6))
+    full = scene_for(expression, shift=(0.3, 0.6))
     where = hidden_of(full)
     whole, part = objective(full), objective(replaced(full, prediction=rows(full.prediction, where), where=where))
     assert torch.allclose(whole.value, part.value, rtol=1e-5)

@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from losses import InvalidSetting, NormalisedPixelHead, PixelHead
+from losses import FlowHead, InvalidSetting, MixtureHead, NormalisedPixelHead, PixelHead
 from losses.statistics import IMAGENET_MEAN, IMAGENET_STD
 from recon.model import SIZES, MaskedAutoencoder
 
@@ -29,11 +30,20 @@ class OraclePixelHead(NormalisedPixelHead):
     statistics = 0
 
 
+def distribution_head(options: dict[str, Any]) -> PixelHead:
+    """The head of a name and its options."""
+    return {head.name: head for head in (FlowHead, MixtureHead)}[options["name"]](
+        **{key: value for key, value in options.items() if key != "name"}
+    )
+
+
 @dataclass(frozen=True)
 class Architecture:
     """Sizes of a masked autoencoder; `image_size` is (H, W). Those of the decoder are None where there is none.
 
     `refiner_width`: channels of `recon.model.refiner`, which this project's models alone may have; 0: none.
+
+    `distribution`: of a head that predicts one (also this project's alone), its name and options.
 
     `norm_eps`: what every LayerNorm adds to a variance. transformers' configurations say 1e-12 where the official code
     has 1e-6; a class token of small variance comes out otherwise by 1e-3.
@@ -50,6 +60,7 @@ class Architecture:
     mask_tokens: str = "decoder"
     norm_eps: float = NORM_EPS
     refiner_width: int = 0
+    distribution: dict[str, Any] | None = None
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -93,7 +104,7 @@ class Checkpoint:
     def model(self) -> MaskedAutoencoder:
         """The model, in evaluation and on the CPU; a decoder that the file does not have is fresh and small."""
         a = self.architecture
-        head = PixelHead()
+        head = distribution_head(a.distribution) if a.distribution else PixelHead()
         if self.target == NORMALISED:
             head = NormalisedPixelHead() if self.has_statistics else OraclePixelHead()
         with torch.random.fork_rng(devices=[]):  # drawing weights that are replaced at once moves no generator
@@ -144,6 +155,7 @@ class Checkpoint:
         else:
             decoder = f"{a.decoder_depth} blocks of width {a.decoder_width}, {a.decoder_heads} heads"
             decoder += f", a refiner of width {a.refiner_width}" if a.refiner_width else ""
+            decoder += f", beside it what draws by {a.distribution['name']}" if a.distribution else ""
             target = self.target or "not to be seen in the file; give target=pixels or target=normalised"
         return {
             "format": WORDS[self.format],

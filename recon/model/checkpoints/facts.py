@@ -17,7 +17,7 @@ def written(c: Checkpoint, format: str) -> str:
     """Facts of a checkpoint that is stored as `format`."""
     architecture = asdict(c.architecture)
     if format != "recon":
-        architecture["refiner_width"] = 0  # the others have no place for one
+        architecture |= {"refiner_width": 0, "distribution": None}  # the others have no place for them
     facts = {"version": VERSION, "format": format, "target": c.target, "mean": list(c.mean), "std": list(c.std)}
     return json.dumps(facts | {"architecture": architecture})
 

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from losses import InvalidSetting
 from recon.model import DECODER_HEAD_WIDTH, SIZES
-from recon.model.checkpoints.checkpoint import NORM_EPS, NORMALISED, Architecture
+from recon.model.checkpoints.checkpoint import NORM_EPS, NORMALISED, Architecture, distribution_head
+from recon.model.distributions import layers_for
 from recon.model.positions import sincos_positions
 from recon.model.refiner import Refiner
 
@@ -49,6 +50,7 @@ def architecture_of(state: dict[str, Tensor], said: dict, where: Path) -> tuple[
         "image_size": tuple(said.get("image_size") or _square(positions[1] - 1, p, where)),
         "mask_tokens": said.get("mask_tokens", "decoder"),
         "norm_eps": float(said.get("norm_eps", NORM_EPS)),
+        "distribution": said.get("distribution"),
     }
     if holds_decoder(state):
         own = _shape(state, "decoder_embed.weight", where)[0]
@@ -106,10 +108,16 @@ def shapes(a: Architecture) -> dict[str, Shape]:
     if a.decoder_width is None:
         return found
     d = a.decoder_width
-    if a.refiner_width:
-        with torch.device("meta"):  # shapes alone; no generator moves
-            refiner = Refiner(a.refiner_width, a.image_size).state_dict()
-        found |= {f"refiner.{name}": tuple(tensor.shape) for name, tensor in refiner.items()}
+    with torch.device("meta"):  # shapes alone; no generator moves
+        beside = {
+            "refiner": Refiner(a.refiner_width, a.image_size) if a.refiner_width else None,
+            "distribution": layers_for(distribution_head(a.distribution), d, p, a.image_size, (1.0, 1.0, 1.0))
+            if a.distribution
+            else None,
+        }
+    for part, module in beside.items():
+        if module is not None:
+            found |= {f"{part}.{name}": tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     return found | {
         "mask_token": (1, 1, d if a.mask_tokens == "decoder" else a.width),
         "decoder_pos_embed": (1, 1 + n, d),

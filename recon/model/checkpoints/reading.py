@@ -103,14 +103,17 @@ def _official_names(stored: Stored, state: dict[str, Tensor], wrapped: bool, fil
 def _said_by_run(path: Path) -> Said:
     config = plain.read_yaml(path)
     resolved, size = config["resolved"], config["data"]["image_size"]
+    drawn = resolved["head"] not in (PIXELS, NORMALISED)
+    options = {"name": resolved["head"], **config["losses"][resolved["head"]]} if drawn else None
     return {
-        "target": resolved["head"],
+        "target": PIXELS if drawn else resolved["head"],
         "mean": resolved["mean"],
         "std": resolved["std"],
         "architecture": {
             "heads": SIZES[config["model"]["name"]]["heads"],
             "image_size": (size, size) if isinstance(size, int) else tuple(size),
             "mask_tokens": config["model"]["mask_tokens"],
+            "distribution": options,
         },
     }
 

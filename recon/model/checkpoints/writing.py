@@ -11,6 +11,7 @@ from torch import Tensor
 
 from losses import InvalidSetting
 from losses.errors import nearest
+from recon.model.autoencoder import BESIDE
 from recon.model.checkpoints import facts, hugging_face, layout
 from recon.model.checkpoints.checkpoint import FORMATS, NORM_EPS, Checkpoint
 
@@ -81,11 +82,14 @@ def _held(c: Checkpoint, format: str) -> tuple[dict[str, Tensor], list[str]]:
             left_out.append(
                 "the refiner, without which hidden patches are drawn as the decoder's last layer leaves them"
             )
+        if c.architecture.distribution:
+            state = {k: v for k, v in state.items() if not k.startswith("distribution.")}
+            left_out.append("the layers that draw from a distribution, without which there is one answer to each image")
     return state, left_out
 
 
 def _of_decoder(name: str) -> bool:
-    return layout.holds_decoder([name]) or name.startswith(("statistics.", "refiner."))
+    return layout.holds_decoder([name]) or name.startswith(BESIDE)
 
 
 def _store(c: Checkpoint, state: dict[str, Tensor], made: Path, format: str) -> None:

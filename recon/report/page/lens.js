@@ -5,6 +5,7 @@
   const panelled = document.getElementById("panels");
   const wiped = document.querySelector("#wipe canvas");
   const slider = document.querySelector("#wipe input");
+  const blends = [...panelled.querySelectorAll("input")]; // one per run that predicts a distribution, moved together
   const data = JSON.parse(document.getElementById("pictures-data").textContent);
   const [H, W] = data.size;
   const GREY = 128;
@@ -26,6 +27,7 @@
   const side = (id) => document.getElementById(id);
   let views = []; // one canvas of H x W per panel
   let turn = 0;
+  let alpha = 0.5;
 
   // Whole screen pixels per image pixel where the image is small enough.
   const fitted = (room) => (Math.max(H, W) <= room ? Math.floor(room / Math.max(H, W)) : room / Math.max(H, W));
@@ -60,15 +62,28 @@
     return canvas;
   }
 
+  // Of two predictions; as bytes, rounded.
+  const between = (x, y) => x.map((value, i) => value + alpha * (y[i] - value));
+
   async function choose() {
     const [mine, image, view] = [++turn, Number(chosen("image")), chosen("view")];
     const truth = await pixels(data.truth[image]);
     const predictions = await Promise.all(data.predictions.map((images) => (images ? pixels(images[image]) : truth)));
     if (mine !== turn) return; // another choice came while this one was decoded
-    views = predictions.map((prediction) => derive(VIEWS[view], truth, prediction, data.masks[image]));
+    data.blends.forEach((ends, i) => { if (ends) predictions[i] = between(...ends.map((end) => predictions[end])); });
+    views = predictions.map((prediction, i) => derive(data.whole[i] ? VIEWS.prediction : VIEWS[view], truth, prediction, data.masks[image]));
     document.getElementById("name").textContent = `${data.names[image]} (${image + 1} of ${data.names.length})`;
-    Object.assign(root.dataset, { image, view });
+    Object.assign(root.dataset, { image, view, alpha });
     draw();
+  }
+
+  function blendAt(share) {
+    alpha = share;
+    for (const input of blends) {
+      input.value = alpha;
+      input.closest("figure").querySelector("output").textContent = `mean + ${alpha.toFixed(2)} (draw − mean)`;
+    }
+    choose();
   }
 
   function draw() {
@@ -199,7 +214,7 @@
       "+": () => zoom(1.25), "=": () => zoom(1.25), "-": () => zoom(0.8), 0: () => look(1, 0, 0),
       ArrowUp: () => pan(0, -0.1), ArrowDown: () => pan(0, 0.1),
     };
-    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    if (event.target !== panelled || event.ctrlKey || event.metaKey || event.altKey) return;
     if (across) lens.zoom > 1 ? pan(across / 10, 0) : step(across);
     else if (keys[event.key] && (lens.zoom > 1 || !event.key.startsWith("Arrow"))) keys[event.key]();
     else return;
@@ -214,11 +229,12 @@
     else draw();
   });
   slider.addEventListener("input", draw);
+  for (const input of blends) input.addEventListener("input", () => blendAt(Number(input.value)));
   document.getElementById("rows").addEventListener("change", draw);
   addEventListener("resize", draw);
   root.style.setProperty("--panel", `${fitted(PANEL) * W}px`);
   root.style.setProperty("--wipe", `${fitted(WIPE) * W}px`);
   side("left").selectedIndex = Math.min(1, panels.length - 1);
   side("right").selectedIndex = Math.min(2, panels.length - 1);
-  choose();
+  blendAt(alpha);
 })();

@@ -15,9 +15,10 @@ from recon.baselines.simple import mean, nearest_visible
 from recon.data import create_dataset, evaluation_crop
 from recon.data.gaussian_field import EXPONENTS, MEAN, QUANTISATION, colour_covariance, covariance
 from recon.metrics.fidelity import masked_mse
-from recon.metrics.pair import Pair
+from recon.metrics.pair import Pair, grey_patches
 from recon.metrics.recovery import Recovery, band_moments
 from recon.metrics.spectrum import bands
+from recon.metrics.uncertainty import blend, moments, per_image_scores
 
 SIZE, PATCH, IMAGES = 16, 4, 400
 
@@ -211,6 +212,38 @@ def test_a_draw_keeps_all_energy_and_is_as_coherent_as_can_be(images, drawn):
         error = (jackknife - jackknife.mean(0)).square().sum(0).sqrt()
         assert (error < 0.06).all(), name
         assert ((getattr(all_images, name) - law).abs() < 4 * error).all(), name
+
+
+def test_the_truth_is_one_of_the_draws(images, drawn):
+    """Every rank is as frequent as another, within four standard errors over images, of 0.01 at most."""
+    counts = per_image_scores(torch.stack(drawn), images, masks(len(images)))["ranks"]
+    share = counts / counts.sum(1, keepdim=True)
+    error = share.std(0) / len(images) ** 0.5
+    assert (error < 0.01).all() and ((share.mean(0) - 0.2).abs() < 4 * error).all()
+
+
+def test_no_proper_score_prefers_the_best_single_answer_to_the_draws(images, reconstructed, drawn):
+    """The least-squares estimate is scored by its absolute error, sqrt(2) times what a Gaussian's own draws score."""
+    mask = masks(len(images))
+    of_draws, of_mean = (
+        per_image_scores(answers, images, mask) for answers in (torch.stack(drawn), reconstructed[None])
+    )
+    for name in ("crps", "energy_score"):
+        gain = of_mean[name] - of_draws[name]
+        assert gain.mean() > 20 * gain.std() / len(images) ** 0.5, name
+    ratio = (of_mean["crps"].mean() / of_draws["crps"].mean()).item()
+    assert ratio == pytest.approx(2**0.5, abs=0.03)
+
+
+def test_the_way_from_the_mean_to_a_draw_stays_above_the_frontier(images, reconstructed, drawn):
+    """Squared error (1 + alpha²) of the least, at no alpha below what the distance that is left allows."""
+    mask = masks(len(images))
+    vectors = [grey_patches(answer, PATCH)[mask].flatten(1) for answer in (reconstructed, drawn[0], images)]
+    alphas = [0.0, 0.25, 0.5, 0.75, 1.0]
+    mse, w2 = blend(moments(torch.cat(vectors, 1)), PATCH**2, alphas)
+    assert [m / mse[0] for m in mse] == pytest.approx([1 + a**2 for a in alphas], abs=0.08)
+    assert all(m >= mse[0] + (w2[0] - w) ** 2 for m, w in zip(mse[1:], w2[1:], strict=True))
+    assert w2[-1] < 0.2 * w2[0]  # a draw is like the data, but for the number of images
 
 
 def test_a_draw_depends_on_image_mask_and_number_alone(images, drawn):

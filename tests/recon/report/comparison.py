@@ -6,11 +6,9 @@ from typing import Any
 import numpy as np
 import scipy.fft
 import scipy.ndimage
-import skimage.data
 
-H, W, P = 48, 64, 8
-SCRIPT = "<script>alert(1)</script>"
-IMAGES = 6
+from tests.recon.report.photographs import DRAWS, IMAGES, SCRIPT, H, P, W, pictures
+
 METRICS = {
     "masked_mse": ("fidelity", "Mean squared error over hidden pixels of the composite.", "", 0, None, "lower"),
     "masked_psnr": ("fidelity", "Peak signal-to-noise ratio over hidden pixels.", "dB", 0, None, "higher"),
@@ -32,34 +30,19 @@ ROWS = [
     ("runs/mse", "run", None),
     ("runs/adversarial", "run", "oracle: rendered with the true patch statistics"),
     (f"runs/{SCRIPT}", "run", None),
+    ("run/flow", "run", None),
+    ("sample/flow", "run", None),
+    ("draws/flow", "run", None),
     ("mosaic", "simple", None),
     ("visible mean", "simple", None),
     ("bayes", "bound", "the best that MSE allows, in closed form"),
 ]
-
-
-@cache
-def pictures() -> dict[str, Any]:
-    """Truth, patch masks of three quarters, and what each row predicts everywhere."""
-    truth = np.stack([_tile(i) for i in range(IMAGES)])
-    generator = np.random.default_rng(0)
-    patches = generator.random((IMAGES, H // P * (W // P))).argsort(1) < H // P * (W // P) * 3 // 4
-    hidden = patches.reshape(IMAGES, H // P, W // P).repeat(P, 1).repeat(P, 2)
-    noise = generator.normal(0, 30, truth.shape)
-    means = truth.reshape(IMAGES, H // P, P, W // P, P, 3).mean((2, 4)).repeat(P, 1).repeat(P, 2)
-    visible = np.stack([image[~mask].mean(0) for image, mask in zip(truth, hidden, strict=True)])
-    rows = {
-        "truth": truth,
-        "runs/mse": _blurred(truth, 1.6),
-        "runs/adversarial": _blurred(truth, 0.8) + noise,
-        f"runs/{SCRIPT}": _blurred(truth, 2.5) + noise / 3,
-        "mosaic": means,
-        "visible mean": np.broadcast_to(visible[:, None, None], truth.shape),
-        "bayes": _blurred(truth, 1.3),
-    }
-    names = [f"photos/{_PHOTOGRAPHS[i % 3]}/val at {i}" for i in range(IMAGES)]
-    rows = {key: np.clip(np.rint(images), 0, 255).astype(np.uint8) for key, images in rows.items()}
-    return {"patch_size": P, "names": names, "truth": truth, "hidden": hidden, "rows": rows}
+TRAINED = ["runs/mse", "runs/adversarial", f"runs/{SCRIPT}", "run/flow"]  # a row of each run
+LABELS = {
+    "run/flow": "flow (mean)",
+    "sample/flow": "flow (sample)",
+    "draws/flow": f"flow (mean of {DRAWS} draws)",
+}
 
 
 @cache
@@ -69,14 +52,13 @@ def comparison() -> dict[str, Any]:
     rows = [
         {
             "key": key,
-            "label": key.removeprefix("runs/"),
+            "label": label(key),
             "kind": kind,
             "note": note,
             "values": {name: _summary(scores[key].get(name), REASONS.get(name)) for name in METRICS},
         }
         for key, kind, note in ROWS
     ]
-    runs = [key for key, kind, _ in ROWS if kind == "run"]
     return {
         "format": "recon comparison 1",
         "created": "2026-11-22T01:00:00",
@@ -97,32 +79,37 @@ def comparison() -> dict[str, Any]:
         "rows": rows,
         "best": {name: [] for name in METRICS} | {"masked_mse": ["runs/mse"], "masked_psnr": ["runs/mse"]},
         "differences": [
-            _difference(scores, name, a, b) for a, b in _pairs(runs) for name in ("masked_psnr", "seam_ratio")
+            _difference(scores, name, a, b) for a, b in _pairs(TRAINED) for name in ("masked_psnr", "seam_ratio")
         ],
         "bands": {key: _bands(key) for key, _, _ in ROWS},
-        "by_distance": {key: _by_distance(i) for i, key in enumerate(runs)},
+        "by_distance": {key: _by_distance(i) for i, key in enumerate(TRAINED)},
         "by_ratio": {},
         "spectra": {key: _spectrum(key) for key, _, _ in ROWS},
-        "training": {key: _training(i) for i, key in enumerate(runs)},
-        "checkpoints": {runs[-1]: _checkpoint()},
-        "by_depth": {key: _by_depth(i) for i, key in enumerate(runs)},
+        "planes": {key: _plane(_coefficients(key)) for key, _, _ in ROWS},
+        "blends": {"draws/flow": _blend("run/flow", "sample/flow")},
+        "calibration": {key: _calibration(key) for key in pictures()["draws"]},
+        "training": {key: _training(i) for i, key in enumerate(TRAINED)},
+        "checkpoints": {f"runs/{SCRIPT}": _checkpoint()},
+        "by_depth": {key: _by_depth(i) for i, key in enumerate(TRAINED)},
         "by_blocks": {},
-        "by_labels": {runs[0]: {"fraction": [0.01, 0.1, 1.0], "linear mean": [0.2, 0.35, 0.5]}},
-        "made": {key: _made(key, i) for i, key in enumerate(runs)},
+        "by_labels": {TRAINED[0]: {"fraction": [0.01, 0.1, 1.0], "linear mean": [0.2, 0.35, 0.5]}},
+        "made": {key: _made(key, i) for i, key in enumerate(TRAINED)},
     }
 
 
-_PHOTOGRAPHS = ("astronaut", "chelsea", "coffee")
+def comparison_but(*keys: str) -> dict[str, Any]:
+    """Without these rows, in every table."""
+    found = comparison() | {"rows": [row for row in comparison()["rows"] if row["key"] not in keys]}
+    found["differences"] = [d for d in found["differences"] if not {d["a"], d["b"]} & set(keys)]
+    for name, table in found.items():
+        if isinstance(table, dict):  # by key, or by what no row is called
+            found[name] = {key: values for key, values in table.items() if key not in keys}
+    return found
 
 
-def _tile(i: int) -> np.ndarray:
-    photograph = getattr(skimage.data, _PHOTOGRAPHS[i % 3])()[::2, ::2]
-    top, left = [(20, 90), (30, 60), (40, 100)][i % 3]
-    return photograph[top + 30 * (i // 3) :, left:][:H, :W].copy()
-
-
-def _blurred(images: np.ndarray, sigma: float) -> np.ndarray:
-    return scipy.ndimage.gaussian_filter(images.astype(float), (0, sigma, sigma, 0), mode="reflect")
+def label(key: str) -> str:
+    """A row in words."""
+    return LABELS.get(key, key.removeprefix("runs/"))
 
 
 def _composite(key: str) -> np.ndarray:
@@ -147,7 +134,7 @@ def _scores(key: str) -> dict[str, np.ndarray]:
         "seam_ratio": steps[:, :, borders].mean((1, 2)) / steps[:, :, ~borders].mean((1, 2)),
         "retention": energy.mean((1, 2)) / true_energy.mean((1, 2)),
     }
-    if key.startswith("runs/"):
+    if key in TRAINED:
         found["linear_mean"] = np.array([0.4, 0.6, 0.5, 0.3, 0.7, 0.5]) + 0.1 * ("adv" in key)
     if key != "truth":
         found |= {"masked_psnr": -10 * np.log10(mse), "kid": mse * (0.2 if "adv" in key else 1.5)}
@@ -174,7 +161,7 @@ def _checkpoint() -> dict[str, str]:
 
 
 def _by_depth(i: int) -> dict[str, list[float | None]]:
-    """The last run has no class token's curve."""
+    """Only the first two runs have a class token's curve."""
     found = {"layer": [1, 2, 3, 4], "linear mean": [0.2 + 0.1 * i, 0.3, 0.4, 0.45]}
     return found | ({"linear class": [0.1, 0.2, None, 0.3]} if i < 2 else {})
 
@@ -191,8 +178,12 @@ def _difference(scores: dict[str, Any], name: str, a: str, b: str) -> dict[str, 
 
 
 def _coefficients(key: str) -> np.ndarray:
-    """DCT coefficients of hidden grey patches, (n, hidden patches, P * P)."""
-    grey = _composite(key).mean(-1).reshape(IMAGES, H // P, P, W // P, P).swapaxes(2, 3)
+    return _of_hidden_patches(pictures()["rows"][key])
+
+
+def _of_hidden_patches(images: np.ndarray) -> np.ndarray:
+    """(n, H, W, 3) uint8 to the DCT coefficients of hidden grey patches, (n, hidden patches, P * P)."""
+    grey = (images / 255).mean(-1).reshape(IMAGES, H // P, P, W // P, P).swapaxes(2, 3)
     patches = grey[pictures()["hidden"][:, ::P, ::P]].reshape(IMAGES, -1, P, P)
     return scipy.fft.dctn(patches, axes=(-2, -1), norm="ortho").reshape(IMAGES, -1, P * P)
 
@@ -210,6 +201,36 @@ def _bands(key: str) -> dict[str, list[float]]:
         table["error"].append(float(((a - b) ** 2).mean() / energy))
         table["gain"].append(float((a * b).mean() / energy))
     return table
+
+
+def _plane(found: np.ndarray) -> dict[str, float]:
+    """Squared error and distance of Gaussians from the truth, per value, of coefficients (n, hidden patches, P * P)."""
+    x, y = (values.reshape(-1, P * P) for values in (found, _coefficients("truth")))
+    covariances = [np.cov(values.T, bias=True) for values in (x, y)]
+    roots = [axes * np.sqrt(values.clip(0)) @ axes.T for values, axes in map(np.linalg.eigh, covariances)]
+    apart = ((x.mean(0) - y.mean(0)) ** 2).sum() + sum(map(np.trace, covariances))
+    distance = apart - 2 * np.linalg.norm(roots[0] @ roots[1], "nuc")
+    return {"mse": float(((x - y) ** 2).mean()), "w2": float(max(distance, 0) ** 0.5 / P)}
+
+
+def _blend(mean: str, draw: str) -> dict[str, list[float]]:
+    x, y = _coefficients(mean), _coefficients(draw)
+    alphas = [i / 20 for i in range(21)]
+    planes = [_plane(x + alpha * (y - x)) for alpha in alphas]
+    return {"alpha": alphas} | {name: [plane[name] for plane in planes] for name in ("mse", "w2")}
+
+
+def _calibration(key: str) -> dict[str, Any]:
+    draws = np.stack([_of_hidden_patches(images) for images in pictures()["draws"][key].swapaxes(0, 1)])
+    ranks = np.bincount((draws < _coefficients("truth")).sum(0).ravel(), minlength=DRAWS + 1)
+    ranks = ranks / ranks.sum()
+    inner = range(1, DRAWS // 2 + 1)
+    return {
+        "draws": DRAWS,
+        "ranks": ranks.tolist(),
+        "expected": [(DRAWS + 1 - 2 * k) / (DRAWS + 1) for k in inner],
+        "coverage": [float(ranks[k : DRAWS + 1 - k].sum()) for k in inner],
+    }
 
 
 def _spectrum(key: str) -> dict[str, list[float]]:
@@ -246,12 +267,12 @@ def _training(i: int) -> dict[str, Any]:
 
 def _made(key: str, i: int) -> dict[str, Any]:
     return {
-        "expression": ["mse", "80%adversarial + mse", "0.01*perceptual + mse"][i],
+        "expression": ["mse", "80%adversarial + mse", "0.01*perceptual + mse", "flow"][i],
         "differs": {
-            "loss": ["mse", "80%adversarial+mse", "perceptual+mse"][i],
-            "optim.base_lr": [0.01, 0.002, 0.002][i],
+            "loss": ["mse", "80%adversarial+mse", "perceptual+mse", "flow"][i],
+            "optim.base_lr": [0.01, 0.002, 0.002, 0.002][i],
         },
-        "weights": {"perceptual": {"source": "bundled", "sha256": "eb2f742c1de1" * 5 + "0123"}} if i else {},
+        "weights": {"perceptual": {"source": "bundled", "sha256": "eb2f742c1de1" * 5 + "0123"}} if i in (1, 2) else {},
         "steps": 1100,
         "commands": [f"python -m recon.pretrain name='{key}'", f"python -m recon.evaluate run='{key}'"],
     }

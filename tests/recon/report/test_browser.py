@@ -4,6 +4,9 @@ from tests.recon.report.comparison import ROWS, SCRIPT, comparison
 
 PLOTS = [
     "perception_distortion",
+    "frontier",
+    "ranks",
+    "coverage",
     "retention_coherence",
     "bands",
     "mtf",

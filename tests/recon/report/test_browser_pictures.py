@@ -1,37 +1,15 @@
 """The pictures of the page in a real browser, pixel by pixel: views, lens, wipe, grid."""
 
-import base64
 import io
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from tests.recon.report.canvas import PANEL, VIEWS, WIPE, drawn, expected, magnified, panel, show
 from tests.recon.report.comparison import IMAGES, ROWS, H, P, W, pictures
 
 KEYS = [key for key, _, _ in ROWS]
-PANEL, WIPE = 4, 10  # screen pixels per image pixel where nothing is zoomed
-VIEWS = ["truth", "masked", "composite", "prediction", "error"]
-
-
-def expected(view: str, key: str, image: int = 0) -> np.ndarray:
-    """(H, W, 3) uint8, from the arrays alone."""
-    truth, prediction = pictures()["truth"][image], pictures()["rows"][key][image]
-    hidden = pictures()["hidden"][image][..., None]
-    composite = np.where(hidden, prediction, truth)
-    error = 128 + np.trunc((composite.astype(int) - truth) / 2)
-    found = {"truth": truth, "masked": np.where(hidden, 128, truth), "composite": composite, "error": error}
-    return (found | {"prediction": prediction})[view].astype(np.uint8)
-
-
-def magnified(image: np.ndarray, scale: int) -> np.ndarray:
-    return image.repeat(scale, 0).repeat(scale, 1)
-
-
-def drawn(canvas) -> np.ndarray:
-    """What a canvas holds, (h, w, 3) uint8."""
-    uri = canvas.evaluate("canvas => canvas.toDataURL('image/png')")
-    return np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1]))).convert("RGB"))
 
 
 def photographed(canvas) -> np.ndarray:
@@ -42,17 +20,8 @@ def photographed(canvas) -> np.ndarray:
     return np.asarray(screen.convert("RGB"))[y : y + h, x : x + w]
 
 
-def panel(page, key: str):
-    return page.locator("#panels canvas").nth(KEYS.index(key))
-
-
 def wipe(page):
     return page.locator("#wipe canvas")
-
-
-def show(page, view: str) -> None:
-    page.locator(f"#view input[value={view}]").check(force=True)
-    page.wait_for_selector(f"#pictures[data-view={view}]")
 
 
 def lenses(page) -> set[tuple[float, ...]]:
@@ -244,8 +213,9 @@ def test_the_patch_grid_lies_on_patch_borders_alone_and_goes_again(page):
 
 
 def test_rows_can_be_hidden_and_come_back(page):
+    every = page.locator("#panels figure:visible").count()
     page.locator("#rows input").nth(KEYS.index("mosaic")).uncheck()
     assert panel(page, "mosaic").is_hidden()
-    assert page.locator("#panels figure:visible").count() == len(KEYS) - 1
+    assert page.locator("#panels figure:visible").count() == every - 1
     page.locator("#rows input").nth(KEYS.index("mosaic")).check()
     assert np.array_equal(drawn(panel(page, "mosaic")), magnified(expected("composite", "mosaic"), PANEL))

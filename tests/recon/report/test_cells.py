@@ -66,7 +66,7 @@ def test_metrics_stand_in_their_groups_in_the_order_given():
 
 def test_differences_have_a_sign_and_a_verdict():
     found = difference_table(comparison())
-    assert len(found["pairs"]) == 3
+    assert len(found["pairs"]) == 6
     for difference in comparison()["differences"]:
         shown, excludes = found["cells"][difference["a"], difference["b"], difference["metric"]]
         assert shown.value == difference["value"]

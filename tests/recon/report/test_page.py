@@ -12,8 +12,10 @@ import pytest
 from PIL import Image
 
 from losses.errors import InvalidSetting
-from recon.report.page import PARTS, embedded, picture_data, write_page
-from tests.recon.report.comparison import ROWS, SCRIPT, P, comparison, pictures
+from recon.report.page import PARTS, deviation, embedded, panels, picture_data, write_page
+from tests.recon.report.comparison import DRAWS, ROWS, SCRIPT, P, comparison, comparison_but, label, pictures
+
+FLOW = ["flow: draw 1", "flow: draw 2", "flow: draw 3", "flow: deviation of the draws", "flow: from the mean to a draw"]
 
 
 @pytest.fixture(autouse=True)
@@ -77,25 +79,80 @@ def test_numbers_that_json_has_no_word_for_are_refused():
         embedded([float("nan")])
 
 
+def shown(rows=None, pictured=None) -> list[dict]:
+    return panels(rows or comparison()["rows"], pictured or pictures())
+
+
+def labels(found: list[dict]) -> list[str]:
+    return [panel["label"] for panel in found]
+
+
+def test_rows_are_shown_in_their_order_and_draws_behind_their_mean():
+    rows = [label(key) for key, _, _ in ROWS]
+    behind = rows.index(label("draws/flow")) + 1
+    assert labels(shown()) == [*rows[:behind], *FLOW, *rows[behind:]]
+    assert {panel["key"] for panel in shown() if panel["label"] in FLOW} == {"draws/flow"}
+
+
 def test_pictures_are_carried_to_the_bit():
-    data = picture_data(comparison()["rows"], pictures())
-    shown = [None if key == "truth" else pictures()["rows"][key] for key, _, _ in ROWS]
-    for found, images in zip([data["truth"], *data["predictions"]], [pictures()["truth"], *shown], strict=True):
+    data, draws = picture_data(shown(), pictures()), pictures()["draws"]["draws/flow"]
+    images = {panel["label"]: pictures()["rows"][panel["key"]] for panel in shown() if panel["label"] not in FLOW}
+    spread = np.rint(np.minimum(4 * draws.std(1).mean(-1, keepdims=True), 255)).repeat(3, -1)
+    images |= dict(zip(FLOW, [draws[:, 0], draws[:, 1], draws[:, 2], spread, None], strict=True)) | {"truth": None}
+    expected = [pictures()["truth"], *(images[name] for name in labels(shown()))]
+    for found, images in zip([data["truth"], *data["predictions"]], expected, strict=True):
         if images is None:
             assert found is None
             continue
         decoded = [np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1])))) for uri in found]
         assert np.array_equal(decoded, images)
+    ends = [labels(shown()).index(label(key)) for key in ("run/flow", "sample/flow")]
+    assert data["blends"] == [ends if name == FLOW[-1] else None for name in labels(shown())]
+    assert data["whole"] == [name == FLOW[-2] for name in labels(shown())]
     columns = pictures()["hidden"].shape[2] // P
     for bits, hidden in zip(data["masks"], pictures()["hidden"], strict=True):
         patches = np.array(list(bits)).reshape(-1, columns) == "1"
         assert np.array_equal(patches.repeat(P, 0).repeat(P, 1), hidden)
 
 
+def without(*keys: str) -> dict:
+    """The pictures but for those of some rows."""
+    return pictures() | {"rows": {key: found for key, found in pictures()["rows"].items() if key not in keys}}
+
+
 def test_a_row_without_pictures_has_no_panel(tmp_path):
-    shown = pictures() | {"rows": {key: found for key, found in pictures()["rows"].items() if key != "mosaic"}}
-    html = written(tmp_path, shown=shown)
-    assert html.count("<figure data-row=") == len(ROWS) - 1
+    assert written(tmp_path).count("<figure data-label=") == len(ROWS) + len(FLOW)
+    assert written(tmp_path, shown=without("mosaic")).count("<figure data-label=") == len(ROWS) + len(FLOW) - 1
+
+
+def test_a_page_without_distributions_has_neither_draws_nor_a_slider(tmp_path):
+    with_draws = written(tmp_path)
+    assert with_draws.count('<div class="draws"') == with_draws.count('<label class="blend"') == 1
+    plain = written(tmp_path, shown=pictures() | {"draws": {}})
+    assert plain.count("<figure data-label=") == len(ROWS)
+    assert '<div class="draws"' not in plain and '<label class="blend"' not in plain and "draws from what" not in plain
+
+
+@pytest.mark.parametrize("lacking", ["run/flow", "sample/flow"])
+def test_from_the_mean_to_a_draw_takes_a_row_and_a_picture_of_either(tmp_path, lacking):
+    rest = comparison_but(lacking)
+    for found in (shown(rest["rows"]), shown(pictured=without(lacking))):
+        assert [name for name in labels(found) if name in FLOW] == FLOW[:-1]
+        assert not any(panel["blend"] for panel in found)
+    assert '<label class="blend"' not in written(tmp_path, rest)
+
+
+def test_no_more_draws_are_shown_than_there_are_and_no_more_than_three():
+    for count in range(2, DRAWS + 1):
+        draws = {"draws/flow": pictures()["draws"]["draws/flow"][:, :count]}
+        found = [name for name in labels(shown(pictured=pictures() | {"draws": draws})) if ": draw " in name]
+        assert found == FLOW[: min(count, 3)]
+
+
+def test_the_deviation_of_draws_ends_at_white():
+    draws = np.array([0, 255, 0, 255], np.uint8).reshape(1, 4, 1, 1, 1).repeat(3, -1)
+    assert (deviation(draws) == 255).all() and deviation(draws).shape == (1, 1, 1, 3)
+    assert (deviation(draws[:, :1]) == 0).all()
 
 
 def test_one_run_alone_has_a_page(tmp_path):

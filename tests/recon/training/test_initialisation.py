@@ -93,6 +93,37 @@ def test_a_refiner_is_added_to_a_model_that_had_none(place, pictures, parent):
     assert same(tensors(folder), tensors(again), tensors(folder))
 
 
+@pytest.mark.parametrize("loss", ["flow", "mixture"])
+def test_a_head_that_draws_is_taught_alone_beside_a_model_that_stays_the_same(place, pictures, parent, loss):
+    words = [*FREE, f"data.root={pictures}", f"init={parent}", "train.steps=3", f"loss={loss}", "train.parts=head"]
+    assert pretrain(place, *words, f"name=head-{loss}") == 0
+    folder = place / "runs" / f"head-{loss}"
+    ours, theirs = tensors(folder), tensors(parent)
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    trained = load_run(folder)
+    assert trained.resolved["init"]["new"] == ["distribution"] and trained.model.head.name == loss
+    images, mask = torch.rand(2, 3, 16, 16), torch.arange(16).expand(2, -1) < 12
+    if loss == "flow":  # its mean is the parent's prediction
+        means = trained.model.render(images, mask, "mean"), load_run(parent).model(images, mask=mask)
+        assert torch.equal(means[0].composite, means[1].composite)
+    again = begun(place, pictures, f"again-{loss}", f"init={folder}", f"loss={loss}")
+    assert same(ours, tensors(again), ours)
+
+
+@pytest.mark.parametrize("loss", ["flow", "mixture"])
+def test_a_file_of_this_project_keeps_what_draws_and_those_of_others_leave_it_out(
+    place, pictures, parent, loss, tmp_path
+):
+    folder = begun(place, pictures, f"converted-{loss}", f"init={parent}", f"loss={loss}")
+    assert write(read(folder), tmp_path / "whole.safetensors", "recon") == []
+    whole = read(tmp_path / "whole.safetensors").model()
+    images, mask = torch.rand(2, 3, 16, 16), torch.arange(16).expand(2, -1) < 12
+    drawn = [model.render(images, mask, "sample").composite for model in (whole, load_run(folder).model)]
+    assert torch.equal(*drawn)
+    assert "draw from a distribution" in write(read(folder), tmp_path / "mae.pth", "official")[0]
+    assert not read(tmp_path / "mae.pth").model().head.renderings
+
+
 def test_a_frozen_encoder_stays_the_same_to_the_bit(place, pictures, parent):
     words = [*FREE, f"data.root={pictures}", f"init={parent}", "train.steps=3", "train.parts=decoder", "loss=l1"]
     assert pretrain(place, *words, "name=frozen") == 0
@@ -144,11 +175,15 @@ def test_a_killed_warm_start_resumes_to_the_same_bits_without_its_start(place, p
         (["init={encoder}", "train.parts=decoder"], "init_decoder=new"),
         (["init={encoder}", "init_decoder=keep"], "no decoder"),
         (["train.parts=decoder"], "init=RUN"),
-        (["train.parts=encoder", "init={parent}"], "all, decoder or refiner"),
+        (["train.parts=encoder", "init={parent}"], "refiner or head"),
         (["train.parts=refiner"], "init=RUN"),
         (["train.parts=refiner", "init={parent}"], "model.refiner_width=32"),
         (["train.parts=refiner", "init={parent}", "model.refiner_width=8", "loss=norm_mse"], "norm"),
         (["train.parts=refiner", "init={encoder}", "model.refiner_width=8"], "decoder"),
+        (["train.parts=head", "init={parent}"], "use loss=flow or loss=mixture"),
+        (["train.parts=head", "init={parent}", "loss=flow", "init_decoder=new"], "a decoder that is kept"),
+        (["loss=flow", "losses.flow.source=median", "init={parent}"], "choose mean or noise"),
+        (["loss=mixture", "losses.mixture.components=49", "init={parent}"], "a patch has 48 values"),
         (["init={parent}", "init_decoder=yes"], "keep or new"),
         (["train.ema=1"], "train.ema=1"),
         (["train.ema=-0.1"], "train.ema=-0.1"),

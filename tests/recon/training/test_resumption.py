@@ -32,6 +32,8 @@ RUNS = {
         *("losses.perceptual.every=2", "losses.perceptual.crop=8", "losses.perceptual.images=0.5"),
         *("losses.adversarial.every=3", "losses.adversarial.game=relativistic", "losses.adversarial.penalty_every=2"),
     ],
+    "flow": ["loss=mse+flow", "precision=bf16", "train.ema=0.5"],
+    "mixture": ["loss=mixture", "losses.mixture.gaussians=2"],
     "workers": ["loss=mse", "data.workers=2"],
     "crops resized on the device": ["loss=mse", "data.augment=device"],
 }

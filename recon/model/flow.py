@@ -1,0 +1,200 @@
+"""Rectified flow inside hidden patches: the velocity network, its random times, and Euler's method."""
+
+import itertools
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from losses.flow import FlowHead, random_times
+from losses.patches import patchify, spread, unpatchify
+from losses.reconstruction import Reconstruction
+
+SHRINK = 2  # the U-Net works at half resolution and below: pixels of 2x2 squares become channels
+WIDTHS = (64, 128, 256)  # of the U-Net at a half, a quarter and an eighth
+BLOCKS = (1, 2, 2)  # residual blocks at each, on the way down
+SMALLEST = SHRINK * 2 ** (len(WIDTHS) - 1)  # image sides are multiples of it
+TIME = 128  # values that tell the time
+
+
+class FlowLayers(nn.Module):
+    """The velocity network of a `FlowHead`.
+
+    The state is an image whose visible pixels are the truth at every time; the network also sees the mean, where it is
+    hidden, and the decoder's features. The mean is a constant to it: it learns from its own squared error alone.
+
+    Args:
+        width: of the decoder's features.
+        image_size: (H, W); multiples of 8 for the U-Net.
+        std: of the data set, per channel: images are standardised by it.
+    """
+
+    def __init__(self, head: FlowHead, width: int, patch_size: int, image_size: tuple[int, int], std: Sequence[float]):
+        super().__init__()
+        self.register_buffer("noise", head.noise / torch.as_tensor(std).view(3, 1, 1), persistent=False)
+        self.head, self.patch_size = head, patch_size
+        self.grid = image_size[0] // patch_size, image_size[1] // patch_size
+        self.network = ConvVelocity(width) if head.network == "conv" else PatchVelocity(width, patch_size)
+
+    def forward(
+        self, prediction: Tensor, features: Tensor, truth: Tensor, mask: Tensor, time: Tensor, noise: Tensor
+    ) -> Tensor:
+        """Mean, velocity at `time` and source of every patch, (B, N, 3P).
+
+        Args:
+            prediction: (B, N, P), the mean, standardised; of visible patches too, which is not read.
+            features: (B, N, D) of the decoder.
+            truth: (B, 3, H, W), standardised.
+            mask: (B, N) bool, True = hidden.
+            time: (B,) in [0, 1].
+            noise: (B, 3, H, W), standard normal.
+        """
+        covered = spread(mask, self.grid, self.patch_size)
+        source, mean = self.source(prediction.detach(), truth, covered, noise)
+        t = time.view(-1, 1, 1, 1)
+        velocity = self.network((1 - t) * source + t * truth, mean, covered, self.on_grid(features), time)
+        # A visible patch stays where it is: its velocity is 0.
+        velocity = torch.where(covered, velocity.to(truth.dtype), 0)
+        return torch.cat([prediction, *(patchify(x, self.patch_size) for x in (velocity, source))], dim=-1)
+
+    def draw(self, r: Reconstruction, features: Tensor, uniform: Tensor, normal: Tensor) -> Tensor:
+        """A completion, (B, N, P) standardised, by Euler's method.
+
+        Args:
+            r: what the model predicts, everywhere.
+            features: (B, N, D) of the decoder.
+            uniform, normal: of `chance_of`; the uniform numbers are not needed.
+        """
+        covered, truth = r.hidden_pixels, r.standardised_image
+        x, mean = self.source(r.pixels, truth, covered, unpatchify(normal, self.grid))
+        features, steps = self.on_grid(features), self.head.steps
+        for i in range(steps):
+            time = x.new_full((len(x),), i / steps)
+            velocity = self.network(x, mean, covered, features, time)
+            x = torch.where(covered, x + velocity.to(x.dtype) / steps, truth)
+        return patchify(x, self.patch_size)
+
+    def source(self, prediction: Tensor, truth: Tensor, covered: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Where the way begins, and the mean, both with the truth where it is visible: two (B, 3, H, W)."""
+        mean = torch.where(covered, unpatchify(prediction, self.grid).to(truth.dtype), truth)
+        begin = noise if self.head.source == "noise" else mean + self.noise * noise
+        return torch.where(covered, begin.to(truth.dtype), truth), mean
+
+    def on_grid(self, features: Tensor) -> Tensor:
+        """(B, N, D) -> (B, D, H / p, W / p)."""
+        return features.mT.unflatten(2, self.grid)
+
+
+class ConvVelocity(nn.Module):
+    """A U-Net over the image, so that hidden patches are drawn together and fit where they meet.
+
+    Shapes: see `forward`. The last layer begins at zero.
+    """
+
+    def __init__(self, features: int):
+        super().__init__()
+        self.time = nn.Sequential(nn.Linear(TIME, TIME), nn.SiLU(), nn.Linear(TIME, TIME), nn.SiLU())
+        self.inputs = nn.Conv2d(7 * SHRINK**2, WIDTHS[0], 3, padding=1)
+        self.features = nn.Conv2d(features, WIDTHS[-1], 1)
+        self.before = nn.ModuleList(
+            nn.ModuleList(Residual(c) for _ in range(n)) for c, n in zip(WIDTHS, BLOCKS, strict=True)
+        )
+        pairs = list(itertools.pairwise(WIDTHS))
+        self.down = nn.ModuleList(nn.Conv2d(4 * wide, narrow, 1) for wide, narrow in pairs)
+        self.up = nn.ModuleList(nn.Conv2d(narrow, wide, 1) for wide, narrow in pairs)
+        self.join = nn.ModuleList(nn.Conv2d(2 * wide, wide, 1) for wide, _ in pairs)
+        self.after = nn.ModuleList(Residual(wide) for wide, _ in pairs)
+        self.outputs = nn.Conv2d(WIDTHS[0], 3 * SHRINK**2, 3, padding=1)
+        nn.init.zeros_(self.outputs.weight)
+        nn.init.zeros_(self.outputs.bias)
+
+    def forward(self, x: Tensor, mean: Tensor, covered: Tensor, features: Tensor, time: Tensor) -> Tensor:
+        """Velocity (B, 3, H, W).
+
+        Args:
+            x, mean: (B, 3, H, W), the state and the mean, with the truth where it is visible.
+            covered: (B, 1, H, W) bool, True where hidden.
+            features: (B, D, rows, columns), the decoder's.
+            time: (B,) in [0, 1].
+        """
+        when = self.time(waves(time).to(features.dtype))
+        x = F.pixel_unshuffle(torch.cat([x, mean, covered.to(x.dtype)], dim=1), SHRINK)
+        x, skipped = self.inputs(x.contiguous(memory_format=torch.channels_last)), []
+        for level, blocks in enumerate(self.before):
+            if level:
+                x = self.down[level - 1](F.pixel_unshuffle(x, 2))
+            if level == len(WIDTHS) - 1:
+                x = x + F.interpolate(self.features(features), size=x.shape[2:], mode="bilinear")
+            for block in blocks:
+                x = block(x, when)
+            skipped.append(x)
+        for level in reversed(range(len(self.up))):
+            above = F.interpolate(self.up[level](x), scale_factor=2, mode="bilinear")
+            x = self.after[level](self.join[level](torch.cat([above, skipped[level]], dim=1)), when)
+        return F.pixel_shuffle(self.outputs(F.silu(x)), SHRINK)
+
+
+class Residual(nn.Module):
+    """x plus two 3x3 convolutions of it, scaled and shifted by the time in between."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.norms = nn.ModuleList(nn.GroupNorm(8, width) for _ in range(2))
+        self.convs = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(2))
+        self.when = nn.Linear(TIME, 2 * width)
+
+    def forward(self, x: Tensor, when: Tensor) -> Tensor:
+        scale, shift = self.when(when)[..., None, None].chunk(2, dim=1)
+        inside = self.norms[1](self.convs[0](F.silu(self.norms[0](x)))) * (1 + scale) + shift
+        return x + self.convs[1](F.silu(inside))
+
+
+class PatchVelocity(nn.Module):
+    """Every patch by itself, given the decoder's feature: cheap, and neighbours do not agree.
+
+    The network of the per-token loss of MAR (Li et al. 2024, arXiv 2406.11838, section 3.2): residual blocks of two
+    layers, whose norm the condition scales and shifts. Shapes: as `ConvVelocity`.
+    """
+
+    WIDTH, DEPTH = 512, 3
+
+    def __init__(self, features: int, patch_size: int):
+        super().__init__()
+        self.patch_size, values = patch_size, 3 * patch_size**2
+        self.time = nn.Sequential(nn.Linear(TIME, self.WIDTH), nn.SiLU(), nn.Linear(self.WIDTH, self.WIDTH))
+        self.features = nn.Linear(features, self.WIDTH)
+        self.inputs = nn.Linear(2 * values, self.WIDTH)
+        self.norms = nn.ModuleList(nn.LayerNorm(self.WIDTH, elementwise_affine=False) for _ in range(self.DEPTH))
+        self.when = nn.ModuleList(nn.Linear(self.WIDTH, 3 * self.WIDTH) for _ in range(self.DEPTH))
+        self.layers = nn.ModuleList(
+            nn.Sequential(nn.Linear(self.WIDTH, self.WIDTH), nn.SiLU(), nn.Linear(self.WIDTH, self.WIDTH))
+            for _ in range(self.DEPTH)
+        )
+        self.outputs = nn.Linear(self.WIDTH, values)
+        nn.init.zeros_(self.outputs.weight)
+        nn.init.zeros_(self.outputs.bias)
+
+    def forward(self, x: Tensor, mean: Tensor, covered: Tensor, features: Tensor, time: Tensor) -> Tensor:
+        condition = F.silu(self.features(features.flatten(2).mT) + self.time(waves(time).to(features.dtype))[:, None])
+        x, mean = (patchify(image, self.patch_size) for image in (x, mean))
+        x = self.inputs(torch.cat([x, mean], dim=-1))
+        for norm, when, layers in zip(self.norms, self.when, self.layers, strict=True):
+            scale, shift, gate = when(condition).chunk(3, dim=-1)
+            x = x + gate * layers(norm(x) * (1 + scale) + shift)
+        return unpatchify(self.outputs(F.silu(x)), features.shape[2:])
+
+
+def waves(time: Tensor) -> Tensor:
+    """Sines and cosines of (B,) times in [0, 1], from a hundredth of a turn to ten: (B, TIME)."""
+    frequency = 2 * math.pi * torch.logspace(-2, 1, TIME // 2, device=time.device)
+    angle = time.float()[:, None] * frequency
+    return torch.cat([angle.sin(), angle.cos()], dim=1)
+
+
+def chance(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Times (B,) and noise (B, 3, H, W) of a training step, seeded by torch's CPU generator, drawn on the device."""
+    generator = torch.Generator(images.device).manual_seed(int(torch.randint(2**62, ())))
+    time = random_times(len(images), generator)
+    return time, torch.randn(images.shape, generator=generator, device=images.device)

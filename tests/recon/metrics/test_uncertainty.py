@@ -1,0 +1,505 @@
+"""Scores of draws and the perception-distortion plane, against scoringrules, scipy and closed forms."""
+
+import math
+
+import numpy as np
+import pytest
+import scipy.fft
+import scipy.linalg
+import scipy.stats
+import scoringrules
+import skimage.data
+import torch
+
+from recon.metrics.pair import colour_patches
+from recon.metrics.uncertainty import (
+    UNCERTAINTY,
+    blend,
+    coverage,
+    crps,
+    energy_score,
+    frontier,
+    gaussian_distance,
+    mean_and_covariance,
+    moments,
+    per_image_scores,
+    plane,
+    rank_counts,
+)
+
+MANY = 40000
+
+
+def normal(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def uniform(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def standard_error(values: torch.Tensor) -> float:
+    return (values.std() / math.sqrt(len(values))).item()
+
+
+@pytest.mark.parametrize("s", [2, 3, 8, 17])
+def test_crps_is_scoringrules_fair_estimate(s):
+    draws, truth = normal(s, 5, 4), normal(5, 4, seed=1)
+    expected = scoringrules.crps_ensemble(truth.numpy(), draws.numpy(), m_axis=0, estimator="fair", backend="numpy")
+    np.testing.assert_allclose(crps(draws, truth).numpy(), expected, rtol=1e-10, atol=1e-14)
+
+
+@pytest.mark.parametrize(("s", "p"), [(2, 1), (3, 7), (8, 48)])
+def test_energy_score_is_scoringrules_fair_estimate_per_root_of_values(s, p):
+    draws, truth = normal(s, 5, p), normal(5, p, seed=1)
+    arrays = truth.numpy(), draws.movedim(0, 1).numpy()
+    expected = scoringrules.es_ensemble(*arrays, estimator="fair", backend="numpy") / math.sqrt(p)
+    np.testing.assert_allclose(energy_score(draws, truth).numpy(), expected, rtol=1e-10, atol=1e-14)
+
+
+def test_scores_of_float32_are_summed_in_float64():
+    """Around 1000 a float32 resolves differences of a ten-thousandth."""
+    draws, truth = (x.round(decimals=2) for x in (1000 + normal(4, 9), 1000 + normal(9, seed=1)))
+    found = crps(draws.float(), truth.float())
+    assert found.dtype == torch.float64
+    assert torch.equal(found, crps(draws.float().double(), truth.float().double()))
+
+
+def test_one_draw_scores_its_error():
+    draws, truth = normal(1, 6, 5), normal(6, 5, seed=1)
+    assert torch.equal(crps(draws, truth), (draws[0] - truth).abs())
+    rms = (draws[0] - truth).square().mean(-1).sqrt()
+    assert torch.allclose(energy_score(draws, truth), rms, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("score", [crps, energy_score])
+def test_draws_that_are_all_alike_score_the_error_of_one(score):
+    draws, truth = normal(1, 6, 5).expand(4, 6, 5), normal(6, 5, seed=1)
+    assert torch.allclose(score(draws, truth), score(draws[:1], truth), rtol=1e-12, atol=0)
+
+
+def test_of_one_value_the_energy_score_is_the_crps():
+    draws, truth = normal(6, 50, 1), normal(50, 1, seed=1)
+    assert torch.allclose(energy_score(draws, truth), crps(draws, truth)[..., 0], rtol=1e-10, atol=1e-14)
+
+
+@pytest.mark.parametrize("score", [crps, energy_score])
+def test_neither_score_falls_below_zero(score):
+    """Truths in the midst of their draws come nearest to it."""
+    draws = normal(5, 2000, 3)
+    for truth in (draws.mean(0), draws.median(0).values, normal(2000, 3, seed=1)):
+        assert score(draws, truth).min() > -1e-14
+
+
+def test_scores_do_not_depend_on_the_order_of_draws():
+    draws, truth = normal(5, 40, 3), normal(40, 3, seed=1)
+    for score in (crps, energy_score):
+        assert torch.allclose(score(draws.flip(0), truth), score(draws, truth), rtol=1e-10, atol=1e-14)
+
+
+@pytest.mark.parametrize("s", [1, 2, 4, 9])
+@pytest.mark.parametrize("y", [-0.3, 1.7])
+def test_expected_crps_is_the_gaussian_closed_form_whatever_the_number_of_draws(s, y):
+    """Within 5 standard errors, which are under a tenth of what the estimate that is not fair is off by."""
+    found = crps(normal(s, MANY, seed=s), torch.full((MANY,), y).double())
+    density, below = scipy.stats.norm.pdf(y), scipy.stats.norm.cdf(y)
+    expected = y * (2 * below - 1) + 2 * density - 1 / math.sqrt(math.pi)
+    if s == 1:  # the error of one draw: no spread is taken off
+        expected += 1 / math.sqrt(math.pi)
+    assert found.mean().item() == pytest.approx(expected, abs=5 * standard_error(found))
+    assert 5 * standard_error(found) < 0.5 / s / math.sqrt(math.pi)
+
+
+@pytest.mark.parametrize("s", [2, 4, 9])
+def test_expected_energy_score_does_not_depend_on_the_number_of_draws(s):
+    """Of draws and truth from N(0, 1) in P dimensions: E|x - y| / 2, |x - y| / sqrt 2 being chi distributed."""
+    p = 6
+    found = energy_score(normal(s, MANY, p, seed=s), normal(MANY, p, seed=100))
+    expected = scipy.stats.chi(p).mean() * math.sqrt(2 / p) / 2
+    assert found.mean().item() == pytest.approx(expected, abs=5 * standard_error(found))
+
+
+@pytest.mark.parametrize("score", [crps, energy_score])
+@pytest.mark.parametrize(("shift", "spread"), [(0.3, 1), (0, 0.6), (0, 1.6), (-0.2, 0.8)])
+def test_another_distribution_than_the_truth_s_scores_worse(score, shift, spread):
+    """On average, by more than 5 standard errors of the paired difference."""
+    draws, truth = normal(4, MANY, 3), normal(MANY, 3, seed=1)
+    worse = score(shift + spread * draws, truth) - score(draws, truth)
+    worse = worse.view(MANY, -1).mean(1)
+    assert worse.mean() > 5 * standard_error(worse)
+
+
+def histogram(draws: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+    """Rank counts of draws (S, n) and truth (n,), as one image of n patches: (S+1,)."""
+    return rank_counts(draws[:, None], truth[None], torch.ones(1, len(truth), dtype=torch.bool))[0]
+
+
+def test_ranks_are_equally_frequent_where_draws_have_the_truth_s_distribution():
+    """Draws share their mean with the truth, which differs from one value to another."""
+    centre = 3 * normal(MANY)
+    counts = histogram(centre + normal(7, MANY, seed=1), centre + normal(MANY, seed=2))
+    assert counts.sum() == MANY
+    low, high = scipy.stats.chi2(7).ppf([0.001, 0.999])
+    assert low < scipy.stats.chisquare(counts.numpy()).statistic < high
+
+
+def test_overconfident_draws_make_a_u_and_timid_draws_a_hump():
+    truth, draws = normal(MANY), normal(7, MANY, seed=1)
+    narrow, wide = histogram(0.5 * draws, truth), histogram(2 * draws, truth)
+    assert (narrow.diff()[:3] < 0).all() and (narrow.diff()[4:] > 0).all()
+    assert (wide.diff()[:3] > 0).all() and (wide.diff()[4:] < 0).all()
+
+
+def test_a_shift_of_the_draws_tilts_the_ranks():
+    counts = histogram(0.5 + normal(7, MANY, seed=1), normal(MANY))
+    assert (counts.diff() < 0).all()
+
+
+@pytest.mark.parametrize(
+    ("draws", "expected"),
+    [
+        ([0.0, 0.4, 1.0], [0, 0, 1, 0]),
+        ([0.0, 0.1, 0.5], [0, 0, 0.5, 0.5]),
+        ([0.5, 1.0, 0.5], [1 / 3, 1 / 3, 1 / 3, 0]),
+        ([0.5, 0.5, 0.5], [0.25, 0.25, 0.25, 0.25]),
+        ([0.9, 0.9, 0.9], [1, 0, 0, 0]),
+    ],
+)
+def test_a_tie_counts_in_equal_parts_for_every_rank_it_allows(draws, expected):
+    counts = histogram(torch.tensor(draws)[:, None], torch.tensor([0.5]))
+    np.testing.assert_allclose(counts.numpy(), expected, rtol=1e-15)
+
+
+def test_rank_counts_are_the_mean_over_all_ways_to_break_ties():
+    """Jitter smaller than any difference breaks them; 5 deviations of its mean over repetitions."""
+    draws, truth, repeats = (4 * uniform(3, 60)).floor(), (4 * uniform(60, seed=1)).floor(), 400
+    counts = histogram(draws, truth)
+    jittered = [
+        histogram(draws + 0.1 * uniform(3, 60, seed=2 * i + 2), truth + 0.1 * uniform(60, seed=2 * i + 3))
+        for i in range(repeats)
+    ]
+    jittered = torch.stack(jittered)
+    assert counts.sum().item() == pytest.approx(60, rel=1e-14)
+    assert ((counts - jittered.mean(0)).abs() < 5 * jittered.std(0) / math.sqrt(repeats)).all()
+
+
+def test_every_value_of_a_weighted_patch_has_one_rank_in_its_image():
+    draws, truth = normal(4, 3, 10, 3, 2, 2), normal(3, 10, 3, 2, 2, seed=1)
+    draws[0, :, 4] = truth[:, 4]
+    weight = uniform(3, 10) < 0.6
+    counts = rank_counts(draws, truth, weight)
+    assert counts.shape == (3, 5) and counts.dtype == torch.float64
+    assert torch.allclose(counts.sum(1), 12 * weight.sum(1).double(), rtol=1e-14)
+    for i in range(3):
+        alone = histogram(draws[:, i, weight[i]].flatten(1), truth[i, weight[i]].flatten())
+        assert torch.allclose(counts[i], alone, rtol=1e-14)
+    first = torch.arange(10) < 5
+    parts = rank_counts(draws, truth, weight & first) + rank_counts(draws, truth, weight & ~first)
+    assert torch.allclose(counts, parts, rtol=1e-14)
+
+
+def test_ranks_ignore_patches_without_weight_and_nan_spoils_one_image():
+    draws, truth, weight = normal(4, 3, 10, 2), normal(3, 10, 2, seed=1), uniform(3, 10) < 0.6
+    counts = rank_counts(draws, truth, weight)
+    draws[:, ~weight], truth[~weight] = math.nan, 7
+    assert torch.equal(rank_counts(draws, truth, weight), counts)
+    draws[2, 1, weight[1]] = math.nan
+    found = rank_counts(draws, truth, weight)
+    assert found[1].isnan().all() and torch.equal(found[::2], counts[::2])
+
+
+@pytest.mark.parametrize("s", [1, 2, 4, 7])
+def test_coverage_of_equal_counts_is_what_is_expected(s):
+    expected, found = coverage(torch.full((s + 1,), 12.0, dtype=torch.float64))
+    assert expected.shape == found.shape == (s // 2,)
+    assert torch.allclose(found, expected, rtol=1e-14)
+    assert expected.tolist() == [(s + 1 - 2 * k) / (s + 1) for k in range(1, s // 2 + 1)]
+
+
+def test_coverage_is_the_share_of_truths_between_the_kth_lowest_and_highest_draw():
+    draws, truth = normal(6, 500), normal(500, seed=1)
+    expected, found = coverage(histogram(0.7 * draws, truth))
+    ordered = 0.7 * draws.sort(0).values
+    for k in (1, 2, 3):
+        between = (ordered[k - 1] < truth) & (truth < ordered[-k])
+        assert found[k - 1].item() == pytest.approx(between.double().mean().item(), rel=1e-12)
+    assert (found < expected).all()  # overconfident
+
+
+def test_calibrated_draws_cover_as_expected():
+    """Within 5 binomial deviations."""
+    expected, found = coverage(histogram(normal(9, MANY), normal(MANY, seed=1)))
+    assert ((found - expected).abs() < 5 * (expected * (1 - expected) / MANY).sqrt()).all()
+
+
+@pytest.fixture(scope="module")
+def scene() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Draws (4, 3, 3, 64, 64) around photographs, these, and masks of patches of 8 pixels."""
+    names = ("astronaut", "chelsea", "coffee")
+    truth = np.stack([getattr(skimage.data, name)()[100:164, 100:164] / 255 for name in names])
+    truth = torch.from_numpy(truth).permute(0, 3, 1, 2).float()
+    draws = (truth + 0.1 * normal(4, *truth.shape).float()).clamp(0, 1)
+    return draws, truth, uniform(3, 64) < 0.75
+
+
+def test_image_scores_are_scoringrules_of_scipy_s_coefficients_and_of_pixels(scene):
+    draws, truth, mask = scene
+    found = per_image_scores(draws, truth, mask)
+    for i in range(3):
+        x = np.stack([colour_patches(d[i : i + 1], 8)[0, mask[i]].double().numpy() for d in draws])
+        y = colour_patches(truth[i : i + 1], 8)[0, mask[i]].double().numpy()
+        c, true = (scipy.fft.dctn(a, axes=(-2, -1), norm="ortho") for a in (x, y))
+        expected = scoringrules.crps_ensemble(true, c, m_axis=0, estimator="fair", backend="numpy").mean()
+        assert found["crps"][i].item() == pytest.approx(expected, rel=1e-10)
+        x, y = np.moveaxis(x.reshape(4, len(y), 192), 0, 1), y.reshape(-1, 192)
+        expected = scoringrules.es_ensemble(y, x, estimator="fair", backend="numpy").mean() / math.sqrt(192)
+        assert found["energy_score"][i].item() == pytest.approx(expected, rel=1e-10)
+        ranks = np.bincount((c < true).sum(0).ravel(), minlength=5)
+        np.testing.assert_allclose(found["ranks"][i].numpy(), ranks, atol=3)  # ties to the sixth decimal
+
+
+def test_visible_pixels_change_no_score(scene):
+    draws, truth, mask = scene
+    hidden = mask.view(3, 1, 8, 8).repeat_interleave(8, 2).repeat_interleave(8, 3)
+    repainted = per_image_scores(draws.where(hidden, torch.nan), truth.where(hidden, 1 - truth), mask)
+    for name, values in per_image_scores(draws, truth, mask).items():
+        assert torch.equal(values, repainted[name])
+
+
+def test_every_image_is_scored_alone(scene):
+    together = per_image_scores(*scene)
+    alone = [per_image_scores(scene[0][:, i : i + 1], scene[1][i : i + 1], scene[2][i : i + 1]) for i in range(3)]
+    for name, values in together.items():
+        assert values.dtype == torch.float64 and torch.equal(values, torch.cat([one[name] for one in alone]))
+
+
+def test_an_image_without_a_score_has_nan_alone(scene):
+    """One with nothing hidden, whose ranks count nothing, and one with NaN in a draw."""
+    draws, truth, mask = (x.clone() for x in scene)
+    mask[0], draws[2, 1] = False, math.nan
+    found, before = per_image_scores(draws, truth, mask), per_image_scores(*scene)
+    for name in ("crps", "energy_score"):
+        assert found[name].isnan().tolist() == [True, True, False] and found[name][2] == before[name][2]
+    assert found["ranks"][0].tolist() == [0] * 5 and found["ranks"][1].isnan().all()
+    assert torch.equal(found["ranks"][2], before["ranks"][2])
+
+
+@pytest.mark.parametrize("level", [0.0, 1.0, 0.7])
+def test_flat_patches_tie_in_all_coefficients_but_the_mean(level):
+    """Rounding errors of the transform break no tie, whatever the level of truth and draws."""
+    truth = torch.full((1, 3, 56, 56), level)
+    mask = torch.ones(1, 49, dtype=torch.bool)
+    for draws, means in [([level] * 3, [0.25] * 4), ([0.1, 0.5, 0.9], [sum(x < level for x in (0.1, 0.5, 0.9))])]:
+        ranks = per_image_scores(torch.tensor(draws).view(3, 1, 1, 1, 1) * torch.ones(1, 3, 56, 56), truth, mask)
+        expected = torch.full((4,), 63 / 4).double()
+        expected += torch.tensor(means) if len(means) == 4 else torch.eye(4)[means[0]]
+        assert torch.allclose(ranks["ranks"][0], 49 * 3 * expected, rtol=1e-12)
+
+
+def test_black_for_white_is_the_worst_energy_score():
+    black, white = torch.zeros(2, 1, 3, 16, 16), torch.ones(1, 3, 16, 16)
+    scores = per_image_scores(black, white, torch.ones(1, 4, dtype=torch.bool))
+    assert scores["energy_score"].item() == pytest.approx(1, rel=1e-12)
+    assert scores["crps"].item() == pytest.approx(8 / 64, rel=1e-12)  # the mean's coefficient is p times the mean
+
+
+@pytest.mark.gpu
+def test_uncertainty_is_the_same_on_cpu_and_cuda(scene, device):
+    cpu, gpu = per_image_scores(*scene), per_image_scores(*(x.to(device) for x in scene))
+    for name, values in cpu.items():
+        torch.testing.assert_close(gpu[name].cpu(), values, rtol=1e-9, atol=1e-9)
+    vectors = normal(500, 3 * 16)
+    for x, y in zip(*(blend(moments(v), 16, [0, 0.5]) for v in (vectors, vectors.to(device))), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-9)
+    assert coverage(gpu["ranks"][0])[1].device.type == device.type
+
+
+# Gaussians and the plane.
+
+
+def covariance(d: int, seed: int, rank: int | None = None) -> torch.Tensor:
+    factor = normal(d, rank or d, seed=seed)
+    return factor @ factor.T / d
+
+
+def root(c: torch.Tensor) -> torch.Tensor:
+    return torch.from_numpy(np.real(scipy.linalg.sqrtm(c.numpy())))
+
+
+def population(mean: torch.Tensor, cov: torch.Tensor) -> torch.Tensor:
+    """`moments` of a distribution of that mean and covariance, of weight 1."""
+    known = torch.cat([torch.ones(1).double(), mean])
+    return torch.outer(known, known) + torch.block_diag(torch.zeros(1, 1).double(), cov)
+
+
+def test_moments_add_up_over_sets_of_vectors():
+    x = normal(300, 7)
+    assert torch.allclose(moments(x), moments(x[:100]) + moments(x[100:]), rtol=1e-12, atol=1e-12)
+    assert torch.allclose(moments(torch.cat([x, x])), 2 * moments(x), rtol=1e-12, atol=1e-12)
+    for twice in (moments(x), 2 * moments(x)):
+        mean, cov = mean_and_covariance(twice)
+        np.testing.assert_allclose(mean.numpy(), x.mean(0).numpy(), rtol=0, atol=1e-14)
+        np.testing.assert_allclose(cov.numpy(), np.cov(x.numpy().T, bias=True), rtol=0, atol=1e-13)
+
+
+def test_moments_of_float32_are_summed_in_float64():
+    x = uniform(1000, 3)
+    assert torch.equal(moments(x), moments(x.double())) and moments(x).dtype == torch.float64
+
+
+@pytest.mark.parametrize("d", [2, 9, 40])
+def test_the_distance_of_gaussians_is_that_of_scipy_s_root(d):
+    a, b, mean, other = covariance(d, 1), covariance(d, 2), normal(d, seed=3), normal(d, seed=4)
+    middle = root(root(a) @ b @ root(a))
+    expected = ((mean - other).square().sum() + (a + b - 2 * middle).trace()).item()
+    assert gaussian_distance(mean, a, other, b) == pytest.approx(expected, rel=1e-8)
+    assert gaussian_distance(other, b, mean, a) == pytest.approx(expected, rel=1e-8)
+
+
+def test_the_distance_of_gaussians_with_common_axes_is_that_of_their_deviations():
+    axes = torch.linalg.qr(normal(6, 6)).Q
+    a, b = uniform(6, seed=1).double(), uniform(6, seed=2).double()
+    a[0] = b[1] = 0  # degenerate along an axis
+    mean = torch.zeros(6).double()
+    found = gaussian_distance(mean, axes * a @ axes.T, mean, axes * b @ axes.T)
+    assert found == pytest.approx((a.sqrt() - b.sqrt()).square().sum().item(), abs=1e-6)
+
+
+def test_the_distance_in_one_dimension_is_that_of_means_and_deviations():
+    numbers = (torch.tensor(x, dtype=torch.float64) for x in ([0.3], [[0.04]], [0.5], [[0.25]]))
+    assert gaussian_distance(*numbers) == pytest.approx(0.2**2 + (0.5 - 0.2) ** 2, rel=1e-12)
+
+
+def test_a_gaussian_is_at_no_distance_from_itself():
+    """Of smooth patches' spectrum, nine decades of it; unit intensity, to the hundredth of an 8-bit level per value."""
+    axes = torch.linalg.qr(normal(64, 64)).Q
+    cov = axes * torch.logspace(1, -8, 64, dtype=torch.float64) @ axes.T
+    distance = gaussian_distance(normal(64), cov, normal(64), cov)
+    assert 0 <= math.sqrt(distance / 64) < 0.01 / 255
+
+
+def test_the_distance_of_gaussians_is_a_metric_below_the_root_mean_square_distance():
+    x, y, z = (uniform(400, 5, seed=i).double() ** (i + 1) for i in range(3))
+    fits = [mean_and_covariance(moments(v)) for v in (x, y, z)]
+    xy, yz, xz = (math.sqrt(gaussian_distance(*fits[i], *fits[j])) for i, j in ((0, 1), (1, 2), (0, 2)))
+    assert 0 < xz < xy + yz
+    for distance, a, b in ((xy, x, y), (yz, y, z), (xz, x, z)):
+        assert distance < (a - b).square().sum(1).mean().sqrt()
+
+
+def test_what_is_not_finite_has_no_distance():
+    x = normal(20, 4)
+    x[0, 0] = math.nan
+    fit, bad = mean_and_covariance(moments(normal(20, 4, seed=1))), mean_and_covariance(moments(x))
+    assert math.isnan(gaussian_distance(*fit, *bad)) and math.isnan(gaussian_distance(*bad, *fit))
+    assert all(math.isnan(value) for value in plane(moments(torch.cat([x, x], dim=1)), 4))
+
+
+def directly(x: torch.Tensor, y: torch.Tensor) -> tuple[float, float]:
+    """Mean squared error and distance per value of vectors (n, size), by numpy and scipy."""
+    a, b = (torch.from_numpy(np.cov(v.numpy().T, bias=True)) for v in (x, y))
+    distance = (x.mean(0) - y.mean(0)).square().sum() + (a + b - 2 * root(root(a) @ b @ root(a))).trace()
+    return (x - y).square().mean().item(), math.sqrt(distance / x.shape[1])
+
+
+@pytest.fixture(scope="module")
+def answers() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """A mean, a draw and the truth, (500, 6) each; neither is exact."""
+    mean = 0.5 + 0.2 * normal(500, 6) @ covariance(6, 1)
+    return mean, mean + 0.1 * normal(500, 6, seed=2), 0.02 + mean + 0.15 * normal(500, 6, seed=3).abs()
+
+
+def test_the_plane_is_what_the_vectors_say(answers):
+    mean, draw, truth = answers
+    for x in (mean, draw, truth.flip(1).square()):
+        assert plane(moments(torch.cat([x, truth], dim=1)), 6) == pytest.approx(directly(x, truth), rel=1e-6)
+
+
+def test_the_truth_stands_at_the_origin_of_the_plane(answers):
+    mse, w2 = plane(moments(torch.cat([answers[2]] * 2, dim=1)), 6)
+    assert abs(mse) < 1e-14 and w2 < 1e-7
+
+
+def test_blends_are_what_the_blended_vectors_say(answers):
+    mean, draw, truth = answers
+    alphas = [0, 0.25, 0.8, 1, 1.5, -0.5]
+    found = blend(moments(torch.cat(answers, dim=1)), 6, alphas)
+    for alpha, point in zip(alphas, zip(*found, strict=True), strict=True):
+        assert point == pytest.approx(directly(mean + alpha * (draw - mean), truth), rel=1e-6)
+
+
+# y = x* + e, with e independent of x* and of mean 0: x* = E(y | visible).
+SIZE = 5
+MEAN, KNOWN, UNKNOWN = normal(SIZE, seed=1), covariance(SIZE, 2), 0.4 * covariance(SIZE, 3)
+
+
+def test_optimal_transport_of_the_conditional_mean_reaches_the_frontier():
+    """x(P) = x* + (1 - P / G*) (T x* - x*), where T carries x*'s Gaussian to y's: theorem 4 of Freirich et al."""
+    half = root(KNOWN)
+    inverse = torch.linalg.inv(half)
+    transport = inverse @ root(half @ (KNOWN + UNKNOWN) @ half) @ inverse
+
+    def of(share: float) -> tuple[float, float]:
+        linear = torch.eye(SIZE).double().lerp(transport, share)  # x - MEAN = linear (x* - MEAN)
+        cross = linear @ KNOWN
+        cov = torch.cat([torch.cat([cross @ linear.T, cross], 1), torch.cat([cross.T, KNOWN + UNKNOWN], 1)])
+        return plane(population(torch.cat([MEAN, MEAN]), cov), SIZE)
+
+    least, farthest = of(0)
+    assert least == pytest.approx(UNKNOWN.trace().item() / SIZE, rel=1e-12)
+    bound = frontier(least, farthest, points=9)
+    assert bound[1][0] == farthest and bound[1][-1] == 0
+    for i, (mse, w2) in enumerate(zip(*bound, strict=True)):
+        assert of(i / 8) == pytest.approx((mse, w2), rel=1e-6, abs=1e-6)
+
+
+def test_blends_with_an_exact_posterior_sample_cost_one_plus_alpha_squared_and_stay_above_the_frontier():
+    """s = x* + e', e' a copy of e: E|x - y|² = (1 + α²) D*."""
+    known = KNOWN.repeat(3, 3)
+    own = torch.block_diag(torch.zeros(SIZE, SIZE).double(), UNKNOWN, UNKNOWN)
+    alphas = [i / 10 for i in range(11)]
+    mse, w2 = blend(population(MEAN.repeat(3), known + own), SIZE, alphas)
+    assert mse == pytest.approx([(1 + alpha**2) * mse[0] for alpha in alphas], rel=1e-12)
+    assert all(np.diff(w2) < 0) and w2[-1] < 1e-6  # at α = 1 the distribution is the truth's
+    excess = [d - mse[0] - (w2[0] - p) ** 2 for d, p in zip(mse, w2, strict=True)]
+    assert excess[0] == 0 and min(excess[1:]) > 0
+
+
+def test_no_function_of_the_conditional_mean_crosses_the_frontier_whatever_the_distribution():
+    """Every known value beside every error, so that these are independent exactly; neither is Gaussian."""
+    known = uniform(40, 3).double() ** 2
+    errors = 0.3 * (uniform(30, 3, seed=1) < 0.3).double()
+    errors = errors - errors.mean(0)
+    x, e = known.repeat_interleave(30, 0), errors.repeat(40, 1)
+    truth = x + e
+
+    def at(answer: torch.Tensor) -> tuple[float, float]:
+        return plane(moments(torch.cat([answer, truth], dim=1)), 3)
+
+    least, farthest = at(x)
+    centre = x.mean(0)
+    guesses = [x.clamp(0.1, 0.6), x.round(), x.flip(1), x.square(), *(centre + g * (x - centre) for g in (0.5, 1.2, 2))]
+    guesses += [x + g * normal(40, 3).repeat_interleave(30, 0) for g in (0.1, 0.3)]  # noise that knows no error
+    for mse, w2 in map(at, guesses):
+        assert mse >= least + max(farthest - w2, 0) ** 2 - 1e-12
+        assert mse > least
+
+
+def test_the_frontier_ends_at_the_least_error_and_at_no_distance():
+    mse, w2 = frontier(0.02, 0.3)
+    assert len(mse) == len(w2) == 33 and (mse[0], w2[0]) == (0.02, 0.3)
+    assert w2[-1] == 0 and mse[-1] == pytest.approx(0.02 + 0.3**2, rel=1e-12)
+    assert all(np.diff(mse) > 0) and all(np.diff(w2) < 0)
+
+
+def test_scores_stay_within_what_their_passports_say(scene):
+    draws, truth, mask = scene
+    passports = {passport.name: passport for passport in UNCERTAINTY}
+    assert list(passports) == ["crps", "energy_score", "bits_per_dim", "luma_w2"]
+    for x in (draws, 1 - draws, draws.round(), draws[:1], truth.expand_as(draws)):
+        for name in ("crps", "energy_score"):
+            values = per_image_scores(x, truth, mask)[name]
+            assert (values >= passports[name].low).all() and (values <= passports[name].high).all()
+        grey = [colour_patches(v, 8)[:, :, 1].flatten(2).flatten(0, 1) for v in (x[0], truth)]
+        w2 = plane(moments(torch.cat(grey, dim=1)), 64)[1]
+        assert passports["luma_w2"].low <= w2 <= passports["luma_w2"].high
