@@ -177,7 +177,7 @@ class Mixture(Term):
 
 
 def bounded(log_std: Tensor, least: Tensor) -> Tensor:
-    """A log deviation no less than `least`, by a soft bound whose gradient never vanishes, and at most 3."""
+    """A log deviation above `least`, by a soft bound whose gradient never vanishes; beyond 3 it grows no more."""
     return least + torch.nn.functional.softplus(log_std.clamp(max=3) - least)
 
 

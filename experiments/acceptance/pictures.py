@@ -1,8 +1,8 @@
 """The last part: what objectives make of one model, trained in the minutes that are left, and what comes back of it.
 
 From nothing a masked autoencoder with a refiner learns under mse; then, from its weights, the refiner alone learns each
-objective on equally many images (as preset=refiner64 does). Every run is evaluated on held-out images and drawn as soon
-as it has ended.
+objective on equally many images (as preset=refiner64 does), and under flow a head that draws completions. Every run is
+evaluated on held-out images and drawn as soon as it has ended.
 """
 
 import json
@@ -30,7 +30,14 @@ from recon.config import Settings
 from recon.data import create_dataset
 from recon.training.pretraining import pretrain
 
-OBJECTIVES = ["mse", "adversarial+mse", "feature_matching+mse", "perceptual+mse"]
+OBJECTIVES = {  # and the part that learns it
+    "mse": "refiner",
+    "adversarial+mse": "refiner",
+    "feature_matching+mse": "refiner",
+    "perceptual+mse": "refiner",
+    "flow": "head",
+}
+REFINER = 32  # channels
 CRITICS = read_preset("refiner64")["losses"]  # the share of each batch that they look at
 PROBE = 30  # steps, which tell how long a step takes with its input
 BASE, COMPARED, MARGIN = 0.3, 0.25, 0.9  # of the time: the first run's, the comparison's; what is planned of the rest
@@ -56,7 +63,8 @@ def pictures(task: Task, findings: Findings) -> None:
     side = training_side(task.data, gpu)
     model, batch, workers = ("small", 256, min(14, (os.cpu_count() or 2) - 2)) if gpu else ("nano", 16, 0)
     findings.note(
-        f"ViT-{model}/8 at {side} pixels, batches of {batch}; refiner of width 32 trained alone from mse's weights"
+        f"ViT-{model}/8 at {side} pixels, batches of {batch}; refiner of width {REFINER}, or flow's head, trained "
+        "alone from mse's weights"
     )
     os.chdir(task.scratch)  # where runs/ is made
     runs = Path("runs")
@@ -67,7 +75,6 @@ def pictures(task: Task, findings: Findings) -> None:
         f"data.workers={workers}",
         f"model.name={model}",
         "model.patch_size=8",
-        "model.refiner_width=32",
         f"batch.global={batch}",
         f"device={task.device}",
         "optim.base_lr=1e-3",
@@ -79,15 +86,17 @@ def pictures(task: Task, findings: Findings) -> None:
     for expression, of_step in seconds.items():
         findings.row("speed of a step", objective=expression, **{"images/s": batch / of_step})
     probe_began = time.monotonic()
-    trained(runs, "probe", findings, *common, "loss=mse", f"train.steps={PROBE}")
+    refined = f"model.refiner_width={REFINER}"
+    trained(runs, "probe", findings, *common, refined, "loss=mse", f"train.steps={PROBE}")
     slower = (time.monotonic() - probe_began) / (PROBE * seconds["from nothing"])  # than a step alone: input, pictures
     first = max(20, int(task.seconds * BASE / (slower * seconds["from nothing"])))
-    start = trained(runs, "start", findings, *common, "loss=mse", f"train.steps={first}")
+    start = trained(runs, "start", findings, *common, refined, "loss=mse", f"train.steps={first}")
     left = task.seconds * (1 - COMPARED) - (time.monotonic() - began)
     later = max(20, int(MARGIN * left / (slower * sum(seconds[e] for e in OBJECTIVES))))
     done: list[Path] = []
-    for expression in OBJECTIVES:
-        more = [f"loss={expression}", f"init={start}", "train.parts=refiner", f"train.steps={later}"]
+    for expression, part in OBJECTIVES.items():
+        more = [f"loss={expression}", f"init={start}", f"train.parts={part}", f"train.steps={later}"]
+        more += [refined] if part == "refiner" else []
         done.append(trained(runs, expression.partition("+")[0], findings, *common, *more))
         gallery(done, 8, task.out / "reconstructions.png")
     write_weights(done, task.out)
@@ -119,8 +128,10 @@ def training_side(data: Path, gpu: bool) -> int:
 def step_seconds(task: Task, sizes: Namespace) -> dict[str, float]:
     """Seconds of a step under each objective, the refiner trained alone; and of mse from nothing."""
     options = Namespace(**vars(sizes), patch_size=8, device=task.device, compile=False)
-    works = {"from nothing": Bench("mse", options, refiner_width=32)}
-    works |= {e: Bench(e, options, CRITICS, parts="refiner", refiner_width=32) for e in OBJECTIVES}
+    works = {"from nothing": Bench("mse", options, refiner_width=REFINER)}
+    for expression, part in OBJECTIVES.items():
+        width = REFINER if part == "refiner" else 0
+        works[expression] = Bench(expression, options, CRITICS, parts=part, refiner_width=width)
     found = in_turns({name: bench.ours for name, bench in works.items()}, 4, torch.device(task.device))
     return {name: statistics.median(seconds) for name, seconds in found.items()}
 
@@ -140,18 +151,19 @@ def trained(runs: Path, name: str, findings: Findings, *words: str) -> Path:
 
 
 def write_weights(runs: list[Path], out: Path) -> None:
-    """weights-K.safetensors, in half precision: every tensor once, under RUN/NAME, or all/NAME where runs share it.
+    """weights-K.safetensors, in half precision: under RUN/NAME, or once, under all/NAME, where every run shares it.
 
     `weights` puts them together again.
     """
     models = {run.name: load_file(run / "model.safetensors") for run in runs}
-    first = next(iter(models.values()))
     tensors: dict[str, Tensor] = {}
-    for name, tensor in first.items():
-        if all(torch.equal(tensor, model[name]) for model in models.values()):
-            tensors[f"all/{name}"] = tensor
+    for name in dict.fromkeys(name for model in models.values() for name in model):
+        held = {run: model[name] for run, model in models.items() if name in model}
+        first = next(iter(held.values()))
+        if len(held) == len(models) and all(torch.equal(first, tensor) for tensor in held.values()):
+            tensors[f"all/{name}"] = first
         else:
-            tensors |= {f"{run}/{name}": model[name] for run, model in models.items()}
+            tensors |= {f"{run}/{name}": tensor for run, tensor in held.items()}
     pieces: list[dict[str, Tensor]] = [{}]
     size = 0
     for name, tensor in tensors.items():

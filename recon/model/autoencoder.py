@@ -128,8 +128,9 @@ class MaskedAutoencoder(nn.Module):
         if decoded is not None and decoded < 1:
             if noise is None:
                 raise ValueError(f"decoded={decoded} of the hidden patches are those with the lowest noise; give noise")
-            if self.refiner is not None:
-                raise ValueError(f"decoded={decoded} leaves holes in the image, and the refiner reads all of it")
+            if self.refiner is not None or isinstance(self.distribution, flow.FlowLayers):
+                reads = "the refiner" if self.refiner is not None else "a flow"
+                raise ValueError(f"decoded={decoded} leaves holes in the image, and {reads} reads all of it")
             shown = visible + max(1, round(decoded * (self.patches - visible)))
             order += mask_from_noise(noise.to(images.device), shown)
         order = order.argsort(dim=1, stable=True)[:, :shown]
@@ -229,11 +230,11 @@ class MaskedAutoencoder(nn.Module):
             if statistics is not None:
                 initialise_linear(statistics)
             if self.refiner is not None:
-                copy.refiner = Refiner(self.refiner.width, self.image_size).to(self.mean.device)
+                copy.refiner = Refiner(self.refiner.width, self.image_size).to(self.mean)
             if self.distribution is not None:
                 width, std = self.decoder_pred.in_features, self.std.flatten().tolist()
-                copy.distribution = layers_for(self.head, width, self.patch_size, self.image_size, std)
-                copy.distribution.to(self.mean.device)
+                copy.distribution = layers_for(self.head, width, self.patch_size, self.image_size, std).to(self.mean)
+                copy.distribution.load_state_dict(dict(self.distribution.named_buffers()), strict=False)
         copy.statistics = statistics
         return copy
 

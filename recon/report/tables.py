@@ -22,6 +22,7 @@ def write_tables(comparison: dict[str, Any], folder: Path) -> list[Path]:
         "by_distance": curves(comparison["rows"], comparison["by_distance"]),
         "by_ratio": curves(comparison["rows"], comparison["by_ratio"]),
         "spectra": curves(comparison["rows"], comparison["spectra"]),
+        "blends": curves(comparison["rows"], comparison["blends"]),
         "training": training(comparison),
         **{f"accuracy_{name}": curves(comparison["rows"], comparison[name]) for name in ACCURACIES},
     }

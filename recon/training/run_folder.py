@@ -28,6 +28,7 @@ HARMLESS = {
     "resume",
     "device",
     "shard",
+    "losses.flow.steps",
     "data.root",
     "data.workers",
     "data.download",

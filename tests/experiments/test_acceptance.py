@@ -164,5 +164,5 @@ def test_every_part_runs_small_on_a_cpu(tmp_path):
     files = list(out.iterdir())
     assert len(files) <= 8 and all(file.stat().st_size < 2**24 for file in files)
     if page["parts"]["pictures"]["ended"] == "done":
-        assert {"mse", "adversarial", "feature_matching", "perceptual"} == pictures.weights(out).keys()
+        assert {"mse", "adversarial", "feature_matching", "perceptual", "flow"} == pictures.weights(out).keys()
         assert (out / "reconstructions.png").exists()

@@ -8,7 +8,6 @@ from torch.distributions import Categorical, Independent, MixtureSameFamily, Nor
 
 from losses import InvalidSetting, MixtureHead, Reconstruction, head_of
 from losses.mixture import FLOOR, Basis, bounded
-from losses.patches import patchify
 from tests.losses.scenes import gradient_of, objective_of, one_line, photographs, replaced, scene, term_of
 
 K, D, P = 3, 2, 3  # where a patch is one pixel
@@ -163,6 +162,14 @@ def test_terms_that_read_pixels_read_the_distribution_s_mean():
         assert not gradient[..., 12 + K + 5 * K :].any()  # widths have none
 
 
+def test_without_a_basis_the_pixels_are_the_components():
+    r = generic_scene()
+    bare = replaced(r, head=MixtureHead(K, 5))
+    pixels = replaced(r, head=MixtureHead(K, 5, Basis.of_pixels(12)))
+    assert torch.equal(bare.head.nats(bare), pixels.head.nats(pixels))
+    assert torch.equal(bare.pixels[..., 5:], bare.prediction[..., 5:12])
+
+
 # Widths
 
 
@@ -272,53 +279,6 @@ def test_the_ends_of_the_uniform_numbers_draw_the_first_and_the_last(uniform):
     basis = r.head.basis_of(r)
     expected = q.centre + (q.means[:, :, at] * basis.deviations[:5]) @ basis.axes[:, :5].T
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
-
-
-# Principal components
-
-
-def test_a_basis_is_orthonormal_and_its_deviations_fall():
-    patches = torch.randn(500, 12, generator=generator(), dtype=torch.float64) * torch.linspace(0.1, 3, 12).double()
-    axes, deviations = Basis.of(patches)
-    torch.testing.assert_close(axes.T @ axes, torch.eye(12, dtype=torch.float64), rtol=0, atol=1e-12)
-    assert (deviations.diff() < 0).all()
-
-
-def test_a_basis_is_what_the_singular_values_say():
-    """Of photographs' patches: the root mean square along each axis, where no other direction has more."""
-    image = photographs((32, 32)).double()
-    patches = patchify((image - 0.5) / 0.25, 4).flatten(0, 1)
-    axes, deviations = Basis.of(patches)
-    _, singular, right = torch.linalg.svd(patches, full_matrices=False)
-    torch.testing.assert_close(deviations, singular / len(patches) ** 0.5, rtol=1e-8, atol=1e-8)
-    torch.testing.assert_close((right[:10] @ axes[:, :10]).abs(), torch.eye(10).double(), rtol=0, atol=1e-6)
-    torch.testing.assert_close((patches @ axes).square().mean(0).sqrt(), deviations, rtol=1e-8, atol=1e-8)
-
-
-def test_of_centred_patches_a_basis_is_sklearn_s_principal_components():
-    decomposition = pytest.importorskip("sklearn.decomposition")
-    patches = patchify(photographs((32, 32)).double(), 2).flatten(0, 1)
-    patches = patches - patches.mean(0)
-    pca = decomposition.PCA(svd_solver="full").fit(patches.numpy())
-    axes, deviations = Basis.of(patches)
-    variances = torch.from_numpy(pca.explained_variance_) * (len(patches) - 1) / len(patches)
-    torch.testing.assert_close(deviations.square(), variances.clamp_min(1e-6), rtol=1e-8, atol=1e-12)
-    same = (torch.from_numpy(pca.components_)[:6] @ axes[:, :6]).abs()
-    torch.testing.assert_close(same, torch.eye(6).double(), rtol=0, atol=1e-6)
-
-
-def test_a_direction_that_the_data_never_take_has_a_deviation_all_the_same():
-    axes, deviations = Basis.of(torch.ones(50, 12))
-    assert float(deviations[0]) == pytest.approx(12**0.5, rel=1e-5) and (deviations > 0).all()
-    torch.testing.assert_close(axes[:, 0].abs(), torch.full((12,), 12**-0.5), rtol=1e-5, atol=1e-5)
-
-
-def test_without_a_basis_the_pixels_are_the_components():
-    r = generic_scene()
-    bare = replaced(r, head=MixtureHead(K, 5))
-    pixels = replaced(r, head=MixtureHead(K, 5, Basis.of_pixels(12)))
-    assert torch.equal(bare.head.nats(bare), pixels.head.nats(pixels))
-    assert torch.equal(bare.pixels[..., 5:], bare.prediction[..., 5:12])
 
 
 # Settings

@@ -15,7 +15,7 @@ from recon.evaluation.command import evaluated
 from recon.evaluation.instruments import networks
 from recon.evaluation.settings import EvaluateSettings
 from recon.evaluation.subject import open_run
-from recon.model import create_model
+from recon.model import create_model, flow
 from recon.training import loop
 from recon.training.device import Upload
 from recon.training.optimiser import adamw, set_learning_rate
@@ -46,6 +46,8 @@ EXPRESSIONS = [
     "200%perceptual+mse",
     "200%adversarial+mse",
     "500%feature_matching+mse",
+    "mixture",
+    "mse+flow",
 ]
 # What makes a run: deterministic kernels, bfloat16 on a GPU, and each kind of critic.
 RUNS = {
@@ -53,7 +55,19 @@ RUNS = {
     "norm_mse": ["loss=norm_mse", "optim.clip=0.5"],
     "perceptual": ["loss=perceptual+mse", "data.augment=device"],
     "adversarial": ["loss=adversarial+mse", "losses.adversarial.generator_full=0.5", "model.refiner_width=8"],
+    "flow": ["loss=flow"],
 }
+
+
+@pytest.fixture(autouse=True)
+def one_chance(monkeypatch):
+    """A flow's times and noise are drawn on the device, and so are others on each: here those of the CPU on both."""
+    drawn = flow.chance
+
+    def on_cpu(images):
+        return tuple(tensor.to(images.device) for tensor in drawn(images.cpu()))
+
+    monkeypatch.setattr(flow, "chance", on_cpu)
 
 
 def words(device: torch.device, pictures, *more: str) -> list[str]:
@@ -118,6 +132,14 @@ def test_a_step_is_the_same_to_rounding(device, expression):
     for a, b, g in zip(cpu.trained, gpu.trained, cpu.gradients, strict=True):
         told = g.abs() > 1e-2 * g.abs().max()
         torch.testing.assert_close(b.detach().cpu()[told], a.detach()[told], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("expression", ["mixture", "flow"])
+def test_a_draw_is_the_same_to_rounding(device, expression):
+    here, there = (Trained(expression, d) for d in ("cpu", device))
+    mask = here.forward().mask
+    drawn = [t.model.eval().render(t.images.to(t.device), mask.to(t.device), "sample") for t in (here, there)]
+    torch.testing.assert_close(drawn[1].composite.cpu(), drawn[0].composite, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("expression", ["mse", "norm_mse", "200%adversarial+mse"])
