@@ -51,7 +51,7 @@ class FlowHead(PixelHead):
         """What the network said at the random time, (B, N, P) of standardised pixels.
 
         Raises:
-            ValueError: the prediction is that of a model in evaluation, which draws no time.
+            ValueError: the prediction is that of a model in evaluation, or without gradients: it draws no time.
         """
         self._needs_way(r)
         return r.prediction[..., r.values : 2 * r.values]
@@ -67,7 +67,9 @@ class FlowHead(PixelHead):
 
     def _needs_way(self, r: "Reconstruction") -> None:
         if r.prediction.shape[-1] == r.values:
-            raise ValueError("a model in evaluation predicts the mean alone; call model.train() for flow's loss")
+            raise ValueError(
+                "without gradients or in evaluation a model predicts the mean alone; call model.train() for flow's loss"
+            )
 
 
 class Flow(Term):

@@ -130,7 +130,7 @@ def look(
         batch, looked_at = these
         features = None if instruments.features is None else instruments.features(batch.images.to(device)).cpu()
         parts = {
-            row.key: gauge.measure(pair, features, image, looked_at, row.distribution)
+            row.key: gauge.measure(pair, features, image[looked_at], row.distribution, looked_at)
             for row, image, pair in reconstructed(rows, batch.images, batch.mask, device)
         }
         points = {

@@ -87,14 +87,19 @@ class Gauge:
             self.reasons |= dict.fromkeys(names, f"patches below {SMALLEST_PATCH} pixels")
 
     def measure(
-        self, pair: Pair, true_features: Tensor | None, image: Tensor, looked_at: list[int], of: Distribution | None
+        self,
+        pair: Pair,
+        true_features: Tensor | None,
+        looked_at: Tensor,
+        of: Distribution | None = None,
+        which: Sequence[int] = (),
     ) -> Part:
         """One batch.
 
         Args:
             true_features: (B, D) on the CPU, those of the truth, the same for every row.
-            image: (B, 3, H, W), the prediction as it is; those `looked_at` are kept as pictures.
-            of: the distribution whose draws are scored; None: one answer is.
+            looked_at: (few, 3, H, W), the predictions to be kept as pictures.
+            of: the distribution whose draws are scored, and kept of the images `which`; None: one answer is scored.
         """
         values, reasons = {}, dict(self.reasons)
         for name, metric in self.instruments.metrics.items():
@@ -118,10 +123,10 @@ class Gauge:
             if (bits := of.bits_per_dim(pair.truth, pair.mask)) is not None:
                 values["bits_per_dim"] = bits.double().cpu()
             mean = of.rendered("mean")(pair.truth, pair.mask).clamp(0, 1)
-            shown = draws[:, looked_at].movedim(0, 1)
+            shown = draws[:, list(which)].movedim(0, 1)
             drawn = Drawn(ranks, luma_moments(pair, mean, draws[0]).cpu(), as_bytes(shown))
         luma = luma_moments(pair, pair.image).cpu()
-        return Part(values, reasons, features, texture, moments, power, as_bytes(image[looked_at]), luma, drawn)
+        return Part(values, reasons, features, texture, moments, power, as_bytes(looked_at), luma, drawn)
 
     def result(self, parts: Sequence[Part]) -> Measured:
         """Of all batches, in their order. What one of them has no value for has none."""
@@ -153,14 +158,15 @@ def as_bytes(images: Tensor) -> Tensor:
 
 
 def luma_moments(pair: Pair, *images: Tensor) -> Tensor:
-    """Summed second moments of 1, of images (B, 3, H, W) and of the truth: their hidden patches' luminance.
+    """Summed second moments of 1, of images (B, 3, H, W) and of the truth: their hidden patches' luminance, if finite.
 
     D = p² DCT coefficients of each, or the 64 of lowest frequency of larger patches: (1 + kD, 1 + kD) float64.
     """
     side = min(8, pair.patch_size)
     each = [grey_patches(image, pair.patch_size) for image in images] + [pair.true_grey_patches]
     found = [dct2(patches[pair.mask].double())[:, :side, :side].flatten(1) for patches in each]
-    return moments(torch.cat(found, dim=1))
+    vectors = torch.cat(found, dim=1)
+    return moments(vectors[vectors.isfinite().all(1)])
 
 
 def moments_by_distance(pair: Pair, colour: Tensor) -> Tensor:

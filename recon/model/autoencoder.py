@@ -134,7 +134,8 @@ class MaskedAutoencoder(nn.Module):
             shown = visible + max(1, round(decoded * (self.patches - visible)))
             order += mask_from_noise(noise.to(images.device), shown)
         order = order.argsort(dim=1, stable=True)[:, :shown]
-        chance = flow.chance(images) if self.training and isinstance(self.distribution, flow.FlowLayers) else None
+        learning = self.training and torch.is_grad_enabled()  # a picture on the way moves no generator
+        chance = flow.chance(images) if learning and isinstance(self.distribution, flow.FlowLayers) else None
         prediction = self.predict(images, mask, order, visible, decoded is None, chance)
         where = None if decoded is None else order[:, visible:]
         return self._reconstruction(prediction, images, mask, where=where)

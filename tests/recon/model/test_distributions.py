@@ -109,6 +109,8 @@ def test_answers_move_no_generator(kind):
     for rendering in HEADS[kind].renderings:
         model.render(truth, mask, rendering)
     model(truth, mask=mask)
+    with torch.no_grad():  # a picture while it trains
+        model.train()(truth, mask=mask)
     assert torch.equal(torch.get_rng_state(), state)
 
 

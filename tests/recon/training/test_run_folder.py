@@ -254,7 +254,7 @@ def test_a_preset_gives_what_it_changes():
 
 def test_harmless_is_what_touches_neither_the_weights_nor_what_they_mean():
     where = {"name", "resume", "device", "shard", "data.root", "data.workers", "data.download", "data.max_unreadable"}
-    to_the_bit = {"model.gradient_checkpointing"}
+    to_the_bit = {"model.gradient_checkpointing", "losses.flow.steps"}  # of a draw, which teaches nothing
     assert where | to_the_bit | {f"train.{what}_every" for what in ("checkpoint", "log", "picture")} == HARMLESS
     assert set(KEYS) >= HARMLESS
 
