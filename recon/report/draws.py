@@ -36,7 +36,6 @@ def perception_frontier(comparison: dict[str, Any]) -> Plot:
         x_label="MSE",
         y_label="Wasserstein distance of Gaussians",
         series=series,
-        log_x=True,  # simple reconstructions are far to the right
     )
 
 

@@ -113,7 +113,7 @@ def panels(rows: Sequence[dict[str, Any]], pictures: dict[str, Any]) -> list[dic
             images = None if row["kind"] == "truth" else pictures["rows"][row["key"]]
             found.append(panel(row, row["label"], images, row["note"]))
         if (draws := pictures["draws"].get(row["key"])) is not None:
-            found += panels_of_draws(row, draws, drawn)
+            found += panels_of_draws(row, draws, pictures["hidden"], drawn)
     return found
 
 
@@ -125,8 +125,10 @@ def panel(
     return {"key": row["key"], "label": label, "note": note, "images": images} | plain | special
 
 
-def panels_of_draws(row: dict[str, Any], draws: np.ndarray, drawn: Set[str]) -> list[dict[str, Any]]:
-    """Of (n, S, H, W, 3) uint8; `drawn` are the keys of the rows that have pictures."""
+def panels_of_draws(
+    row: dict[str, Any], draws: np.ndarray, hidden: np.ndarray, drawn: Set[str]
+) -> list[dict[str, Any]]:
+    """Of (n, S, H, W, 3) uint8, `hidden` where (n, H, W); `drawn` are the keys of the rows that have pictures."""
     run = row["key"].partition("/")[2]
 
     def beside(caption: str, images: np.ndarray | None, note: str | None = None, **special: Any) -> dict[str, Any]:
@@ -134,7 +136,7 @@ def panels_of_draws(row: dict[str, Any], draws: np.ndarray, drawn: Set[str]) -> 
 
     found = [beside(f"draw {i + 1}", draws[:, i]) for i in range(min(DRAWS, draws.shape[1]))]
     note = f"{CONTRAST} times, in every view; bright where it does not know"
-    found.append(beside("deviation of the draws", deviation(draws), note, whole=True))
+    found.append(beside("deviation of the draws", deviation(draws) * hidden[..., None], note, whole=True))
     ends = [f"run/{run}", f"sample/{run}"]
     return [*found, beside("from the mean to a draw", None, blend=ends)] if drawn.issuperset(ends) else found
 

@@ -44,6 +44,7 @@ def test_a_panel_of_a_draw_shows_this_draw(page, view):
 def test_the_deviation_is_shown_as_it_is_in_every_view(page, view):
     show(page, view)
     deviation = 4 * pictures()["draws"]["draws/flow"][0].std(0).mean(-1, keepdims=True)
+    deviation *= pictures()["hidden"][0][..., None]  # what is visible is known
     image = np.rint(deviation.clip(0, 255)).astype(np.uint8).repeat(3, -1)
     assert shows(page, "flow: deviation of the draws", image)
     hidden = pictures()["hidden"][0]
