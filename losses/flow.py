@@ -27,7 +27,7 @@ class FlowHead(PixelHead):
     Args:
         source: "mean", the model's own with Gaussian noise of deviation `noise` (intensities in [0, 1]); or "noise",
             Gaussian of the data set's deviation.
-        network: "conv" or "patch"; see `recon.model.flow`.
+        network: "conv" or "patch"; see `recon.model.velocity`.
     """
 
     source: str = "mean"
@@ -76,9 +76,11 @@ class Flow(Term):
     """Squared error of the velocity: |v(x_t, t) - (x₁ - x₀)|² at x_t = (1 - t) x₀ + t x₁, over hidden patches.
 
     Its minimiser's flow carries the source's distribution to the data's given the visible patches: rectified flow
-    (Liu, Gong and Liu 2022, arXiv 2209.03003). From the mean it is posterior-mean rectified flow (Ohayon, Michaeli and
-    Elad 2024, arXiv 2410.00418): realistic, at little more squared error than it must be. Reads standardised pixels
-    (B, N, P) of a `FlowHead`. Unit: variance of the dataset's pixels.
+    (Liu, Gong and Liu 2022, arXiv 2209.03003). The mean with noise is the source of posterior-mean rectified flow
+    (Ohayon, Michaeli and Elad 2024, arXiv 2410.00418); but theirs sees x_t alone, and so moves one marginal
+    distribution to the other, at the least squared error that allows. This one sees what is visible: from either source
+    it ends at draws from the posterior, with twice the least error. Reads standardised pixels (B, N, P) of a
+    `FlowHead`. Unit: variance of the dataset's pixels.
     """
 
     head = FlowHead()
@@ -88,7 +90,7 @@ class Flow(Term):
     class Options:
         """Settings `losses.flow.<option>`."""
 
-        source: str = option("mean", "where ways begin: mean (the model's own, with a little noise), or noise")
+        source: str = option("mean", "where a flow starts: mean (the model's own, with a little noise), or noise")
         network: str = option("conv", "conv (a U-Net over the image), or patch (each patch by itself)")
         noise: float = option(0.1, "deviation of the noise on the mean, intensities of [0, 1]")
         steps: int = option(12, "of the midpoint method, for a draw: the network is asked twice in each")

@@ -127,6 +127,8 @@ def checkpoints(learnt: dict[str, Learnt], measuring: Measuring) -> dict[str, di
 def evaluation_of(candidate: Candidate, measuring: Measuring) -> EvaluateSettings:
     """The settings under which recon.evaluate makes the numbers of this comparison."""
     common = {f.name: getattr(measuring, f.name) for f in fields(Measuring)}
+    if not candidate.subject.trained.model.head.renderings:
+        common["render"] = None
     data = candidate.subject.trained.settings.data
     if candidate.subject.trained.origin is not None and measuring.data.name is None:  # it took a run's data
         common["data"] = Where(name=data.name, root=measuring.data.root or data.root)

@@ -47,6 +47,8 @@ def gather(
     readable = [c for c in candidates if c.reason is None]
     if not readable:
         raise InvalidSetting("; ".join(c.reason for c in candidates))
+    if settings.render and not any(c.subject.trained.model.head.renderings for c in readable):
+        raise InvalidSetting(f"render={settings.render}: every run has one answer to each image; leave render out")
     give_data(readable)
     refuse_other_protocols([(c.folder, _protocol(c.subject, settings)) for c in readable])
     nets = ranks.in_turn(lambda: networks(settings))  # what is missing is fetched once

@@ -209,7 +209,7 @@ def plane_of(measured: Measured, patch_size: int) -> tuple[float, float]:
 
 
 def kept_of(patch_size: int) -> tuple[int, float]:
-    """How many values `luma_moments` keeps of a patch, and what share of all: their mean times it is that of all."""
+    """How many values `luma_moments` keeps of a patch, and what share of all: what the others add is left out."""
     d = min(8, patch_size) ** 2
     return d, d / patch_size**2
 

@@ -60,14 +60,17 @@ class Distribution:
 
     def __init__(self, model: MaskedAutoencoder, draws: int):
         self.model, self.draws = model, draws
-        self.seen: tuple[Tensor, Tensor] | None = None
+        self.batch: tuple[Tensor, Tensor] | None = None  # of which draws are kept
+        self.kept: list[Tensor] = []
 
-    def samples(self, truth: Tensor, mask: Tensor) -> Tensor:
-        """(draws, B, 3, H, W), clamped to [0, 1]; the first is that of `render("sample")`."""
-        if self.seen is None or self.seen[0] is not truth or self.seen[1] is not mask:
-            drawn = [self.model.render(truth, mask, "sample", i).predicted_image for i in range(self.draws)]
-            self.seen, self.kept = (truth, mask), torch.stack(drawn).clamp(0, 1)
-        return self.kept
+    def samples(self, truth: Tensor, mask: Tensor, count: int | None = None) -> Tensor:
+        """The first `count` draws, by default all: (count, B, 3, H, W), clamped to [0, 1]."""
+        if self.batch is None or self.batch[0] is not truth or self.batch[1] is not mask:
+            self.batch, self.kept = (truth, mask), []
+        count = count or self.draws
+        for i in range(len(self.kept), count):
+            self.kept.append(self.model.render(truth, mask, "sample", i).predicted_image.clamp(0, 1))
+        return torch.stack(self.kept[:count])
 
     def mean_of_samples(self, truth: Tensor, mask: Tensor) -> Tensor:
         return self.samples(truth, mask).mean(0)
@@ -75,7 +78,7 @@ class Distribution:
     def rendered(self, rendering: str) -> Reconstruct:
         """One answer."""
         if rendering == "sample":
-            return lambda truth, mask: self.samples(truth, mask)[0]
+            return lambda truth, mask: self.samples(truth, mask, 1)[0]
         return lambda truth, mask: self.model.render(truth, mask, rendering).predicted_image
 
     @torch.no_grad()
@@ -139,6 +142,7 @@ def rows_of_distribution(name: str, of: Distribution, render: str | None, note: 
     ]
     if of.draws > 1:
         words = f"mean of {of.draws} draws"
+        note = "; ".join([*([note] if note else []), "CRPS, energy score and bits are those of the draws themselves"])
         row = Row("draws", named(name, words), "run", of.mean_of_samples, note, rendering=words, distribution=of)
         rows.append(row)
     return rows

@@ -219,7 +219,7 @@ UNCERTAINTY: list[Passport] = [
     Passport(
         name="bits_per_dim",
         what="Negative log2-likelihood of hidden pixels, per value, under the predicted density times 1/255, the width "
-        "of a level of 8-bit pixels.",
+        "of a level of 8-bit pixels; of a density, without dequantisation, and so no bound on the bits of pixels.",
         unit="bits",
         low=-math.inf,
         high=math.inf,
@@ -230,7 +230,7 @@ UNCERTAINTY: list[Passport] = [
     SetMetric(
         name="luma_w2",
         what="2-Wasserstein distance between Gaussians fitted to the luminance of hidden patches and to that of their "
-        "truth, per pixel.",
+        "truth, per pixel; of patches above 8 pixels their 64 lowest frequencies, the others left out.",
         unit="of pixels in [0, 1]",
         low=0,
         high=1,

@@ -7,9 +7,9 @@ from losses.flow import FlowHead
 from losses.heads import PixelHead
 from losses.mixture import MixtureHead
 from recon.model.autoencoder import MaskedAutoencoder
-from recon.model.flow import SMALLEST
 from recon.model.masking import kept
 from recon.model.refiner import SHRINK
+from recon.model.velocity import SMALLEST
 
 # The MAE paper's sizes with its decoder; tiny (DeiT's) and small with a decoder about half as wide as the encoder.
 SIZES: dict[str, dict[str, int]] = {

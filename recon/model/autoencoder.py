@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from losses.heads import PixelHead
 from losses.reconstruction import Reconstruction
 from losses.statistics import IMAGENET_MEAN, IMAGENET_STD
-from recon.model import flow
+from recon.model import velocity
 from recon.model.distributions import MixtureLayers, chance_of, layers_for
 from recon.model.layers import LayerNorm, initialise_linear, statistics_head, transformer_blocks
 from recon.model.masking import kept, mask_from_noise, strategy
@@ -128,14 +128,14 @@ class MaskedAutoencoder(nn.Module):
         if decoded is not None and decoded < 1:
             if noise is None:
                 raise ValueError(f"decoded={decoded} of the hidden patches are those with the lowest noise; give noise")
-            if self.refiner is not None or isinstance(self.distribution, flow.FlowLayers):
+            if self.refiner is not None or isinstance(self.distribution, velocity.FlowLayers):
                 reads = "the refiner" if self.refiner is not None else "a flow"
                 raise ValueError(f"decoded={decoded} leaves holes in the image, and {reads} reads all of it")
             shown = visible + max(1, round(decoded * (self.patches - visible)))
             order += mask_from_noise(noise.to(images.device), shown)
         order = order.argsort(dim=1, stable=True)[:, :shown]
         learning = self.training and torch.is_grad_enabled()  # a picture on the way moves no generator
-        chance = flow.chance(images) if learning and isinstance(self.distribution, flow.FlowLayers) else None
+        chance = velocity.chance(images) if learning and isinstance(self.distribution, velocity.FlowLayers) else None
         prediction = self.predict(images, mask, order, visible, decoded is None, chance)
         where = None if decoded is None else order[:, visible:]
         return self._reconstruction(prediction, images, mask, where=where)

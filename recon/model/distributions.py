@@ -10,14 +10,14 @@ from losses.mixture import Basis, MixtureHead
 from losses.patches import spread
 from losses.reconstruction import Reconstruction
 from recon.data.seeds import seed_of
-from recon.model.flow import FlowLayers
 from recon.model.layers import initialise_linear
+from recon.model.velocity import FlowLayers
 
 
 class MixtureLayers(nn.Module):
     """From the decoder's features to the parameters of every patch's mixture, through one hidden layer.
 
-    At first all Gaussians are as wide as the data and stand around the decoder's prediction, each a little elsewhere.
+    At first all Gaussians are as wide as the data and stand around the decoder's prediction, which is their mean.
     """
 
     def __init__(self, head: MixtureHead, width: int, patch_size: int):
@@ -27,10 +27,11 @@ class MixtureLayers(nn.Module):
         outputs = head.width(values) - values
         self.layers = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, outputs))
         initialise_linear(self.layers)
-        nn.init.normal_(self.layers[-1].weight, std=0.02)
+        nn.init.zeros_(self.layers[-1].weight)
         # Gaussians that begin alike would stay alike.
         k, d = head.gaussians, head.mixed(values)
-        nn.init.normal_(self.layers[-1].bias.data[k : k + k * d], std=0.5)
+        means = 0.5 * torch.randn(k, d)
+        self.layers[-1].bias.data[k : k + k * d] = (means - means.mean(0)).flatten()
         axes, deviations = Basis.of_pixels(values)
         self.register_buffer("axes", axes)
         self.register_buffer("deviations", deviations)

@@ -80,7 +80,7 @@ def pretrain(settings: Settings, given: frozenset[str] = frozenset()) -> int:
                     f"model.refiner_width={settings.model.refiner_width}: a refiner corrects pixels, and "
                     f"{settings.loss} predicts {head.name}; leave it out"
                 )
-            ranks.say(f"no refiner: it corrects pixels, and {settings.loss} predicts {head.name}")
+            ranks.say(f"no refiner: it corrects pixels, and {settings.loss} has a head of its own ({head.name})")
         config.check(settings, ranks.count)  # with what init brought
     with ranks.one_voice():
         sharded = config.sharded(settings, ranks.count)

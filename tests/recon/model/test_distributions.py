@@ -8,6 +8,7 @@ from losses.mixture import Basis
 from losses.patches import patchify
 from recon.model import SIZES, create_model
 from recon.model.distributions import chance_of
+from recon.model.velocity import chance
 from tests.recon.model.conftest import small
 from tests.recon.model.drawn import (
     HEADS,
@@ -274,3 +275,23 @@ def test_in_reduced_precision_a_draw_is_the_same_but_for_rounding(kind):
         low = model.render(truth, mask, "sample").prediction
         other = model.render(truth, mask, "sample", 1).prediction
     assert (low - full)[mask].std() < 0.5 * (other - low)[mask].std()
+
+
+def test_a_new_mixture_has_the_decoder_s_prediction_for_its_mean():
+    torch.manual_seed(0)
+    model = create_model("nano", image_size=32, patch_size=8, depth=1, decoder_depth=1, head=MixtureHead()).eval()
+    truth, mask = torch.rand(2, 3, 32, 32), torch.arange(16).expand(2, -1) < 12
+    mean = model.render(truth, mask, "mean").predicted_image
+    model.head, model.distribution = PixelHead(), None
+    torch.testing.assert_close(mean, model(truth, mask=mask).predicted_image, rtol=0, atol=1e-5)
+
+
+def test_processes_draw_other_times_and_noise(monkeypatch):
+    """They have torch's CPU generator in common."""
+    found = []
+    for rank in range(2):
+        torch.manual_seed(0)
+        monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
+        monkeypatch.setattr("torch.distributed.get_rank", lambda rank=rank: rank)
+        found.append(chance(torch.zeros(4, 3, 8, 8)))
+    assert not any((a == b).any() for a, b in zip(*found, strict=True))

@@ -19,7 +19,7 @@ from recon.metrics.pair import Pair
 from recon.metrics.recovery import Recovery, band_moments
 from recon.metrics.uncertainty import per_image_scores
 from recon.model.distributions import MixtureLayers
-from recon.model.flow import FlowLayers
+from recon.model.velocity import FlowLayers
 
 SIZE, PATCH, TRAINING, IMAGES, WIDTH = 16, 4, 600, 200, 8
 BATCH, RATE, DRAWS = 64, 2e-3, 4

@@ -97,7 +97,8 @@ def test_rows_are_shown_in_their_order_and_draws_behind_their_mean():
 def test_pictures_are_carried_to_the_bit():
     data, draws = picture_data(shown(), pictures()), pictures()["draws"]["draws/flow"]
     images = {panel["label"]: pictures()["rows"][panel["key"]] for panel in shown() if panel["label"] not in FLOW}
-    spread = np.rint(np.minimum(4 * draws.std(1).mean(-1, keepdims=True), 255)).repeat(3, -1)
+    hidden = pictures()["hidden"][..., None]  # what is visible is known
+    spread = np.rint(np.minimum(4 * draws.std(1).mean(-1, keepdims=True), 255)).repeat(3, -1) * hidden
     images |= dict(zip(FLOW, [draws[:, 0], draws[:, 1], draws[:, 2], spread, None], strict=True)) | {"truth": None}
     expected = [pictures()["truth"], *(images[name] for name in labels(shown()))]
     for found, images in zip([data["truth"], *data["predictions"]], expected, strict=True):

@@ -15,7 +15,7 @@ from recon.evaluation.command import evaluated
 from recon.evaluation.instruments import networks
 from recon.evaluation.settings import EvaluateSettings
 from recon.evaluation.subject import open_run
-from recon.model import create_model, flow
+from recon.model import create_model, velocity
 from recon.training import loop
 from recon.training.device import Upload
 from recon.training.optimiser import adamw, set_learning_rate
@@ -62,12 +62,12 @@ RUNS = {
 @pytest.fixture(autouse=True)
 def one_chance(monkeypatch):
     """A flow's times and noise are drawn on the device, and so are others on each: here those of the CPU on both."""
-    drawn = flow.chance
+    drawn = velocity.chance
 
     def on_cpu(images):
         return tuple(tensor.to(images.device) for tensor in drawn(images.cpu()))
 
-    monkeypatch.setattr(flow, "chance", on_cpu)
+    monkeypatch.setattr(velocity, "chance", on_cpu)
 
 
 def words(device: torch.device, pictures, *more: str) -> list[str]:

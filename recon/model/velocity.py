@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 
 from losses.flow import FlowHead, random_times
@@ -95,6 +95,7 @@ class FlowLayers(nn.Module):
 class ConvVelocity(nn.Module):
     """A U-Net over the image, so that hidden patches are drawn together and fit where they meet.
 
+    The decoder's features enter at an eighth of the resolution: of patches below 8 pixels some share a place there.
     Shapes: see `forward`. The last layer begins at zero.
     """
 
@@ -199,7 +200,11 @@ def waves(time: Tensor) -> Tensor:
 
 
 def chance(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Times (B,) and noise (B, 3, H, W) of a training step, seeded by torch's CPU generator, drawn on the device."""
-    generator = torch.Generator(images.device).manual_seed(int(torch.randint(2**62, ())))
+    """Times (B,) and noise (B, 3, H, W) of a training step, seeded by torch's CPU generator, drawn on the device.
+
+    Processes that share a batch have that generator in common; each draws others.
+    """
+    rank = distributed.get_rank() if distributed.is_available() and distributed.is_initialized() else 0
+    generator = torch.Generator(images.device).manual_seed(int(torch.randint(2**62, ())) + rank)
     time = random_times(len(images), generator)
     return time, torch.randn(images.shape, generator=generator, device=images.device)
