@@ -30,7 +30,6 @@ def train(
             After both the last checkpoint stands.
     """
     model, _ = fabric.setup(run.model, run.optimizer)
-    model.mark_forward_method("render")  # which is asked under the run's precision, too
     parameters = [p for p in run.model.parameters() if p.requires_grad]
     upload = Upload(fabric.device)
     with Interrupt(patient=ranks.count > 1) as stop, Watch(run, rhythm, ranks.first) as watch:

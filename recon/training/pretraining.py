@@ -297,7 +297,7 @@ def make_preview(
         held_out, config.image_size(settings), HELD_OUT, settings.seed, masking_of(settings, model)
     )
     batch = config.per_device_batch(settings, ranks.count)
-    return Preview(images.to(fabric.device), noise.to(fabric.device), batch)
+    return Preview(images.to(fabric.device), noise.to(fabric.device), batch, fabric.autocast)
 
 
 def masking_of(settings: Settings, model: MaskedAutoencoder) -> partial[torch.Tensor]:

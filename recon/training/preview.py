@@ -1,5 +1,7 @@
 """The same held-out images, reconstructed again and again while a run learns."""
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -18,11 +20,15 @@ SHOWN = 8  # images of the picture, spread over the held-out ones; figures are o
 
 @dataclass(frozen=True)
 class Preview:
-    """Held-out images (n, 3, H, W) in [0, 1] and their masks' noise (n, N), on the device; `batch` at a time."""
+    """Held-out images (n, 3, H, W) in [0, 1] and their masks' noise (n, N), on the device; `batch` at a time.
+
+    `autocast`: the run's precision, for what is no forward of a model that knows it.
+    """
 
     images: Tensor
     noise: Tensor
     batch: int
+    autocast: Callable[[], AbstractContextManager] = nullcontext
 
     @torch.no_grad()
     def reconstruct(self, model: nn.Module) -> list[Reconstruction]:
@@ -34,9 +40,10 @@ class Preview:
         if not reconstructions[0].head.renderings:
             return {}
         images, mask = _shown(self.images), _shown(torch.cat([r.mask for r in reconstructions]))
+        with self.autocast():
+            drawn = [model.render(images, mask, "sample", i) for i in range(2)]
         return {
-            title: model.render(images, mask, "sample", i).composite.float().clamp(0, 1)
-            for i, title in enumerate(("a draw", "another draw"))
+            title: r.composite.float().clamp(0, 1) for title, r in zip(("a draw", "another draw"), drawn, strict=True)
         }
 
 

@@ -83,7 +83,7 @@ class Watch:
         run = self.run
         with run.average.applied(run.model) if run.average else nullcontext():
             reconstructions = preview.reconstruct(model)  # in all processes: no one has all of a sharded model
-            samples = preview.draws(model, reconstructions)
+            samples = preview.draws(run.model, reconstructions)
         if not self.speaks:
             return {}
         run.seen = figures(reconstructions)

@@ -126,7 +126,7 @@ def test_a_flow_draws_from_the_posterior(training, held_out, source):
         time, noise = random_times(BATCH, generator), torch.randn(images.shape, generator=generator)
         return layers(mean, features, standardised(images), mask, time, noise)
 
-    taught(layers, "flow", 600, training, predict)
+    taught(layers, "flow", 1000, training, predict)
     draws = drawn(layers, patchify(standardised(held_out[2]), PATCH), held_out)
     assert_laws(draws, held_out, within=0.12)
     # The network sees what is visible, and with it the class, whose textures differ in strength.
