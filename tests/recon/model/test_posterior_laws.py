@@ -4,6 +4,8 @@ On Gaussian fields the conditional mean is known, so what is measured is the lay
 given that mean and no features.
 """
 
+from unittest.mock import patch
+
 import pytest
 import torch
 
@@ -18,6 +20,7 @@ from recon.metrics.fidelity import masked_mse
 from recon.metrics.pair import Pair
 from recon.metrics.recovery import Recovery, band_moments
 from recon.metrics.uncertainty import per_image_scores
+from recon.model import velocity
 from recon.model.distributions import MixtureLayers
 from recon.model.velocity import FlowLayers
 
@@ -43,10 +46,18 @@ def reconstruction(prediction, images, mask, head=None) -> Reconstruction:
     return Reconstruction(prediction, images, mask, head, mean=[MEAN] * 3, std=[STD] * 3)
 
 
+def turned(square: torch.Tensor) -> torch.Tensor:
+    """(n, ..., side, side) under the eight symmetries of a square, which a field does not tell apart."""
+    both = torch.cat([square, square.flip(-1)])
+    return torch.cat([both.rot90(quarters, (-2, -1)) for quarters in range(4)])
+
+
 @pytest.fixture(scope="module")
 def training():
+    """Eight times as many as are read: a network that knows each by heart would know too much of others."""
     images, mask = fields("train", TRAINING), masks(TRAINING, 3)
-    return images, mask, patchify(standardised(Bayes((SIZE, SIZE))(images, mask)), PATCH)
+    mean = standardised(Bayes((SIZE, SIZE))(images, mask))
+    return turned(images), turned(mask.unflatten(1, (4, 4))).flatten(1), patchify(turned(mean), PATCH)
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +73,7 @@ def taught(layers, term: str, steps: int, training, predict):
     generator = torch.Generator().manual_seed(0)
     for step in range(steps):
         optimizer.param_groups[0]["lr"] = RATE * min(1, (step + 1) / 50) * (1 - step / steps)
-        chosen = torch.randint(TRAINING, (BATCH,), generator=generator)
+        chosen = torch.randint(8 * TRAINING, (BATCH,), generator=generator)
         images, mask, mean = (each[chosen] for each in training)
         r = reconstruction(predict(mean, images, mask, generator), images, mask, layers.head)
         r.prediction.backward(objective(r, step).gradient)
@@ -119,7 +130,8 @@ def test_a_mixture_draws_from_the_posterior(training, held_out):
 @pytest.mark.parametrize("source", ["mean", "noise"])
 def test_a_flow_draws_from_the_posterior(training, held_out, source):
     torch.manual_seed(0)
-    layers = FlowLayers(FlowHead(source=source), WIDTH, PATCH, (SIZE, SIZE), [STD] * 3)
+    with patch.object(velocity, "WIDTHS", (32, 64, 128)):
+        layers = FlowLayers(FlowHead(source=source), WIDTH, PATCH, (SIZE, SIZE), [STD] * 3)
     features = torch.zeros(BATCH, 16, WIDTH)
 
     def predict(mean, images, mask, generator):
