@@ -154,7 +154,8 @@ class MaskedAutoencoder(nn.Module):
             ValueError: the head has no such rendering.
         """
         if rendering not in self.head.renderings:
-            raise ValueError(f"{self.head.name} has no rendering {rendering!r} ({', '.join(self.head.renderings)})")
+            has = ", ".join(self.head.renderings) or "none: one answer to each image"
+            raise ValueError(f"{self.head.name} has no rendering {rendering!r} ({has})")
         order = mask.to(torch.uint8).argsort(dim=1, stable=True)
         features = self._features(images, mask, order, _visible_count(mask), everywhere=True)
         r = self._reconstruction(self._beside(self.decoder_pred(features), features), images, mask)

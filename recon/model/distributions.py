@@ -68,7 +68,8 @@ def layers_for(
 def chance_of(images: Tensor, mask: Tensor, draw: int) -> tuple[Tensor, Tensor]:
     """What the `draw`-th completion of each image is drawn with: uniform numbers (B, N) and normal ones (B, N, P).
 
-    They depend on the mask, the visible pixels and `draw` alone, not on what else is in the batch, nor on the device.
+    They depend on the mask, the visible pixels and `draw` alone, not on what else is in the batch, nor on the device if
+    the images are the same floats there.
     """
     patch_size = round((images[0, 0].numel() / mask.shape[1]) ** 0.5)
     values, found = 3 * patch_size**2, []
