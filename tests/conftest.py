@@ -1,6 +1,8 @@
 """Options of the tests, and fixtures that every test may ask for."""
 
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +13,20 @@ if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
 
 import pytest
 import torch
+
+COMPILED = pytest.StashKey[str]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Compiled code has a folder of these tests, for all workers: a compiler that was killed leaves half a file."""
+    if "PYTEST_XDIST_WORKER" not in os.environ and "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = config.stash[COMPILED] = tempfile.mkdtemp(prefix="compiled-")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if COMPILED in config.stash:
+        shutil.rmtree(config.stash[COMPILED], ignore_errors=True)
+        del os.environ["TORCHINDUCTOR_CACHE_DIR"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

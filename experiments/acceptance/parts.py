@@ -109,13 +109,14 @@ class Outcomes:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.when != "call" and report.outcome == "passed":
             return
-        said = report.longreprtext.strip().splitlines()
+        crash = getattr(report.longrepr, "reprcrash", None)
+        said = " ".join((crash.message if crash else report.longreprtext).split())
         self.findings.row(
             "tests",
             test=report.nodeid.partition("tests/")[2],
             outcome=report.outcome,
             seconds=round(report.duration, 1),
-            said=said[-1][:200] if said and report.outcome == "failed" else None,
+            said=said[:300] if report.outcome == "failed" else None,
         )
         self._count(report.outcome)
 
