@@ -12,10 +12,10 @@ import torch
 from losses import InvalidSetting
 from recon import config
 from recon.data import create_dataset, held_out_images
+from recon.loaded_run import load_run
 from recon.report.pictures import reconstruction_rows, write_rows
-from recon.training.pretraining import masking_of
 from recon.training.preview import Preview, figures
-from recon.training.trained import load_run
+from recon.training.setup import masking_of
 
 
 def gallery(folders: list[Path], images: int, out: Path, draws: int = 1) -> None:

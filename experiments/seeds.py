@@ -16,8 +16,8 @@ from typing import Any
 
 from losses import InvalidSetting
 from recon.comparison.assemble import FORMAT
-from recon.evaluation.table import COLUMNS, aligned
-from recon.training.run_folder import HARMLESS
+from recon.evaluation.evaluate_run import COLUMNS, aligned
+from recon.runs import HARMLESS
 
 Cell = tuple[float, float] | None  # mean, half of the range
 

@@ -1,8 +1,8 @@
 """Command: many runs on the same images and masks, one report."""
 
-from recon.command import Command, run
-from recon.comparison.command import compare
-from recon.comparison.settings import CompareSettings
+from recon.cli import Command, run
+from recon.comparison.compare_runs import compare
+from recon.study_config import CompareSettings
 
 COMMAND = Command(
     "compare",

@@ -8,7 +8,7 @@ from losses import InvalidSetting
 from losses.errors import nearest
 from losses.term import option
 from recon.config import _Values
-from recon.model.checkpoints import FORMATS, format_for, read, write
+from recon.model.formats import FORMATS, format_for, read, write
 
 ConvertSettings = dataclass(init=False, repr=False, eq=False)(
     type(

@@ -1,6 +1,6 @@
 """Command: checkpoints of others read, and one's own written for others."""
 
-from recon.command import Command, run
+from recon.cli import Command, run
 from recon.conversion import ConvertSettings, convert
 
 COMMAND = Command(

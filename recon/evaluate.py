@@ -1,8 +1,8 @@
 """Command: how sharp and how faithful a run's reconstructions are."""
 
-from recon.command import Command, run
-from recon.evaluation.command import evaluate_run
-from recon.evaluation.settings import EvaluateSettings
+from recon.cli import Command, run
+from recon.evaluation.evaluate_run import evaluate_run
+from recon.study_config import EvaluateSettings
 
 COMMAND = Command(
     "evaluate",

@@ -9,12 +9,12 @@ from tqdm import tqdm
 
 from losses import InvalidSetting
 from losses.term import option
-from recon.command import Command, run
+from recon.cli import Command, run
 from recon.config import _node
 from recon.data import StreamedSource, create_dataset
 from recon.data.packing import pack
 from recon.data.shrinking import Chunk
-from recon.training.interrupt import Interrupt
+from recon.training.loop import Interrupt
 
 
 @dataclass

@@ -1,7 +1,7 @@
 """Command: train a masked autoencoder under one objective, or under many (`-m`)."""
 
-from recon.command import Command, run
-from recon.training.pretraining import pretrain
+from recon.cli import Command, run
+from recon.training.setup import pretrain
 
 COMMAND = Command(
     "pretrain",

@@ -1,8 +1,8 @@
 """Command: what a run's representation is worth."""
 
-from recon.command import Command, run
-from recon.probes.command import probe
-from recon.probes.settings import ProbeSettings
+from recon.cli import Command, run
+from recon.probing.probe_run import probe
+from recon.study_config import ProbeSettings
 
 COMMAND = Command(
     "probe",

@@ -21,8 +21,8 @@ from types import FrameType
 from typing import Any, TextIO
 
 from losses import InvalidSetting
-from recon.training.ranks import launched_together
-from recon.training.run_folder import RUNS
+from recon.distributed import launched_together
+from recon.runs import RUNS
 
 # Launcher -> its package, and the extra of ours that brings it.
 PACKAGES = {

@@ -44,8 +44,8 @@ from experiments.acceptance.parts import PARTS, Part
 from experiments.acceptance.task import Task
 from losses import InvalidSetting
 from losses.errors import nearest
+from recon.distributed import ALONE
 from recon.training.device import placed
-from recon.training.ranks import ALONE
 
 CARRIED = Path(".gpu")  # where what a machine without network was given lies
 GIVEN = {

@@ -23,12 +23,12 @@ from experiments.benchmarks.step import Bench, read_preset
 from experiments.benchmarks.turns import in_turns
 from experiments.gallery import gallery
 from losses import InvalidSetting
-from recon.command import typed
-from recon.comparison.command import compare
-from recon.comparison.settings import CompareSettings
+from recon.cli import typed
+from recon.comparison.compare_runs import compare
 from recon.config import Settings
 from recon.data import create_dataset
-from recon.training.pretraining import pretrain
+from recon.study_config import CompareSettings
+from recon.training.setup import pretrain
 
 OBJECTIVES = {  # and the part that learns it
     "mse": "refiner",

@@ -39,10 +39,10 @@ from experiments.benchmarks.turns import compare
 from losses import Objective, Reconstruction, build_objective
 from losses.term import Term
 from recon.data import create_dataset, held_out_images
+from recon.loaded_run import load_run
 from recon.model import MaskedAutoencoder, create_model
 from recon.training import checkpoint
 from recon.training.device import fast_bfloat16, make_fabric
-from recon.training.trained import load_run
 
 BATCHES = 4
 WIDTHS = (9, 10, 12, 17, 7, 14, 7)

@@ -30,9 +30,9 @@ from experiments.benchmarks.footprint import peak_mib, reset_peak
 from recon.metrics import METRICS, Pair
 from recon.metrics.deep import FeatureDistance, Lpips, PooledFeatures
 from recon.metrics.distribution import SlicedWasserstein, kid
+from recon.metrics.fidelity import ms_ssim
 from recon.metrics.recovery import band_moments
 from recon.metrics.spectrum import dct2
-from recon.metrics.structure import ms_ssim
 
 try:
     import piq

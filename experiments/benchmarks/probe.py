@@ -5,7 +5,7 @@
 
 Two questions, answered within this one process:
 
-- extraction: images/s through `recon.probes.features.extract`, over those of a bare forward pass of the encoder on the
+- extraction: images/s through `recon.probing.features.extract`, over those of a bare forward pass of the encoder on the
   same batch in the same precision, the two taking turns; and images/s from the files on, reading and cutting included.
 - the two ways to a linear classifier on the class token: seconds, passes of training images through the encoder, and
   accuracy on the same test images, with the interval of their difference. Both see the test images once.
@@ -20,16 +20,15 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from experiments.benchmarks.step import compare
-from recon.evaluation.command import progress
-from recon.evaluation.subject import open_run
+from recon.evaluation.evaluate_run import progress
+from recon.loaded_run import open_run
 from recon.model import MaskedAutoencoder
-from recon.probes.accuracy import accuracy, difference
-from recon.probes.features import Encoder, crops, extract
-from recon.probes.labelled import Labelled, Task, open_task
-from recon.probes.linear import linear_probe
-from recon.probes.recipe import Recipe, paper_linear, small
-from recon.probes.subsets import fraction
-from recon.probes.tuning import tune
+from recon.probing.accuracy import accuracy, difference
+from recon.probing.features import Encoder, crops, extract
+from recon.probing.fine_tuning import tune
+from recon.probing.labelled import Labelled, Task, fraction, open_task
+from recon.probing.linear import linear_probe
+from recon.probing.recipes import Recipe, paper_linear, small
 from recon.training.device import make_fabric
 
 

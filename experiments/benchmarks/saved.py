@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
-from recon.evaluation.table import aligned
-from recon.training.run_folder import write_text
+from recon.evaluation.evaluate_run import aligned
+from recon.runs import write_text
 
 Rows = Sequence[Mapping[str, Any]]
 

@@ -18,9 +18,9 @@ import torch
 from safetensors.torch import save
 
 from losses import InvalidSetting
-from recon.evaluation.subject import open_run
+from recon.loaded_run import open_run
 from recon.model.bundled import BASE, FILE, REFINER
-from recon.model.checkpoints import Checkpoint, read, write
+from recon.model.formats import Checkpoint, read, write
 
 LARGEST = 5_000_000  # bytes, of both files
 

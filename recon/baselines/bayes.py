@@ -24,8 +24,8 @@ from recon.data.gaussian_field import (
     power,
     smoothed,
 )
-from recon.data.seeds import seed_of
 from recon.metrics.spectrum import band_sums, dct2
+from recon.randomness import seed_of
 
 # The orthonormal axes of colour along which fields are independent, by the variance that they share.
 LUMINANCE = STD**2 * (1 + 2 * CORRELATION), ((3**-0.5, 3**-0.5, 3**-0.5),)

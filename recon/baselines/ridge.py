@@ -9,7 +9,7 @@ from torch import Tensor
 
 from losses.errors import InvalidSetting
 from losses.patches import patchify, unpatchify
-from recon.metrics.pair import Pair
+from recon.metrics.base import Pair
 
 VALUES = 3072  # regressed per image at most: all those of 32 x 32 pixels
 BASIS_IMAGES = 256  # the first ones, on which the components of a patch are found

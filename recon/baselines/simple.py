@@ -7,8 +7,8 @@ from skimage.restoration import inpaint_biharmonic
 from torch import Tensor
 
 from losses.patches import patchify, unpatchify
+from recon.metrics.base import Pair
 from recon.metrics.fidelity import mean_of_visible
-from recon.metrics.pair import Pair
 
 
 def mean(truth: Tensor, mask: Tensor) -> Tensor:

@@ -6,14 +6,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from recon.command_line import written
 from recon.comparison.differences import Row, best, differences
 from recon.comparison.gather import Candidate
-from recon.evaluation.record import Record, no_value
+from recon.evaluation.results import Record, no_value
 from recon.evaluation.rows import named
-from recon.evaluation.settings import EvaluateSettings, Measuring, Where
-from recon.evaluation.subject import curves
-from recon.training.run_folder import flat
+from recon.loaded_run import curves
+from recon.runs import flat
+from recon.study_config import EvaluateSettings, Measuring, Where
+from recon.usage import written
 
 FORMAT = "recon comparison 1"
 POINTS = 500  # of a training curve

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from recon.evaluation.record import Record, plain
+from recon.evaluation.results import Record, plain
 from recon.metrics.intervals import Interval, difference_interval, statistic_interval
 from recon.metrics.recovery import RECOVERY, summary
 

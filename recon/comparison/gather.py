@@ -6,15 +6,15 @@ from functools import partial
 from pathlib import Path
 
 from losses import InvalidSetting
-from recon.comparison.settings import CompareSettings
-from recon.evaluation import record
-from recon.evaluation.evaluation import Evaluation
-from recon.evaluation.instruments import networks
+from recon.distributed import ALONE, TOLD, Ranks, is_loss
+from recon.evaluation import results as record
+from recon.evaluation.evaluator import Evaluation
 from recon.evaluation.protocol import Protocol, dataset_of, protocol_of
 from recon.evaluation.rows import honest
-from recon.evaluation.subject import Subject, open_run
+from recon.evaluation.suite import networks
+from recon.loaded_run import Subject, open_run
+from recon.study_config import CompareSettings
 from recon.training.device import is_out_of_memory
-from recon.training.ranks import ALONE, TOLD, Ranks, is_loss
 
 # What does not change the numbers of an evaluation.
 PLACES = {"device", "batch", "run", "runs", "out", "again", "data", "target"}  # but see `usable`

@@ -16,11 +16,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from losses.errors import InvalidSetting
-from recon.data.crops import Cut, drawn_cut, training_crop
-from recon.data.resample import Crops
-from recon.data.seeds import seed_of
+from recon.data.crops import Crops, Cut, drawn_cut, training_crop
+from recon.data.shards import StreamedBatches
 from recon.data.source import Source, StreamedSource, Uncut, UnreadableImage
-from recon.data.streamed import StreamedBatches
+from recon.randomness import seed_of
 
 Masking = Callable[[torch.Generator], Tensor]  # noise (N,)
 

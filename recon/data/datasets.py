@@ -3,7 +3,9 @@
 from pathlib import Path
 
 from losses.errors import InvalidSetting, nearest
-from recon.data import dead_leaves, folder, gaussian_field, hub, packed, photos, published
+from recon.data import dead_leaves, folder, gaussian_field, packed, photos
+from recon.data import public as hub
+from recon.data import public as published
 from recon.data.source import Source, StreamedSource
 
 DATASETS = {

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from losses.errors import InvalidSetting
 from recon.data.crops import evaluation_crop
-from recon.data.seeds import seed_of
 from recon.data.source import Source, StreamedSource, UnreadableImage
+from recon.randomness import seed_of
 
 
 def held_out_images(

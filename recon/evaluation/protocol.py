@@ -13,8 +13,8 @@ from losses import InvalidSetting
 from recon import config
 from recon.config import Settings
 from recon.data import Source, StreamedSource, create_dataset, held_out_batches, noise_of
-from recon.evaluation.settings import Measuring
 from recon.model.masking import kept, mask_from_noise, strategy
+from recon.study_config import Measuring
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,10 @@ from recon.baselines import SIMPLE, Ridge
 from recon.baselines.bayes import Bayes, PosteriorDraw
 from recon.data import Source, StreamedSource, evaluation_crop, in_random_order
 from recon.data.gaussian_field import GaussianField
+from recon.distributed import ALONE, Ranks
 from recon.evaluation.protocol import Protocol
-from recon.evaluation.subject import Subject
+from recon.loaded_run import Subject
 from recon.model import MaskedAutoencoder
-from recon.training.ranks import ALONE, Ranks
 
 Reconstruct = Callable[[Tensor, Tensor], Tensor]
 Progress = Callable[[Iterable, str, int], Iterable]  # what it goes through, what that is, how many

@@ -1,15 +1,12 @@
 """How near, how sharp, how much recovered and how much invented: numbers over hidden patches, with their passports."""
 
+from recon.metrics.base import Metric, Pair, Passport, SetMetric, Undefined
 from recon.metrics.distribution import DISTRIBUTION
-from recon.metrics.edges import EDGES
-from recon.metrics.fidelity import FIDELITY
-from recon.metrics.pair import Pair
-from recon.metrics.passport import Metric, Passport, SetMetric, Undefined
+from recon.metrics.edges import EDGES, SEAMS
+from recon.metrics.fidelity import FIDELITY, STRUCTURE
 from recon.metrics.recovery import RECOVERY
-from recon.metrics.seams import SEAMS
 from recon.metrics.sharpness import SHARPNESS
 from recon.metrics.spectrum import SPECTRUM
-from recon.metrics.structure import STRUCTURE
 from recon.metrics.uncertainty import UNCERTAINTY
 
 # Numbers per image that need no network's weights; `recon.metrics.deep` makes those that do: lpips and vgg19.

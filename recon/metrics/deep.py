@@ -11,9 +11,8 @@ from torch.nn import functional as F
 from losses.features.trunks import SMALLEST, TRUNKS, load_lpips
 from losses.features.vgg19 import DEFAULT_TAPS, VGG19
 from losses.features.weights import load_vgg19
-from recon.metrics.chunks import VALUES, a_few_at_a_time
+from recon.metrics.base import VALUES, Metric, Passport, Undefined, a_few_at_a_time
 from recon.metrics.fidelity import area_mean
-from recon.metrics.passport import Metric, Passport, Undefined
 
 LPIPS_VALUES = 16 * VALUES  # large strides: of few images its layers have too little to do
 

@@ -5,8 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from recon.metrics.pair import Pair
-from recon.metrics.passport import SetMetric, Undefined
+from recon.metrics.base import Pair, SetMetric, Undefined
 from recon.metrics.spectrum import ROUNDING, bands, dct2
 
 BLOCK = 2**19  # numbers of a kernel held at a time: they stay in a CPU's cache

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import max_pool2d
 
-from recon.metrics.passport import SetMetric
+from recon.metrics.base import SetMetric
 from recon.metrics.spectrum import ROUNDING, band_sums, dct2
 
 

@@ -11,8 +11,7 @@ hidden; a patch may be any rectangle. They grow with noise as with detail: read 
 import torch
 from torch import Tensor
 
-from recon.metrics.chunks import a_few_at_a_time
-from recon.metrics.passport import Metric, Undefined
+from recon.metrics.base import Metric, Undefined, a_few_at_a_time
 
 
 def variance_of_laplacian(patches: Tensor, hidden: Tensor) -> Tensor:

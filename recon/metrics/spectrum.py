@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from recon.metrics.passport import Metric, Undefined
+from recon.metrics.base import Metric, Undefined
 
 SMALLEST_PATCH = 4  # fewer pixels make fewer than three bands beside the mean
 QUANTISATION = 1 / (12 * 255**2)  # power that rounding to 8 bits puts into every coefficient

@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 from torch.linalg import matrix_norm, vector_norm
 
-from recon.metrics.pair import colour_patches
-from recon.metrics.passport import Passport, SetMetric
+from recon.metrics.base import Passport, SetMetric, colour_patches
 from recon.metrics.spectrum import dct2
 
 

@@ -6,9 +6,9 @@ from losses.errors import InvalidSetting, nearest
 from losses.flow import FlowHead
 from losses.heads import PixelHead
 from losses.mixture import MixtureHead
-from recon.model.autoencoder import MaskedAutoencoder
+from recon.model.layers import SHRINK
+from recon.model.mae import MaskedAutoencoder
 from recon.model.masking import kept
-from recon.model.refiner import SHRINK
 from recon.model.velocity import SMALLEST
 
 # The MAE paper's sizes with its decoder; tiny (DeiT's) and small with a decoder about half as wide as the encoder.

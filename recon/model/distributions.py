@@ -9,9 +9,9 @@ from losses.heads import PixelHead
 from losses.mixture import Basis, MixtureHead
 from losses.patches import spread
 from losses.reconstruction import Reconstruction
-from recon.data.seeds import seed_of
 from recon.model.layers import initialise_linear
 from recon.model.velocity import FlowLayers
+from recon.randomness import seed_of
 
 
 class MixtureLayers(nn.Module):

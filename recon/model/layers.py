@@ -1,10 +1,33 @@
-"""What encoder and decoder are made of: timm's blocks, their attention by the way that is faster where they are."""
+"""The refiner: a small convolutional network that lets neighbouring hidden patches agree."""
 
 from functools import partial
 
+import torch
 from timm.layers import Attention as TimmAttention
 from timm.models.vision_transformer import Block
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from losses.patches import patchify, spread, unpatchify
+
+
+def sincos_positions(width: int, grid: tuple[int, int]) -> Tensor:
+    """Positions of a class token (zeros) and of `grid` = (rows, columns) patches, row by row: (1, 1 + N, width).
+
+    The first half of the channels encodes the column, the second the row; each half is sines, then cosines, of
+    frequencies 10000^(-i / (width/4)). `width` is a multiple of 4. Vaswani et al. 2017 in two dimensions, in the
+    official code's order, so that its checkpoints' stored positions are reproduced.
+    """
+    rows, columns = (torch.arange(n, dtype=torch.float64) for n in grid)
+    y, x = torch.meshgrid(rows, columns, indexing="ij")
+    frequencies = 10000.0 ** -(torch.arange(width // 4, dtype=torch.float64) / (width / 4))
+    halves = []
+    for coordinate in (x, y):
+        angle = coordinate.reshape(-1, 1) * frequencies
+        halves += [angle.sin(), angle.cos()]
+    patches = torch.cat(halves, dim=1)
+    return torch.cat([torch.zeros(1, width, dtype=torch.float64), patches]).float().unsqueeze(0)
+
 
 LayerNorm = partial(nn.LayerNorm, eps=1e-6)
 
@@ -44,3 +67,79 @@ def statistics_head(width: int, outputs: int) -> nn.Sequential:
     head = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, outputs))
     initialise_linear(head)
     return head
+
+
+SHRINK = 2  # works at half resolution, within at a quarter: pixels of 2x2 squares become channels
+
+
+class Refiner(nn.Module):
+    """A residual correction of the hidden patches, read from visible and predicted pixels together.
+
+    The decoder's last layer draws every patch alone, so a step remains where two patches meet, and texture cannot run
+    on from one to the next. Convolutions over the whole composite can: a U-Net of two resolutions. Its last layer
+    begins at zero: a model that gets a refiner predicts at first what it did before.
+
+    It also reads grain, a fixed map of Gaussian noise, as StyleGAN's layers do (Karras et al. 2018, arXiv 1812.04948).
+    Out of smooth predictions convolutions make regular patterns alone; irregular texture has to come from somewhere.
+    The grain is the same for every image, so a model still has one answer to each.
+
+    Args:
+        width: channels at half resolution; twice as many at a quarter.
+        image_size: (H, W), multiples of 4.
+
+    Shape: see `forward`.
+    """
+
+    def __init__(self, width: int, image_size: tuple[int, int]):
+        super().__init__()
+        self.width = width
+        self.inputs = nn.Conv2d(5 * SHRINK**2, width, 3, padding=1)
+        self.before = Residual(width)
+        self.down = nn.Conv2d(width * SHRINK**2, 2 * width, 1)
+        self.within = nn.Sequential(Residual(2 * width), Residual(2 * width))
+        self.up = nn.Conv2d(2 * width, width, 1)
+        self.after = Residual(width)
+        self.outputs = nn.Conv2d(width, 3 * SHRINK**2, 3, padding=1)
+        nn.init.zeros_(self.outputs.weight)
+        nn.init.zeros_(self.outputs.bias)
+        grain = torch.randn(1, 1, *image_size, generator=torch.Generator().manual_seed(0), device="cpu")
+        self.register_buffer("grain", grain, persistent=False)
+
+    def forward(self, prediction: Tensor, truth: Tensor, mask: Tensor, hidden: Tensor) -> Tensor:
+        """The prediction with the hidden patches corrected.
+
+        Args:
+            prediction: (B, n, P), standardised pixels of the patches `hidden`; n is the number of hidden patches.
+            truth: (B, 3, H, W), standardised.
+            mask: (B, N) bool, True = hidden.
+            hidden: (B, n), the hidden patches' positions.
+        """
+        p = round((prediction.shape[-1] // 3) ** 0.5)
+        grid = truth.shape[2] // p, truth.shape[3] // p
+        at = hidden.unsqueeze(-1).expand(-1, -1, prediction.shape[-1])
+        pixels = prediction.to(torch.promote_types(prediction.dtype, torch.float32))
+        whole = pixels.new_zeros(*mask.shape, pixels.shape[-1]).scatter(1, at, pixels)
+        covered = spread(mask, grid, p)
+        composite = torch.where(covered, unpatchify(whole, grid), truth)
+        correction = self.correction(composite, covered.to(composite.dtype)).to(pixels.dtype)
+        return pixels + patchify(correction, p).gather(1, at)
+
+    def correction(self, composite: Tensor, covered: Tensor) -> Tensor:
+        """(B, 3, H, W), of a standardised composite (B, 3, H, W) and where it is predicted (B, 1, H, W), 0 or 1."""
+        grain = self.grain.to(composite.dtype).expand(len(composite), -1, -1, -1)
+        x = F.pixel_unshuffle(torch.cat([composite, covered, grain], dim=1), SHRINK)
+        x = self.before(F.silu(self.inputs(x.contiguous(memory_format=torch.channels_last))))
+        below = self.within(self.down(F.pixel_unshuffle(x, SHRINK)))
+        # Bilinear: a shuffle of channels into pixels would leave a pattern of its own.
+        x = self.after(x + F.interpolate(self.up(F.silu(below)), scale_factor=SHRINK, mode="bilinear"))
+        return F.pixel_shuffle(self.outputs(F.silu(x)), SHRINK)
+
+
+class Residual(nn.Sequential):
+    """x plus two 3x3 convolutions of it."""
+
+    def __init__(self, width: int):
+        super().__init__(nn.Conv2d(width, width, 3, padding=1), nn.SiLU(), nn.Conv2d(width, width, 3, padding=1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + super().forward(x)

@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from recon.report.drawing import Plot, looks
-from recon.report.draws import calibration, perception_frontier
+from recon.report.draws_plots import calibration, perception_frontier
 from recon.report.figures import write_picture
-from recon.report.representation import representation
+from recon.report.representation_plots import representation
 from recon.report.series import curves, places, points, training, value
 
 RETENTION, COHERENCE = "retention \u03c1", "coherence γ²"

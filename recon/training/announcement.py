@@ -9,10 +9,10 @@ from lightning_fabric import Fabric
 from recon import config
 from recon.config import Settings
 from recon.data import Source, StreamedSource
-from recon.training.console import duration
 from recon.training.initialisation import described
 from recon.training.preview import Preview
-from recon.training.run import Run
+from recon.training.state import Run
+from recon.training.train_logger import duration
 
 
 def facts(run: Run, steps: int, source: Source | StreamedSource) -> dict[str, Any]:

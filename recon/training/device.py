@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from losses.errors import InvalidSetting, nearest
+from recon.distributed import ALONE, Ranks
 from recon.training import sharding
-from recon.training.ranks import ALONE, Ranks
 
 if TYPE_CHECKING:  # every command asks for a device, and not every one for data
     from recon.data import Batch

@@ -9,11 +9,11 @@ from losses import InvalidSetting, PixelHead
 from recon import config
 from recon.config import Settings
 from recon.model import DECODER_HEAD_WIDTH, SIZES, MaskedAutoencoder
-from recon.model.autoencoder import BESIDE, decoder_parts
 from recon.model.bundled import BUNDLED, NAMES, SHARPENED, bundled
-from recon.model.checkpoints import Architecture, Checkpoint, read
-from recon.model.checkpoints.checkpoint import NORM_EPS, WORDS
-from recon.training.run_folder import flat
+from recon.model.formats import Architecture, Checkpoint, read
+from recon.model.formats.architecture import NORM_EPS, WORDS
+from recon.model.mae import BESIDE, decoder_parts
+from recon.runs import flat
 
 
 @dataclass(frozen=True)

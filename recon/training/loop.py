@@ -1,20 +1,52 @@
 """The training loop: one page that reads as the algorithm."""
 
+import signal
 from collections.abc import Iterator
+from types import FrameType
+from typing import Self
 
 import torch
 from lightning_fabric import Fabric
 
 from losses.finite import gradient_norm, step_unless
 from recon.data import Batch
+from recon.distributed import ALONE, Ranks
 from recon.training.device import Upload
-from recon.training.interrupt import Interrupt
-from recon.training.optimiser import set_learning_rate
+from recon.training.optim import set_learning_rate
 from recon.training.preview import Preview
-from recon.training.ranks import ALONE, Ranks
-from recon.training.run import Rhythm, Run
 from recon.training.sharding import full
-from recon.training.watch import Watch
+from recon.training.state import Rhythm, Run
+from recon.training.train_logger import Watch
+
+
+class Interrupt:
+    """`with Interrupt() as stop:` sets `stop.signal` to the number of the first SIGTERM or SIGINT.
+
+    `patient` is deaf to a second one, and to any after an error: torchrun passes on what a process may have heard
+    already, asks those to end that are about to say why, and kills in the end.
+    """
+
+    signal: int | None = None
+
+    def __init__(self, patient: bool = False):
+        self.patient = patient
+
+    def __enter__(self) -> Self:
+        self._before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        if self.patient and (self.signal or error):
+            return
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.signal = self.signal or number
+        if self.patient:
+            return
+        for each, handler in self._before.items():
+            signal.signal(each, handler)
 
 
 def train(

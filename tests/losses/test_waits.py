@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_iter
 
 from losses import TERMS, MixtureHead, Reconstruction, build_objective
 from losses.mixture import Basis
-from recon.training.tally import Tally
+from recon.training.accumulator import Tally
 from tests.losses.scenes import SMALL
 
 META = torch.device("meta")

@@ -5,9 +5,9 @@ import sys
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 
-from recon import command
+from recon import cli as command
 from recon.config import Settings
-from recon.training.pretraining import pretrain
+from recon.training.setup import pretrain
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 
-from recon import command
+from recon import cli as command
 from recon.config import Settings
 from recon.training import checkpoint
 from tests.recon.training.conftest import SMALL, contents, differences, save_pictures, small_run, state_of

@@ -6,10 +6,10 @@ import textwrap
 import pytest
 from omegaconf import OmegaConf
 
-from recon import command
+from recon import cli as command
 from recon.config import Settings, check, every_setting
-from recon.settings_help import presets
-from recon.training.run_folder import flat
+from recon.runs import flat
+from recon.usage import presets
 
 
 def test_help_shows_every_setting_with_its_default_and_what_it_means(type_in):

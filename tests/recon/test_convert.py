@@ -10,8 +10,8 @@ import torch
 
 from losses import InvalidSetting
 from recon.conversion import ConvertSettings, convert
-from recon.model.checkpoints import read
-from tests.recon.model.checkpoints.conftest import encoder_only, made, same
+from recon.model.formats import read
+from tests.recon.model.formats.conftest import encoder_only, made, same
 
 ROOT = Path(__file__).parents[2]
 

@@ -7,14 +7,13 @@ import torch
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from recon.command import DEMO_TAKEN, means_demo, understood
-from recon.command_line import written
+from recon.cli import DEMO_TAKEN, means_demo, understood
 from recon.config import Settings, check
 from recon.model import SIZES, create_model
 from recon.pretrain import COMMAND
 from recon.probe import COMMAND as PROBE
-from recon.settings_help import presets
-from recon.training.run_folder import flat
+from recon.runs import flat
+from recon.usage import presets, written
 
 PAPER = {  # arXiv 2111.06377, table 8; 40 of 800 epochs are warm-up
     "loss": "norm_mse",

@@ -5,7 +5,7 @@ from transformers import ViTMAEConfig, ViTMAEForPreTraining
 from transformers.utils.logging import disable_progress_bar
 
 from experiments.benchmarks.peers.side import Side, Task
-from recon.model.checkpoints.hugging_face import theirs
+from recon.model.formats.hugging_face import theirs
 
 
 class HuggingFace(Side):

@@ -5,8 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from losses import InvalidSetting
-from recon.model.checkpoints import Checkpoint, read
-from recon.model.checkpoints.file import load, tensors
+from recon.model.formats import Checkpoint, read
+from recon.model.formats.file import load, tensors
 
 BUNDLED, SHARPENED = "bundled", "bundled_sharp"  # in init= and run=
 NAMES = (BUNDLED, SHARPENED)

@@ -14,8 +14,8 @@ from recon.baselines.ridge import Ridge
 from recon.baselines.simple import mean, nearest_visible
 from recon.data import create_dataset, evaluation_crop
 from recon.data.gaussian_field import EXPONENTS, MEAN, QUANTISATION, colour_covariance, covariance
+from recon.metrics.base import Pair, grey_patches
 from recon.metrics.fidelity import masked_mse
-from recon.metrics.pair import Pair, grey_patches
 from recon.metrics.recovery import Recovery, band_moments
 from recon.metrics.spectrum import bands
 from recon.metrics.uncertainty import blend, moments, per_image_scores

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from torch import Tensor
 
-from recon.comparison.settings import CompareSettings
-from recon.evaluation.record import Record
+from recon.evaluation.results import Record
+from recon.study_config import CompareSettings
 from tests.recon.evaluation.conftest import measuring, trained
 
 

@@ -12,11 +12,12 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from safetensors.torch import load_file, save
 
 from losses import InvalidSetting
-from recon.command_line import written
-from recon.comparison import command, gather
-from recon.comparison.command import compare
-from recon.evaluation import record
-from recon.evaluation.subject import open_run
+from recon.comparison import compare_runs as command
+from recon.comparison import gather
+from recon.comparison.compare_runs import compare
+from recon.evaluation import results as record
+from recon.loaded_run import open_run
+from recon.usage import written
 from tests.recon.comparison.conftest import comparing
 
 

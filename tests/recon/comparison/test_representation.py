@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from recon.comparison.command import compare
-from recon.comparison.representation import curves, with_probes
-from recon.probes import record as probes
+from recon.comparison.compare_runs import compare
+from recon.comparison.probed import curves, with_probes
+from recon.probing import probe_results as probes
 from tests.recon.comparison.conftest import comparing
-from tests.recon.probes.conftest import probed
+from tests.recon.probing.conftest import probed
 
 pytestmark = pytest.mark.slow
 

@@ -11,7 +11,7 @@ from torchvision import datasets
 
 from losses.errors import InvalidSetting
 from recon.data import UnreadableImage, create_dataset
-from recon.data import hub as hub_module
+from recon.data import public as hub_module
 from tests.recon.data.conftest import picture, write_shard
 
 

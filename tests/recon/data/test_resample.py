@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from recon.data import create_dataset, training_batches
-from recon.data.resample import UNIT, weights
+from recon.data.crops import UNIT, weights
 from tests.recon.data.conftest import Pictures, masking, write_shard
 
 

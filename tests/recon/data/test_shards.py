@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from losses.errors import InvalidSetting
-from recon.data import create_dataset, shards, streamed
+from recon.data import create_dataset, shards
+from recon.data import shards as streamed
 from recon.data.source import UnreadableImage
 from tests.recon.data.conftest import picture, same, samples, write_shard
 

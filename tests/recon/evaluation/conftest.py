@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from recon.evaluation.command import evaluated
-from recon.evaluation.evaluation import Evaluation
-from recon.evaluation.instruments import networks
-from recon.evaluation.settings import EvaluateSettings
-from recon.evaluation.subject import Subject, open_run
+from recon.evaluation.evaluate_run import evaluated
+from recon.evaluation.evaluator import Evaluation
+from recon.evaluation.suite import networks
+from recon.loaded_run import Subject, open_run
+from recon.study_config import EvaluateSettings
 from tests.recon.training.conftest import SMALL, pretrain
 
 PHOTOS = [*(word for word in SMALL if not word.startswith("data.name")), "data.name=photos"]

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from recon.evaluation import record
-from recon.evaluation.command import evaluate_run
+from recon.evaluation import results as record
+from recon.evaluation.evaluate_run import evaluate_run
 from tests.recon.evaluation.conftest import measuring
 from tests.recon.launched import processes_of, said, torchrun
 from tests.recon.training.conftest import bits, contents, save_pictures, small_run

@@ -10,13 +10,12 @@ import torch
 import yaml
 
 from losses import InvalidSetting
-from recon.evaluation import record
-from recon.evaluation.command import evaluate_run, evaluated
-from recon.evaluation.instruments import networks
-from recon.evaluation.settings import FeatureSettings, LpipsSettings
-from recon.evaluation.subject import open_run
+from recon.evaluation import results as record
+from recon.evaluation.evaluate_run import evaluate_run, evaluated
+from recon.evaluation.suite import networks
+from recon.loaded_run import load_run, open_run
 from recon.metrics import GROUPS
-from recon.training.trained import load_run
+from recon.study_config import FeatureSettings, LpipsSettings
 from tests.recon.evaluation.conftest import measuring, trained
 
 

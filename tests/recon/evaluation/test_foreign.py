@@ -10,17 +10,16 @@ import torch
 
 from losses import InvalidSetting, NormalisedPixelHead
 from recon.comparison.assemble import assemble, learnt_rows
-from recon.comparison.command import announced, compare
+from recon.comparison.compare_runs import announced, compare
 from recon.comparison.gather import gather, usable
-from recon.comparison.settings import CompareSettings
-from recon.evaluation import record
-from recon.evaluation.command import evaluate_run
+from recon.evaluation import results as record
+from recon.evaluation.evaluate_run import evaluate_run
 from recon.evaluation.rows import rows_of_run
-from recon.evaluation.settings import Where
-from recon.evaluation.subject import open_run
-from recon.model.checkpoints import Architecture, Checkpoint, read, write
+from recon.loaded_run import open_run
+from recon.model.formats import Architecture, Checkpoint, read, write
+from recon.study_config import CompareSettings, Where
 from tests.recon.evaluation.conftest import measuring
-from tests.recon.model.checkpoints.conftest import encoder_only, made
+from tests.recon.model.formats.conftest import encoder_only, made
 
 PHOTOS = Where(name="photos")
 

@@ -4,8 +4,8 @@ import pytest
 import skimage.data
 import torch
 
-from recon.evaluation.instruments import Instruments
-from recon.evaluation.measure import FURTHEST, Gauge, moments_by_distance
+from recon.evaluation.measures import FURTHEST, Gauge, moments_by_distance
+from recon.evaluation.suite import Instruments
 from recon.metrics import METRICS, Pair
 from recon.metrics.deep import PooledFeatures
 from recon.metrics.recovery import band_moments

@@ -8,11 +8,11 @@ import torch
 
 from losses import InvalidSetting, MixtureHead, Reconstruction
 from losses.mixture import Basis
-from recon.evaluation import record
-from recon.evaluation.command import evaluate_run, evaluated
-from recon.evaluation.instruments import networks
+from recon.evaluation import results as record
+from recon.evaluation.evaluate_run import evaluate_run, evaluated
 from recon.evaluation.rows import Distribution
-from recon.evaluation.subject import open_run
+from recon.evaluation.suite import networks
+from recon.loaded_run import open_run
 from tests.recon.evaluation.conftest import measuring, trained
 
 # The sides of a U-Net's images are multiples of 8.

@@ -5,12 +5,9 @@ import math
 import pytest
 import torch
 
-from recon.metrics import chunks
-from recon.metrics.deep import (
-    feature_distance_metric,
-    lpips_metric,
-)
-from recon.metrics.pair import Pair
+from recon.metrics import base as chunks
+from recon.metrics.base import Pair
+from recon.metrics.deep import feature_distance_metric, lpips_metric
 from tests.losses.scenes import photographs
 from tests.recon.metrics.scenes import blurred, everywhere, hidden_in, noisy
 

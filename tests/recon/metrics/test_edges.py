@@ -8,9 +8,8 @@ import scipy.ndimage as ndi
 import torch
 from skimage.color import rgb2gray
 
+from recon.metrics.base import Pair, Undefined
 from recon.metrics.edges import EDGES, cpbd, edge_width
-from recon.metrics.pair import Pair
-from recon.metrics.passport import Undefined
 from tests.recon.metrics.scenes import PHOTOGRAPHS, batch, colours, cut, luminance, somewhere, whole
 
 FUNCTIONS = [edge_width, cpbd]

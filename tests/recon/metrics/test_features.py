@@ -8,12 +8,9 @@ from skimage.measure import block_reduce
 from losses.features.distance import feature_distance
 from losses.features.vgg19 import DEFAULT_TAPS, VGG19
 from losses.features.weights import load_vgg19
-from recon.metrics import chunks
-from recon.metrics.deep import (
-    FeatureDistance,
-    PooledFeatures,
-)
-from recon.metrics.passport import Undefined
+from recon.metrics import base as chunks
+from recon.metrics.base import Undefined
+from recon.metrics.deep import FeatureDistance, PooledFeatures
 from tests.losses.scenes import photographs
 from tests.recon.metrics.scenes import everywhere, hidden_in, noisy
 

@@ -9,8 +9,8 @@ import torch
 from skimage.metrics import peak_signal_noise_ratio
 from sklearn.metrics import mean_absolute_error
 
+from recon.metrics.base import Pair
 from recon.metrics.fidelity import FIDELITY, area_mean, masked_l1, masked_mse, masked_psnr, mean_of_visible
-from recon.metrics.pair import Pair
 
 
 def photograph(name: str) -> torch.Tensor:

@@ -8,13 +8,7 @@ import scipy.stats
 import torch
 
 from recon.metrics import intervals
-from recon.metrics.intervals import (
-    difference_interval,
-    mean_interval,
-    multiplicities,
-    resamples,
-    statistic_interval,
-)
+from recon.metrics.intervals import difference_interval, mean_interval, multiplicities, resamples, statistic_interval
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:

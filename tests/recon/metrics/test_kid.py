@@ -8,8 +8,8 @@ import torch
 from torchmetrics.image.kid import KernelInceptionDistance
 
 from recon.metrics import distribution
+from recon.metrics.base import Undefined
 from recon.metrics.distribution import kid, paired_kid
-from recon.metrics.passport import Undefined
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -8,11 +8,8 @@ import torch
 import torchvision
 from safetensors.torch import load_file
 
-from recon.metrics.deep import (
-    SMALLEST,
-    Lpips,
-)
-from recon.metrics.passport import Undefined
+from recon.metrics.base import Undefined
+from recon.metrics.deep import SMALLEST, Lpips
 from tests.losses.scenes import photographs
 from tests.recon.metrics.scenes import BUILDERS, NETS, everywhere, hidden_in, noisy
 

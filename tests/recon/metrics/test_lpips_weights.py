@@ -9,9 +9,7 @@ from safetensors.torch import load_file
 
 from losses.errors import InvalidSetting
 from losses.features import trunks
-from recon.metrics.deep import (
-    Lpips,
-)
+from recon.metrics.deep import Lpips
 from tests.losses.scenes import one_line
 from tests.recon.metrics.scenes import NETS
 

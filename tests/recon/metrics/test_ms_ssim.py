@@ -8,7 +8,7 @@ from skimage.measure import block_reduce
 from skimage.metrics import structural_similarity
 from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
 
-from recon.metrics.structure import C1, SCALE_WEIGHTS, ms_ssim, scales_for, similarity, ssim
+from recon.metrics.fidelity import C1, SCALE_WEIGHTS, ms_ssim, scales_for, similarity, ssim
 from tests.recon.metrics.scenes import (
     DEGRADED,
     PHOTOGRAPHS,

@@ -10,8 +10,7 @@ import skimage.data
 import torch
 from skimage.filters import gaussian
 
-from recon.metrics.pair import colour_patches
-from recon.metrics.passport import Undefined
+from recon.metrics.base import Undefined, colour_patches
 from recon.metrics.recovery import RECOVERY, Recovery, band_moments, distance_to_visible, summary
 from recon.metrics.spectrum import bands
 

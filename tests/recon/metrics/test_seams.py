@@ -11,9 +11,8 @@ import torch
 from PIL import Image
 from skimage.color import rgb2gray
 
-from recon.metrics.pair import Pair
-from recon.metrics.passport import Undefined
-from recon.metrics.seams import SEAMS, seam_ratio
+from recon.metrics.base import Pair, Undefined
+from recon.metrics.edges import SEAMS, seam_ratio
 
 PHOTOGRAPHS = ("astronaut", "chelsea", "coffee")
 P, GRID = 16, (18, 25)

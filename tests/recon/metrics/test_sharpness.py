@@ -10,8 +10,7 @@ from skimage.color import rgb2gray
 from skimage.filters import sobel_h, sobel_v
 from skimage.measure import blur_effect as blur_effect_of_scikit_image
 
-from recon.metrics.pair import Pair
-from recon.metrics.passport import Undefined
+from recon.metrics.base import Pair, Undefined
 from recon.metrics.sharpness import (
     SHARPNESS,
     blur_effect,

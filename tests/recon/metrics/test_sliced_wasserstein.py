@@ -9,8 +9,8 @@ import skimage.data
 import torch
 from skimage.filters import gaussian
 
+from recon.metrics.base import Pair
 from recon.metrics.distribution import SlicedWasserstein
-from recon.metrics.pair import Pair
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -10,8 +10,7 @@ import torch
 from skimage.filters import gaussian
 
 from losses.patches import patchify
-from recon.metrics.pair import Pair
-from recon.metrics.passport import Undefined
+from recon.metrics.base import Pair, Undefined
 from recon.metrics.spectrum import (
     QUANTISATION,
     SPECTRUM,

@@ -5,9 +5,9 @@ import pytest
 import torch
 from skimage.metrics import structural_similarity
 
-from recon.metrics import structure
-from recon.metrics.passport import Undefined
-from recon.metrics.structure import ms_ssim, ssim, ssim_map
+from recon.metrics import fidelity as structure
+from recon.metrics.base import Undefined
+from recon.metrics.fidelity import ms_ssim, ssim, ssim_map
 from tests.recon.metrics.scenes import (
     DEGRADED,
     PHOTOGRAPHS,

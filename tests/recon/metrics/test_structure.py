@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from recon.metrics import chunks
-from recon.metrics.pair import Pair
-from recon.metrics.structure import STRUCTURE, ms_ssim, ssim
+from recon.metrics import base as chunks
+from recon.metrics.base import Pair
+from recon.metrics.fidelity import STRUCTURE, ms_ssim, ssim
 from tests.recon.metrics.scenes import (
     blurred,
     everywhere,

@@ -11,7 +11,7 @@ import scoringrules
 import skimage.data
 import torch
 
-from recon.metrics.pair import colour_patches
+from recon.metrics.base import colour_patches
 from recon.metrics.uncertainty import (
     UNCERTAINTY,
     blend,

@@ -8,13 +8,13 @@ import torch
 from experiments.bundled_mae import __main__ as making
 from losses import InvalidSetting, PixelHead
 from recon.data import create_dataset, held_out_images
-from recon.evaluation.subject import open_run
+from recon.loaded_run import open_run
 from recon.model import bundled as carried
 from recon.model import create_model
 from recon.model.bundled import BUNDLED, FILE, NAMES, REFINER, SHARPENED, bundled
 from recon.training.initialisation import find_start
-from recon.training.pretraining import masking_of
 from recon.training.preview import Preview, figures
+from recon.training.setup import masking_of
 from tests.recon.training.conftest import settings
 
 

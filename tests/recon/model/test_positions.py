@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from recon.model.positions import sincos_positions
+from recon.model.layers import sincos_positions
 
 GRIDS = [(1, 1), (2, 2), (3, 5), (1, 9), (14, 14)]
 

@@ -16,8 +16,8 @@ from losses.patches import patchify
 from recon.baselines.bayes import Bayes
 from recon.data import create_dataset, evaluation_crop
 from recon.data.gaussian_field import MEAN, STD
+from recon.metrics.base import Pair
 from recon.metrics.fidelity import masked_mse
-from recon.metrics.pair import Pair
 from recon.metrics.recovery import Recovery, band_moments
 from recon.metrics.uncertainty import per_image_scores
 from recon.model import velocity

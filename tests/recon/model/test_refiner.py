@@ -5,7 +5,7 @@ import torch
 
 from losses.errors import InvalidSetting
 from recon.model import create_model
-from recon.model.refiner import Refiner
+from recon.model.layers import Refiner
 from tests.recon.model.conftest import images, noise, small
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from recon.report.drawing import Plot
-from recon.report.draws import BLEND, LEAST
+from recon.report.draws_plots import BLEND, LEAST
 from recon.report.plots import plots
 from tests.recon.report.comparison import ROWS, comparison
 

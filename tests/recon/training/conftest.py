@@ -13,9 +13,10 @@ import torch
 from omegaconf import OmegaConf
 from PIL import Image
 
-from recon.command import typed
+from recon.cli import typed
 from recon.config import Settings
-from recon.training import checkpoint, pretraining
+from recon.training import checkpoint
+from recon.training import setup as pretraining
 
 SMALL = [
     "loss=perceptual+mse",
@@ -39,7 +40,7 @@ SMALL = [
 
 
 def settings(*words: str) -> tuple[Settings, frozenset[str]]:
-    """Settings from key=value, and the keys that were given, as `recon.command` hands them over."""
+    """Settings from key=value, and the keys that were given, as `recon.cli` hands them over."""
     given = frozenset(word.partition("=")[0] for word in words)
     return typed(OmegaConf.merge(OmegaConf.structured(Settings), OmegaConf.from_dotlist(list(words))), given), given
 

@@ -15,8 +15,8 @@ import torch
 from torch._dynamo.utils import counters
 
 from losses import finite
+from recon.distributed import join
 from recon.training import loop
-from recon.training.ranks import join
 from tests.recon.training.conftest import pretrain
 
 

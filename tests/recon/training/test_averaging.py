@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from recon.training.averaging import WeightAverage
+from recon.training.optim import WeightAverage
 
 
 def followed(decay: float, values: list[float], good: list[bool] | None = None) -> float:

@@ -9,9 +9,9 @@ import yaml
 
 from losses import InvalidSetting
 from recon.config import check
+from recon.distributed import Ranks
 from recon.training import checkpoint
 from recon.training.device import make_fabric
-from recon.training.ranks import Ranks
 from tests.recon.launched import said, torchrun
 from tests.recon.training.conftest import (
     SMALL,

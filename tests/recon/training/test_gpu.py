@@ -9,17 +9,17 @@ import torch
 from losses import Reconstruction, build_objective
 from losses.finite import gradient_norm, step_unless
 from recon.data.batches import Batch
-from recon.data.resample import Crops
-from recon.evaluation import record
-from recon.evaluation.command import evaluated
-from recon.evaluation.instruments import networks
-from recon.evaluation.settings import EvaluateSettings
-from recon.evaluation.subject import open_run
+from recon.data.crops import Crops
+from recon.evaluation import results as record
+from recon.evaluation.evaluate_run import evaluated
+from recon.evaluation.suite import networks
+from recon.loaded_run import open_run
 from recon.model import create_model, velocity
+from recon.study_config import EvaluateSettings
 from recon.training import loop
 from recon.training.device import Upload
-from recon.training.optimiser import adamw, set_learning_rate
-from recon.training.watch import Watch
+from recon.training.optim import adamw, set_learning_rate
+from recon.training.train_logger import Watch
 from tests.recon.training.conftest import (
     SMALL,
     as_killed_after_its_first_checkpoint,

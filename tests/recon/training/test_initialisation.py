@@ -5,9 +5,9 @@ import torch
 from safetensors.torch import load_file
 
 from losses import InvalidSetting
-from recon.model.checkpoints import read, write
+from recon.loaded_run import load_run
+from recon.model.formats import read, write
 from recon.training import checkpoint
-from recon.training.trained import load_run
 from tests.recon.training.conftest import SMALL, contents, differences, pretrain, resumed, small_run
 
 START = ["train.steps=2", "loss=mse"]

@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from recon.training.interrupt import Interrupt
+from recon.training.loop import Interrupt
 
 BOTH = [signal.SIGTERM, signal.SIGINT]
 

@@ -4,8 +4,7 @@ import json
 
 import pytest
 
-from recon.training.console import duration
-from recon.training.log import RunLog
+from recon.training.train_logger import RunLog, duration
 
 
 def steps_of(folder) -> list[int]:

@@ -15,13 +15,13 @@ from losses.pixel import MSE
 from recon.data import Batch
 from recon.model import create_model
 from recon.training import checkpoint
+from recon.training.accumulator import Tally
 from recon.training.device import make_fabric
 from recon.training.loop import train
-from recon.training.optimiser import adamw, learning_rate
+from recon.training.optim import adamw, learning_rate
 from recon.training.preview import Preview
-from recon.training.run import Rhythm, Run
-from recon.training.tally import Tally
-from recon.training.watch import SKIPPED_IN_A_ROW, Diverged
+from recon.training.state import Rhythm, Run
+from recon.training.train_logger import SKIPPED_IN_A_ROW, Diverged
 from tests.recon.training.conftest import differences
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from recon.training.run_folder import flat, resumed_settings
+from recon.runs import flat, resumed_settings
 from tests.recon.training.conftest import settings
 
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from losses.heads import NormalisedPixelHead
 from recon.model import create_model
-from recon.training.optimiser import adamw, learning_rate, set_learning_rate
+from recon.training.optim import adamw, learning_rate, set_learning_rate
 
 
 def rates(steps: int, warmup: float) -> list[float]:

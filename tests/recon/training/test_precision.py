@@ -5,7 +5,7 @@ import torch
 
 from losses import Objective
 from losses.errors import InvalidSetting
-from recon.training import pretraining
+from recon.training import setup as pretraining
 from recon.training.device import make_fabric, set_deterministic
 from recon.training.preview import Preview
 from tests.recon.training.conftest import SMALL, pretrain

@@ -11,7 +11,7 @@ import torch
 from torch import distributed
 
 from losses import InvalidSetting
-from recon.training.ranks import ALONE, Ranks, first_to_say
+from recon.distributed import ALONE, Ranks, first_to_say
 
 COUNT = 3
 

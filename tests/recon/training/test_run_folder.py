@@ -12,10 +12,11 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from losses.errors import InvalidSetting
+from recon import runs as run_folder
 from recon.config import every_setting
-from recon.training import checkpoint, run_folder
-from recon.training.pretraining import from_values
-from recon.training.run_folder import HARMLESS, RUNS, create, existing, flat, nested, resumed_settings
+from recon.runs import HARMLESS, RUNS, create, existing, flat, nested, resumed_settings
+from recon.training import checkpoint
+from recon.training.setup import from_values
 from tests.recon.training.conftest import differences, lines_of, settings, small_run
 
 KEYS = [s.key for s in every_setting()]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from losses import Objective, Result, TermResult, build_objective
-from recon.training.tally import Tally
+from recon.training.accumulator import Tally
 
 NAN, INF = float("nan"), float("inf")
 CPU = torch.device("cpu")

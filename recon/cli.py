@@ -1,0 +1,272 @@
+"""The edge: from the command line to settings, and from errors to one line and exit status 2."""
+
+import os
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from losses import InvalidSetting
+from losses.errors import nearest
+from recon import sweep
+from recon.config import Settings, every_setting
+from recon.distributed import first_of_all, first_to_say, join, launched_together
+from recon.model.bundled import NAMES
+from recon.training.device import is_out_of_memory
+from recon.usage import help_text, presets
+
+# `data=cifar10` says data.name=cifar10, and a preset needs no plus.
+SHORT = {"data": "data.name", "model": "model.name", "probe": "probe.name", "preset": "+preset"}
+
+# The demonstration is the preset of a command that names no data, model or run of the user's own: none of these keys,
+# or only with these values (an `init` that is no other's run leaves the demonstration what it is).
+DEMO = "+preset=demo"
+OWN = {
+    "data.name": (),
+    "data.root": (),
+    "model.name": (),
+    "preset": (),
+    "init": ("none", "null", *NAMES),
+    "resume": ("false", "no", "n", "off", "0"),
+}
+DEMO_TAKEN = "preset=demo: neither data, model, preset nor init is given; the demonstration on embedded photographs"
+
+# Hydra's flags that a user may want, and those of them that take the next argument.
+FLAGS = {"-h", "--help", "--hydra-help", "-m", "--multirun", "--resolve", "--version", "--info", "-i", "--run", "-r"}
+VALUED_FLAGS = {"--config-dir", "-cd", "--cfg", "-c", "--package", "-p"}
+TELLING_FLAGS = {"-h", "--help", "--hydra-help", "--version", "--info", "-i"}
+
+Task = Callable[[Any, frozenset[str]], int | None]
+
+
+@dataclass(frozen=True)
+class Command:
+    """One of the program's commands.
+
+    Args:
+        name: of its module, recon.NAME.
+        about: its help's first line.
+        settings: the dataclass of its settings.
+        bare: the setting, a list, that takes the arguments which are no `key=value`; None: there are no such.
+        less_memory: what to do where memory runs out.
+    """
+
+    name: str
+    about: str
+    settings: type = Settings
+    bare: str | None = None
+    less_memory: str = "free some, or take a larger machine"
+
+    @property
+    def short(self) -> dict[str, str]:
+        here = self.keys | ({"+preset"} if self.settings is Settings else set())
+        return {word: full for word, full in SHORT.items() if full in here}
+
+    @cached_property
+    def keys(self) -> set[str]:
+        """Every setting's key, and every node's that a term has."""
+        keys = {s.key for s in every_setting(self.settings)}
+        return keys | {key[:i] for key in keys for i in range(len(key)) if key[i] == "." and "." in key[:i]}
+
+
+def run(task: Task, command: Command) -> None:
+    """Runs `task(settings, given)` for the command line's settings, once, or once per combination under `-m`.
+
+    `given` are the keys that the user set himself. Exits with 0, with the task's own status, or with 2 after one line
+    where a setting cannot be used; in a sweep the other runs go on, and the largest status is the sweep's.
+    """
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises; what the user reads is written here
+    try:
+        sys.argv[1:], words, varied, demo = understood(sys.argv[1:], command)
+        launcher = sweep.launcher_of(sys.argv[1:])
+    except InvalidSetting as error:
+        _complain(str(error))
+        join().leave()
+        sys.exit(2)
+    if demo:
+        _say_demo(sys.argv[1:])
+        sys.argv.append(DEMO)
+    with sweep.scratch(launcher) as folder:
+        jobs = sweep.Jobs(folder, launcher, varied, os.getpid())
+        sys.argv += jobs.overrides(sys.argv[1:])
+        _store(command)
+        job = _job(task, command, words, jobs)
+        with jobs.watched():
+            try:
+                hydra.main(version_base="1.3", config_path=None, config_name=command.name)(job)()
+            except (HydraException, OmegaConfBaseException) as error:
+                _complain(in_one_line(error, command.keys))
+                jobs.ended("", 2)
+        status = jobs.status()
+    join().leave()
+    sys.exit(status)
+
+
+def _job(task: Task, command: Command, words: list[str], jobs: sweep.Jobs) -> Callable[[DictConfig], None]:
+    """What Hydra calls for each combination, perhaps in another process."""
+
+    def job(cfg: DictConfig) -> None:
+        overrides = list(HydraConfig.get().overrides.task)
+        given, name, line = _keys(overrides), jobs.name(overrides), ""
+        try:
+            with jobs.own_process(name):
+                try:
+                    if words:
+                        cfg[command.bare] = words
+                    status = task(typed(cfg, given), given) or 0
+                except (InvalidSetting, OmegaConfBaseException) as error:
+                    status, line = 2, in_one_line(error, command.keys)
+                    _complain(line)
+                except (RuntimeError, MemoryError) as error:
+                    if not is_out_of_memory(error):
+                        raise
+                    status, line = 2, f"out of memory; {command.less_memory}"
+                    if first_to_say("memory"):
+                        print(line, file=sys.stderr, flush=True)
+                    if launched_together():
+                        sys.exit(status)  # the others may still have enough, and would wait for this one
+        except sweep.Asked as asked:
+            status = 128 + asked.signal
+        jobs.ended(name, status, line)
+        if status > 128 and jobs.here:  # a signal ends the whole sweep
+            join().leave()
+            sys.exit(status)
+
+    return job
+
+
+def understood(arguments: list[str], command: Command) -> tuple[list[str], list[str], frozenset[str], bool]:
+    """The arguments as Hydra wants them, the bare ones, the keys that a sweep gives several values, and whether the
+    demonstration is meant.
+
+    Raises:
+        InvalidSetting: a key that is no setting.
+    """
+    flags, overrides, bare = [], [], []
+    for before, argument in zip([None, *arguments], arguments, strict=False):
+        if before in VALUED_FLAGS:
+            flags.append(argument)
+        elif argument.startswith("-"):
+            flag = argument.partition("=")[0]
+            if flag not in FLAGS | VALUED_FLAGS:
+                raise InvalidSetting(
+                    f"unknown flag '{flag}'{nearest(flag, FLAGS | VALUED_FLAGS)}; settings are key=value"
+                )
+            flags.append(argument)
+        elif command.bare and ("=" not in argument or Path(argument).exists()):
+            bare.append(argument)
+        else:
+            overrides.append(_override(argument, command))
+    parsed = OverridesParser.create().parse_overrides(overrides)
+    varied = frozenset(each.key_or_group for each in parsed if each.is_sweep_override())
+    return flags + overrides, bare, varied, command.settings is Settings and means_demo(parsed)
+
+
+def means_demo(overrides: Iterable[Override]) -> bool:
+    """Whether these settings of pretrain name neither data, a model, a preset nor a run of the user's own."""
+    for override in overrides:
+        if (key := override.key_or_group) not in OWN:
+            continue
+        if not OWN[key]:
+            return False
+        several = override.is_sweep_override()
+        values = override.sweep_string_iterator() if several else [override.get_value_element_as_str()]
+        if any(value.strip("'\"").lower() not in OWN[key] for value in values):
+            return False
+    return True
+
+
+def _override(argument: str, command: Command) -> str:
+    """One key=value as Hydra wants it."""
+    key, equals, value = argument.partition("=")
+    bare = key.lstrip("+~")
+    if not equals:
+        raise InvalidSetting(f"'{argument}' is no setting; write key=value (--help lists all settings)")
+    known, short = command.keys, command.short
+    if bare not in short and not bare.startswith(("hydra.", "hydra/")) and bare not in known:
+        raise InvalidSetting(f"unknown setting '{bare}'{nearest(bare, known)} (--help lists all settings)")
+    override = f"{short[bare]}={value}" if bare in short else argument
+    try:
+        _keys([override])
+    except HydraException as error:
+        raise InvalidSetting(
+            f"cannot read '{argument}' ({in_one_line(error, known)}); quote what is not a plain value"
+        ) from error
+    return override
+
+
+def typed(cfg: DictConfig, given: frozenset[str] = frozenset()) -> Any:
+    """Settings as dataclasses; of train.steps and train.epochs, the one that was given counts."""
+    if "train.steps" in given and "train.epochs" not in given:
+        cfg.train.epochs = None
+    if "train.epochs" in given and "train.steps" not in given:
+        cfg.train.steps = None
+    return OmegaConf.to_object(cfg)
+
+
+def in_one_line(error: BaseException, known: set[str]) -> str:
+    """What went wrong with the settings, named, without Hydra's frames."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, OmegaConfBaseException):
+        cause = cause.__cause__
+    if isinstance(cause, OmegaConfBaseException) and cause.full_key:
+        what = str(cause.msg or cause).splitlines()[0]
+        suggestion = "" if cause.full_key in known else nearest(cause.full_key, known)
+        return f"setting {cause.full_key}: {what}{suggestion}"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if lines and "preset/" in lines[0]:
+        wanted = lines[0].split("preset/")[1].split("'")[0]
+        return f"unknown preset '{wanted}'{nearest(wanted, presets())} (presets: {', '.join(presets())})"
+    if lines and lines[0].startswith("Ambiguous value"):
+        return f"{lines[0]}: add -m to run one after the other, or quote the value"
+    return lines[0] if lines else type(error).__name__
+
+
+def _say_demo(arguments: list[str]) -> None:
+    """That the demonstration is taken, unless no settings are used; where they are printed as YAML, as its comment."""
+    flags = {word.partition("=")[0] for word in arguments}
+    if first_of_all() and not flags & TELLING_FLAGS:
+        print(f"# {DEMO_TAKEN}" if flags & {"--cfg", "-c"} else DEMO_TAKEN, flush=True)
+
+
+def _complain(line: str) -> None:
+    """Once for all processes that torchrun started."""
+    if first_of_all():
+        print(line, file=sys.stderr, flush=True)
+
+
+def _store(command: Command) -> None:
+    store = ConfigStore.instance()
+    store.store("settings", command.settings)
+    text = help_text(command.name, command.about, command.settings, command.bare)
+    store.store("recon", {"template": text.replace("$", "$$")}, group="hydra/help")
+    store.store(
+        command.name,
+        {
+            "defaults": [
+                "settings",
+                "_self_",
+                {"override hydra/help": "recon"},
+                {"override hydra/hydra_logging": "disabled"},
+                {"override hydra/job_logging": "disabled"},
+            ],
+            # Hydra leaves nothing behind: a run's folder is the run's own affair.
+            "hydra": {"run": {"dir": "."}, "output_subdir": None, "searchpath": ["pkg://experiments"]},
+        },
+    )
+
+
+def _keys(overrides: Iterable[Any]) -> frozenset[str]:
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    return frozenset(override.key_or_group for override in parsed)

@@ -1,0 +1,144 @@
+"""What `python -m recon.compare` does."""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from losses import InvalidSetting
+from losses.patches import spread
+from recon.comparison.assemble import Learnt, assemble, learnt_rows
+from recon.comparison.gather import Candidate, gather
+from recon.comparison.probed import with_probes
+from recon.distributed import PATIENCE, Ranks, join
+from recon.evaluation.evaluate_run import evaluated, table, undefined
+from recon.evaluation.evaluator import Evaluation
+from recon.evaluation.suite import Networks
+from recon.loaded_run import RESULTS, Subject
+from recon.probing import probe_results as probes
+from recon.probing.context import Contestant
+from recon.report.page import write_page
+from recon.report.plots import write_plots
+from recon.report.tables import write_tables
+from recon.runs import write_text
+from recon.study_config import CompareSettings, Measuring, check_measuring
+from recon.training.train_logger import duration
+
+
+def compare(settings: CompareSettings, given: frozenset[str] = frozenset()) -> int:
+    """Compares runs on the same images and masks; writes the report and prints its table.
+
+    Under torchrun processes share what has to be evaluated, and the first alone writes and prints.
+
+    Returns 0, or 1 where some runs could not be evaluated: the report has the others, and says why.
+
+    Raises:
+        InvalidSetting: no run was named, runs that cannot be compared, none that can be evaluated.
+    """
+    check_measuring(settings)
+    began = time.monotonic()
+    folder = Path(settings.out)
+    if (folder / "config.yaml").exists():
+        raise InvalidSetting(f"out={folder} is a run; choose another folder for the report")
+    # runs/* also has the report of an earlier comparison, and results of checkpoints' files.
+    named = [run for run in dict.fromkeys(map(Path, settings.runs)) if run.resolve() != folder.resolve()]
+    runs = [run for run in named if not (run.is_dir() and run.name.endswith(RESULTS))]
+    if not runs:
+        raise InvalidSetting("name the runs to compare: python -m recon.compare runs/A runs/B")
+    ranks = join(PATIENCE)
+    with ranks.ending_together("what has been evaluated is kept; compare again"):
+        baselines = ranks.by_first(lambda: [run for run in runs if from_scratch(run)])
+        candidates = gather([run for run in runs if run not in baselines], settings, announced, ranks)
+        return ranks.by_first(lambda: report(candidates, baselines, settings, folder, began))
+
+
+def report(
+    candidates: list[Candidate], baselines: list[Path], settings: CompareSettings, folder: Path, began: float
+) -> int:
+    """Writes the report and prints its table; returns the exit status."""
+    learnt = learnt_rows(candidates)
+    comparison = with_probes(assemble(candidates, learnt, settings), probings(learnt, baselines))
+    folder.mkdir(parents=True, exist_ok=True)
+    write_files(comparison, folder)
+    page = write_page(comparison, pictures(learnt), folder)
+    print(table(comparison | {"rows": {row["key"]: row for row in comparison["rows"]}}))
+    for line in undefined(comparison | {"rows": {row["key"]: row for row in comparison["rows"]}}):
+        print(line)
+    failed = [candidate for candidate in candidates if candidate.reason]
+    for candidate in failed:
+        print(f"left out: {candidate.reason}", file=sys.stderr)
+    print(f"report  {page}   ({duration(time.monotonic() - began)})")
+    return 1 if failed else 0
+
+
+def from_scratch(folder: Path) -> bool:
+    """Whether a folder holds the probing of a model that was trained on the labels alone."""
+    found = probes.read(folder)
+    return found is not None and "scratch" in found.page["contestants"]
+
+
+def probings(learnt: dict[str, Learnt], baselines: list[Path]) -> dict[str, probes.Record]:
+    """The probing of every run that has one, by the key of its first row, and of models from scratch."""
+    found, seen = {}, set()
+    for key, row in learnt.items():
+        subject = row.candidate.subject
+        if subject is not None and subject.folder not in seen:
+            seen.add(subject.folder)
+            found[key] = probing_of(subject)
+    found |= {f"scratch/{folder.name}": probes.read(folder) for folder in baselines}
+    return {key: record for key, record in found.items() if record is not None}
+
+
+def probing_of(subject: Subject) -> probes.Record | None:
+    """The probing in a run's folder, if it is of the encoder that stands there now."""
+    found = probes.read(subject.folder)
+    encoder = Contestant("run", subject.name, subject.trained.model).checksum
+    if found is not None and found.page["contestants"].get("run", {}).get("encoder") != encoder:
+        print(f"{subject.folder} has changed since it was probed: probe it again", file=sys.stderr)
+        return None
+    return found
+
+
+def write_files(comparison: dict[str, Any], folder: Path) -> None:
+    """comparison.json, tables and plots; those of an earlier comparison that this one does not have are removed."""
+    path = folder / "comparison.json"
+    try:
+        before = set(json.loads(path.read_text())["files"])
+    except (OSError, ValueError, TypeError, KeyError):
+        before = set()
+    files = [file.name for file in (*write_tables(comparison, folder), *write_plots(comparison, folder))]
+    for name in before - set(files):
+        (folder / Path(name).name).unlink(missing_ok=True)
+    write_text(path, json.dumps(comparison | {"files": files}, indent=1, allow_nan=False) + "\n")
+
+
+def announced(
+    subject: Subject, measuring: Measuring, nets: Networks, before: Evaluation | None, ranks: Ranks
+) -> Evaluation:
+    ranks.say(f"evaluating {subject.folder}")
+    return evaluated(subject, measuring, nets, before, ranks)
+
+
+def pictures(learnt: dict[str, Learnt]) -> dict[str, Any]:
+    """What `write_page` shows of the images: see there."""
+    first = next(row.found for row in learnt.values() if row.found)
+    protocol, truth = first.protocol, first.tensors["truth/pictures"]
+    p = protocol.patch_size
+    rows = {key: row.found.tensors[f"{row.row}/pictures"] for key, row in learnt.items() if row.found}
+    for key, page in first.page["rows"].items():
+        if page["kind"] not in ("run", "truth"):
+            rows[key] = first.tensors[f"{key}/pictures"]
+    draws = {
+        key: row.found.tensors[f"{row.row}/draws"].permute(0, 1, 3, 4, 2).numpy()
+        for key, row in learnt.items()
+        if row.found and f"{row.row}/draws" in row.found.tensors
+    }
+    return {
+        "draws": draws,
+        "patch_size": p,
+        "names": first.page["pictures"],
+        "truth": truth.permute(0, 2, 3, 1).numpy(),
+        "hidden": spread(first.tensors["masks"], protocol.grid, p)[:, 0].numpy(),
+        "rows": {key: images.permute(0, 2, 3, 1).numpy() for key, images in rows.items()},
+    }

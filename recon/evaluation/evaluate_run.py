@@ -1,0 +1,164 @@
+"""What `python -m recon.evaluate` does."""
+
+import shlex
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from losses import InvalidSetting
+from recon.distributed import ALONE, PATIENCE, Ranks, join
+from recon.evaluation import results as record
+from recon.evaluation.evaluator import Evaluation, evaluate
+from recon.evaluation.suite import Networks, networks
+from recon.loaded_run import Subject, open_run
+from recon.study_config import EvaluateSettings, Measuring, check_measuring
+from recon.training.device import own_fabric
+from recon.training.train_logger import duration
+
+# Name and heading of the printed columns; those that the data or the machine do not have are left out.
+COLUMNS = {
+    "masked_psnr": "PSNR dB",
+    "excess_mse": "excess MSE",
+    "ssim": "SSIM",
+    "lpips": "LPIPS",
+    "tenengrad": "detail",  # over the truth's
+    "blur_effect": "blur",
+    "seam_ratio": "seams",
+    "retention": "retention",
+    "coherence": "coherence",
+    "invented": "invented",
+    "kid": "KID",
+    "crps": "CRPS",
+    "bits_per_dim": "bits/dim",
+    "linear_mean": "linear",  # of probes, in a comparison
+    "knn_20_mean": "20-NN",
+}
+
+
+def table(page: dict[str, Any]) -> str:
+    """Rows of an evaluation with half the width of each interval behind the value.
+
+    "detail" is the squared gradient (tenengrad) over the truth's.
+    """
+    columns = {name: title for name, title in COLUMNS.items() if _defined(page, name)}
+    lines = [["", *columns.values()]]
+    detail = page["rows"]["truth"]["values"]["tenengrad"]["value"]
+    lines += [
+        [row["label"], *(_cell(row["values"][name], detail if name == "tenengrad" else 1) for name in columns)]
+        for row in page["rows"].values()
+    ]
+    return aligned(lines)
+
+
+def aligned(lines: list[list[str]]) -> str:
+    """Rows of cells as text: the first column to the left, the others to the right."""
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
+
+
+def undefined(page: dict[str, Any]) -> list[str]:
+    """One line for each metric that no row has, with the reason."""
+    truth = page["rows"]["truth"]["values"]
+    return [
+        f"{metric['name']}: {truth[metric['name']]['reason']}"
+        for metric in page["metrics"]
+        if not _defined(page, metric["name"])
+    ]
+
+
+def _defined(page: dict[str, Any], name: str) -> bool:
+    return any(row["values"].get(name, {}).get("value") is not None for row in page["rows"].values())
+
+
+def _cell(figures: dict[str, Any], unit: float) -> str:
+    if figures["value"] is None or not unit:
+        return "-"
+    value, low, high = (figures[key] and figures[key] / unit for key in ("value", "low", "high"))
+    digits = 2 if abs(value) >= 10 else 4 if abs(value) < 0.1 else 3
+    half = "" if low is None or high is None or low == high else f" ±{(high - low) / 2:.{digits}f}"
+    return f"{value:.{digits}f}{half}"
+
+
+def evaluate_run(settings: EvaluateSettings, given: frozenset[str] = frozenset()) -> int:
+    """Evaluates a run or a checkpoint of others, writes evaluation.json into its folder and prints a table.
+
+    Under torchrun each process measures its part of the images, and the first alone prints and writes.
+
+    Raises:
+        InvalidSetting: no such run, no readable model, nothing that could be drawn, no data.
+    """
+    if settings.run is None:
+        raise InvalidSetting("give the run to evaluate: run=runs/NAME")
+    began = time.monotonic()
+    check_measuring(settings)
+    ranks = join(PATIENCE)
+    with ranks.ending_together("nothing was written; evaluate again"):
+        with ranks.one_voice():
+            subject = open_run(Path(settings.run), settings.target)
+            if subject.undrawable:
+                raise InvalidSetting(subject.undrawable)
+            if settings.render and not subject.trained.model.head.renderings:
+                raise InvalidSetting(
+                    f"render={settings.render}: {subject.name} has one answer to each image; leave render out"
+                )
+        nets = ranks.in_turn(lambda: networks(settings))  # what is missing is fetched once
+        found = evaluated(subject, settings, nets, ranks=ranks)
+        ranks.by_first(lambda: tell(subject, settings, found, began))
+    return 0
+
+
+def tell(subject: Subject, settings: EvaluateSettings, found: Evaluation, began: float) -> None:
+    """Writes what was found, and prints it."""
+    subject.make_folder()
+    page = record.write(subject, settings, found).page
+    print(table(page))
+    p = page["protocol"]
+    print(
+        f"\n{p['images']} held-out images of {p['data']}, {p['image_size'][0]}x{p['image_size'][1]} pixels, patches of "
+        f"{p['patch_size']}, {p['ratio']:.0%} hidden ({p['masking']}); ± half of the 95% interval over images"
+    )
+    for line in [*([p["caveat"]] if p["caveat"] else []), *undefined(page)]:
+        print(line)
+    print(f"all numbers  {subject.folder / record.JSON}   ({duration(time.monotonic() - began)})")
+    print(f"next         python -m recon.compare {shlex.quote(settings.run)} ANOTHER_RUN")
+
+
+def evaluated(
+    subject: Subject,
+    measuring: Measuring,
+    nets: Networks,
+    before: Evaluation | None = None,
+    ranks: Ranks = ALONE,
+) -> Evaluation:
+    """Evaluates a run on the device of the settings, with a bar; see `evaluate`."""
+    check_measuring(measuring)
+    with ranks.one_voice():
+        device = own_fabric(measuring.device, "fp32", ranks).device
+    if device.type == "mps":  # it has no double precision
+        device = torch.device("cpu")
+    # Measured in float32, not in the shorter format that CUDA may put in its place.
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
+    return evaluate(subject, measuring, nets, device, progress if ranks.first else silent, before, ranks)
+
+
+def progress(things: Iterable, what: str, count: int) -> Iterator:
+    """A bar; where standard error is no terminal, a line now and then."""
+    pause = 0.1 if sys.stderr.isatty() else 15
+    return iter(tqdm(things, desc=what, total=count, dynamic_ncols=True, leave=False, mininterval=pause, miniters=1))
+
+
+def silent(things: Iterable, what: str, count: int) -> Iterator:
+    """No bar: of several processes one shows how far all have come."""
+    return iter(things)

@@ -1,0 +1,13 @@
+"""Checkpoints of masked autoencoders, by whomever they were made: read, described, written.
+
+    read("mae_pretrain_vit_base.pth").model().encode(images)
+    write(read("runs/plain"), Path("plain.pth"), "official")
+
+Inside, tensors have the official MAE code's names, which are `MaskedAutoencoder`'s own.
+"""
+
+from recon.model.formats.architecture import FORMATS, Architecture, Checkpoint
+from recon.model.formats.reading import read
+from recon.model.formats.writing import format_for, write
+
+__all__ = ["FORMATS", "Architecture", "Checkpoint", "format_for", "read", "write"]

@@ -1,0 +1,163 @@
+"""Names of transformers' ViTMAE, of its files on the hub and of its newer modules, and its config.json."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from losses import InvalidSetting
+from recon.model.formats.architecture import NORM_EPS, NORMALISED, PIXELS, Checkpoint
+from recon.model.formats.plain import read_json
+
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
+
+# official -> theirs; a name on the hub first, then other spellings.
+NAMES = {
+    "cls_token": "vit.embeddings.cls_token",
+    "pos_embed": "vit.embeddings.position_embeddings",
+    "patch_embed.proj": "vit.embeddings.patch_embeddings.projection",
+    "norm": "vit.layernorm",
+    "mask_token": "decoder.mask_token",
+    "decoder_pos_embed": "decoder.decoder_pos_embed",
+    "decoder_embed": "decoder.decoder_embed",
+    "decoder_norm": "decoder.decoder_norm",
+    "decoder_pred": "decoder.decoder_pred",
+}
+# transformers 5 calls the layers otherwise in memory, and saves its decoder as `decoder_encoder.layer`.
+STACKS = {
+    "blocks": ("vit.encoder.layer", "vit.layers"),
+    "decoder_blocks": ("decoder.decoder_layers", "decoder.decoder_encoder.layer"),
+}
+PARTS = {
+    "norm1": ("layernorm_before",),
+    "norm2": ("layernorm_after",),
+    "attn.proj": ("attention.output.dense", "attention.o_proj"),
+    "mlp.fc1": ("intermediate.dense", "mlp.fc1"),
+    "mlp.fc2": ("output.dense", "mlp.fc2"),
+}
+THIRDS = (
+    ("attention.attention.query", "attention.q_proj"),
+    ("attention.attention.key", "attention.k_proj"),
+    ("attention.attention.value", "attention.v_proj"),
+)
+
+
+def is_theirs(names: Any) -> bool:
+    return any(name in names for name in ("vit.embeddings.cls_token", "embeddings.cls_token"))
+
+
+def official(state: dict[str, Tensor], where: Path) -> dict[str, Tensor]:
+    """Their tensors under the official names; query, key and value are one. Unknown names stay as they are."""
+    if "embeddings.cls_token" in state:  # of ViTMAEModel, which is `vit` in ViTMAEForPreTraining
+        state = {f"vit.{name}": value for name, value in state.items()}
+    fixed = {theirs: ours for ours, theirs in NAMES.items()}
+    stacks = {theirs: ours for ours, spelt in STACKS.items() for theirs in spelt}
+    parts = {theirs: ours for ours, spelt in PARTS.items() for theirs in spelt}
+    thirds = {theirs: i for i, spelt in enumerate(THIRDS) for theirs in spelt}
+    found: dict[str, Tensor] = {}
+    apart: dict[str, dict[int, Tensor]] = {}
+    layer = re.compile(rf"({'|'.join(map(re.escape, stacks))})\.(\d+)\.(.+)\.(weight|bias)")
+    for name, value in state.items():
+        stem, _, kind = name.rpartition(".")
+        if name in fixed or stem in fixed:
+            found[fixed.get(name) or f"{fixed[stem]}.{kind}"] = value
+        elif (match := layer.fullmatch(name)) and match[3] in parts:
+            found[f"{stacks[match[1]]}.{match[2]}.{parts[match[3]]}.{match[4]}"] = value
+        elif match and match[3] in thirds:
+            apart.setdefault(f"{stacks[match[1]]}.{match[2]}.attn.qkv.{match[4]}", {})[thirds[match[3]]] = value
+        else:
+            found[name] = value
+    for name, values in apart.items():
+        if len(values) < 3 or len({(v.dtype, v.shape) for v in values.values()}) > 1:
+            raise InvalidSetting(
+                f"{where}: query, key and value of {name} are not all there in one shape; fetch it again"
+            )
+        found[name] = torch.cat([values[i] for i in range(3)])
+    return found
+
+
+def theirs(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Official tensors under the names of the files on the hub, which transformers of all versions reads."""
+    found: dict[str, Tensor] = {}
+    for name, value in state.items():
+        stem, _, kind = name.rpartition(".")
+        if name in NAMES or stem in NAMES:
+            found[NAMES.get(name) or f"{NAMES[stem]}.{kind}"] = value
+            continue
+        stack, number, part = stem.split(".", 2)
+        layer = f"{STACKS[stack][0]}.{number}"
+        if part == "attn.qkv":
+            for (third, *_), piece in zip(THIRDS, value.chunk(3), strict=True):
+                found[f"{layer}.{third}.{kind}"] = piece.contiguous()
+        else:
+            found[f"{layer}.{PARTS[part][0]}.{kind}"] = value
+    return found
+
+
+def said(folder: Path) -> dict[str, Any]:
+    """What config.json and preprocessor_config.json beside the weights tell: target, mean, std, fields of
+    `Architecture` under "architecture".
+
+    Raises:
+        InvalidSetting: they are of another model, or of a variant that this program does not compute.
+    """
+    config, images = read_json(folder / CONFIG), read_json(folder / PREPROCESSOR)
+    if config.get("model_type", "vit_mae") != "vit_mae":
+        raise InvalidSetting(f"{folder / CONFIG} is of a {config['model_type']}; give a ViTMAE (vit_mae)")
+    for key, value in {"hidden_act": "gelu", "qkv_bias": True, "num_channels": 3}.items():
+        if config.get(key, value) != value:
+            raise InvalidSetting(f"{folder / CONFIG} has {key}={config[key]}; only {value} can be read")
+    notes = []
+    if config.get("layer_norm_eps", NORM_EPS) != NORM_EPS:
+        notes.append(f"layer_norm_eps={config['layer_norm_eps']} as {CONFIG} has it; the official code has {NORM_EPS}")
+    norm_pix = config.get("norm_pix_loss")
+    size = config.get("image_size")
+    return {
+        "target": None if norm_pix is None else NORMALISED if norm_pix else PIXELS,
+        "mean": images.get("image_mean"),
+        "std": images.get("image_std"),
+        "notes": notes,
+        "architecture": {
+            "heads": config.get("num_attention_heads"),
+            "decoder_heads": config.get("decoder_num_attention_heads"),
+            "norm_eps": config.get("layer_norm_eps"),
+            "image_size": (size, size) if isinstance(size, int) else size and tuple(size),
+        },
+    }
+
+
+def configs(c: Checkpoint) -> dict[str, dict[str, Any]]:
+    """config.json and preprocessor_config.json, by name."""
+    a = c.architecture
+    height, width = a.image_size
+    decoder = {
+        "decoder_hidden_size": a.decoder_width,
+        "decoder_intermediate_size": 4 * (a.decoder_width or 0),
+        "decoder_num_attention_heads": a.decoder_heads,
+        "decoder_num_hidden_layers": a.decoder_depth,
+    }
+    config = {
+        "architectures": ["ViTMAEForPreTraining" if c.has_decoder else "ViTMAEModel"],
+        "model_type": "vit_mae",
+        "hidden_size": a.width,
+        "intermediate_size": 4 * a.width,
+        "num_attention_heads": a.heads,
+        "num_hidden_layers": a.depth,
+        "image_size": height if height == width else [height, width],
+        "patch_size": a.patch_size,
+        "layer_norm_eps": a.norm_eps,
+        "qkv_bias": True,
+        **(decoder if c.has_decoder else {}),
+        # Left out where it is not known: transformers then takes raw pixels for its loss, and we read "unknown" back.
+        **({} if c.target is None else {"norm_pix_loss": c.target == NORMALISED}),
+    }
+    images = {
+        "image_processor_type": "ViTImageProcessor",
+        "image_mean": list(c.mean),
+        "image_std": list(c.std),
+        "size": {"height": height, "width": width},
+    }
+    return {CONFIG: config, PREPROCESSOR: images}

@@ -1,0 +1,172 @@
+"""Settings of recon.probe."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from losses import InvalidSetting
+from losses.errors import chosen, nearest
+from losses.features.trunks import TRUNKS
+from losses.features.vgg19 import tap_index
+from losses.term import option
+from recon.config import _node
+
+RENDERINGS = ("mean", "mode", "sample")
+
+
+@dataclass
+class Where:
+    name: str | None = option(None, "dataset; null: the run's own. A checkpoint of others has none: say data=NAME")
+    root: str | None = option(None, "folder that holds the data; null: where the run found it")
+
+
+@dataclass
+class LpipsSettings:
+    net: str = option("alex", "trunk of LPIPS: alex or squeeze")
+    weights: str | None = option(None, "file of the trunk's weights in torchvision's names; null: torch hub's cache")
+
+
+@dataclass
+class FeatureSettings:
+    weights: str = option("bundled", "VGG19 of feature distance and KID: bundled, imagenet, random, or a file's path")
+    tap: str = option("conv3_1", "layer whose means over positions KID compares")
+
+
+@dataclass
+class Measuring:
+    """What recon.evaluate and recon.compare have in common."""
+
+    device: str = option("auto", "auto, cpu, cuda, cuda:N")
+    images: int = option(256, "held-out images, the same ones for every run; fewer where the data has fewer")
+    seed: int = option(0, "of the masks; an image's mask depends on this and the image alone")
+    batch: int = option(32, "images at a time")
+    ratios: list[float] = option([0.25, 0.5, 0.75, 0.9], "mask ratios of the curve against the mask ratio; []: none")
+    training_images: int = option(2048, "training images that the ridge regression is fitted on")
+    render: str | None = option(
+        None, "mean, mode or sample: the one answer of a predicted distribution that is measured; null: a row for each"
+    )
+    draws: int = option(4, "samples of each image under a predicted distribution, for scores and for their mean")
+    pictures: int = option(12, "images to look at, evenly spaced among those that are measured")
+    target: str | None = option(None, "pixels or normalised: a checkpoint's target, where its file cannot tell")
+    data: Where = _node(Where)
+    lpips: LpipsSettings = _node(LpipsSettings)
+    features: FeatureSettings = _node(FeatureSettings)
+
+
+@dataclass
+class EvaluateSettings(Measuring):
+    run: str | None = option(None, "folder of the run: runs/NAME; or a checkpoint of others, such as mae.pth")
+
+
+def check_measuring(settings: Measuring) -> None:
+    """What types cannot say.
+
+    Raises:
+        InvalidSetting: a value out of range, in one line.
+    """
+    chosen("render", settings.render or "mean", RENDERINGS)
+    for key in ("images", "batch", "training_images", "pictures", "draws"):
+        if getattr(settings, key) < 1:
+            raise InvalidSetting(f"{key}={getattr(settings, key)} must be above 0")
+    if settings.lpips.net not in TRUNKS:
+        raise InvalidSetting(
+            f"unknown lpips.net '{settings.lpips.net}'{nearest(settings.lpips.net, TRUNKS)} ({', '.join(TRUNKS)})"
+        )
+    if settings.target not in (None, "pixels", "normalised"):
+        raise InvalidSetting(f"target={settings.target}: choose target=pixels or target=normalised")
+    tap_index(settings.features.tap)
+    for ratio in settings.ratios:
+        if not 0 < ratio < 1 or not math.isfinite(ratio):
+            raise InvalidSetting(f"ratios={settings.ratios}: a mask ratio is between 0 and 1, both excluded")
+    if not 0 <= settings.seed < 2**63:
+        raise InvalidSetting(f"seed={settings.seed} must be between 0 and 2^63 - 1")
+
+
+@dataclass
+class CompareSettings(Measuring):
+    runs: list[str] = field(default_factory=list, metadata={"doc": "the runs' folders; simply typed one after another"})
+    out: str = option("runs/comparison", "folder of the report")
+    again: bool = option(False, "evaluate anew also where an evaluation of the same model and settings is there")
+
+
+RECIPES = ("small", "paper")
+
+
+@dataclass
+class LabelledData:
+    name: str | None = option(None, "labelled dataset, as recon.pretrain's; null: the one the run was trained on")
+    root: str | None = option(None, "folder that holds the data; null: where the run found it")
+    image_size: Any = option(64, "pixels, S or [H,W], of scratch=MODEL; a run has its own")
+    workers: int = option(0, "processes that read and augment; 0: the probing process itself")
+
+
+@dataclass
+class Probing:
+    name: str = option("linear+knn", "which, joined by +: linear, knn, paper_linear, attentive, partial, finetune")
+    layer: Any = option(None, "block that linear and knn read, 1 to depth; null: the last; all: a curve over depth")
+    seeds: int = option(3, "repetitions: subsets, initial heads, order of the images")
+    fractions: list[float] = option([0.01, 0.1, 1.0], "shares of the training labels")
+    controls: bool = option(True, "the same for the untrained encoder (finetune: from scratch), and for raw pixels")
+    recipe: str = option("small", "batches of those that train: small (256, for small data) or paper (ImageNet's)")
+    epochs: float | None = option(None, "of those that train; null: their recipe's own (paper_linear 90, finetune 100)")
+    blocks: list[float] | None = option(None, "of partial: last blocks trained; null: 0, 0.5, 1, 2, 4, ... and all")
+
+
+@dataclass
+class ProbeSettings:
+    run: str | None = option(None, "folder of the run: runs/NAME; or somebody else's checkpoint")
+    scratch: str | None = option(None, "instead of a run: a model of this size, trained on the labels alone")
+    patch_size: int = option(8, "pixels, of scratch=MODEL")
+    seed: int = option(0, "the first of the seeds")
+    device: str = option("auto", "auto, cpu, cuda, cuda:N")
+    precision: str = option("auto", "auto (bf16 where the device does it well), bf16, fp32")
+    again: bool = option(False, "replace an earlier probing with other data, seeds or precision")
+    batch: int = option(128, "images at a time through the frozen encoder")
+    data: LabelledData = _node(LabelledData)
+    probe: Probing = _node(Probing)
+
+
+def check_probing(settings: ProbeSettings, known: tuple[str, ...]) -> None:
+    """What types cannot say.
+
+    Args:
+        known: names of the probes.
+
+    Raises:
+        InvalidSetting: a value out of range, in one line.
+    """
+    if (settings.run is None) == (settings.scratch is None):
+        raise InvalidSetting("give what to probe: run=runs/NAME, or scratch=MODEL for the supervised baseline")
+    for name in probes(settings):
+        if name not in known:
+            raise InvalidSetting(f"unknown probe '{name}'{nearest(name, known)} (probes: {', '.join(known)})")
+    for key, value in {"batch": settings.batch, "probe.seeds": settings.probe.seeds}.items():
+        if value < 1:
+            raise InvalidSetting(f"{key}={value} must be above 0")
+    if settings.probe.recipe not in RECIPES:
+        raise InvalidSetting(f"probe.recipe={settings.probe.recipe}: choose {' or '.join(RECIPES)}")
+    if settings.probe.epochs is not None and not 0 < settings.probe.epochs < math.inf:
+        raise InvalidSetting(f"probe.epochs={settings.probe.epochs} must be above 0, and finite")
+    if settings.data.workers < 0:
+        raise InvalidSetting(f"data.workers={settings.data.workers} must not be negative")
+    if not settings.probe.fractions or not all(0 < share <= 1 for share in settings.probe.fractions):
+        raise InvalidSetting(f"probe.fractions={settings.probe.fractions}: shares of the labels, above 0 and at most 1")
+    if not 0 <= settings.seed < 2**62:
+        raise InvalidSetting(f"seed={settings.seed} must be between 0 and 2^62 - 1")
+
+
+def probes(settings: ProbeSettings) -> list[str]:
+    """Names of the probes that were asked for, each once."""
+    return list(dict.fromkeys(word.strip() for word in settings.probe.name.split("+")))
+
+
+def layers(settings: ProbeSettings, depth: int) -> list[int]:
+    """Numbers of the blocks whose output is probed, of an encoder of `depth` blocks."""
+    asked = settings.probe.layer
+    if asked is None:
+        return [depth]
+    if asked == "all":
+        return list(range(1, depth + 1))
+    if type(asked) is not int or not 1 <= asked <= depth:
+        raise InvalidSetting(f"probe.layer={asked}: choose a block from 1 to {depth}, or all")
+    return [asked]

@@ -1,0 +1,80 @@
+"""An exponential moving average of a model's weights (of a GAN's generator: Yazıcı et al. 2018, arXiv 1806.04498)."""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+
+def adamw(model: nn.Module, *, weight_decay: float, betas: Sequence[float]) -> torch.optim.AdamW:
+    """Fused AdamW with decay on matrices alone: weights of linear and convolutional layers.
+
+    Biases, norms and tokens are not decayed. (The official code decays its class and mask tokens, which are not
+    matrices, only by the shape they are stored in.)
+    """
+    matrices = {m.weight for m in model.modules() if isinstance(m, nn.Linear | nn.Conv2d)}
+    trained = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p in matrices], "weight_decay": weight_decay},
+        {"params": [p for p in trained if p not in matrices], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=0.0, betas=tuple(betas), fused=True)
+
+
+def learning_rate(step: int, *, steps: int, peak: float, warmup: float) -> float:
+    """Linear from 0 over the first `warmup` of the run, then a half cosine to 0, at `step` in [0, steps)."""
+    warm = warmup * steps
+    if step < warm:
+        return peak * (step + 1) / (warm + 1)
+    return peak * 0.5 * (1 + math.cos(math.pi * (step - warm) / (steps - warm)))
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+class WeightAverage:
+    """Follows a model's trained weights.
+
+    After step t, counted from 0, the average moves by 1 - d towards the weights, d the smaller of `decay` and
+    (1 + t) / (10 + t): so a short run is no average of its first weights.
+    """
+
+    def __init__(self, model: nn.Module, decay: float):
+        self.decay = decay
+        self.weights = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, step: int, good: Tensor) -> None:
+        """Moves; `good`, a bool scalar on the device, says whether the step was taken."""
+        rate = good.to(torch.float32) * (1 - min(self.decay, (1 + step) / (10 + step)))
+        towards = torch._foreach_sub(
+            [parameter for name, parameter in model.named_parameters() if name in self.weights],
+            list(self.weights.values()),
+        )
+        torch._foreach_mul_(towards, rate)
+        torch._foreach_add_(list(self.weights.values()), towards)
+
+    @contextmanager
+    def applied(self, model: nn.Module) -> Iterator[None]:
+        """The model with the averaged weights; afterwards it has its own again, to the bit."""
+        own = {name: p.detach().clone() for name, p in model.named_parameters() if name in self.weights}
+        self._fill(model, self.weights)
+        try:
+            yield
+        finally:
+            self._fill(model, own)
+
+    def load(self, weights: dict[str, Tensor]) -> None:
+        """Takes up saved ones."""
+        for name, tensor in weights.items():
+            self.weights[name].copy_(tensor)
+
+    @torch.no_grad()
+    def _fill(self, model: nn.Module, weights: dict[str, Tensor]) -> None:
+        for name, parameter in model.named_parameters():
+            if name in weights:
+                parameter.copy_(weights[name])

@@ -1,0 +1,35 @@
+"""A small run, and probings of it as the command makes them."""
+
+import contextlib
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from recon.cli import typed
+from recon.probing import linear
+from recon.probing import probe_run as command
+from recon.probing.probe_results import Record, read
+from recon.study_config import ProbeSettings
+from tests.recon.evaluation.conftest import trained
+
+QUICK = ("device=cpu", "precision=fp32", "probe.seeds=2", "probe.fractions=[1]")
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory) -> Path:
+    """A run of three steps on the embedded photographs at 16 pixels."""
+    return trained(tmp_path_factory.mktemp("probed"), "small", "loss=mse")
+
+
+def probed(place: Path, *words: str) -> Record:
+    """`python -m recon.probe ...` in the folder `place`; the record it left."""
+    given = frozenset(word.partition("=")[0] for word in words)
+    settings = OmegaConf.merge(OmegaConf.structured(ProbeSettings), OmegaConf.from_dotlist([*QUICK, *words]))
+    with contextlib.chdir(place), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(linear, "FEWEST_STEPS", 50)  # what the heads reach is not asked here
+        patch.setattr(linear, "EPOCHS", 5)
+        settings = typed(settings, given)
+        assert command.probe(settings, given) == 0
+        folder = settings.run or "runs/scratch-nano-4-photos-16"
+        return read(Path(folder))

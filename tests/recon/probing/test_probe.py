@@ -1,0 +1,275 @@
+"""A whole probing of a small run: what it writes, that it can be repeated, and that test labels choose nothing."""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from losses import InvalidSetting
+from recon.probing import frozen
+from recon.probing import probe_results as record
+from recon.probing import probe_run as command
+from recon.probing.frozen import Answer
+from recon.probing.labelled import Sealed, open_task
+from tests.recon.evaluation.conftest import trained
+from tests.recon.probing.conftest import probed
+from tests.recon.probing.test_labelled import folders
+
+LINEAR = ("probe.name=linear", "probe.controls=false", "probe.seeds=1")
+
+
+@pytest.fixture
+def copy(run, tmp_path) -> Path:
+    """The run in a place of its own; returns the place."""
+    shutil.copytree(run, tmp_path / "runs/small", ignore=shutil.ignore_patterns("features", "probe.*"))
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def both(run):
+    """Linear and kNN of the run and of the controls, at two shares of the labels."""
+    return probed(run.parents[1], f"run={run}", "probe.name=linear+knn", "probe.fractions=[0.1,1]")
+
+
+def sums(folder: Path) -> dict[str, str]:
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def accuracies(found: record.Record) -> dict[str, float]:
+    return {entry["name"]: entry["value"] for entry in found.page["results"]}
+
+
+def test_every_question_is_answered_by_the_run_and_the_untrained_encoder(both):
+    questions = {
+        contestant: {e["question"] for e in both.page["results"] if e["contestant"] == contestant}
+        for contestant in ("run", "untrained", "pixels")
+    }
+    asked = {
+        f"{probe}/{feature}/4/{share}"
+        for probe in ("linear", "knn/k=1", "knn/k=5", "knn/k=20")
+        for feature in ("class", "mean")
+        for share in ("0.1", "1")
+    }
+    assert questions["run"] == questions["untrained"] == asked
+    assert len(questions["pixels"]) == 8
+
+
+def test_a_record_says_how_it_was_made(both):
+    page = both.page
+    assert page["data"]["train"] == 1183 and len(page["data"]["classes"]) == 8
+    assert page["data"]["test"] == both.correct["run/linear/mean/4/1"].shape[1]
+    assert page["seeds"] == [0, 1]
+    assert page["caveats"][-2:] != [] and any("overlapping tiles" in note for note in page["caveats"])
+    (entry,) = [e for e in page["results"] if e["name"] == "run/linear/mean/4/1"]
+    assert len(entry["chosen"]) == 2 and entry["chosen"][0]["learning_rate"] > 0
+    assert entry["value"] == pytest.approx(both.correct[entry["name"]].float().mean().item(), abs=1e-7)
+    assert entry["low"] < entry["value"] < entry["high"]
+
+
+def test_more_labels_are_not_worse(both):
+    found = accuracies(both)
+    assert found["run/linear/mean/4/1"] > found["run/linear/mean/4/0.1"] > 1 / 8
+
+
+def test_a_run_that_trained_its_decoder_alone_is_probed_to_its_parents_bits(run, both, tmp_path):
+    trained(tmp_path, "second", "loss=l1", f"init={run}", "train.parts=decoder", "train.steps=2")
+    second = probed(tmp_path, "run=runs/second", *LINEAR)
+    answers = {name: answer for name, answer in second.correct.items() if name in both.correct}
+    assert len(answers) == 2  # linear on the class token and on the patches' mean, all labels
+    assert all(torch.equal(answer, both.correct[name][:1]) for name, answer in answers.items())
+
+
+def test_probing_touches_nothing_else_in_the_folder(copy):
+    before = sums(copy / "runs/small")
+    probed(copy, "run=runs/small", *LINEAR)
+    after = sums(copy / "runs/small")
+    new = set(after) - set(before)
+    assert {name: after[name] for name in before} == before
+    assert {"probe.json", "probe.safetensors"} <= new
+    assert all(name.startswith(("probe.", "features/")) for name in new)
+
+
+def test_one_seed_gives_the_same_numbers(copy):
+    first = probed(copy, "run=runs/small", *LINEAR)
+    shutil.rmtree(copy / "runs/small/features")
+    for name in (record.JSON, record.TENSORS):
+        (copy / "runs/small" / name).unlink()
+    second = probed(copy, "run=runs/small", *LINEAR)
+    assert first.page == second.page
+    assert all(torch.equal(first.correct[name], second.correct[name]) for name in first.correct)
+
+
+def test_other_questions_join_those_that_were_answered(copy):
+    first = probed(copy, "run=runs/small", *LINEAR)
+    joined = probed(copy, "run=runs/small", "probe.name=knn", "probe.controls=false", "probe.seeds=1")
+    assert set(accuracies(first)) < set(accuracies(joined))
+    assert {name: accuracies(joined)[name] for name in accuracies(first)} == accuracies(first)
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (("seed=7",), "seeds"),
+        (("probe.seeds=2",), "seeds"),
+        (("precision=bf16",), "precision"),
+        (("data.name=folder", "data.root=pictures"), "data"),
+    ],
+)
+@pytest.mark.slow
+def test_an_earlier_probing_is_replaced_only_where_that_is_asked(copy, words, named):
+    probed(copy, "run=runs/small", *LINEAR)
+    folders(copy / "pictures", {"train/cat": 2, "train/dog": 2, "val/cat": 1, "val/dog": 1})
+    before = sums(copy)
+    with pytest.raises(InvalidSetting, match=f"has been probed with other {named}; again=true replaces that"):
+        probed(copy, "run=runs/small", *LINEAR, *words)
+    assert sums(copy) == before
+
+
+def test_again_replaces_an_earlier_probing(copy):
+    probed(copy, "run=runs/small", *LINEAR)
+    other = probed(copy, "run=runs/small", *LINEAR, "probe.name=knn", "seed=7", "again=true")
+    assert all(name.startswith("run/knn") for name in accuracies(other)) and other.page["seeds"] == [7]
+
+
+def test_what_was_found_before_ctrl_c_is_kept(copy, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "probe_tuned", interrupted)
+    with pytest.raises(AssertionError, match="130"):
+        probed(copy, "run=runs/small", *LINEAR, "probe.name=linear+finetune")
+    assert set(accuracies(record.read(copy / "runs/small"))) == {"run/linear/class/4/1", "run/linear/mean/4/1"}
+
+
+@pytest.mark.slow
+def test_test_labels_choose_nothing(copy, monkeypatch):
+    """With the test labels shuffled every choice and every prediction is the same; only what is right changes."""
+    seen = []
+    monkeypatch.setattr(Sealed, "correct", lambda self, probe, found: seen.append((probe, found)) or found == found)
+    probed(copy, "run=runs/small", "probe.name=linear+knn", "probe.seeds=1")
+    honest = list(seen)
+    chosen = [entry["chosen"] for entry in record.read(copy / "runs/small").page["results"]]
+    seen.clear()
+
+    def shuffled(*place):
+        task = open_task(*place)
+        order = torch.randperm(len(task.answers), generator=torch.Generator().manual_seed(0))
+        task.answers._labels = task.answers._labels[order]
+        return task
+
+    monkeypatch.setattr(command, "open_task", shuffled)
+    probed(copy, "run=runs/small", "probe.name=linear+knn", "probe.seeds=1")
+    assert [entry["chosen"] for entry in record.read(copy / "runs/small").page["results"]] == chosen
+    assert len(honest) == len(seen) > 10
+    assert all(a[0] == b[0] and torch.equal(a[1], b[1]) for a, b in zip(honest, seen, strict=True))
+
+
+def test_a_probe_that_looks_at_its_test_accuracy_is_caught(copy, monkeypatch):
+    opened = []
+    monkeypatch.setattr(command, "open_task", lambda *place: opened.append(open_task(*place)) or opened[-1])
+
+    def leaking(train, labels, test, classes, seed):
+        """Chooses the constant answer that is right most often, on the test images."""
+        guesses = [torch.full((len(test),), k) for k in range(classes)]
+        best = max(guesses, key=lambda guess: opened[-1].answers.correct("leak", guess).sum())
+        return {"": Answer(best)}
+
+    monkeypatch.setitem(frozen.FROZEN, "linear", leaking)
+    with pytest.raises(RuntimeError, match="leak asked for its test accuracy twice"):
+        probed(copy, "run=runs/small", *LINEAR)
+    assert not (copy / "runs/small/probe.json").exists()
+
+
+@pytest.mark.slow
+def test_every_block_can_be_asked(copy):
+    found = probed(copy, "run=runs/small", *LINEAR, "probe.layer=all")
+    assert {entry["feature"] for entry in found.page["results"]} == {
+        f"{kind}/{layer}" for kind in ("class", "mean") for layer in (1, 2, 3, 4)
+    }
+    alone = probed(copy, "run=runs/small", *LINEAR, "probe.layer=2")
+    assert accuracies(alone)["run/linear/mean/2/1"] == accuracies(found)["run/linear/mean/2/1"]
+
+
+def test_features_are_taken_once_for_all_probes(copy, monkeypatch):
+    calls = []
+    extract = frozen.extract
+    monkeypatch.setattr(frozen, "extract", lambda *words: calls.append(1) or extract(*words))
+    probed(copy, "run=runs/small", *LINEAR)
+    assert len(calls) == 2  # training and test images
+    probed(copy, "run=runs/small", *LINEAR, "probe.name=linear+knn", "probe.fractions=[0.1,1]")
+    assert len(calls) == 2
+
+
+@pytest.mark.slow
+def test_probes_that_train_answer_beside_the_others(copy):
+    words = (
+        "probe.controls=true",
+        "probe.seeds=1",
+        "probe.epochs=0.3",
+        "probe.blocks=[0,0.5]",
+        "probe.fractions=[0.1]",
+    )
+    found = probed(copy, "run=runs/small", "probe.name=paper_linear+attentive+partial+finetune", *words)
+    names = set(accuracies(found))
+    assert {name for name in names if name.startswith("run/partial")} == {
+        "run/partial/blocks=0, 0.3 epochs/0.1",
+        "run/partial/blocks=0.5, 0.3 epochs/0.1",
+    }
+    for probe in ("paper_linear", "attentive", "finetune"):
+        assert {f"run/{probe}/0.3 epochs/0.1", f"untrained/{probe}/0.3 epochs/0.1"} <= names
+
+
+def test_a_model_from_scratch_is_a_folder_to_compare_with(tmp_path):
+    words = ("data.name=photos", "data.image_size=16", "patch_size=4", "probe.epochs=0.1", "probe.seeds=1")
+    found = probed(tmp_path, "scratch=nano", *words)
+    assert list(accuracies(found)) == ["scratch/finetune/0.1 epochs/1"]
+    assert list(found.page["contestants"]) == ["scratch"]
+
+
+def test_a_network_that_has_seen_labels_is_named(copy):
+    config = copy / "runs/small/config.yaml"
+    weights = "\n  weights:\n    perceptual: {source: imagenet, sha256: 00}\n"
+    config.write_text(config.read_text().replace("\n  weights: {}\n", weights))
+    found = probed(copy, "run=runs/small", *LINEAR)
+    assert any(note.startswith("Not label-free: the objective's perceptual term") for note in found.page["caveats"])
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((), "give what to probe"),
+        (("run=runs/small", "data.image_size=24"), "data.image_size with run=runs/small: a run has its own"),
+        (("run=runs/small", "probe.name=partial", "probe.blocks=[]"), "probe.blocks=[] names no number"),
+        (("run=runs/small", "scratch=nano"), "give what to probe"),
+        (("run=runs/nowhere",), "there is no run runs/nowhere"),
+        (("run=runs/small", "probe.name=linaer"), "unknown probe 'linaer'; did you mean 'linear'?"),
+        (("run=runs/small", "probe.layer=9"), "probe.layer=9: choose a block from 1 to 4, or all"),
+        (("run=runs/small", "probe.fractions=[0]"), "probe.fractions=[0.0]"),
+        (("run=runs/small", "probe.name=partial", "probe.blocks=[0.3]"), "probe.blocks=[0.3]"),
+        (("run=runs/small", "probe.seeds=0"), "probe.seeds=0 must be above 0"),
+        (("run=runs/small", "data.name=gaussian"), "unknown dataset 'gaussian'"),
+        (("run=runs/small", "probe.recipe=tiny"), "probe.recipe=tiny"),
+        (("scratch=nano",), "scratch=nano needs data=NAME"),
+        (("scratch=nano", "data.name=photos", "data.image_size=16", "probe.name=linear"), "take linear away"),
+    ],
+)
+def test_what_cannot_be_probed_is_named_and_nothing_is_written(copy, words, said):
+    before = sums(copy)
+    with pytest.raises(InvalidSetting) as error:
+        probed(copy, *words)
+    assert said in str(error.value) and "\n" not in str(error.value)
+    assert sums(copy) == before
+
+
+def test_an_earlier_result_survives_a_probing_that_fails(copy):
+    probed(copy, "run=runs/small", *LINEAR)
+    before = json.loads((copy / "runs/small/probe.json").read_text())
+    (features,) = (copy / "runs/small/features").iterdir()
+    features.write_bytes(b"torn")
+    with pytest.raises(InvalidSetting, match="is damaged; delete it"):
+        probed(copy, "run=runs/small", *LINEAR, "probe.name=knn")
+    assert json.loads((copy / "runs/small/probe.json").read_text()) == before
