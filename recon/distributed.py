@@ -207,6 +207,14 @@ def join(patience: timedelta | None = None) -> Ranks:
     return Ranks(*(int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "GROUP_WORLD_SIZE")))
 
 
+def refuse_several_processes(command: str) -> None:
+    """Raises InvalidSetting where torchrun started several processes for a command that one process does."""
+    if launched_together() and os.environ["WORLD_SIZE"] != "1":
+        raise InvalidSetting(
+            f"recon.{command} runs in one process: start it without torchrun, as python -m recon.{command}"
+        )
+
+
 def launched_together() -> bool:
     """Whether torchrun started this process."""
     return distributed.is_torchelastic_launched()

@@ -11,7 +11,7 @@ from losses.patches import spread
 from recon.comparison.assemble import Learnt, assemble, learnt_rows
 from recon.comparison.gather import Candidate, gather
 from recon.comparison.probed import with_probes
-from recon.distributed import PATIENCE, Ranks, join
+from recon.distributed import refuse_several_processes
 from recon.evaluation.evaluate_run import evaluated, table, undefined
 from recon.evaluation.evaluator import Evaluation
 from recon.evaluation.suite import Networks
@@ -29,13 +29,12 @@ from recon.training.train_logger import duration
 def compare(settings: CompareSettings, given: frozenset[str] = frozenset()) -> int:
     """Compares runs on the same images and masks; writes the report and prints its table.
 
-    Under torchrun processes share what has to be evaluated, and the first alone writes and prints.
-
     Returns 0, or 1 where some runs could not be evaluated: the report has the others, and says why.
 
     Raises:
-        InvalidSetting: no run was named, runs that cannot be compared, none that can be evaluated.
+        InvalidSetting: no run was named, runs that cannot be compared, none that can be evaluated, several processes.
     """
+    refuse_several_processes("compare")
     check_measuring(settings)
     began = time.monotonic()
     folder = Path(settings.out)
@@ -46,11 +45,9 @@ def compare(settings: CompareSettings, given: frozenset[str] = frozenset()) -> i
     runs = [run for run in named if not (run.is_dir() and run.name.endswith(RESULTS))]
     if not runs:
         raise InvalidSetting("name the runs to compare: python -m recon.compare runs/A runs/B")
-    ranks = join(PATIENCE)
-    with ranks.ending_together("what has been evaluated is kept; compare again"):
-        baselines = ranks.by_first(lambda: [run for run in runs if from_scratch(run)])
-        candidates = gather([run for run in runs if run not in baselines], settings, announced, ranks)
-        return ranks.by_first(lambda: report(candidates, baselines, settings, folder, began))
+    baselines = [run for run in runs if from_scratch(run)]
+    candidates = gather([run for run in runs if run not in baselines], settings, announced)
+    return report(candidates, baselines, settings, folder, began)
 
 
 def report(
@@ -113,11 +110,9 @@ def write_files(comparison: dict[str, Any], folder: Path) -> None:
     write_text(path, json.dumps(comparison | {"files": files}, indent=1, allow_nan=False) + "\n")
 
 
-def announced(
-    subject: Subject, measuring: Measuring, nets: Networks, before: Evaluation | None, ranks: Ranks
-) -> Evaluation:
-    ranks.say(f"evaluating {subject.folder}")
-    return evaluated(subject, measuring, nets, before, ranks)
+def announced(subject: Subject, measuring: Measuring, nets: Networks, before: Evaluation | None) -> Evaluation:
+    print(f"evaluating {subject.folder}", flush=True)
+    return evaluated(subject, measuring, nets, before)
 
 
 def pictures(learnt: dict[str, Learnt]) -> dict[str, Any]:

@@ -2,11 +2,9 @@
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 
 from losses import InvalidSetting
-from recon.distributed import ALONE, TOLD, Ranks, is_loss
 from recon.evaluation import results as record
 from recon.evaluation.evaluator import Evaluation
 from recon.evaluation.protocol import Protocol, dataset_of, protocol_of
@@ -31,19 +29,17 @@ class Candidate:
     reason: str | None = None
 
 
-def gather(
-    folders: list[Path], settings: CompareSettings, evaluated: Callable[..., Evaluation], ranks: Ranks = ALONE
-) -> list[Candidate]:
+def gather(folders: list[Path], settings: CompareSettings, evaluated: Callable[..., Evaluation]) -> list[Candidate]:
     """Every run with its evaluation, all of one digest.
 
-    `evaluated(subject, settings, networks, before, ranks)` makes one. A run that cannot be read or evaluated has a
+    `evaluated(subject, settings, networks, before)` makes one. A run that cannot be read or evaluated has a
     reason instead, and stops nobody else. A checkpoint of others is judged on the data of the first run that has some,
     unless the settings say on which.
 
     Raises:
         InvalidSetting: runs that no evaluation can bring together, or not one that can be read.
     """
-    candidates = [_opened(folder, settings.target, ranks) for folder in folders]
+    candidates = [_opened(folder, settings.target) for folder in folders]
     readable = [c for c in candidates if c.reason is None]
     if not readable:
         raise InvalidSetting("; ".join(c.reason for c in candidates))
@@ -51,19 +47,17 @@ def gather(
         raise InvalidSetting(f"render={settings.render}: every run has one answer to each image; leave render out")
     give_data(readable)
     refuse_other_protocols([(c.folder, _protocol(c.subject, settings)) for c in readable])
-    nets = ranks.in_turn(lambda: networks(settings))  # what is missing is fetched once
+    nets = networks(settings)
     last: Evaluation | None = None
     for candidate in readable:
         subject = candidate.subject
         if not settings.again:
-            candidate.found = ranks.by_first(partial(usable, subject, settings, nets.provenance))
+            candidate.found = usable(subject, settings, nets.provenance)
         if candidate.found is None:
             try:
-                last = evaluated(subject, settings, nets, last, ranks)
-                candidate.found = ranks.by_first(partial(_written, subject, settings, last))
-            except TOLD as error:
-                if is_loss(error):
-                    raise
+                last = evaluated(subject, settings, nets, last)
+                candidate.found = _written(subject, settings, last)
+            except (InvalidSetting, OSError, RuntimeError) as error:
                 said = "out of memory; lower batch" if is_out_of_memory(error) else " ".join(str(error).split())
                 candidate.reason = f"{candidate.folder}: {said}"
         subject.trained.model.cpu()
@@ -126,14 +120,13 @@ def _written(subject: Subject, settings: CompareSettings, found: Evaluation) -> 
     return record.write(subject, settings, found)
 
 
-def _opened(folder: Path, target: str | None, ranks: Ranks) -> Candidate:
+def _opened(folder: Path, target: str | None) -> Candidate:
     """`target` is for checkpoints that cannot tell theirs; the others keep their own."""
     try:
-        with ranks.one_voice():
-            subject = open_run(folder)
-            origin = subject.trained.origin
-            if target is not None and origin is not None and origin.has_decoder and origin.target is None:
-                subject = open_run(folder, target)
+        subject = open_run(folder)
+        origin = subject.trained.origin
+        if target is not None and origin is not None and origin.has_decoder and origin.target is None:
+            subject = open_run(folder, target)
         return Candidate(folder, subject=subject, reason=subject.undrawable)
     except InvalidSetting as error:
         return Candidate(folder, reason=str(error))

@@ -11,13 +11,13 @@ import torch
 from tqdm import tqdm
 
 from losses import InvalidSetting
-from recon.distributed import ALONE, PATIENCE, Ranks, join
+from recon.distributed import refuse_several_processes
 from recon.evaluation import results as record
 from recon.evaluation.evaluator import Evaluation, evaluate
 from recon.evaluation.suite import Networks, networks
 from recon.loaded_run import Subject, open_run
 from recon.study_config import EvaluateSettings, Measuring, check_measuring
-from recon.training.device import own_fabric
+from recon.training.device import make_fabric
 from recon.training.train_logger import duration
 
 # Name and heading of the printed columns; those that the data or the machine do not have are left out.
@@ -93,28 +93,20 @@ def _cell(figures: dict[str, Any], unit: float) -> str:
 def evaluate_run(settings: EvaluateSettings, given: frozenset[str] = frozenset()) -> int:
     """Evaluates a run or a checkpoint of others, writes evaluation.json into its folder and prints a table.
 
-    Under torchrun each process measures its part of the images, and the first alone prints and writes.
-
     Raises:
-        InvalidSetting: no such run, no readable model, nothing that could be drawn, no data.
+        InvalidSetting: no such run, no readable model, nothing that could be drawn, no data, or several processes.
     """
+    refuse_several_processes("evaluate")
     if settings.run is None:
         raise InvalidSetting("give the run to evaluate: run=runs/NAME")
     began = time.monotonic()
     check_measuring(settings)
-    ranks = join(PATIENCE)
-    with ranks.ending_together("nothing was written; evaluate again"):
-        with ranks.one_voice():
-            subject = open_run(Path(settings.run), settings.target)
-            if subject.undrawable:
-                raise InvalidSetting(subject.undrawable)
-            if settings.render and not subject.trained.model.head.renderings:
-                raise InvalidSetting(
-                    f"render={settings.render}: {subject.name} has one answer to each image; leave render out"
-                )
-        nets = ranks.in_turn(lambda: networks(settings))  # what is missing is fetched once
-        found = evaluated(subject, settings, nets, ranks=ranks)
-        ranks.by_first(lambda: tell(subject, settings, found, began))
+    subject = open_run(Path(settings.run), settings.target)
+    if subject.undrawable:
+        raise InvalidSetting(subject.undrawable)
+    if settings.render and not subject.trained.model.head.renderings:
+        raise InvalidSetting(f"render={settings.render}: {subject.name} has one answer to each image; leave render out")
+    tell(subject, settings, evaluated(subject, settings, networks(settings)), began)
     return 0
 
 
@@ -139,18 +131,16 @@ def evaluated(
     measuring: Measuring,
     nets: Networks,
     before: Evaluation | None = None,
-    ranks: Ranks = ALONE,
 ) -> Evaluation:
     """Evaluates a run on the device of the settings, with a bar; see `evaluate`."""
     check_measuring(measuring)
-    with ranks.one_voice():
-        device = own_fabric(measuring.device, "fp32", ranks).device
+    device = make_fabric(measuring.device, "fp32").device
     if device.type == "mps":  # it has no double precision
         device = torch.device("cpu")
     # Measured in float32, not in the shorter format that CUDA may put in its place.
     torch.set_float32_matmul_precision("highest")
     torch.backends.cudnn.allow_tf32 = False
-    return evaluate(subject, measuring, nets, device, progress if ranks.first else silent, before, ranks)
+    return evaluate(subject, measuring, nets, device, progress, before)
 
 
 def progress(things: Iterable, what: str, count: int) -> Iterator:

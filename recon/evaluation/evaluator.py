@@ -9,7 +9,6 @@ from torch import Tensor
 
 from losses import InvalidSetting
 from recon.data import Source, StreamedSource
-from recon.distributed import ALONE, Ranks
 from recon.evaluation.measures import Gauge, Measured, Part, RatioPart, at_ratio, ratio_point
 from recon.evaluation.protocol import Batch, Digest, Protocol, batches, open_source, protocol_of
 from recon.evaluation.rows import Progress, Row, rows_beside, rows_of_run
@@ -56,7 +55,6 @@ def evaluate(
     device: torch.device,
     progress: Progress,
     before: Evaluation | None = None,
-    ranks: Ranks = ALONE,
 ) -> Evaluation:
     """Measures a run, the simple reconstructions and the truth.
 
@@ -64,21 +62,19 @@ def evaluate(
         nets: of `networks(measuring)`.
         before: an evaluation of another run under the same settings; under the same protocol too its simple
             reconstructions are taken over.
-        ranks: that share the images, batch by batch; each of them has the whole evaluation in the end.
 
     Raises:
         InvalidSetting: the data is not to be had, or has changed since `before`.
     """
-    with ranks.one_voice():
-        settings = subject.trained.settings
-        protocol = protocol_of(settings, subject.trained.model.patch_size, measuring)
-        training, held_out = (open_source(settings, split, measuring) for split in ("train", "val"))
-        instruments = make_instruments(nets, protocol, held_out, device)
-        rows = run = rows_of_run(subject, device, measuring.render, measuring.draws)
+    settings = subject.trained.settings
+    protocol = protocol_of(settings, subject.trained.model.patch_size, measuring)
+    training, held_out = (open_source(settings, split, measuring) for split in ("train", "val"))
+    instruments = make_instruments(nets, protocol, held_out, device)
+    rows = run = rows_of_run(subject, device, measuring.render, measuring.draws)
     if before is None or before.protocol != protocol:
         before = None
-        rows = [*run, *rows_beside(protocol, training, measuring.training_images, measuring.batch, progress, ranks)]
-    seen = look(rows, protocol, held_out, measuring, instruments, device, progress, ranks)
+        rows = [*run, *rows_beside(protocol, training, measuring.training_images, measuring.batch, progress)]
+    seen = look(rows, protocol, held_out, measuring, instruments, device, progress)
     if before is not None:
         if before.seen.digest != seen.digest:
             raise InvalidSetting(f"{subject.folder} finds other images of {protocol.data} than the run before it")
@@ -86,8 +82,7 @@ def evaluate(
         rows = [*run, *beside]
         seen.measured |= {row.key: before.seen.measured[row.key] for row in beside}
     _excess(seen.measured)
-    with ranks.one_voice():
-        _exact(rows, seen)
+    _exact(rows, seen)
     return Evaluation(
         protocol,
         seen,
@@ -106,9 +101,8 @@ def look(
     instruments: Instruments,
     device: torch.device,
     progress: Progress,
-    ranks: Ranks = ALONE,
 ) -> Seen:
-    """Every row's numbers, in one pass over the images: each of the ranks reads all and measures its part."""
+    """Every row's numbers, in one pass over the images."""
     digest, names, shown, masks = Digest(), [], [], []
     gauge = Gauge(instruments, protocol.patch_size, device)
     positions = spread(measuring.pictures, protocol, source)
@@ -116,18 +110,12 @@ def look(
     # Draws take their time: at other ratios the run's own row and the oracle's alone.
     at_ratios = [row for row in rows if row.kind == "run" and row.key in ("run", "oracle")]
 
-    def noted(found: Iterable[Batch]) -> Iterator[tuple[Batch, list[int]]]:
-        """The batches, each with its images to look at; what is known without measuring is kept of all."""
-        for batch in found:
-            looked_at = [i for i in range(len(batch.names)) if len(names) + i in positions]
-            digest.add(batch)
-            names.extend(batch.names)
-            shown.extend(batch.names[i] for i in looked_at)
-            masks.append(batch.mask[looked_at])
-            yield batch, looked_at
-
-    def measured(these: tuple[Batch, list[int]]) -> tuple[dict[str, Part], dict[tuple[str, float], RatioPart]]:
-        batch, looked_at = these
+    def measured(batch: Batch) -> tuple[dict[str, Part], dict[tuple[str, float], RatioPart]]:
+        looked_at = [i for i in range(len(batch.names)) if len(names) + i in positions]
+        digest.add(batch)
+        names.extend(batch.names)
+        shown.extend(batch.names[i] for i in looked_at)
+        masks.append(batch.mask[looked_at])
         features = None if instruments.features is None else instruments.features(batch.images.to(device)).cpu()
         parts = {
             row.key: gauge.measure(pair, features, image[looked_at], row.distribution, looked_at)
@@ -141,14 +129,12 @@ def look(
         return parts, points
 
     total = -(-protocol.images // measuring.batch)
-    found = ranks.shared(noted(progress(batches(protocol, source, measuring.batch), "metrics", total)), measured)
-    _refuse_other_images(digest, protocol, ranks)
-    results = ranks.shared(rows, lambda row: gauge.result([parts[row.key] for parts, _ in found]))
+    found = [measured(batch) for batch in progress(batches(protocol, source, measuring.batch), "metrics", total)]
+    results = {row.key: gauge.result([parts[row.key] for parts, _ in found]) for row in rows}
     by_ratio = {
         row.key: {ratio: ratio_point([p[row.key, ratio] for _, p in found]) for ratio in ratios} for row in at_ratios
     }
-    keys = [row.key for row in rows]
-    return Seen(digest.hexdigest(), names, shown, torch.cat(masks), dict(zip(keys, results, strict=True)), by_ratio)
+    return Seen(digest.hexdigest(), names, shown, torch.cat(masks), results, by_ratio)
 
 
 def reconstructed(
@@ -171,15 +157,6 @@ def other_ratios(measuring: Measuring, protocol: Protocol) -> list[float]:
     """Those that were asked for, less what would hide all of so few patches, or none."""
     patches = protocol.grid[0] * protocol.grid[1]
     return [ratio for ratio in dict.fromkeys(measuring.ratios) if 0 < int(patches * (1 - ratio)) < patches]
-
-
-def _refuse_other_images(digest: Digest, protocol: Protocol, ranks: Ranks) -> None:
-    """Raises InvalidSetting where the processes, on several machines, do not find the same images."""
-    with ranks.one_voice():
-        if ranks.from_first(digest.hexdigest()) != digest.hexdigest():
-            raise InvalidSetting(
-                f"process {ranks.rank} finds other images of {protocol.data} than the first; check data"
-            )
 
 
 def _excess(measured: dict[str, Measured]) -> None:

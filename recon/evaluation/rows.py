@@ -12,7 +12,6 @@ from recon.baselines import SIMPLE, Ridge
 from recon.baselines.bayes import Bayes, PosteriorDraw
 from recon.data import Source, StreamedSource, evaluation_crop, in_random_order
 from recon.data.gaussian_field import GaussianField
-from recon.distributed import ALONE, Ranks
 from recon.evaluation.protocol import Protocol
 from recon.loaded_run import Subject
 from recon.model import MaskedAutoencoder
@@ -159,7 +158,6 @@ def rows_beside(
     training_images: int,
     batch: int,
     progress: Progress,
-    ranks: Ranks = ALONE,
 ) -> list[Row]:
     """The simple reconstructions, the bound where the data has a known one, and the truth.
 
@@ -171,7 +169,7 @@ def rows_beside(
     rows = [Row(key, LABELS[key], "simple", simple) for key, simple in SIMPLE.items()]
     crops = _crops(source, protocol, training_images, batch)
     shown = progress(crops, "ridge regression", -(-training_images * 8 // (5 * batch)))
-    rows.append(_ridge(shown, protocol, ranks))
+    rows.append(_ridge(shown, protocol))
     if isinstance(source, GaussianField):
         bayes = Bayes(protocol.image_size)
         rows += [
@@ -181,11 +179,10 @@ def rows_beside(
     return [*rows, Row("truth", "the truth", "truth", lambda truth, mask: truth)]
 
 
-def _ridge(crops: Iterable[Tensor], protocol: Protocol, ranks: Ranks) -> Row:
-    """The ridge regression, fitted by the first process; a row without values where there are too few images for it."""
+def _ridge(crops: Iterable[Tensor], protocol: Protocol) -> Row:
+    """The ridge regression; a row without values where there are too few images for it."""
     try:
-        ridge = ranks.by_first(lambda: Ridge.fit(crops, protocol.patch_size))
-        return Row("ridge", "ridge regression", "simple", ridge)
+        return Row("ridge", "ridge regression", "simple", Ridge.fit(crops, protocol.patch_size))
     except InvalidSetting as reason:
         nothing = Row("ridge", "ridge regression", "simple", lambda truth, mask: torch.full_like(truth, torch.nan))
         return replace(nothing, note=str(reason))

@@ -11,7 +11,11 @@ import torch
 from torch import distributed
 
 from losses import InvalidSetting
+from recon import distributed as processes
+from recon.comparison.compare_runs import compare
 from recon.distributed import ALONE, Ranks, first_to_say
+from recon.evaluation.evaluate_run import evaluate_run
+from recon.study_config import CompareSettings, EvaluateSettings
 
 COUNT = 3
 
@@ -105,3 +109,19 @@ def test_what_the_first_alone_does_all_know_or_all_raise():
         raise InvalidSetting("no")
 
     assert [str(error) for error in by_all(lambda ranks: ranks.by_first(refused))] == ["no"] * COUNT
+
+
+@pytest.mark.parametrize(
+    ("command", "name", "settings"),
+    [
+        (evaluate_run, "evaluate", EvaluateSettings(run="runs/a")),
+        (compare, "compare", CompareSettings(runs=["runs/a"])),
+    ],
+)
+def test_measuring_runs_in_one_process_and_says_so_under_torchrun(monkeypatch, command, name, settings):
+    monkeypatch.setattr(processes, "launched_together", lambda: True)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(
+        InvalidSetting, match=f"runs in one process: start it without torchrun, as python -m recon.{name}$"
+    ):
+        command(settings)
