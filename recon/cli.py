@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from losses import InvalidSetting
 from losses.errors import nearest
 from recon import sweep
-from recon.config import Settings, every_setting
+from recon.config import RENAMED, Settings, every_setting
 from recon.distributed import first_of_all, first_to_say, join, launched_together
 from recon.model.bundled import NAMES
 from recon.training.device import is_out_of_memory
@@ -195,7 +195,7 @@ def _override(argument: str, command: Command) -> str:
         raise InvalidSetting(f"'{argument}' is no setting; write key=value (--help lists all settings)")
     known, short = command.keys, command.short
     if bare not in short and not bare.startswith(("hydra.", "hydra/")) and bare not in known:
-        raise InvalidSetting(f"unknown setting '{bare}'{nearest(bare, known)} (--help lists all settings)")
+        raise InvalidSetting(f"unknown setting '{bare}'{suggested(bare, known)} (--help lists all settings)")
     override = f"{short[bare]}={value}" if bare in short else argument
     try:
         _keys([override])
@@ -222,7 +222,7 @@ def in_one_line(error: BaseException, known: set[str]) -> str:
         cause = cause.__cause__
     if isinstance(cause, OmegaConfBaseException) and cause.full_key:
         what = str(cause.msg or cause).splitlines()[0]
-        suggestion = "" if cause.full_key in known else nearest(cause.full_key, known)
+        suggestion = "" if cause.full_key in known else suggested(cause.full_key, known)
         return f"setting {cause.full_key}: {what}{suggestion}"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if lines and "preset/" in lines[0]:
@@ -231,6 +231,11 @@ def in_one_line(error: BaseException, known: set[str]) -> str:
     if lines and lines[0].startswith("Ambiguous value"):
         return f"{lines[0]}: add -m to run one after the other, or quote the value"
     return lines[0] if lines else type(error).__name__
+
+
+def suggested(key: str, known: set[str]) -> str:
+    """The end of a message on an unknown key: its new name, or the nearest known one."""
+    return f"; it is now called '{RENAMED[key]}'" if RENAMED.get(key) in known else nearest(key, known)
 
 
 def _say_demo(arguments: list[str]) -> None:
@@ -262,7 +267,7 @@ def _store(command: Command) -> None:
                 {"override hydra/job_logging": "disabled"},
             ],
             # Hydra leaves nothing behind: a run's folder is the run's own affair.
-            "hydra": {"run": {"dir": "."}, "output_subdir": None, "searchpath": ["pkg://experiments"]},
+            "hydra": {"run": {"dir": "."}, "output_subdir": None, "searchpath": ["pkg://recon"]},
         },
     )
 

@@ -1,6 +1,6 @@
 """Every setting, typed, and documented where it is declared. One vocabulary for every command.
 
-Defaults are those of the MAE paper (arXiv 2111.06377, table 8); shorter runs are presets (experiments/preset).
+Defaults are those of the MAE paper (arXiv 2111.06377, table 8); shorter runs are presets (recon/preset).
 """
 
 import math
@@ -10,6 +10,9 @@ from typing import Any
 
 from losses import TERMS, InvalidSetting
 from losses.term import option
+
+# Settings that had another name once: old name -> new name.
+RENAMED = {"batch.global": "batch.size", "in": "input"}
 
 
 def _node(cls: type) -> Any:
@@ -79,39 +82,17 @@ class Train:
     picture_every: int = option(5000, "steps between pictures of the same held-out images")
 
 
-class _Values:
-    """What a dataclass would generate, without naming its fields: `global` is a keyword to Python."""
-
-    def __init__(self, **values: Any):
-        vars(self).update({f.name: f.default for f in fields(self)} | values)
-
-    def __eq__(self, other: object) -> bool:
-        return type(other) is type(self) and vars(other) == vars(self)
-
-    def __repr__(self) -> str:
-        return f"Batch({', '.join(f'{name}={value!r}' for name, value in vars(self).items())})"
-
-
-Batch = dataclass(init=False, repr=False, eq=False)(
-    type(
-        "Batch",
-        (_Values,),
-        {
-            "__annotations__": {"global": int, "per_device": int | None},
-            "__module__": __name__,
-            "global": option(4096, "images per optimiser step"),
-            "per_device": option(
-                None,
-                "images per forward of one process; fewer than its share of batch.global: gradients are accumulated",
-            ),
-        },
+@dataclass
+class Batch:
+    size: int = option(4096, "images per optimiser step")
+    per_device: int | None = option(
+        None, "images per forward of one process; fewer than its share of batch.size: gradients are accumulated"
     )
-)
 
 
 @dataclass
 class Optim:
-    base_lr: float = option(1.5e-4, "learning rate per 256 images: the rate is base_lr x batch.global / 256")
+    base_lr: float = option(1.5e-4, "learning rate per 256 images: the rate is base_lr x batch.size / 256")
     weight_decay: float = option(0.05, "AdamW's, on matrices alone")
     betas: list[float] = option([0.9, 0.95], "AdamW's")
     warmup: float = option(0.05, "fraction of the run in which the rate rises linearly; then a half cosine to zero")
@@ -186,7 +167,7 @@ def check(settings: Settings, processes: int = 1) -> None:
         "train.checkpoint_every": settings.train.checkpoint_every,
         "train.log_every": settings.train.log_every,
         "train.picture_every": settings.train.picture_every,
-        "batch.global": global_batch(settings),
+        "batch.size": settings.batch.size,
         "optim.base_lr": settings.optim.base_lr,
         "data.repeats": settings.data.repeats,
         "masking.decoded": settings.masking.decoded,
@@ -249,23 +230,18 @@ def check(settings: Settings, processes: int = 1) -> None:
         raise InvalidSetting("give the length of the run once: train.steps=N or train.epochs=N, the other null")
     if len(settings.optim.betas) != 2 or not all(0 <= beta < 1 for beta in settings.optim.betas):
         raise InvalidSetting(f"optim.betas={list(settings.optim.betas)} must be two numbers in [0, 1)")
-    if settings.batch.per_device is None and global_batch(settings) % processes:
-        raise InvalidSetting(f"batch.global={global_batch(settings)} is not a multiple of the {processes} processes")
-    if global_batch(settings) % (per_device_batch(settings, processes) * processes):
+    if settings.batch.per_device is None and settings.batch.size % processes:
+        raise InvalidSetting(f"batch.size={settings.batch.size} is not a multiple of the {processes} processes")
+    if settings.batch.size % (per_device_batch(settings, processes) * processes):
         times = f" x {processes} processes" if processes > 1 else ""
         raise InvalidSetting(
-            f"batch.global={global_batch(settings)} is not a multiple of batch.per_device={settings.batch.per_device}"
-            f"{times}"
+            f"batch.size={settings.batch.size} is not a multiple of batch.per_device={settings.batch.per_device}{times}"
         )
     image_size(settings)
 
 
-def global_batch(settings: Settings) -> int:
-    return getattr(settings.batch, "global")
-
-
 def per_device_batch(settings: Settings, processes: int = 1) -> int:
-    return settings.batch.per_device or global_batch(settings) // processes
+    return settings.batch.per_device or settings.batch.size // processes
 
 
 def sharded(settings: Settings, processes: int) -> bool:

@@ -2,42 +2,31 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from losses import InvalidSetting
 from losses.errors import nearest
 from losses.term import option
-from recon.config import _Values
 from recon.model.formats import FORMATS, format_for, read, write
 
-ConvertSettings = dataclass(init=False, repr=False, eq=False)(
-    type(
-        "ConvertSettings",
-        (_Values,),
-        {  # `in` is a keyword to Python
-            "__annotations__": {"in": str | None, "out": str | None, "format": str | None, "target": str | None},
-            "__module__": __name__,
-            "in": option(None, "checkpoint: a file, a folder of transformers or timm, or a run"),
-            "out": option(None, "where to write; null: only say what the checkpoint is"),
-            "format": option(
-                None,
-                "official, timm, huggingface, recon; null: .safetensors recon, .pth official, a folder huggingface",
-            ),
-            "target": option(None, "pixels or normalised: the decoder's target, where the checkpoint cannot tell"),
-        },
+
+@dataclass
+class ConvertSettings:
+    input: str | None = option(None, "checkpoint: a file, a folder of transformers or timm, or a run")
+    out: str | None = option(None, "where to write; null: only say what the checkpoint is")
+    format: str | None = option(
+        None, "official, timm, huggingface, recon; null: .safetensors recon, .pth official, a folder huggingface"
     )
-)
+    target: str | None = option(None, "pixels or normalised: the decoder's target, where the checkpoint cannot tell")
 
 
-def convert(settings: Any, given: frozenset[str] = frozenset()) -> int:
+def convert(settings: ConvertSettings, given: frozenset[str] = frozenset()) -> int:
     """Reads a checkpoint, says what it is, and writes it in another format.
 
     Raises:
         InvalidSetting: nothing to read, or it cannot be read or written; then nothing has been written.
     """
-    source = getattr(settings, "in")
-    if source is None:
-        raise InvalidSetting("give the checkpoint: in=mae_pretrain_vit_base.pth (and out=vitb.safetensors)")
+    if settings.input is None:
+        raise InvalidSetting("give the checkpoint: input=mae_pretrain_vit_base.pth (and out=vitb.safetensors)")
     if settings.format is not None and settings.format not in FORMATS:
         suggestion = nearest(settings.format, FORMATS)
         raise InvalidSetting(f"unknown format '{settings.format}'{suggestion} (formats: {', '.join(FORMATS)})")
@@ -45,9 +34,9 @@ def convert(settings: Any, given: frozenset[str] = frozenset()) -> int:
     form = settings.format or (format_for(out) if out else None)
     if out and out.exists():  # said before a gigabyte is read
         raise InvalidSetting(f"{out} exists; choose another out=, or remove it first")
-    checkpoint = read(Path(source), settings.target)
+    checkpoint = read(Path(settings.input), settings.target)
     left_out = write(checkpoint, out, form) if out else []
-    lines = {"read": f"{source}   (sha256 {checkpoint.sha256[:16]})"} | checkpoint.described()
+    lines = {"read": f"{settings.input}   (sha256 {checkpoint.sha256[:16]})"} | checkpoint.described()
     if out:
         lines["wrote"] = f"{out}   ({form})"
     if left_out:

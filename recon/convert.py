@@ -5,7 +5,7 @@ from recon.conversion import ConvertSettings, convert
 
 COMMAND = Command(
     "convert",
-    "Converts a checkpoint:  python -m recon.convert in=mae_pretrain_vit_base.pth out=vitb.safetensors",
+    "Converts a checkpoint:  python -m recon.convert input=mae_pretrain_vit_base.pth out=vitb.safetensors",
     ConvertSettings,
 )
 

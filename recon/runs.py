@@ -16,7 +16,7 @@ import yaml
 from losses import defaults
 from losses.errors import InvalidSetting
 from losses.expression import WeightedTerm, parse
-from recon.config import Settings, every_setting
+from recon.config import RENAMED, Settings, every_setting
 from recon.training import checkpoint
 
 RUNS = Path("runs")
@@ -118,6 +118,7 @@ def in_todays_words(saved: dict[str, Any]) -> dict[str, Any]:
     Discriminators were not told of the mask, and a bare `adversarial` was 0.01*adversarial; features were compared
     position by position, a bare `perceptual` was 0.01*perceptual, a bare `feature_matching` 200%.
     """
+    saved = {RENAMED.get(key, key): value for key, value in saved.items()}
     changed: dict[str, Any] = {}
     then = defaults()
     if "losses.adversarial.game" in saved and "losses.adversarial.mask_aware" not in saved:

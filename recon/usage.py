@@ -6,13 +6,12 @@ from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
-import experiments
 from recon.config import Settings, every_setting
 
 
 def presets() -> list[str]:
-    """Names of the presets in experiments/preset/."""
-    return sorted(path.stem for path in (Path(experiments.__file__).parent / "preset").glob("*.yaml"))
+    """Names of the presets in recon/preset/."""
+    return sorted(path.stem for path in (Path(__file__).parent / "preset").glob("*.yaml"))
 
 
 def help_text(name: str, about: str, settings: type = Settings, bare: str | None = None) -> str:

@@ -75,7 +75,7 @@ def pictures(task: Task, findings: Findings) -> None:
         f"data.workers={workers}",
         f"model.name={model}",
         "model.patch_size=8",
-        f"batch.global={batch}",
+        f"batch.size={batch}",
         f"device={task.device}",
         "optim.base_lr=1e-3",
         "train.ema=0.998",

@@ -34,7 +34,7 @@ from recon.training.accumulator import Tally
 from recon.training.device import fast_bfloat16, make_fabric
 from recon.training.optim import adamw, set_learning_rate
 
-PRESETS = Path(__file__).parents[1] / "preset"
+PRESETS = Path(__file__).parents[2] / "recon" / "preset"
 EXPRESSIONS = ["mse", "norm_mse", "l1", "perceptual+mse", "adversarial+mse", "10%perceptual+80%adversarial+mse"]
 
 
@@ -166,16 +166,16 @@ def critic_floor(bench: Bench) -> tuple[Callable[[], None], Callable[[], None]]:
 
 
 def read_preset(name: str) -> dict[str, Any]:
-    """What a file of experiments/preset says."""
+    """What a file of recon/preset says."""
     return yaml.safe_load((PRESETS / f"{name}.yaml").read_text())
 
 
 def take_preset(options: argparse.Namespace) -> dict[str, Any]:
-    """Takes over the sizes of experiments/preset; returns what else of it a `Bench` wants."""
+    """Takes over the sizes of recon/preset; returns what else of it a `Bench` wants."""
     preset = read_preset(options.preset)
     model, train = preset["model"], preset["train"]
     options.model, options.patch_size = model["name"], model["patch_size"]
-    options.image_size, options.batch = preset["data"]["image_size"], preset["batch"]["global"]
+    options.image_size, options.batch = preset["data"]["image_size"], preset["batch"]["size"]
     refiner, parts = model.get("refiner_width", 0), train.get("parts", "all")
     return {"terms": preset.get("losses", {}), "parts": parts, "refiner_width": refiner}
 

@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 
-from recon import config
 from recon.config import Settings
 from recon.data import Source, StreamedSource
 from recon.training.initialisation import described
@@ -35,7 +34,7 @@ def before(
     """What will run."""
     model, objective = run.model, run.objective
     h, w = model.image_size
-    batch = config.global_batch(settings)
+    batch = settings.batch.size
     hidden = model.patches - int(model.patches * (1 - model.mask_ratio))
     decoded = f", {settings.masking.decoded:.0%} of those decoded" if settings.masking.decoded < 1 else ""
     peak = settings.optim.base_lr * batch / 256

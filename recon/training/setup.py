@@ -167,7 +167,7 @@ def execute(
         source,
         image_size=config.image_size(settings),
         batch=config.per_device_batch(settings, ranks.count),
-        start=run.step * config.global_batch(settings),
+        start=run.step * settings.batch.size,
         seed=settings.seed,
         workers=settings.data.workers,
         masking=masking_of(settings, run.model),
@@ -226,7 +226,7 @@ def number_of_steps(settings: Settings, images: int | None) -> int:
         return settings.train.steps
     if images is None:
         raise InvalidSetting(f"data={settings.data.name}: no _info.json tells every shard's length; give train.steps=N")
-    return max(1, round(settings.train.epochs * images / config.global_batch(settings)))
+    return max(1, round(settings.train.epochs * images / settings.batch.size))
 
 
 def make_data(settings: Settings) -> list[Source | StreamedSource]:
@@ -306,10 +306,10 @@ def masking_of(settings: Settings, model: MaskedAutoencoder) -> partial[torch.Te
 
 
 def make_rhythm(settings: Settings, steps: int, ranks: Ranks) -> Rhythm:
-    peak = settings.optim.base_lr * config.global_batch(settings) / 256
+    peak = settings.optim.base_lr * settings.batch.size / 256
     return Rhythm(
         steps=steps,
-        accumulate=config.global_batch(settings) // (ranks.count * config.per_device_batch(settings, ranks.count)),
+        accumulate=settings.batch.size // (ranks.count * config.per_device_batch(settings, ranks.count)),
         checkpoint_every=settings.train.checkpoint_every,
         log_every=settings.train.log_every,
         picture_every=settings.train.picture_every,

@@ -108,7 +108,7 @@ class Run:
         """
         new = [line for line in dict.fromkeys(lines) if line not in self.unreadable]
         self.unreadable |= dict.fromkeys(new)
-        images = self.images or max(FEW, (self.step + 1) * self.settings["batch.global"])
+        images = self.images or max(FEW, (self.step + 1) * self.settings["batch.size"])
         if new and len(self.unreadable) > self.max_unreadable * images:
             of = f"of {images} files" if self.images else f"of the first {images} samples"
             raise InvalidSetting(

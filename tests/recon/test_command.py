@@ -21,16 +21,17 @@ def pictures(tmp_path_factory):
     return save_pictures(tmp_path_factory.mktemp("pictures"))
 
 
-TINY = ["loss=mse", "model=nano", "data.image_size=32", "model.patch_size=4", "batch.global=32", "train.steps=1"]
+TINY = ["loss=mse", "model=nano", "data.image_size=32", "model.patch_size=4", "batch.size=32", "train.steps=1"]
 WRONG = {
     "unknown setting": (["lr=1"], ["unknown setting 'lr'"]),
     "mistyped setting": (["sed=1"], ["unknown setting 'sed'", "did you mean 'seed'"]),
     "mistyped nested setting": (["optim.base_lrr=1"], ["'optim.base_lrr'", "did you mean 'optim.base_lr'"]),
+    "a setting that was renamed": (["batch.global=8"], ["'batch.global'", "is now called 'batch.size'"]),
     "mistyped node": (["optm.base_lr=1"], ["'optm.base_lr'", "did you mean 'optim.base_lr'"]),
     "mistyped option of a term": (["losses.perceptual.weigths=random"], ["did you mean 'losses.perceptual.weights'"]),
     "no value": (["seed"], ["'seed'", "key=value"]),
     "text for a number": (["train.steps=many"], ["train.steps", "many"]),
-    "a fraction for a count": (["batch.global=8.5"], ["batch.global", "8.5"]),
+    "a fraction for a count": (["batch.size=8.5"], ["batch.size", "8.5"]),
     "text for a switch": (["compile=perhaps"], ["compile", "perhaps"]),
     "a value for a node": (["optim=3"], ["optim"]),
     "null for a number": (["seed=null"], ["seed"]),

@@ -6,7 +6,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from losses import TERMS
 from losses.errors import InvalidSetting
-from recon.config import Settings, check, every_setting, global_batch, image_size, per_device_batch
+from recon.config import Settings, check, every_setting, image_size, per_device_batch
 
 
 def settings(*words: str) -> Settings:
@@ -37,7 +37,7 @@ def test_the_vocabulary_of_the_design_is_there():
     assert keys >= {
         *("loss", "losses.over", "data.name", "data.root", "data.image_size", "model.name", "model.patch_size"),
         *("model.decoder_depth", "model.decoder_width", "model.mask_tokens", "masking.strategy", "masking.ratio"),
-        *("train.steps", "train.epochs", "train.checkpoint_every", "batch.global", "batch.per_device"),
+        *("train.steps", "train.epochs", "train.checkpoint_every", "batch.size", "batch.per_device"),
         *("optim.base_lr", "seed", "device", "precision", "compile", "name", "resume"),
     }
 
@@ -54,7 +54,7 @@ def test_the_defaults_pass():
         "train.checkpoint_every=0",
         "train.log_every=0",
         "train.picture_every=-5",
-        "batch.global=0",
+        "batch.size=0",
         "batch.per_device=0",
         "batch.per_device=-8",
         "model.patch_size=0",
@@ -94,8 +94,8 @@ def test_a_value_out_of_range_is_named_in_one_line(word):
 
 @pytest.mark.parametrize("word", ["batch.per_device=3", "batch.per_device=128"])
 def test_micro_batches_must_fill_the_batch(word):
-    with pytest.raises(InvalidSetting, match=r"^batch\.global=32 is not a multiple of batch\.per_device="):
-        check(settings("batch.global=32", word))
+    with pytest.raises(InvalidSetting, match=r"^batch\.size=32 is not a multiple of batch\.per_device="):
+        check(settings("batch.size=32", word))
 
 
 @pytest.mark.parametrize("words", [["train.steps=3"], ["train.epochs=null"]])
@@ -122,5 +122,5 @@ def test_image_sizes_are_square_or_height_and_width():
 
 
 def test_a_batch_is_one_forward_pass_unless_it_is_said():
-    assert per_device_batch(settings("batch.global=48")) == global_batch(settings("batch.global=48")) == 48
-    assert per_device_batch(settings("batch.global=48", "batch.per_device=16")) == 16
+    assert per_device_batch(settings("batch.size=48")) == settings("batch.size=48").batch.size == 48
+    assert per_device_batch(settings("batch.size=48", "batch.per_device=16")) == 16

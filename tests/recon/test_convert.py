@@ -50,7 +50,7 @@ def test_an_official_file_is_converted_and_described(place):
 
 def test_a_torn_file_is_one_line_and_exit_status_2(place):
     before = sorted(place.iterdir())
-    done = typed(place, "in=torn.pth", "out=a.pth")
+    done = typed(place, "input=torn.pth", "out=a.pth")
     assert done.returncode == 2 and not done.stdout
     assert done.stderr.startswith("torn.pth cannot be read") and done.stderr.count("\n") == 1
     assert sorted(place.iterdir()) == before
@@ -58,29 +58,29 @@ def test_a_torn_file_is_one_line_and_exit_status_2(place):
 
 def test_without_out_it_only_says_what_the_file_is(place, capsys):
     before = sorted(place.iterdir())
-    assert convert(settings(**{"in": "mae_encoder.pth"})) == 0
+    assert convert(settings(**{"input": "mae_encoder.pth"})) == 0
     printed = capsys.readouterr().out
     assert "draws nothing" in printed and "wrote" not in printed
-    assert convert(settings(**{"in": "mae_visualize.pth"})) == 0
+    assert convert(settings(**{"input": "mae_visualize.pth"})) == 0
     assert "not to be seen in the file; give target=pixels or target=normalised" in capsys.readouterr().out
     assert sorted(place.iterdir()) == before
 
 
 def test_what_is_left_out_is_said(place, capsys):
-    assert convert(settings(**{"in": "mae_visualize.pth"}, out="for_timm.safetensors", format="timm")) == 0
+    assert convert(settings(**{"input": "mae_visualize.pth"}, out="for_timm.safetensors", format="timm")) == 0
     assert "left out   the decoder: format=timm has no place for it" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("values", "named"),
     [
-        ({}, "in=mae_pretrain_vit_base.pth"),
-        ({"in": "nothing.pth", "out": "a.pth"}, "there is no file nothing.pth"),
-        ({"in": "other.safetensors", "out": "a.pth"}, "other.safetensors cannot be read"),
-        ({"in": "mae_encoder.pth", "out": "a.bin"}, "end it in .safetensors"),
-        ({"in": "mae_encoder.pth", "out": "a.pth", "format": "hugingface"}, "did you mean 'huggingface'"),
-        ({"in": "mae_encoder.pth", "out": "mae_visualize.pth"}, "mae_visualize.pth exists"),
-        ({"in": "mae_visualize.pth", "out": "a.pth", "target": "raw"}, "target=pixels or target=normalised"),
+        ({}, "input=mae_pretrain_vit_base.pth"),
+        ({"input": "nothing.pth", "out": "a.pth"}, "there is no file nothing.pth"),
+        ({"input": "other.safetensors", "out": "a.pth"}, "other.safetensors cannot be read"),
+        ({"input": "mae_encoder.pth", "out": "a.bin"}, "end it in .safetensors"),
+        ({"input": "mae_encoder.pth", "out": "a.pth", "format": "hugingface"}, "did you mean 'huggingface'"),
+        ({"input": "mae_encoder.pth", "out": "mae_visualize.pth"}, "mae_visualize.pth exists"),
+        ({"input": "mae_visualize.pth", "out": "a.pth", "target": "raw"}, "target=pixels or target=normalised"),
     ],
 )
 def test_wrong_input_is_one_line_and_writes_nothing(place, values, named):

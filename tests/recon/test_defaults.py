@@ -28,7 +28,7 @@ PAPER = {  # arXiv 2111.06377, table 8; 40 of 800 epochs are warm-up
     "masking.decoded": 1.0,
     "train.steps": None,
     "train.epochs": 800,
-    "batch.global": 4096,
+    "batch.size": 4096,
     "optim.base_lr": 1.5e-4,
     "optim.betas": [0.9, 0.95],
     "optim.weight_decay": 0.05,
@@ -44,7 +44,7 @@ DEMO = {
     "model.name": "nano",
     "model.patch_size": 8,
     "train.epochs": None,
-    "batch.global": 32,
+    "batch.size": 32,
 }
 
 
@@ -125,9 +125,9 @@ def test_other_commands_have_no_demonstration():
 
 
 def test_what_is_given_overrides_the_demonstration(settings_of):
-    ((settings, given),) = settings_of("loss=mse", "batch.global=16", "data.image_size=32")
-    assert_has(settings, DEMO | {"loss": "mse", "batch.global": 16, "data.image_size": 32})
-    assert given == {"loss", "batch.global", "data.image_size", "preset"}
+    ((settings, given),) = settings_of("loss=mse", "batch.size=16", "data.image_size=32")
+    assert_has(settings, DEMO | {"loss": "mse", "batch.size": 16, "data.image_size": 32})
+    assert given == {"loss", "batch.size", "data.image_size", "preset"}
 
 
 @pytest.mark.parametrize("words", [(), ("preset=demo",)])

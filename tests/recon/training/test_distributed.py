@@ -133,19 +133,19 @@ def test_two_processes_begin_warm_as_one_does(tmp_path, pictures):
 
 @pytest.mark.slow
 def test_what_is_wrong_is_told_in_one_line_for_all_and_leaves_nothing(tmp_path, pictures):
-    words = [*SMALL, f"data.root={pictures}", "loss=mse", "name=wrong", "batch.global=7"]
+    words = [*SMALL, f"data.root={pictures}", "loss=mse", "name=wrong", "batch.size=7"]
     assert torchrun(tmp_path, "pretrain", *words).wait(100) != 0
     assert {path.name for path in tmp_path.iterdir()} == {"out", "err"} and (tmp_path / "out").read_text() == ""
     err = (tmp_path / "err").read_text()
-    assert err.count("batch.global=7 is not a multiple of the 2 processes\n") == 1 and "exitcode  : 2 " in err, err
+    assert err.count("batch.size=7 is not a multiple of the 2 processes\n") == 1 and "exitcode  : 2 " in err, err
     assert "recon/training" not in err
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["batch.global=7"], "batch.global=7 is not a multiple of the 2 processes"),
-        (["batch.global=8", "batch.per_device=8"], "batch.global=8 .* batch.per_device=8 x 2 processes"),
+        (["batch.size=7"], "batch.size=7 is not a multiple of the 2 processes"),
+        (["batch.size=8", "batch.per_device=8"], "batch.size=8 .* batch.per_device=8 x 2 processes"),
     ],
 )
 def test_a_batch_that_cannot_be_shared_is_refused(words, said):

@@ -2,6 +2,7 @@
 
 import pytest
 
+from recon.config import Settings
 from recon.runs import flat, resumed_settings
 from tests.recon.training.conftest import settings
 
@@ -59,3 +60,8 @@ def test_features_were_compared_position_by_position_with_other_weights(loss, me
 def test_a_run_of_today_is_left_as_it_is(loss):
     saved = flat(settings(f"loss={loss}", "name=mine")[0])
     assert resumed_settings(saved, settings("name=mine", "resume=true")[0], frozenset()) == saved
+
+
+def test_a_setting_that_was_renamed_since_is_read_under_its_new_name():
+    saved = {("batch.global" if key == "batch.size" else key): value for key, value in flat(Settings()).items()}
+    assert resumed_settings(saved, Settings(), frozenset()) == flat(Settings())

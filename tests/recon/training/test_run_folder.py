@@ -46,7 +46,7 @@ def test_config_holds_every_setting_and_what_was_found(run):
     config = yaml.safe_load((run / "config.yaml").read_text())
     found = config.pop("resolved")
     assert flat(from_values(flat_of(config))).keys() == set(KEYS)
-    assert config["loss"] == "mse+20%perceptual" and config["batch"]["global"] == 8
+    assert config["loss"] == "mse+20%perceptual" and config["batch"]["size"] == 8
     assert found["objective"] == "mse + 20%perceptual" and found["steps"] == 5 and found["training_images"] == 10
     assert found["weights"]["perceptual"]["source"] == "random"
     assert re.fullmatch("[0-9a-f]{64}", found["weights"]["perceptual"]["sha256"])
@@ -261,5 +261,5 @@ def test_harmless_is_what_touches_neither_the_weights_nor_what_they_mean():
 
 
 def test_settings_by_key_and_as_a_tree_are_the_same():
-    values = flat(settings("data.image_size=[16,32]", "batch.global=8")[0])
+    values = flat(settings("data.image_size=[16,32]", "batch.size=8")[0])
     assert flat(from_values(values)) == values and flat_of(nested(values)) == values

@@ -41,7 +41,7 @@ def test_unreadable_files_are_named_once_counted_and_passed_over_also_after_a_re
 
 def test_more_than_the_set_share_ends_the_run_in_one_line_and_leaves_the_checkpoint(tmp_path, half_torn):
     with pytest.raises(InvalidSetting) as error:
-        pretrain(tmp_path, *words(half_torn, 0.2, "name=strict", "train.checkpoint_every=1", "batch.global=2"))
+        pretrain(tmp_path, *words(half_torn, 0.2, "name=strict", "train.checkpoint_every=1", "batch.size=2"))
     message = str(error.value)
     assert len(message.splitlines()) == 1
     assert "3 of 10" in message and "data.max_unreadable=0.2" in message and f"{half_torn}/train/" in message
