@@ -12,9 +12,9 @@ from recon.data import Source, StreamedSource
 from recon.evaluation.measures import Gauge, Measured, Part, RatioPart, at_ratio, ratio_point
 from recon.evaluation.protocol import Batch, Digest, Protocol, batches, open_source, protocol_of
 from recon.evaluation.rows import Progress, Row, rows_beside, rows_of_run
-from recon.evaluation.suite import Instruments, Networks, make_instruments, passports_of
+from recon.evaluation.suite import Instruments, Networks, make_instruments, metric_infos
 from recon.loaded_run import Subject
-from recon.metrics import Pair, Passport, Undefined
+from recon.metrics import MetricInfo, Pair, Undefined
 from recon.study_config import Measuring
 
 EXACT_MASKS = 12  # that exact retention is worked out for; the time of each grows with the cube of its pixels
@@ -43,7 +43,7 @@ class Evaluation:
     protocol: Protocol
     seen: Seen
     rows: list[Row]
-    passports: dict[str, Passport]
+    metrics: dict[str, MetricInfo]
     provenance: dict[str, dict[str, str]]
     caveat: str | None
 
@@ -87,7 +87,7 @@ def evaluate(
         protocol,
         seen,
         rows,
-        passports=passports_of(measuring, bound="bayes" in seen.measured),
+        metrics=metric_infos(measuring, bound="bayes" in seen.measured),
         provenance=nets.provenance,
         caveat=held_out.caveat,
     )

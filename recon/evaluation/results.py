@@ -14,7 +14,7 @@ from recon.evaluation.evaluator import Evaluation
 from recon.evaluation.measures import Measured
 from recon.evaluation.protocol import Protocol
 from recon.loaded_run import Subject
-from recon.metrics import GROUPS
+from recon.metrics import GROUPS, MetricInfo
 from recon.metrics.intervals import mean_interval, statistic_interval
 from recon.metrics.recovery import RECOVERY, Recovery, summary
 from recon.metrics.spectrum import band_frequency
@@ -95,9 +95,7 @@ def as_page(subject: Subject, measuring: Measuring, evaluation: Evaluation) -> d
         "weights": evaluation.provenance,
         "images": evaluation.seen.names,
         "pictures": evaluation.seen.shown,
-        "metrics": [
-            {"group": groups[name], **passport_values(passport)} for name, passport in evaluation.passports.items()
-        ],
+        "metrics": [{"group": groups[name], **info_values(info)} for name, info in evaluation.metrics.items()],
         "rows": {
             row.key: {
                 "label": row.label,
@@ -106,7 +104,7 @@ def as_page(subject: Subject, measuring: Measuring, evaluation: Evaluation) -> d
                 "note": row.note,
                 "values": {
                     name: figures(name, evaluation.seen.measured[row.key], evaluation.protocol.patch_size)
-                    for name in evaluation.passports
+                    for name in evaluation.metrics
                 },
                 **textures(evaluation.seen.measured[row.key], evaluation.protocol.patch_size),
                 **spread_out(evaluation.seen.measured[row.key], evaluation.protocol.patch_size),
@@ -117,9 +115,9 @@ def as_page(subject: Subject, measuring: Measuring, evaluation: Evaluation) -> d
     }
 
 
-def passport_values(passport: Any) -> dict[str, Any]:
-    names = ("name", "what", "unit", "low", "high", "better", "reference", "paired")
-    return {name: plain(getattr(passport, name)) for name in names}
+def info_values(info: MetricInfo) -> dict[str, Any]:
+    names = {"description": "what"} | {n: n for n in ("name", "unit", "low", "high", "better", "reference", "paired")}
+    return {key: plain(getattr(info, name)) for name, key in names.items()}
 
 
 def figures(name: str, measured: Measured, patch_size: int) -> Numbers:

@@ -10,13 +10,13 @@ from torch import Tensor
 from losses import InvalidSetting
 from recon.data import Source, StreamedSource
 from recon.evaluation.protocol import Protocol
-from recon.metrics import GROUPS, METRICS, SET_METRICS, Metric, Passport, Undefined
+from recon.metrics import GROUPS, METRICS, SET_METRICS, Metric, MetricInfo, Undefined
 from recon.metrics.deep import LPIPS, VGG, FeatureDistance, Lpips, PooledFeatures, feature_distance_metric, lpips_metric
 from recon.study_config import Measuring
 
-EXCESS = Passport(
+EXCESS = MetricInfo(
     name="excess_mse",
-    what="Mean squared error over hidden pixels beyond the least possible one, which this data's law gives.",
+    description="Mean squared error over hidden pixels beyond the least possible one, which this data's law gives.",
     unit="squared intensity",
     low=-math.inf,
     high=math.inf,
@@ -59,7 +59,7 @@ def networks(measuring: Measuring) -> Networks:
         "vgg19": (lambda: FeatureDistance(measuring.features.weights), feature_distance_metric),
         "kid": (lambda: PooledFeatures(measuring.features.weights, measuring.features.tap), None),
     }
-    for name, (make, passport) in makers.items():
+    for name, (make, as_metric) in makers.items():
         try:
             net = make()
         except InvalidSetting as reason:
@@ -67,10 +67,10 @@ def networks(measuring: Measuring) -> Networks:
             continue
         found.modules.append(net)
         found.provenance[name] = net.provenance()
-        if passport is None:
+        if as_metric is None:
             found = replace(found, features=net)
         else:
-            found.metrics[name] = passport(net)
+            found.metrics[name] = as_metric(net)
     return found
 
 
@@ -90,7 +90,7 @@ def make_instruments(
     return Instruments({**METRICS, **nets.metrics}, features, missing, colour)
 
 
-def passports_of(measuring: Measuring, bound: bool) -> dict[str, Passport]:
+def metric_infos(measuring: Measuring, bound: bool) -> dict[str, MetricInfo]:
     """What every column means, in the table's order; those that could not be had too.
 
     `bound`: whether the least possible error is known, and so the excess over it.
@@ -100,7 +100,7 @@ def passports_of(measuring: Measuring, bound: bool) -> dict[str, Passport]:
     known = {
         **METRICS,
         **SET_METRICS,
-        "kid": replace(kid, what=kid.what + features),
+        "kid": replace(kid, description=kid.description + features),
         "lpips": LPIPS[measuring.lpips.net],
         "vgg19": VGG,
         EXCESS.name: EXCESS,

@@ -1,6 +1,6 @@
-"""How near, how sharp, how much recovered and how much invented: numbers over hidden patches, with their passports."""
+"""Metrics of reconstructions over hidden patches: distance to the truth, sharpness, recovered and invented detail."""
 
-from recon.metrics.base import Metric, Pair, Passport, SetMetric, Undefined
+from recon.metrics.base import Metric, MetricInfo, Pair, Undefined
 from recon.metrics.distribution import DISTRIBUTION
 from recon.metrics.edges import EDGES, SEAMS
 from recon.metrics.fidelity import FIDELITY, STRUCTURE
@@ -12,8 +12,8 @@ from recon.metrics.uncertainty import UNCERTAINTY
 # Numbers per image that need no network's weights; `recon.metrics.deep` makes those that do: lpips and vgg19.
 METRICS: dict[str, Metric] = {m.name: m for m in [*FIDELITY, *STRUCTURE, *SHARPNESS, *EDGES, *SEAMS, *SPECTRUM]}
 
-# What no pair has alone: numbers of a whole set of images, and of a distribution's draws.
-SET_METRICS: dict[str, Passport] = {m.name: m for m in [*RECOVERY, *DISTRIBUTION, *UNCERTAINTY]}
+# Metrics of a whole set of images or of several draws; `recon.evaluation` computes them from accumulated values.
+SET_METRICS: dict[str, MetricInfo] = {m.name: m for m in [*RECOVERY, *DISTRIBUTION, *UNCERTAINTY]}
 
 # The table's columns, by what they are about.
 GROUPS: dict[str, list[str]] = {
@@ -25,4 +25,4 @@ GROUPS: dict[str, list[str]] = {
     "uncertainty": [m.name for m in UNCERTAINTY],
 }
 
-__all__ = ["GROUPS", "METRICS", "SET_METRICS", "Metric", "Pair", "Passport", "SetMetric", "Undefined"]
+__all__ = ["GROUPS", "METRICS", "SET_METRICS", "Metric", "MetricInfo", "Pair", "Undefined"]

@@ -86,20 +86,20 @@ class Undefined(Exception):
 
 
 @dataclass(frozen=True)
-class Passport:
-    """All that a reader must know to trust a number.
+class MetricInfo:
+    """Describes a metric: everything that a table of results says about its column.
 
     Args:
-        what: one sentence: what it measures, and on which pixels.
+        description: one sentence: what it measures, and on which pixels.
         unit: of its values ("dB", "share", ...).
         low, high: its range.
         better: "higher", "lower", or "truth": best where it equals the same number on the truth.
         reference: paper and the implementation it agrees with.
-        paired: whether it reads the truth. One that does not stands beside the same number on the truth.
+        paired: whether it compares with the truth. One that does not is shown beside the truth's own number.
     """
 
     name: str
-    what: str
+    description: str
     unit: str
     low: float
     high: float
@@ -109,13 +109,8 @@ class Passport:
 
 
 @dataclass(frozen=True)
-class SetMetric(Passport):
-    """A number of a whole set of images, which no image has alone; the module that lists it says how it is had."""
-
-
-@dataclass(frozen=True)
-class Metric(Passport):
-    """A number per image.
+class Metric(MetricInfo):
+    """A metric with one value per image; call it with a `Pair`.
 
     Args:
         function: (B,) float32 or wider from a `Pair`; NaN where one image has no value; raises `Undefined` where

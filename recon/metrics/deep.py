@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from losses.features.trunks import SMALLEST, TRUNKS, load_lpips
 from losses.features.vgg19 import DEFAULT_TAPS, VGG19
 from losses.features.weights import load_vgg19
-from recon.metrics.base import VALUES, Metric, Passport, Undefined, a_few_at_a_time
+from recon.metrics.base import VALUES, Metric, MetricInfo, Undefined, a_few_at_a_time
 from recon.metrics.fidelity import area_mean
 
 LPIPS_VALUES = 16 * VALUES  # large strides: of few images its layers have too little to do
@@ -130,20 +130,20 @@ def _stride(net: VGG19, index: int) -> int:
 
 
 def lpips_metric(net: Lpips) -> Metric:
-    """The passport of LPIPS with a loaded network."""
+    """LPIPS as a metric, computed by the loaded network."""
     return Metric(**asdict(LPIPS[net.name]), function=lambda pair: net(pair.image, pair.truth, pair.hidden))
 
 
 def feature_distance_metric(net: FeatureDistance) -> Metric:
-    """The passport of the feature distance with a loaded network."""
+    """The feature distance as a metric, computed by the loaded network."""
     return Metric(**asdict(VGG), function=lambda pair: net(pair.image, pair.truth, pair.hidden))
 
 
-# Without their networks, so that a table can say what is missing.
+# Described without their networks, so that a table lists them where the weights are missing.
 LPIPS = {
-    net: Passport(
+    net: MetricInfo(
         name="lpips",
-        what=f"Learned perceptual distance (LPIPS-{net}), its map averaged over hidden pixels.",
+        description=f"Learned perceptual distance (LPIPS-{net}), its map averaged over hidden pixels.",
         unit="0 for the truth",
         low=0,
         high=math.inf,
@@ -153,9 +153,9 @@ LPIPS = {
     )
     for net in TRUNKS
 }
-VGG = Passport(
+VGG = MetricInfo(
     name="vgg19",
-    what=f"Mean-squared difference of VGG19 features over hidden area, summed over {', '.join(DEFAULT_TAPS)}.",
+    description=f"Mean-squared difference of VGG19 features over hidden area, summed over {', '.join(DEFAULT_TAPS)}.",
     unit="features squared",
     low=0,
     high=math.inf,

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from recon.metrics.base import Pair, SetMetric, Undefined
+from recon.metrics.base import MetricInfo, Pair, Undefined
 from recon.metrics.spectrum import ROUNDING, bands, dct2
 
 BLOCK = 2**19  # numbers of a kernel held at a time: they stay in a CPU's cache
@@ -194,10 +194,10 @@ def _evenly(mask: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 
 DISTRIBUTION = [
-    SetMetric(
+    MetricInfo(
         name="kid",
-        what="Kernel Inception distance: how far features of the reconstructions, as a set, are from those of the "
-        "truth.",
+        description="Kernel Inception distance: how far features of the reconstructions, as a set, are from those of "
+        "the truth.",
         unit="squared maximum mean discrepancy",
         low=-math.inf,
         high=math.inf,
@@ -205,10 +205,10 @@ DISTRIBUTION = [
         reference="Bińkowski et al. 2018; without the terms of an image with its own truth, Gretton et al. 2012",
         paired=True,
     ),
-    SetMetric(
+    MetricInfo(
         name="sliced_wasserstein",
-        what="Sliced Wasserstein distance between DCT coefficients of hidden patches and those of the truth, as sets; "
-        "all frequency bands count alike.",
+        description="Sliced Wasserstein distance between DCT coefficients of hidden patches and those of the truth, "
+        "as sets; all frequency bands count alike.",
         unit="standard deviations of the truth",
         low=0,
         high=math.inf,

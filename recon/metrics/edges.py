@@ -77,7 +77,8 @@ def _mean_step(across: Tensor, counted_across: Tensor, down: Tensor, counted_dow
 SEAMS = [
     Metric(
         name="seam_ratio",
-        what="Luminance step across borders between hidden patches over the step inside them: above 1 the grid shows.",
+        description="Luminance step across borders between hidden patches over the step inside them: above 1 the grid "
+        "shows.",
         unit="ratio",
         low=0,
         high=1 / LEAST,
@@ -151,7 +152,8 @@ def _mean_per_image(values: Tensor, image: Tensor, patches: Tensor) -> Tensor:
 EDGES = [
     Metric(
         name="edge_width",
-        what="Mean width of the vertical edges inside hidden patches; those that leave a patch count up to its border.",
+        description="Mean width of the vertical edges inside hidden patches; those that leave a patch count up to its "
+        "border.",
         unit="pixels",
         low=2,
         high=math.inf,
@@ -162,7 +164,7 @@ EDGES = [
     ),
     Metric(
         name="cpbd",
-        what="Share of the edges inside hidden patches whose blur is not noticeable: 1 sharp, 0 blurred.",
+        description="Share of the edges inside hidden patches whose blur is not noticeable: 1 sharp, 0 blurred.",
         unit="share",
         low=0,
         high=1,

@@ -49,7 +49,7 @@ CEILING = 10 * math.log10(12 * 255**2)
 FIDELITY = [
     Metric(
         name="masked_mse",
-        what="Mean squared error over hidden pixels and channels; its best prediction is the conditional mean.",
+        description="Mean squared error over hidden pixels and channels; its best prediction is the conditional mean.",
         unit="squared, of pixels in [0, 1]",
         low=0,
         high=1,
@@ -60,7 +60,8 @@ FIDELITY = [
     ),
     Metric(
         name="masked_l1",
-        what="Mean absolute error over hidden pixels and channels; its best prediction is the conditional median.",
+        description="Mean absolute error over hidden pixels and channels; its best prediction is the conditional "
+        "median.",
         unit="of pixels in [0, 1]",
         low=0,
         high=1,
@@ -71,7 +72,8 @@ FIDELITY = [
     ),
     Metric(
         name="masked_psnr",
-        what="Peak signal-to-noise ratio over hidden pixels, image by image; at most 58.9 dB, the rounding to 8 bits.",
+        description="Peak signal-to-noise ratio over hidden pixels, image by image; at most 58.9 dB, the rounding to "
+        "8 bits.",
         unit="dB",
         low=0,
         high=CEILING,
@@ -230,7 +232,7 @@ def _bands(size: int, block: int, device: torch.device) -> list[tuple[Tensor, sl
 STRUCTURE = [
     Metric(
         name="ssim",
-        what="Structural similarity in Gaussian windows (sigma 1.5) around hidden pixels, mean over channels.",
+        description="Structural similarity in Gaussian windows (sigma 1.5) around hidden pixels, mean over channels.",
         unit="1 for the truth",
         low=-1,
         high=1,
@@ -242,8 +244,8 @@ STRUCTURE = [
     ),
     Metric(
         name="ms_ssim",
-        what="Structural similarity over hidden area on as many of five scales, each half the one before, as hold a "
-        "window of 11 pixels: 5 from 176 pixels on, 4 from 88, 3 from 44, 2 from 22.",
+        description="Structural similarity over hidden area on as many of five scales, each half the one before, as "
+        "hold a window of 11 pixels: 5 from 176 pixels on, 4 from 88, 3 from 44, 2 from 22.",
         unit="1 for the truth",
         low=0,
         high=1,

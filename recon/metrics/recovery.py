@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import max_pool2d
 
-from recon.metrics.base import SetMetric
+from recon.metrics.base import MetricInfo
 from recon.metrics.spectrum import ROUNDING, band_sums, dct2
 
 
@@ -150,29 +150,29 @@ _POOLED = "hidden patches, their means apart, as the mean over frequency bands"
 _SOURCE = "orthogonality of the conditional mean; coefficients of scipy.fft.dctn"
 
 
-def _passport(name: str, what: str, unit: str, high: float, better: str) -> SetMetric:
-    return SetMetric(name, what, unit, 0, high, better, _SOURCE, paired=True)
+def _info(name: str, what: str, unit: str, high: float, better: str) -> MetricInfo:
+    return MetricInfo(name, what, unit, 0, high, better, _SOURCE, paired=True)
 
 
 RECOVERY = [
-    _passport("retention", f"Energy of the prediction over the truth's, in {_POOLED}.", "ratio", math.inf, "truth"),
-    _passport("coherence", f"Squared correlation with the truth, in {_POOLED}.", "share", 1, "higher"),
-    _passport(
+    _info("retention", f"Energy of the prediction over the truth's, in {_POOLED}.", "ratio", math.inf, "truth"),
+    _info("coherence", f"Squared correlation with the truth, in {_POOLED}.", "share", 1, "higher"),
+    _info(
         "coherent_retention",
         f"Retention times coherence: energy that goes with the truth, over the truth's, in {_POOLED}.",
         "ratio",
         math.inf,
         "higher",
     ),
-    _passport("missing", f"Energy of the truth that the prediction lacks, in {_POOLED}.", "share", 1, "lower"),
-    _passport(
+    _info("missing", f"Energy of the truth that the prediction lacks, in {_POOLED}.", "share", 1, "lower"),
+    _info(
         "invented",
         f"Energy of the prediction that is not correlated with the truth, over the truth's, in {_POOLED}.",
         "ratio",
         math.inf,
         "lower",
     ),
-    _passport(
+    _info(
         "calibration_gap",
         f"How far retention is from one minus the error, in {_POOLED}: 0 where only the uncertain is missing, and "
         "where nothing is predicted.",

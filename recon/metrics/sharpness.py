@@ -111,7 +111,7 @@ def require(patches: Tensor, side: int) -> None:
 SHARPNESS = [
     Metric(
         name="variance_of_laplacian",
-        what="Variance of the Laplacian inside hidden patches: finest detail, and noise.",
+        description="Variance of the Laplacian inside hidden patches: finest detail, and noise.",
         unit="luminance²",
         low=0,
         high=16,
@@ -122,7 +122,7 @@ SHARPNESS = [
     ),
     Metric(
         name="tenengrad",
-        what="Mean squared Sobel gradient inside hidden patches: strong edges above all.",
+        description="Mean squared Sobel gradient inside hidden patches: strong edges above all.",
         unit="(luminance per pixel)²",
         low=0,
         high=0.5,
@@ -133,7 +133,7 @@ SHARPNESS = [
     ),
     Metric(
         name="brenner",
-        what="Mean squared difference of pixels two apart in a row, inside hidden patches.",
+        description="Mean squared difference of pixels two apart in a row, inside hidden patches.",
         unit="luminance²",
         low=0,
         high=1,
@@ -144,7 +144,7 @@ SHARPNESS = [
     ),
     Metric(
         name="mean_gradient_magnitude",
-        what="Mean length of the gradient (forward differences) inside hidden patches.",
+        description="Mean length of the gradient (forward differences) inside hidden patches.",
         unit="luminance per pixel",
         low=0,
         high=2**0.5,
@@ -155,7 +155,8 @@ SHARPNESS = [
     ),
     Metric(
         name="blur_effect",
-        what="Share of gradient inside hidden patches that another blur would leave: 0 sharp, 1 blurred or flat.",
+        description="Share of gradient inside hidden patches that another blur would leave: 0 sharp, 1 blurred or "
+        "flat.",
         unit="share",
         low=0,
         high=1,

@@ -130,7 +130,7 @@ def _flat(power: Tensor) -> Tensor:
 SPECTRUM = [
     Metric(
         name="high_frequency_share",
-        what="Share of the energy of hidden patches, their means apart, above half of the highest frequency "
+        description="Share of the energy of hidden patches, their means apart, above half of the highest frequency "
         "(1/4 cycle per pixel); noise raises it as detail does.",
         unit="share",
         low=0,
@@ -142,7 +142,7 @@ SPECTRUM = [
     ),
     Metric(
         name="spectral_slope",
-        what="Slope of log power over log frequency inside hidden patches: 0 for white noise, -2 to -3 for "
+        description="Slope of log power over log frequency inside hidden patches: 0 for white noise, -2 to -3 for "
         "photographs, lower for blur.",
         unit="log power / log frequency",
         low=-math.inf,
@@ -154,8 +154,8 @@ SPECTRUM = [
     ),
     Metric(
         name="log_spectral_distance",
-        what="How far the power spectrum of hidden patches is from the truth's, root mean square over frequency bands; "
-        "blind to where the texture lies.",
+        description="How far the power spectrum of hidden patches is from the truth's, root mean square over "
+        "frequency bands; blind to where the texture lies.",
         unit="dB",
         low=0,
         high=math.inf,

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.linalg import matrix_norm, vector_norm
 
-from recon.metrics.base import Passport, SetMetric, colour_patches
+from recon.metrics.base import MetricInfo, colour_patches
 from recon.metrics.spectrum import dct2
 
 
@@ -193,11 +193,11 @@ def frontier(mse: float, w2: float, points: int = 33) -> tuple[list[float], list
     return [mse + (w2 - p) ** 2 for p in distances], distances
 
 
-UNCERTAINTY: list[Passport] = [
-    Passport(
+UNCERTAINTY: list[MetricInfo] = [
+    MetricInfo(
         name="crps",
-        what="Continuous ranked probability score of the draws, over the DCT coefficients of hidden patches; of one "
-        "answer: the mean absolute error.",
+        description="Continuous ranked probability score of the draws, over the DCT coefficients of hidden patches; "
+        "of one answer: the mean absolute error.",
         unit="of pixels in [0, 1]",
         low=0,
         high=1,
@@ -205,9 +205,10 @@ UNCERTAINTY: list[Passport] = [
         reference="Gneiting and Raftery 2007; the fair estimator, Ferro 2014, equals scoringrules.crps_ensemble",
         paired=True,
     ),
-    Passport(
+    MetricInfo(
         name="energy_score",
-        what="Energy score of the draws, over hidden patches as wholes; of one answer: the root-mean-square distance.",
+        description="Energy score of the draws, over hidden patches as wholes; of one answer: the root-mean-square "
+        "distance.",
         unit="of pixels in [0, 1]",
         low=0,
         high=1,
@@ -215,10 +216,11 @@ UNCERTAINTY: list[Passport] = [
         reference="Gneiting and Raftery 2007; the fair estimator equals scoringrules.es_ensemble, over sqrt(values)",
         paired=True,
     ),
-    Passport(
+    MetricInfo(
         name="bits_per_dim",
-        what="Negative log2-likelihood of hidden pixels, per value, under the predicted density times 1/255, the width "
-        "of a level of 8-bit pixels; of a density, without dequantisation, and so no bound on the bits of pixels.",
+        description="Negative log2-likelihood of hidden pixels, per value, under the predicted density times 1/255, "
+        "the width of a level of 8-bit pixels; of a density, without dequantisation, and so no bound on the bits of "
+        "pixels.",
         unit="bits",
         low=-math.inf,
         high=math.inf,
@@ -226,10 +228,10 @@ UNCERTAINTY: list[Passport] = [
         reference="Theis et al. 2016 (arXiv 1511.01844), of a density",
         paired=True,
     ),
-    SetMetric(
+    MetricInfo(
         name="luma_w2",
-        what="2-Wasserstein distance between Gaussians fitted to the luminance of hidden patches and to that of their "
-        "truth, per pixel; of patches above 8 pixels their 64 lowest frequencies, the others left out.",
+        description="2-Wasserstein distance between Gaussians fitted to the luminance of hidden patches and to that "
+        "of their truth, per pixel; of patches above 8 pixels their 64 lowest frequencies, the others left out.",
         unit="of pixels in [0, 1]",
         low=0,
         high=1,

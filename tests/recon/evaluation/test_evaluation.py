@@ -31,7 +31,7 @@ def test_every_row_stands_in_the_table(page):
     assert "oracle" in page["rows"]["oracle"]["note"]
 
 
-def test_every_column_has_its_passport_and_every_cell_a_value_or_a_reason(page):
+def test_every_column_has_its_description_and_every_cell_a_value_or_a_reason(page):
     names = [metric["name"] for metric in page["metrics"]]
     everything = {name for group in GROUPS.values() for name in group}
     assert set(names) == everything - {"excess_mse"}

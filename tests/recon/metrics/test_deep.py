@@ -75,7 +75,7 @@ def test_hiding_what_is_wrong_is_worse_than_hiding_what_is_right(net):
     assert (net(image, truth, everywhere(truth)) > net(image, truth, ~hidden)).all()
 
 
-def test_the_passports_lead_to_the_network_and_to_hidden_patches_alone(squeeze, vgg19):
+def test_the_metrics_lead_to_the_network_and_to_hidden_patches_alone(squeeze, vgg19):
     truth = photographs()
     mask = torch.rand(4, 64, generator=torch.Generator().manual_seed(0)) < 0.75
     image = noisy(truth, 0.1)

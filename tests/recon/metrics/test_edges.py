@@ -226,7 +226,7 @@ def test_a_patch_below_eight_pixels_is_refused(function):
         among_flat(function, ramp(1)[:7, 2:9])
 
 
-def test_passports_read_the_reconstruction_s_hidden_patches():
+def test_metrics_read_the_reconstruction_s_hidden_patches():
     truth = torch.from_numpy(np.stack([colours(name) for name in PHOTOGRAPHS])).permute(0, 3, 1, 2)
     image = torch.from_numpy(np.stack([ndi.gaussian_filter(colours(n), (1, 1, 0)) for n in PHOTOGRAPHS]))
     hidden = somewhere(batch()[0])

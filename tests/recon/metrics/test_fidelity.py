@@ -114,7 +114,7 @@ def test_more_noise_is_further_from_the_truth():
         assert values == sorted(values) and len(set(values)) == len(values)
 
 
-def test_the_passports_lead_to_these_functions():
+def test_the_metrics_lead_to_these_functions():
     truth = torch.cat([photograph("astronaut"), photograph("coffee")])
     mask = torch.rand(2, 10 * 15, generator=torch.Generator().manual_seed(0)) < 0.75
     pair = Pair(noisy(truth, 0.1), truth, mask)

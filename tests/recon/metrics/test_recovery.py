@@ -193,7 +193,7 @@ def test_the_summary_is_the_mean_over_all_bands_but_the_patch_s_mean():
         assert value.shape == (3,)
 
 
-def test_summaries_stay_within_what_their_passports_say():
+def test_summaries_stay_within_their_ranges():
     true = photographs(8)
     for predicted in (true, 1 - true, 3 * true, photographs(8, blur=2), normal(true.shape)):
         values = summary(band_moments(predicted, true, torch.ones(true.shape[:2]), GREY))

@@ -175,7 +175,7 @@ def test_images_without_borders_or_insides_are_refused():
         seam_ratio(image, torch.ones(1, 64, dtype=torch.bool))
 
 
-def test_the_passport_reads_the_composite():
+def test_the_metric_reads_the_composite():
     truth, mask = batch()
     pair = Pair(mosaic(truth), truth, mask)
     assert torch.equal(SEAMS[0](pair), seam_ratio(pair.image, mask))

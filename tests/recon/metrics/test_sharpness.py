@@ -232,7 +232,7 @@ def test_a_patch_below_the_filter_is_refused(function, side):
         function(torch.rand(1, 9, side - 1, side - 1), hidden)
 
 
-def test_passports_read_the_reconstruction_s_hidden_patches():
+def test_metrics_read_the_reconstruction_s_hidden_patches():
     truth = torch.from_numpy(np.stack([colours(name) for name in PHOTOGRAPHS])).permute(0, 3, 1, 2)
     image = torch.from_numpy(np.stack([ndi.gaussian_filter(colours(n), (1, 1, 0)) for n in PHOTOGRAPHS]))
     hidden = somewhere(batch()[0])
@@ -244,7 +244,7 @@ def test_passports_read_the_reconstruction_s_hidden_patches():
         assert metric.better == "truth" and not metric.paired
 
 
-def test_passports_ranges_hold_for_the_wildest_patches():
+def test_ranges_hold_for_the_wildest_patches():
     generator = torch.Generator().manual_seed(4)
     wild = torch.rand(64, 4, 8, 8, generator=generator).round()
     stripes, chequers = (

@@ -107,7 +107,7 @@ def test_what_a_prediction_holds_in_visible_patches_changes_nothing(metric):
     assert torch.equal(metric(pair), metric(Pair(repainted, truth, mask)))
 
 
-def test_the_passports_lead_to_these_functions():
+def test_the_metrics_lead_to_these_functions():
     truth = photographs()
     pair = Pair(noisy(truth, 0.1), truth, mask_of(truth))
     functions = {"ssim": ssim, "ms_ssim": ms_ssim}

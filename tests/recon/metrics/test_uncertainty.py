@@ -492,14 +492,14 @@ def test_the_frontier_ends_at_the_least_error_and_at_no_distance():
     assert all(np.diff(mse) > 0) and all(np.diff(w2) < 0)
 
 
-def test_scores_stay_within_what_their_passports_say(scene):
+def test_scores_stay_within_their_ranges(scene):
     draws, truth, mask = scene
-    passports = {passport.name: passport for passport in UNCERTAINTY}
-    assert list(passports) == ["crps", "energy_score", "bits_per_dim", "luma_w2"]
+    infos = {info.name: info for info in UNCERTAINTY}
+    assert list(infos) == ["crps", "energy_score", "bits_per_dim", "luma_w2"]
     for x in (draws, 1 - draws, draws.round(), draws[:1], truth.expand_as(draws)):
         for name in ("crps", "energy_score"):
             values = per_image_scores(x, truth, mask)[name]
-            assert (values >= passports[name].low).all() and (values <= passports[name].high).all()
+            assert (values >= infos[name].low).all() and (values <= infos[name].high).all()
         grey = [colour_patches(v, 8)[:, :, 1].flatten(2).flatten(0, 1) for v in (x[0], truth)]
         w2 = plane(moments(torch.cat(grey, dim=1)), 64)[1]
-        assert passports["luma_w2"].low <= w2 <= passports["luma_w2"].high
+        assert infos["luma_w2"].low <= w2 <= infos["luma_w2"].high

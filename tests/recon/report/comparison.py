@@ -75,7 +75,7 @@ def comparison() -> dict[str, Any]:
             "caveat": "Only an example.",
             "digest": "3f1c9a7be20d",
         },
-        "metrics": [_passport(name, *METRICS[name]) for name in METRICS],
+        "metrics": [_info(name, *METRICS[name]) for name in METRICS],
         "rows": rows,
         "best": {name: [] for name in METRICS} | {"masked_mse": ["runs/mse"], "masked_psnr": ["runs/mse"]},
         "differences": [
@@ -149,7 +149,7 @@ def _summary(values: np.ndarray | None, reason: str | None = None) -> dict[str, 
     return {"value": float(mean), "low": float(mean - error), "high": float(mean + error), "n": IMAGES, "reason": None}
 
 
-def _passport(name: str, group: str, what: str, unit: str, low: Any, high: Any, better: str) -> dict[str, Any]:
+def _info(name: str, group: str, what: str, unit: str, low: Any, high: Any, better: str) -> dict[str, Any]:
     about = {"name": name, "group": group, "what": what, "unit": unit, "low": low, "high": high, "better": better}
     return {**about, "reference": f"Author & Author 20{len(name)}; equals scikit-image", "paired": better != "truth"}
 

@@ -47,13 +47,13 @@ def test_a_header_tells_what_its_metric_means(page, metric, reach):
     assert tip.is_hidden()
     getattr(button, reach)()
     assert tip.is_visible()
-    passport = next(found for found in comparison()["metrics"] if found["name"] == metric)
+    info = next(found for found in comparison()["metrics"] if found["name"] == metric)
     told = tip.inner_text()
-    for part in (passport["what"], passport["unit"], passport["reference"], "range 0 to ∞"):
+    for part in (info["what"], info["unit"], info["reference"], "range 0 to ∞"):
         assert part in told
-    assert {"higher": "Higher is better", "truth": "equals the truth"}[passport["better"]] in told
+    assert {"higher": "Higher is better", "truth": "equals the truth"}[info["better"]] in told
     described = button.get_attribute("aria-describedby")
-    assert passport["what"] in page.locator(f"[id='{described}']").text_content()
+    assert info["what"] in page.locator(f"[id='{described}']").text_content()
     page.keyboard.press("Escape")
     assert tip.is_hidden()
 
