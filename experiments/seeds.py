@@ -16,7 +16,8 @@ from typing import Any
 
 from losses import InvalidSetting
 from recon.comparison.assemble import FORMAT
-from recon.evaluation.evaluate_run import COLUMNS, aligned
+from recon.console import aligned
+from recon.evaluation.evaluate_run import COLUMNS
 from recon.runs import HARMLESS
 
 Cell = tuple[float, float] | None  # mean, half of the range

@@ -19,7 +19,7 @@ from torch.utils.flop_counter import flop_registry
 
 from losses import Objective, Reconstruction, build_objective
 from losses.features.distance import feature_distance
-from recon.evaluation.evaluate_run import aligned
+from recon.console import aligned
 from recon.model import MaskedAutoencoder, create_model
 
 IMAGES = 4

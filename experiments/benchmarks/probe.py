@@ -20,7 +20,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from experiments.benchmarks.step import compare
-from recon.evaluation.evaluate_run import progress
+from recon.console import progress_bar
 from recon.loaded_run import open_run
 from recon.model import MaskedAutoencoder
 from recon.probing.accuracy import accuracy, difference
@@ -99,7 +99,7 @@ def through_the_encoder(
     model: MaskedAutoencoder, task: Task, part: Labelled, recipe: Recipe, fabric: Fabric, batch: int
 ) -> Tensor:
     """Predictions for the test images, by the paper's recipe."""
-    classifier = tune(model, recipe, part, model.image_size, 0, fabric, progress)
+    classifier = tune(model, recipe, part, model.image_size, 0, fabric, progress_bar)
     return classifier.predict(crops(task.test_source, task.test_indices, model.image_size, batch, 0))
 
 

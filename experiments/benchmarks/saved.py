@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from recon.evaluation.evaluate_run import aligned
+from recon.console import aligned
 from recon.runs import write_text
 
 Rows = Sequence[Mapping[str, Any]]

@@ -11,6 +11,7 @@ from losses.patches import spread
 from recon.comparison.assemble import Learnt, assemble, learnt_rows
 from recon.comparison.gather import Candidate, gather
 from recon.comparison.probed import with_probes
+from recon.console import duration
 from recon.distributed import refuse_several_processes
 from recon.evaluation.evaluate_run import evaluated, table, undefined
 from recon.evaluation.evaluator import Evaluation
@@ -23,7 +24,6 @@ from recon.report.plots import write_plots
 from recon.report.tables import write_tables
 from recon.runs import write_text
 from recon.study_config import CompareSettings, Measuring, check_measuring
-from recon.training.train_logger import duration
 
 
 def compare(settings: CompareSettings, given: frozenset[str] = frozenset()) -> int:

@@ -1,16 +1,14 @@
 """What `python -m recon.evaluate` does."""
 
 import shlex
-import sys
 import time
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from losses import InvalidSetting
+from recon.console import aligned, duration, progress_bar, with_interval
 from recon.distributed import refuse_several_processes
 from recon.evaluation import results as record
 from recon.evaluation.evaluator import Evaluation, evaluate
@@ -18,7 +16,6 @@ from recon.evaluation.suite import Networks, networks
 from recon.loaded_run import Subject, open_run
 from recon.study_config import EvaluateSettings, Measuring, check_measuring
 from recon.training.device import make_fabric
-from recon.training.train_logger import duration
 
 # Name and heading of the printed columns; those that the data or the machine do not have are left out.
 COLUMNS = {
@@ -55,18 +52,6 @@ def table(page: dict[str, Any]) -> str:
     return aligned(lines)
 
 
-def aligned(lines: list[list[str]]) -> str:
-    """Rows of cells as text: the first column to the left, the others to the right."""
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if i == 0 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    )
-
-
 def undefined(page: dict[str, Any]) -> list[str]:
     """One line for each metric that no row has, with the reason."""
     truth = page["rows"]["truth"]["values"]
@@ -85,9 +70,7 @@ def _cell(figures: dict[str, Any], unit: float) -> str:
     if figures["value"] is None or not unit:
         return "-"
     value, low, high = (figures[key] and figures[key] / unit for key in ("value", "low", "high"))
-    digits = 2 if abs(value) >= 10 else 4 if abs(value) < 0.1 else 3
-    half = "" if low is None or high is None or low == high else f" ±{(high - low) / 2:.{digits}f}"
-    return f"{value:.{digits}f}{half}"
+    return with_interval(value, low, high)
 
 
 def evaluate_run(settings: EvaluateSettings, given: frozenset[str] = frozenset()) -> int:
@@ -140,15 +123,4 @@ def evaluated(
     # Measured in float32, not in the shorter format that CUDA may put in its place.
     torch.set_float32_matmul_precision("highest")
     torch.backends.cudnn.allow_tf32 = False
-    return evaluate(subject, measuring, nets, device, progress, before)
-
-
-def progress(things: Iterable, what: str, count: int) -> Iterator:
-    """A bar; where standard error is no terminal, a line now and then."""
-    pause = 0.1 if sys.stderr.isatty() else 15
-    return iter(tqdm(things, desc=what, total=count, dynamic_ncols=True, leave=False, mininterval=pause, miniters=1))
-
-
-def silent(things: Iterable, what: str, count: int) -> Iterator:
-    """No bar: of several processes one shows how far all have come."""
-    return iter(things)
+    return evaluate(subject, measuring, nets, device, progress_bar, before)

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from losses import InvalidSetting
+from recon.console import Progress
 from recon.data import Source, StreamedSource
 from recon.evaluation.measures import Gauge, Measured, Part, RatioPart, at_ratio, ratio_point
 from recon.evaluation.protocol import Batch, Digest, Protocol, batches, open_source, protocol_of
-from recon.evaluation.rows import Progress, Row, rows_beside, rows_of_run
+from recon.evaluation.rows import Row, rows_beside, rows_of_run
 from recon.evaluation.suite import Instruments, Networks, make_instruments, metric_infos
 from recon.loaded_run import Subject
 from recon.metrics import MetricInfo, Pair, Undefined

@@ -10,6 +10,7 @@ from torch import Tensor
 from losses import InvalidSetting, MixtureHead, NormalisedPixelHead
 from recon.baselines import SIMPLE, Ridge
 from recon.baselines.bayes import Bayes, PosteriorDraw
+from recon.console import Progress
 from recon.data import Source, StreamedSource, evaluation_crop, in_random_order
 from recon.data.gaussian_field import GaussianField
 from recon.evaluation.protocol import Protocol
@@ -17,7 +18,6 @@ from recon.loaded_run import Subject
 from recon.model import MaskedAutoencoder
 
 Reconstruct = Callable[[Tensor, Tensor], Tensor]
-Progress = Callable[[Iterable, str, int], Iterable]  # what it goes through, what that is, how many
 
 # Which of five images in a row are fitted with their mirror image too: the ridge regression holds back every eighth
 # of what it is given, and must not know that one by its mirror image.

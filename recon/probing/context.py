@@ -6,8 +6,8 @@ import torch
 from lightning_fabric import Fabric
 
 from losses.features.weights import checksum
+from recon.console import Progress
 from recon.distributed import Ranks
-from recon.evaluation.rows import Progress
 from recon.model import MaskedAutoencoder
 from recon.probing.labelled import Task
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from losses import InvalidSetting
-from recon.evaluation.rows import Progress
+from recon.console import Progress
 from recon.model import MaskedAutoencoder
 from recon.probing.augmentation import view_batches
 from recon.probing.context import Contestant, Terms

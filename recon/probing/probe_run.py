@@ -11,8 +11,8 @@ from typing import Any
 
 from losses import InvalidSetting
 from recon import config
+from recon.console import aligned, duration, no_progress_bar, progress_bar
 from recon.distributed import PATIENCE, Ranks, join
-from recon.evaluation.evaluate_run import aligned, progress, silent
 from recon.loaded_run import Subject, open_run
 from recon.model import MaskedAutoencoder, create_model
 from recon.probing import probe_results as record
@@ -24,7 +24,6 @@ from recon.probing.probe_results import Result
 from recon.runs import RUNS
 from recon.study_config import ProbeSettings, check_probing, layers, probes
 from recon.training.device import own_fabric
-from recon.training.train_logger import duration
 
 FEATURE_NAMES = {"mean": "mean of the patch tokens", "class": "class token"}
 
@@ -159,7 +158,7 @@ def results(probed: Probed, settings: ProbeSettings, ranks: Ranks) -> Iterator[l
         fabric,
         settings.batch,
         settings.data.workers,
-        progress if ranks.first else silent,
+        progress_bar if ranks.first else no_progress_bar,
         ranks,
     )
     for one in probed.contestants:

@@ -7,11 +7,11 @@ import torch
 from lightning_fabric import Fabric
 
 from recon.config import Settings
+from recon.console import duration
 from recon.data import Source, StreamedSource
 from recon.training.initialisation import described
 from recon.training.preview import Preview
 from recon.training.state import Run
-from recon.training.train_logger import duration
 
 
 def facts(run: Run, steps: int, source: Source | StreamedSource) -> dict[str, Any]:

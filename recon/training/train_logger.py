@@ -12,12 +12,11 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from recon.console import QUIET_SECONDS, duration
 from recon.runs import write_text
 from recon.training import checkpoint
 from recon.training.preview import Preview, draw, figures, in_words
 from recon.training.state import Rhythm, Run
-
-QUIET_SECONDS = 15  # between lines where the output is no terminal
 
 
 class Console:
@@ -65,13 +64,6 @@ class Console:
         if self.bar.disable and now - self.printed > QUIET_SECONDS:
             self.printed = now
             self.say(f"step {step}/{self.steps}  " + "  ".join(f"{key} {value}" for key, value in written.items()))
-
-
-def duration(seconds: float) -> str:
-    """ "2 h 05 min", "3 min 20 s" or "12 s"."""
-    minutes, s = divmod(round(seconds), 60)
-    hours, m = divmod(minutes, 60)
-    return f"{hours} h {m:02d} min" if hours else f"{m} min {s:02d} s" if m else f"{s} s"
 
 
 class RunLog:

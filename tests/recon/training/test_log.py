@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from recon.training.train_logger import RunLog, duration
+from recon.console import duration
+from recon.training.train_logger import RunLog
 
 
 def steps_of(folder) -> list[int]:
