@@ -88,7 +88,7 @@ def run(task: Task, command: Command) -> None:
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises; what the user reads is written here
     try:
-        sys.argv[1:], words, varied, demo = understood(sys.argv[1:], command)
+        sys.argv[1:], words, demo = understood(sys.argv[1:], command)
         launcher = sweep.launcher_of(sys.argv[1:])
     except InvalidSetting as error:
         _complain(str(error))
@@ -97,58 +97,52 @@ def run(task: Task, command: Command) -> None:
     if demo:
         _say_demo(sys.argv[1:])
         sys.argv.append(DEMO)
-    with sweep.scratch(launcher) as folder:
-        jobs = sweep.Jobs(folder, launcher, varied, os.getpid())
-        sys.argv += jobs.overrides(sys.argv[1:])
-        _store(command)
-        job = _job(task, command, words, jobs)
-        with jobs.watched():
-            try:
-                hydra.main(version_base="1.3", config_path=None, config_name=command.name)(job)()
-            except (HydraException, OmegaConfBaseException) as error:
-                _complain(in_one_line(error, command.keys))
-                jobs.ended("", 2)
-        status = jobs.status()
+    with sweep.folder_of(launcher) as folder:
+        _store(command, folder)
+        if launcher.startswith("submitit") and not any("hydra.launcher.submitit_folder=" in word for word in sys.argv):
+            sys.argv.append(f"hydra.launcher.submitit_folder={sweep.LOGS}")
+        jobs = hydra.main(version_base="1.3", config_path=None, config_name=command.name)(
+            _job(task, command, words, folder, launcher)
+        )
+        try:
+            status = sweep.launch(jobs, launcher, folder)
+        except (HydraException, OmegaConfBaseException) as error:
+            _complain(in_one_line(error, command.keys))
+            status = 2
     join().leave()
     sys.exit(status)
 
 
-def _job(task: Task, command: Command, words: list[str], jobs: sweep.Jobs) -> Callable[[DictConfig], None]:
-    """What Hydra calls for each combination, perhaps in another process."""
+def _job(task: Task, command: Command, words: list[str], folder: Path, launcher: str) -> Callable[[DictConfig], None]:
+    """What Hydra calls for each combination, perhaps in another process; its exit status is reported in `folder`."""
 
     def job(cfg: DictConfig) -> None:
-        overrides = list(HydraConfig.get().overrides.task)
-        given, name, line = _keys(overrides), jobs.name(overrides), ""
+        given, line = _keys(HydraConfig.get().overrides.task), ""
         try:
-            with jobs.own_process(name):
-                try:
-                    if words:
-                        cfg[command.bare] = words
-                    status = task(typed(cfg, given), given) or 0
-                except (InvalidSetting, OmegaConfBaseException) as error:
-                    status, line = 2, in_one_line(error, command.keys)
-                    _complain(line)
-                except (RuntimeError, MemoryError) as error:
-                    if not is_out_of_memory(error):
-                        raise
-                    status, line = 2, f"out of memory; {command.less_memory}"
-                    if first_to_say("memory"):
-                        print(line, file=sys.stderr, flush=True)
-                    if launched_together():
-                        sys.exit(status)  # the others may still have enough, and would wait for this one
-        except sweep.Asked as asked:
-            status = 128 + asked.signal
-        jobs.ended(name, status, line)
-        if status > 128 and jobs.here:  # a signal ends the whole sweep
+            if words:
+                cfg[command.bare] = words
+            status = task(typed(cfg, given), given) or 0
+        except (InvalidSetting, OmegaConfBaseException) as error:
+            status, line = 2, in_one_line(error, command.keys)
+            _complain(line)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            status, line = 2, f"out of memory; {command.less_memory}"
+            if first_to_say("memory"):
+                print(line, file=sys.stderr, flush=True)
+            if launched_together():
+                sys.exit(status)  # the others may still have enough, and would wait for this one
+        sweep.report(folder, status, line)
+        if status > 128 and launcher == "basic":  # a signal ends the whole sweep
             join().leave()
             sys.exit(status)
 
     return job
 
 
-def understood(arguments: list[str], command: Command) -> tuple[list[str], list[str], frozenset[str], bool]:
-    """The arguments as Hydra wants them, the bare ones, the keys that a sweep gives several values, and whether the
-    demonstration is meant.
+def understood(arguments: list[str], command: Command) -> tuple[list[str], list[str], bool]:
+    """The arguments as Hydra wants them, the bare ones, and whether the demonstration is meant.
 
     Raises:
         InvalidSetting: a key that is no setting.
@@ -169,8 +163,7 @@ def understood(arguments: list[str], command: Command) -> tuple[list[str], list[
         else:
             overrides.append(_override(argument, command))
     parsed = OverridesParser.create().parse_overrides(overrides)
-    varied = frozenset(each.key_or_group for each in parsed if each.is_sweep_override())
-    return flags + overrides, bare, varied, command.settings is Settings and means_demo(parsed)
+    return flags + overrides, bare, command.settings is Settings and means_demo(parsed)
 
 
 def means_demo(overrides: Iterable[Override]) -> bool:
@@ -251,7 +244,8 @@ def _complain(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
 
-def _store(command: Command) -> None:
+def _store(command: Command, folder: Path) -> None:
+    """Registers the command's settings and help with Hydra, and the folder of a sweep."""
     store = ConfigStore.instance()
     store.store("settings", command.settings)
     text = help_text(command.name, command.about, command.settings, command.bare)
@@ -267,7 +261,12 @@ def _store(command: Command) -> None:
                 {"override hydra/job_logging": "disabled"},
             ],
             # Hydra leaves nothing behind: a run's folder is the run's own affair.
-            "hydra": {"run": {"dir": "."}, "output_subdir": None, "searchpath": ["pkg://recon"]},
+            "hydra": {
+                "run": {"dir": "."},
+                "sweep": {"dir": str(folder)},
+                "output_subdir": None,
+                "searchpath": ["pkg://recon"],
+            },
         },
     )
 
