@@ -1,7 +1,6 @@
 """The adversarial term: a patch discriminator, its training, and warnings where that goes wrong."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,12 +10,12 @@ from torch.nn import functional as F
 
 from losses.critic import Critic
 from losses.discriminator import PatchDiscriminator
-from losses.errors import InvalidSetting, nearest
-from losses.features.distance import SQUARE, averaged, check_pool
+from losses.features.distance import averaged, check_pool
 from losses.finite import gradient_norm, step_unless
 from losses.games import GAMES, weighted_mean
+from losses.options import AdversarialOptions, FeatureMatchingOptions, InvalidSetting, nearest
 from losses.reconstruction import Reconstruction
-from losses.term import Surroundings, option
+from losses.term import Surroundings
 
 
 class Adversarial(Critic):
@@ -36,23 +35,9 @@ class Adversarial(Critic):
     appendix's corrections.
     """
 
-    # The share of the README's picture and table, whose commands stand there; others were not compared there.
-    default_weight, default_is_share = 200.0, True
-
+    Options = AdversarialOptions
+    default_weight, default_is_share = Options.default_weight, Options.default_is_share
     name = "adversarial"
-
-    @dataclass
-    class Options(Critic.Options):
-        """Settings `losses.adversarial.<option>`."""
-
-        game: str = option("nonsaturating", "hinge, nonsaturating, or relativistic (paired, with R1 + R2, after R3GAN)")
-        width: int = option(32, "channels of the discriminator's first layer")
-        lr: float = option(4e-4, "the discriminator's learning rate (Adam)")
-        mask_aware: bool = option(True, "the discriminator is shown the mask, and judged where patches are hidden")
-        penalty: float = option(0.15, "weight of R1 (relativistic: R1 + R2) over 2, on pixels in [-1, 1]")
-        penalty_every: int = option(8, "the penalty at every k-th update alone, times k (lazy regularisation)")
-        generator_start: float = option(0.1, "fraction of the run in which the discriminator trains alone")
-        generator_full: float = option(0.2, "fraction of the run from which the term has its full weight")
 
     def __init__(self, options: Any = None, surroundings: Surroundings | None = None):
         super().__init__(options, surroundings)
@@ -213,15 +198,9 @@ class FeatureMatching(Adversarial):
     its own, not that of an adversarial term beside it.
     """
 
-    default_weight = 500.0  # a share, as `Adversarial` has one; docs/critics.md has those that were tried
-
+    Options = FeatureMatchingOptions
+    default_weight, default_is_share = Options.default_weight, Options.default_is_share
     name = "feature_matching"
-
-    @dataclass
-    class Options(Adversarial.Options):
-        """Settings `losses.feature_matching.<option>`."""
-
-        pool: int = option(SQUARE, "side in pixels of squares over which features are averaged first; 1: none are")
 
     def __init__(self, options: Any = None, surroundings: Surroundings | None = None):
         super().__init__(options, surroundings)

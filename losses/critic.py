@@ -1,14 +1,13 @@
 """A term that judges through a network, and what makes that cheaper by choice."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from losses.errors import InvalidSetting
+from losses.options import CriticOptions, InvalidSetting
 from losses.reconstruction import Reconstruction
-from losses.term import Surroundings, Term, option
+from losses.term import Surroundings, Term
 
 
 class Critic(Term):
@@ -21,16 +20,9 @@ class Critic(Term):
     whose pushes partly cancel.
     """
 
+    Options = CriticOptions
     sees_images = True
     name: str  # of the term, in messages
-
-    @dataclass
-    class Options:
-        """Settings `losses.<term>.<option>` of every critic."""
-
-        every: int = option(1, "look at every k-th step alone, with k times the weight")
-        images: float = option(1.0, "fraction of each batch's images that are looked at")
-        crop: int | None = option(None, "side in pixels of the window that is looked at in each image; null: all of it")
 
     def __init__(self, options: Any = None, surroundings: Surroundings | None = None):
         super().__init__(options, surroundings)

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from losses.errors import InvalidSetting, nearest
+from losses.options import TERM_OPTIONS, InvalidSetting, nearest
 
 _NUMBER = r"(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 _TERM = re.compile(rf"\s*(?:(?P<number>{_NUMBER})\s*(?P<kind>[*%])\s*)?(?P<name>[A-Za-z_]\w*)\s*")
@@ -34,6 +34,11 @@ class Expression:
         if term.share:
             return f"{number}%{term.name}"
         return term.name if term == self.defaults[term.name] and term.weight == 1 else f"{number}*{term.name}"
+
+
+def defaults() -> dict[str, WeightedTerm]:
+    """What a bare name means, of every term."""
+    return {name: WeightedTerm(name, o.default_weight, o.default_is_share) for name, o in TERM_OPTIONS.items()}
 
 
 def parse(text: str, defaults: Mapping[str, WeightedTerm]) -> Expression:

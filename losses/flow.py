@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from losses.errors import InvalidSetting, chosen
 from losses.heads import PixelHead
-from losses.term import Surroundings, Term, option
+from losses.options import FlowOptions, InvalidSetting, chosen
+from losses.term import Surroundings, Term
 
 if TYPE_CHECKING:
     from losses.reconstruction import Reconstruction
@@ -83,17 +83,9 @@ class Flow(Term):
     `FlowHead`. Unit: variance of the dataset's pixels.
     """
 
+    Options = FlowOptions
     head = FlowHead()
     sees_images = True  # the network looks across patches
-
-    @dataclass
-    class Options:
-        """Settings `losses.flow.<option>`."""
-
-        source: str = option("mean", "where a flow starts: mean (the model's own, with a little noise), or noise")
-        network: str = option("conv", "conv (a U-Net over the image), or patch (each patch by itself)")
-        noise: float = option(0.1, "deviation of the noise on the mean, intensities of [0, 1]")
-        steps: int = option(12, "of the midpoint method, for a draw: the network is asked twice in each")
 
     def __init__(self, options: Any = None, surroundings: Surroundings | None = None):
         super().__init__(options, surroundings)

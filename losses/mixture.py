@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from losses.errors import InvalidSetting
 from losses.heads import PixelHead
-from losses.term import Surroundings, Term, option
+from losses.options import InvalidSetting, MixtureOptions
+from losses.term import Surroundings, Term
 
 if TYPE_CHECKING:
     from losses.reconstruction import Reconstruction
@@ -150,16 +150,8 @@ class Mixture(Term):
     density over standardised pixels; it may be negative.
     """
 
+    Options = MixtureOptions
     head = MixtureHead()
-
-    @dataclass
-    class Options:
-        """Settings `losses.mixture.<option>`."""
-
-        gaussians: int = option(8, "Gaussians that are mixed, per patch")
-        components: int | None = option(
-            None, "principal components of a patch that they mix; null: 64, or a patch's values where these are fewer"
-        )
 
     def __init__(self, options: Any = None, surroundings: Surroundings | None = None):
         super().__init__(options, surroundings)

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from losses.errors import InvalidSetting, chosen
 from losses.expression import Expression
 from losses.heads import PixelHead
+from losses.options import InvalidSetting, chosen
 from losses.processes import ALONE, Processes
 from losses.reconstruction import Reconstruction
 from losses.term import Term

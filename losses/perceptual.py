@@ -1,19 +1,18 @@
 """Terms that compare features of a frozen network: VGG19's, and LPIPS."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from losses.critic import Critic
-from losses.errors import InvalidSetting
-from losses.features.distance import SQUARE, check_pool, feature_distance
+from losses.features.distance import check_pool, feature_distance
 from losses.features.trunks import SMALLEST, load_lpips
-from losses.features.vgg19 import DEFAULT_TAPS, VGG19
+from losses.features.vgg19 import VGG19
 from losses.features.weights import load_vgg19
+from losses.options import InvalidSetting, LPIPSOptions, PerceptualOptions
 from losses.reconstruction import Reconstruction
-from losses.term import Surroundings, option
+from losses.term import Surroundings
 
 
 class Perceptual(Critic):
@@ -26,21 +25,9 @@ class Perceptual(Critic):
     texture that falls elsewhere than in the truth is an error. Their means over squares are a texture's statistics.
     """
 
-    # The share of the README's table; docs/critics.md has others. It suits a trained model; from nothing it is slow.
-    default_weight, default_is_share = 2000.0, True
-
+    Options = PerceptualOptions
+    default_weight, default_is_share = Options.default_weight, Options.default_is_share
     name = "perceptual"
-
-    @dataclass
-    class Options(Critic.Options):
-        """Settings `losses.perceptual.<option>`."""
-
-        weights: str = option("bundled", "imagenet (torchvision's), bundled (label-free), random, or a file's path")
-        taps: list[str] = option(
-            list(DEFAULT_TAPS), "layers compared, by name: conv3_1 (after its ReLU), pool2, features.7"
-        )
-        tap_weights: list[float] = option([], "one weight per tap; empty: 1 each")
-        pool: int = option(SQUARE, "side in pixels of squares over which features are averaged first; 1: none are")
 
     def __init__(self, options: Any = None, surroundings: Surroundings | None = None):
         super().__init__(options, surroundings)
@@ -80,16 +67,8 @@ class LPIPS(Critic):
     patches. Unit: LPIPS. Its trunk has seen ImageNet's labels. Judge such a run by another network.
     """
 
+    Options = LPIPSOptions
     name = "lpips"
-
-    @dataclass
-    class Options(Critic.Options):
-        """Settings `losses.lpips.<option>`."""
-
-        net: str = option("squeeze", "trunk: alex, or squeeze")
-        weights: str | None = option(
-            None, "file of the trunk's weights in torchvision's names; null: torch hub's cache"
-        )
 
     STRIDE = 8  # half the stride of the deepest layers: their grid falls on every place of a patch of 8 pixels
 

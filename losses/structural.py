@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from losses.errors import InvalidSetting
+from losses.options import InvalidSetting
 from losses.reconstruction import Reconstruction
 from losses.term import Surroundings, Term
 

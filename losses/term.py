@@ -1,21 +1,15 @@
-"""What a term of an objective is, and how it declares its options."""
+"""What a term of an objective is."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from losses.heads import PixelHead
+from losses.options import TermOptions
 from losses.processes import ALONE, Processes
 from losses.reconstruction import Reconstruction
-
-
-def option(default: Any, doc: str) -> Any:
-    """A dataclass field with its documentation, shown by `--help`."""
-    if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata={"doc": doc})
-    return field(default=default, metadata={"doc": doc})
 
 
 @dataclass(frozen=True)
@@ -44,15 +38,12 @@ class Term(nn.Module):
     A term with a trainable critic keeps it and its optimiser to itself, and gives `learn` and `update` too.
     """
 
-    default_weight = 1.0
+    Options: type = TermOptions  # a dataclass of `option`s
+    default_weight = 1.0  # of a bare name
     default_is_share = False  # a percentage: 200%term
     every = 1  # steps; evaluated at every k-th, where it pushes k times as much
     head = PixelHead()
     sees_images = False  # whether it reads more of a reconstruction than the patches that were predicted
-
-    @dataclass
-    class Options:
-        """Settings `losses.<term>.<option>`."""
 
     def __init__(self, options: Any = None, surroundings: Surroundings | None = None):
         super().__init__()

@@ -17,8 +17,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from losses import InvalidSetting
-from losses.errors import nearest
+from losses import InvalidSetting, nearest
 from recon import sweep
 from recon.config import RENAMED, Settings, every_setting
 from recon.distributed import first_of_all, first_to_say, join, launched_together

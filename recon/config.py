@@ -8,8 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass
 from typing import Any
 
-from losses import TERMS, InvalidSetting
-from losses.term import option
+from losses import TERM_OPTIONS, InvalidSetting, option
 
 # Settings that had another name once: old name -> new name.
 RENAMED = {"batch.global": "batch.size", "in": "input"}
@@ -102,7 +101,7 @@ class Optim:
 Losses = make_dataclass(
     "Losses",
     [("over", str, option("hidden", "patches that are judged: hidden, or all"))]
-    + [(name, term.Options, _node(term.Options)) for name, term in TERMS.items()],
+    + [(name, options, _node(options)) for name, options in TERM_OPTIONS.items()],
     namespace={"__module__": __name__},
 )
 

@@ -3,9 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from losses import InvalidSetting
-from losses.errors import nearest
-from losses.term import option
+from losses import InvalidSetting, nearest, option
 from recon.model.formats import FORMATS, format_for, read, write
 
 

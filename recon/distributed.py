@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 from torch import Tensor, distributed
 
-from losses.errors import InvalidSetting
+from losses import InvalidSetting
 from losses.processes import Processes
 
 if TYPE_CHECKING:

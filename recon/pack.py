@@ -7,8 +7,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from losses import InvalidSetting
-from losses.term import option
+from losses import InvalidSetting, option
 from recon.cli import Command, run
 from recon.config import _node
 from recon.data import StreamedSource, create_dataset

@@ -13,8 +13,7 @@ from typing import Any
 import torch
 import yaml
 
-from losses import defaults
-from losses.errors import InvalidSetting
+from losses import InvalidSetting, defaults
 from losses.expression import WeightedTerm, parse
 from recon.config import RENAMED, Settings, every_setting
 from recon.training import checkpoint

@@ -4,11 +4,8 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from losses import InvalidSetting
-from losses.errors import chosen, nearest
-from losses.features.trunks import TRUNKS
-from losses.features.vgg19 import tap_index
-from losses.term import option
+from losses import InvalidSetting, chosen, nearest, option
+from losses.features.names import TRUNKS, tap_index
 from recon.config import _node
 
 RENDERINGS = ("mean", "mode", "sample")

@@ -42,8 +42,7 @@ import torch
 from experiments.acceptance.findings import Findings, read, report
 from experiments.acceptance.parts import PARTS, Part
 from experiments.acceptance.task import Task
-from losses import InvalidSetting
-from losses.errors import nearest
+from losses import InvalidSetting, nearest
 from recon.distributed import ALONE
 from recon.training.device import placed
 

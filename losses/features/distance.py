@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from losses.errors import InvalidSetting
 from losses.features.vgg19 import VGG19
+from losses.options import DEFAULT_POOL, InvalidSetting
 
 # Images per pass on a CPU: the widest map of 4 images at 64 pixels is 2 MB in bfloat16.
 CHUNK_PIXELS = 4 * 64 * 64
@@ -87,12 +87,9 @@ def _value_and_gradient(net: VGG19, x: Tensor, y: Tensor, weights: Sequence[floa
     return value, g
 
 
-SQUARE = 8  # pixels: the terms' default side of squares, which any image may have
-
-
 def check_pool(term: str, pool: int, side: int) -> None:
     """Raises InvalidSetting where squares of `pool` pixels are larger than the `side` pixels that a network sees."""
-    largest = max(side, SQUARE)
+    largest = max(side, DEFAULT_POOL)
     if not 1 <= pool <= largest:
         raise InvalidSetting(
             f"losses.{term}.pool={pool} must be between 1 and {largest}, of the {side} pixels that are seen"

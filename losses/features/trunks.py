@@ -7,13 +7,10 @@ import lpips
 import torch
 from torch import Tensor, nn
 
-from losses.errors import InvalidSetting
+from losses.features.names import TRUNKS
 from losses.features.weights import checksum, from_file, from_hub
+from losses.options import InvalidSetting
 
-TRUNKS = {
-    "alex": "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth",
-    "squeeze": "https://download.pytorch.org/models/squeezenet1_1-b8a52dc0.pth",
-}
 SMALLEST = {"alex": 31, "squeeze": 17}  # pixels; below, a pooling layer has nothing to pool
 
 

@@ -5,49 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from losses.errors import InvalidSetting, nearest
+from losses.features.names import LAYERS, tap_index
+from losses.options import DEFAULT_TAPS
 from losses.statistics import IMAGENET_MEAN, IMAGENET_STD
-
-# Convolutions per stage and their width; a 2x2 max-pool ends each stage.
-STAGES = ((2, 64), (2, 128), (4, 256), (4, 512), (4, 512))
-
-DEFAULT_TAPS = ("conv1_1", "conv1_2", "conv2_1", "conv2_2", "conv3_1")
-
-
-def _layers() -> list[tuple[str, int]]:
-    """Every layer of torchvision's `vgg19().features` in order: (name, output width)."""
-    layers = []
-    for stage, (depth, width) in enumerate(STAGES, start=1):
-        for i in range(1, depth + 1):
-            layers += [(f"preact{stage}_{i}", width), (f"conv{stage}_{i}", width)]
-        layers.append((f"pool{stage}", width))
-    return layers
-
-
-LAYERS = _layers()
-_INDEX = {name: index for index, (name, _) in enumerate(LAYERS)}
-
-
-def tap_index(tap: str) -> int:
-    """Position in torchvision's `vgg19().features` of a tap.
-
-    `conv3_1` and `relu3_1` both mean the output of that convolution's ReLU, as perceptual losses
-    use the names; `pool2` is a pooling layer; `features.N` is torchvision's own name for any layer
-    (`features.0` is conv1_1 before its ReLU).
-
-    Raises:
-        InvalidSetting: no layer has that name.
-    """
-    name = tap.replace("relu", "conv")
-    if name in _INDEX and not name.startswith("preact"):
-        return _INDEX[name]
-    if tap.startswith("features.") and tap[9:].isdecimal() and int(tap[9:]) < len(LAYERS):
-        return int(tap[9:])
-    names = [name for name in _INDEX if not name.startswith("preact")]
-    raise InvalidSetting(
-        f"unknown VGG19 tap '{tap}'{nearest(tap, names)} "
-        "(conv1_1 to conv5_4, pool1 to pool5, features.0 to features.36)"
-    )
 
 
 class ImageConv2d(nn.Conv2d):

@@ -9,8 +9,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from losses.errors import InvalidSetting
 from losses.features.vgg19 import LAYERS, VGG19
+from losses.options import InvalidSetting
 
 BUNDLED = Path(__file__).parent / "bundled" / "vgg19_rotnet.safetensors"
 IMAGENET_URL = "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth"

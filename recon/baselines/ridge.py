@@ -7,7 +7,7 @@ from itertools import chain
 import torch
 from torch import Tensor
 
-from losses.errors import InvalidSetting
+from losses import InvalidSetting
 from losses.patches import patchify, unpatchify
 from recon.metrics.base import Pair
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from losses.errors import InvalidSetting
+from losses import InvalidSetting
 from recon.data.crops import Crops, Cut, drawn_cut, training_crop
 from recon.data.shards import StreamedBatches
 from recon.data.source import Source, StreamedSource, Uncut, UnreadableImage

@@ -18,7 +18,7 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode, RandomCrop, RandomResizedCrop
 from torchvision.transforms import functional as F
 
-from losses.errors import InvalidSetting
+from losses import InvalidSetting
 from recon.data.source import Uncut
 
 SCALE = (0.2, 1.0)  # of the image's area, as MAE pretrains

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from losses.errors import InvalidSetting, nearest
+from losses import InvalidSetting, nearest
 from recon.data import dead_leaves, folder, gaussian_field, packed, photos
 from recon.data import public as hub
 from recon.data import public as published

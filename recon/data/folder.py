@@ -6,7 +6,7 @@ from pathlib import Path
 from PIL import Image
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from losses.errors import InvalidSetting
+from losses import InvalidSetting
 from recon.data.source import Source, read_rgb, reading
 
 HELD_OUT_NAMES = ("val", "validation", "test")

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from losses.errors import InvalidSetting
+from losses import InvalidSetting
 from recon.data.crops import evaluation_crop
 from recon.data.source import Source, StreamedSource, UnreadableImage
 from recon.randomness import seed_of

@@ -23,7 +23,7 @@ from typing import Any, Self
 import numpy as np
 from PIL import Image
 
-from losses.errors import InvalidSetting
+from losses import InvalidSetting
 from recon.data.source import Source
 
 MAGIC = b"RECONPAK"

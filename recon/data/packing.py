@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from losses.errors import InvalidSetting
+from losses import InvalidSetting
 from recon.data.packed import PIXELS, RECORD, VERSION, Index, preamble
 from recon.data.shrinking import Chunk, shrunk_chunks
 from recon.data.source import Source

@@ -12,7 +12,7 @@ from PIL import Image
 from torchvision import datasets
 from torchvision.datasets import VisionDataset
 
-from losses.errors import InvalidSetting
+from losses import InvalidSetting
 from recon.data.folder import ImageFolder, classes_of, images_below, split_folders
 from recon.data.shards import WebDataset
 from recon.data.source import Source, Statistics, one_line, read_rgb, reading

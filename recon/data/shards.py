@@ -17,7 +17,7 @@ import timm.data
 from PIL import Image
 from torch.utils.data import IterableDataset, get_worker_info
 
-from losses.errors import InvalidSetting
+from losses import InvalidSetting
 from recon.data.source import Read, StreamedSource, UnreadableImage, read_rgb, reading
 from recon.randomness import seed_of
 

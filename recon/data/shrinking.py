@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as F
 
-from losses.errors import InvalidSetting
+from losses import InvalidSetting
 from recon.data.batches import leave_signals_to_the_parent, raising
 from recon.data.source import Source, UnreadableImage
 

@@ -8,7 +8,7 @@ from typing import BinaryIO, Protocol
 
 from PIL import Image
 
-from losses.errors import InvalidSetting
+from losses import InvalidSetting
 from losses.statistics import IMAGENET_MEAN, IMAGENET_STD
 
 Statistics = tuple[float, float, float]

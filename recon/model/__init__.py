@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from losses.errors import InvalidSetting, nearest
+from losses import InvalidSetting, nearest
 from losses.flow import FlowHead
 from losses.heads import PixelHead
 from losses.mixture import MixtureHead

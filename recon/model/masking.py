@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from losses.errors import InvalidSetting, nearest
+from losses import InvalidSetting, nearest
 
 Strategy = Callable[[tuple[int, int], float, torch.Generator | None], Tensor]
 

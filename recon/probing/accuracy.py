@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, replace
 import scipy.stats
 from torch import Tensor
 
-from losses.errors import InvalidSetting
+from losses import InvalidSetting
 
 LEVEL = 0.95
 

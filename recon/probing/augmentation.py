@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import Compose, Normalize, RandomHorizontalFlip, ToTensor
 
-from losses.errors import InvalidSetting
+from losses import InvalidSetting
 from recon.data import UnreadableImage
 from recon.data.batches import leave_signals_to_the_parent, permutation, raising
 from recon.probing.labelled import Labelled

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from losses.errors import InvalidSetting
+from losses import InvalidSetting
 
 BANK = 16384  # training features compared with at a time
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from losses.errors import InvalidSetting
+from losses import InvalidSetting
 from recon.probing.labelled import held_back
 from recon.randomness import seed_of
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from losses.errors import InvalidSetting
+from losses import InvalidSetting
 from recon.probing.augmentation import Mixing, View
 from recon.probing.heads import LARS, AttentiveLinear, BatchNormLinear, Head, PooledLinear
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from losses.errors import InvalidSetting
+from losses import InvalidSetting
 from recon.report.cells import column, difference_table, grouped
 from recon.report.drawing import looks
 from recon.report.figures import plotly_figure

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from losses.errors import InvalidSetting
+from losses import InvalidSetting
 
 FORMAT = "recon checkpoint 1"
 NAME = "checkpoint.pt"

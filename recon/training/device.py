@@ -14,7 +14,7 @@ from lightning_fabric.strategies import DDPStrategy
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from losses.errors import InvalidSetting, nearest
+from losses import InvalidSetting, nearest
 from recon.distributed import ALONE, Ranks
 from recon.training import sharding
 

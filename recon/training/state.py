@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from losses.errors import InvalidSetting
+from losses import InvalidSetting
 from losses.objective import Objective
 from recon.training import checkpoint
 from recon.training.accumulator import Tally

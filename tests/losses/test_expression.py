@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from losses.errors import InvalidSetting
+from losses import InvalidSetting
 from losses.expression import WeightedTerm, parse
 from tests.losses.scenes import one_line
 

@@ -6,8 +6,7 @@ from functools import partial
 import pytest
 import torch
 
-from losses import TERMS, Term
-from losses.term import option
+from losses import TERMS, Term, option
 from tests.losses.scenes import (
     DISTRIBUTIONS,
     NAMES,

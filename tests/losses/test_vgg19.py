@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torchvision.models.vgg import cfgs, make_layers
 
-from losses.errors import InvalidSetting
+from losses import InvalidSetting
 from losses.features.vgg19 import DEFAULT_TAPS, VGG19, tap_index
 from losses.features.weights import he_initialised, load_vgg19
 from losses.statistics import IMAGENET_MEAN, IMAGENET_STD

@@ -8,7 +8,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from losses.errors import InvalidSetting
+from losses import InvalidSetting
 from losses.features import weights
 from losses.features.vgg19 import DEFAULT_TAPS, VGG19
 from losses.features.weights import BUNDLED, load_vgg19

@@ -4,8 +4,7 @@ import pytest
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from losses import TERMS
-from losses.errors import InvalidSetting
+from losses import TERMS, InvalidSetting
 from recon.config import Settings, check, every_setting, image_size, per_device_batch
 
 

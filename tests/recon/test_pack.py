@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from losses.errors import InvalidSetting
+from losses import InvalidSetting
 from recon import pack as command
 from recon.data import Source, create_dataset, packing
 from recon.data.shrinking import CHUNK

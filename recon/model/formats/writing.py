@@ -9,8 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from losses import InvalidSetting
-from losses.errors import nearest
+from losses import InvalidSetting, nearest
 from recon.model.formats import facts, hugging_face, layout
 from recon.model.formats.architecture import FORMATS, NORM_EPS, Checkpoint
 from recon.model.mae import BESIDE

@@ -6,7 +6,7 @@ from sklearn.decomposition import PCA
 from sklearn.linear_model import Ridge as SklearnRidge
 from torch import Tensor
 
-from losses.errors import InvalidSetting
+from losses import InvalidSetting
 from losses.patches import patchify, spread, unpatchify
 from recon.baselines import SIMPLE, Ridge, ridge
 from recon.data import create_dataset, held_out_images

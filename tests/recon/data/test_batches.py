@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from losses.errors import InvalidSetting
+from losses import InvalidSetting
 from recon.data import create_dataset, training_batches
 from recon.data.batches import leave_signals_to_the_parent
 from tests.recon.data.conftest import Pictures, masking, same, samples

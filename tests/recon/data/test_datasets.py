@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from torchvision import datasets
 
-from losses.errors import InvalidSetting
+from losses import InvalidSetting
 from recon.data import UnreadableImage, create_dataset
 from recon.data import public as hub_module
 from tests.recon.data.conftest import picture, write_shard

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from losses.errors import InvalidSetting
+from losses import InvalidSetting
 from recon.data import create_dataset, held_out_images, training_batches
 from recon.data.batches import permutation
 from recon.data.gaussian_field import (

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from losses.errors import InvalidSetting
+from losses import InvalidSetting
 from recon.data import create_dataset, held_out_images
 from tests.recon.data.conftest import Pictures, masking
 

@@ -11,7 +11,7 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as F
 
-from losses.errors import InvalidSetting
+from losses import InvalidSetting
 from recon.data import create_dataset, evaluation_crop, training_crop
 from recon.data.packed import AGAIN, PIXELS, PREAMBLE
 from recon.data.packing import pack

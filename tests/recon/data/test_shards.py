@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from losses.errors import InvalidSetting
+from losses import InvalidSetting
 from recon.data import create_dataset, shards
 from recon.data import shards as streamed
 from recon.data.source import UnreadableImage

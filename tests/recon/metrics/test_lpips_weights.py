@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from losses.errors import InvalidSetting
+from losses import InvalidSetting
 from losses.features import trunks
 from recon.metrics.deep import Lpips
 from tests.losses.scenes import one_line

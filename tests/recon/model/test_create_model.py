@@ -5,7 +5,7 @@ import timm
 import torch
 from torch import nn
 
-from losses.errors import InvalidSetting
+from losses import InvalidSetting
 from recon.model import SIZES, create_model
 
 # The size of ours -> timm's model of that size, its decoder's (width, depth).

@@ -7,7 +7,7 @@ import torch
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from losses.errors import InvalidSetting
+from losses import InvalidSetting
 from recon.model.masking import STRATEGIES, kept, mask_from_noise, strategy
 
 grids = st.tuples(st.integers(1, 16), st.integers(1, 16))

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from losses.errors import InvalidSetting
+from losses import InvalidSetting
 from recon.model import create_model
 from recon.model.layers import Refiner
 from tests.recon.model.conftest import images, noise, small

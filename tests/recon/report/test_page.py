@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from losses.errors import InvalidSetting
+from losses import InvalidSetting
 from recon.report.page import PARTS, deviation, embedded, panels, picture_data, write_page
 from tests.recon.report.comparison import DRAWS, ROWS, SCRIPT, P, comparison, comparison_but, label, pictures
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from losses.errors import InvalidSetting
+from losses import InvalidSetting
 from recon.training import checkpoint
 from tests.recon.training.conftest import differences
 

@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from losses import Objective
-from losses.errors import InvalidSetting
+from losses import InvalidSetting, Objective
 from recon.training import setup as pretraining
 from recon.training.device import make_fabric, set_deterministic
 from recon.training.preview import Preview

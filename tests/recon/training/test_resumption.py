@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from losses.errors import InvalidSetting
+from losses import InvalidSetting
 from recon.training import checkpoint
 from tests.recon.training.conftest import (
     as_killed_after_its_first_checkpoint,

@@ -11,7 +11,7 @@ import yaml
 from PIL import Image
 from safetensors.torch import load_file
 
-from losses.errors import InvalidSetting
+from losses import InvalidSetting
 from recon import runs as run_folder
 from recon.config import every_setting
 from recon.runs import HARMLESS, RUNS, create, existing, flat, nested, resumed_settings

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from losses.errors import InvalidSetting
+from losses import InvalidSetting
 from recon.training import checkpoint
 from tests.recon.training.conftest import SMALL, as_killed_after_its_first_checkpoint, pretrain, resumed, save_picture
 

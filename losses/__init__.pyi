@@ -1,0 +1,53 @@
+from .adversarial import Adversarial, FeatureMatching
+from .build import TERMS, build_objective, head_of
+from .expression import Expression, WeightedTerm, defaults, parse
+from .flow import Flow, FlowHead
+from .heads import NormalisedPixelHead, PixelHead
+from .mixture import Mixture, MixtureHead
+from .objective import Objective, Result, TermResult
+from .options import TERM_OPTIONS, InvalidSetting, TermOptions, chosen, nearest, option
+from .perceptual import LPIPS, Perceptual
+from .pixel import L1, MSE, Charbonnier, NormMSE
+from .processes import Processes
+from .reconstruction import Reconstruction
+from .structural import SSIM, MultiScaleSSIM
+from .term import Surroundings, Term
+
+__all__ = [
+    "L1",
+    "LPIPS",
+    "MSE",
+    "SSIM",
+    "TERMS",
+    "TERM_OPTIONS",
+    "Adversarial",
+    "Charbonnier",
+    "Expression",
+    "FeatureMatching",
+    "Flow",
+    "FlowHead",
+    "InvalidSetting",
+    "Mixture",
+    "MixtureHead",
+    "MultiScaleSSIM",
+    "NormMSE",
+    "NormalisedPixelHead",
+    "Objective",
+    "Perceptual",
+    "PixelHead",
+    "Processes",
+    "Reconstruction",
+    "Result",
+    "Surroundings",
+    "Term",
+    "TermOptions",
+    "TermResult",
+    "WeightedTerm",
+    "build_objective",
+    "chosen",
+    "defaults",
+    "head_of",
+    "nearest",
+    "option",
+    "parse",
+]
