@@ -34,7 +34,7 @@ def convert(settings: ConvertSettings, given: frozenset[str] = frozenset()) -> i
         raise InvalidSetting(f"{out} exists; choose another out=, or remove it first")
     checkpoint = read(Path(settings.input), settings.target)
     left_out = write(checkpoint, out, form) if out else []
-    lines = {"read": f"{settings.input}   (sha256 {checkpoint.sha256[:16]})"} | checkpoint.described()
+    lines = {"read": f"{settings.input}   (sha256 {checkpoint.sha256[:16]})"} | checkpoint.description()
     if out:
         lines["wrote"] = f"{out}   ({form})"
     if left_out:

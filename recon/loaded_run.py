@@ -12,12 +12,12 @@ import yaml
 from omegaconf.errors import OmegaConfBaseException
 from safetensors import SafetensorError
 
-from losses import TERMS, InvalidSetting, NormalisedPixelHead, PixelHead
+from losses import InvalidSetting
 from recon.config import Settings, Train
 from recon.model import MaskedAutoencoder
 from recon.model.bundled import NAMES, bundled
-from recon.model.formats import Checkpoint, read
-from recon.model.formats.architecture import WORDS
+from recon.model.formats import FORMATS, Checkpoint, read
+from recon.model.formats.architecture import head_named
 from recon.model.formats.hugging_face import WEIGHTS
 from recon.runs import RUNS, in_todays_words, values_of
 from recon.training.setup import from_values, make_model
@@ -52,7 +52,7 @@ def from_checkpoint(checkpoint: Checkpoint) -> Trained:
     settings.model.decoder_width, settings.model.decoder_depth = a.decoder_width, a.decoder_depth
     settings.model.mask_tokens = a.mask_tokens
     resolved = {
-        "objective": f"a checkpoint of {WORDS[checkpoint.format]}",
+        "objective": f"a checkpoint of {FORMATS[checkpoint.format]}",
         "head": checkpoint.target,
         "steps": None,
         "mean": list(checkpoint.mean),
@@ -77,7 +77,8 @@ def load_run(folder: Path) -> Trained:
         settings = from_values(in_todays_words(values_of(config)))
         settings.compile = False
         facts = {name: resolved[name] for name in FACTS}
-        model = make_model(settings, head_named(facts["head"], settings.losses), facts["mean"], facts["std"])
+        head = head_named(facts["head"], getattr(settings.losses, facts["head"], None))
+        model = make_model(settings, head, facts["mean"], facts["std"])
     except (yaml.YAMLError, OmegaConfBaseException, OSError, ValueError, AttributeError, KeyError, TypeError) as error:
         raise InvalidSetting(f"{folder}/config.yaml is damaged, or of another version of this program") from error
     try:
@@ -90,12 +91,6 @@ def load_run(folder: Path) -> Trained:
         raise InvalidSetting(f"{folder}/model.safetensors cannot be read ({reason})") from error
     checksum = hashlib.sha256(content).hexdigest()
     return Trained(settings, model.eval(), resolved, None if step is None else int(step), checksum)
-
-
-def head_named(name: str, losses: Any) -> PixelHead:
-    """What `resolved.head` of a run names; a distribution's has the options of the term that it is named after."""
-    known = {head.name: head for head in (PixelHead(), NormalisedPixelHead())}
-    return known[name] if name in known else TERMS[name].head_of(getattr(losses, name))
 
 
 def _metadata(content: bytes) -> dict[str, str]:

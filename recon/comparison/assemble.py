@@ -117,7 +117,7 @@ def checkpoints(learnt: dict[str, Learnt], measuring: Measuring) -> dict[str, di
     for key, row in learnt.items():
         if row.found and not of_run(row):
             trained = row.candidate.subject.trained
-            found[key] = trained.origin.described() | {
+            found[key] = trained.origin.description() | {
                 "sha256": trained.sha256,
                 "command": written("evaluate", evaluation_of(row.candidate, measuring)),
             }

@@ -10,8 +10,8 @@ from recon import config
 from recon.config import Settings
 from recon.model import DECODER_HEAD_WIDTH, SIZES, MaskedAutoencoder
 from recon.model.bundled import BUNDLED, NAMES, SHARPENED, bundled
-from recon.model.formats import Architecture, Checkpoint, read
-from recon.model.formats.architecture import NORM_EPS, WORDS
+from recon.model.formats import FORMATS, Architecture, Checkpoint, read
+from recon.model.formats.architecture import NORM_EPS
 from recon.model.mae import BESIDE, decoder_parts
 from recon.runs import flat
 
@@ -119,7 +119,7 @@ def find_start(settings: Settings, given: frozenset[str], head: PixelHead) -> St
 
 def described(record: dict[str, Any]) -> str:
     """One line of what a run begins with."""
-    whose = f"{record['source']} ({WORDS[record['format']]}, sha256 {record['sha256'][:12]})"
+    whose = f"{record['source']} ({FORMATS[record['format']]}, sha256 {record['sha256'][:12]})"
     parts = [f"{', '.join(record['taken'])} of {whose}"]
     parts += [f"drawn anew: {', '.join(record['new'])}"] if record["new"] else []
     parts += [f"left out: {', '.join(record['left_out'])}"] if record["left_out"] else []

@@ -62,7 +62,7 @@ def test_without_out_it_only_says_what_the_file_is(place, capsys):
     printed = capsys.readouterr().out
     assert "draws nothing" in printed and "wrote" not in printed
     assert convert(settings(**{"input": "mae_visualize.pth"})) == 0
-    assert "not to be seen in the file; give target=pixels or target=normalised" in capsys.readouterr().out
+    assert "not said by the file; give target=pixels or target=normalised" in capsys.readouterr().out
     assert sorted(place.iterdir()) == before
 
 

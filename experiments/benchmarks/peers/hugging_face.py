@@ -5,7 +5,7 @@ from transformers import ViTMAEConfig, ViTMAEForPreTraining
 from transformers.utils.logging import disable_progress_bar
 
 from experiments.benchmarks.peers.side import Side, Task
-from recon.model.formats.hugging_face import theirs
+from recon.model.formats.hugging_face import from_official
 
 
 class HuggingFace(Side):
@@ -31,7 +31,7 @@ class HuggingFace(Side):
         disable_progress_bar()
         model = ViTMAEForPreTraining(config)
         # It translates names only where it loads; and then its positions, which are constants, want gradients.
-        named = ViTMAEForPreTraining.from_pretrained(None, config=config, state_dict=theirs(weights))
+        named = ViTMAEForPreTraining.from_pretrained(None, config=config, state_dict=from_official(weights))
         model.load_state_dict(named.state_dict())
         super().__init__(task, model.to(task.device))
 

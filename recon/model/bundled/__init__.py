@@ -6,7 +6,7 @@ from pathlib import Path
 
 from losses import InvalidSetting
 from recon.model.formats import Checkpoint, read
-from recon.model.formats.file import load, tensors
+from recon.model.formats.stored import load, tensors
 
 BUNDLED, SHARPENED = "bundled", "bundled_sharp"  # in init= and run=
 NAMES = (BUNDLED, SHARPENED)

@@ -1,9 +1,9 @@
-"""Checkpoints of masked autoencoders, by whomever they were made: read, described, written.
+"""Checkpoints of masked autoencoders, of this program and of others: reads and writes them.
 
     read("mae_pretrain_vit_base.pth").model().encode(images)
     write(read("runs/plain"), Path("plain.pth"), "official")
 
-Inside, tensors have the official MAE code's names, which are `MaskedAutoencoder`'s own.
+Tensors of a `Checkpoint` have the official MAE code's names, which are `MaskedAutoencoder`'s own.
 """
 
 from recon.model.formats.architecture import FORMATS, Architecture, Checkpoint

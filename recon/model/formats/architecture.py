@@ -1,52 +1,59 @@
-"""What a checkpoint says, whoever wrote it."""
+"""The sizes of a masked autoencoder, and its checkpoint, in whatever format it is stored."""
 
-from dataclasses import dataclass, field, replace
+import json
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from losses import FlowHead, InvalidSetting, MixtureHead, NormalisedPixelHead, PixelHead
+from losses import TERMS, InvalidSetting, NormalisedPixelHead, PixelHead
 from losses.statistics import IMAGENET_MEAN, IMAGENET_STD
 from recon.model import SIZES, MaskedAutoencoder
+from recon.model.formats.stored import parse
+from recon.model.mae import decoder_parts
 
 PIXELS, NORMALISED = PixelHead.name, NormalisedPixelHead.name
-NORM_EPS = 1e-6  # of the official code, timm and MaskedAutoencoder
 TARGETS = {"pixels": PIXELS, "normalised": NORMALISED, NORMALISED: NORMALISED}
-
-WORDS = {
+NORM_EPS = 1e-6  # of the official code, timm and MaskedAutoencoder
+FORMATS = {
     "official": "official MAE code",
     "timm": "timm",
     "huggingface": "Hugging Face ViTMAE",
     "recon": "this project",
 }
-FORMATS = tuple(WORDS)
+FACTS = "recon"  # the key under which a file of this program describes itself, as one line of JSON
+VERSION = 1
 
 
 class OraclePixelHead(NormalisedPixelHead):
-    """P pixels normalised per patch and nothing that undoes it: only the oracle can draw them."""
+    """P pixels normalised per patch, without predicted statistics: only the oracle can render them."""
 
     statistics = 0
 
 
-def distribution_head(options: dict[str, Any]) -> PixelHead:
-    """The head of a name and its options."""
-    return {head.name: head for head in (FlowHead, MixtureHead)}[options["name"]](
-        **{key: value for key, value in options.items() if key != "name"}
-    )
+def head_named(name: str, options: Any = None) -> PixelHead:
+    """The head that runs and files record by its name.
+
+    Args:
+        options: of the term that a distribution's head is named after: its `Options`, or a dictionary of them.
+    """
+    if name in (PIXELS, NORMALISED):
+        return PixelHead() if name == PIXELS else NormalisedPixelHead()
+    term = TERMS[name]
+    return term.head_of(options if isinstance(options, term.Options) else term.Options(**options))
 
 
 @dataclass(frozen=True)
 class Architecture:
     """Sizes of a masked autoencoder; `image_size` is (H, W). Those of the decoder are None where there is none.
 
-    `refiner_width`: channels of `recon.model.layers`, which this project's models alone may have; 0: none.
-
-    `distribution`: of a head that predicts one (also this project's alone), its name and options.
-
-    `norm_eps`: what every LayerNorm adds to a variance. transformers' configurations say 1e-12 where the official code
-    has 1e-6; a class token of small variance comes out otherwise by 1e-3.
+    Args:
+        norm_eps: what every LayerNorm adds to the variance. transformers' configurations say 1e-12 where the official
+            code has 1e-6; that changes a class token of small variance by 1e-3.
+        refiner_width: channels of `recon.model.layers.Refiner`; 0: none. Only this project's models have one.
+        distribution: name and options of a head that predicts one. Only this project's models have one.
     """
 
     width: int
@@ -72,15 +79,45 @@ class Architecture:
         own = (self.width, self.depth, self.heads)
         return next((name for name, s in SIZES.items() if (s["width"], s["depth"], s["heads"]) == own), None)
 
+    def build(self, head: PixelHead | None = None, **colours: tuple[float, ...]) -> MaskedAutoencoder:
+        """A model of these sizes; a decoder that is not there is new and small.
+
+        Args:
+            head: None: the distribution's, or pixels.
+            **colours: `mean` and `std` of `MaskedAutoencoder`.
+        """
+        if head is None:
+            options = dict(self.distribution or {"name": PIXELS})
+            head = head_named(options.pop("name"), options)
+        sizes = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("norm_eps", "distribution")}
+        for name, smallest in (("decoder_width", 32), ("decoder_depth", 1), ("decoder_heads", 1)):
+            sizes[name] = sizes[name] or smallest
+        model = MaskedAutoencoder(head=head, **sizes, **colours)
+        for module in model.modules():
+            if isinstance(module, nn.LayerNorm):
+                module.eps = self.norm_eps
+        return model
+
+    def shapes(self, statistics: bool = False) -> dict[str, tuple[int, ...]]:
+        """The shape of every tensor that a model of these sizes has, by its official name.
+
+        Args:
+            statistics: whether it predicts the statistics of normalised patches.
+        """
+        with torch.device("meta"):  # allocates nothing, and draws from no generator
+            state = self.build(NormalisedPixelHead() if statistics else None).state_dict()
+        other = () if self.decoder_width else decoder_parts("decoder")
+        return {name: tuple(tensor.shape) for name, tensor in state.items() if not name.startswith(other)}
+
 
 @dataclass(frozen=True)
 class Checkpoint:
     """A masked autoencoder as a file holds it.
 
     Args:
-        state: tensors by the official names, bit for bit and in the precision of the file, its positions too.
+        state: tensors by the official names, bit for bit and in the precision of the file, positions included.
         format: of `FORMATS`.
-        target: "pixels" or "normalised pixels", what the decoder was trained for; None: the file cannot tell.
+        target: "pixels" or "normalised pixels", what the decoder was trained for; None: the file does not say.
         sha256: of the file, 64 hexadecimal digits.
         mean, std: per channel; images are standardised by them.
         notes: what had to be assumed, a line each.
@@ -98,39 +135,21 @@ class Checkpoint:
 
     @property
     def has_statistics(self) -> bool:
-        """Whether normalised patches can be drawn without the truth's help."""
+        """Whether normalised patches can be rendered without the truth's help."""
         return any(name.startswith("statistics.") for name in self.state)
 
     def model(self) -> MaskedAutoencoder:
-        """The model, in evaluation and on the CPU; a decoder that the file does not have is fresh and small."""
-        a = self.architecture
-        head = distribution_head(a.distribution) if a.distribution else PixelHead()
+        """The model, in evaluation and on the CPU; a decoder that the file does not have is new and small."""
+        head = None
         if self.target == NORMALISED:
             head = NormalisedPixelHead() if self.has_statistics else OraclePixelHead()
-        with torch.random.fork_rng(devices=[]):  # drawing weights that are replaced at once moves no generator
-            model = MaskedAutoencoder(
-                image_size=a.image_size,
-                patch_size=a.patch_size,
-                width=a.width,
-                depth=a.depth,
-                heads=a.heads,
-                decoder_width=a.decoder_width or 32,
-                decoder_depth=a.decoder_depth or 1,
-                decoder_heads=a.decoder_heads or 1,
-                head=head,
-                mask_tokens=a.mask_tokens,
-                refiner_width=a.refiner_width,
-                mean=self.mean,
-                std=self.std,
-            )
-        for module in model.modules():
-            if isinstance(module, nn.LayerNorm):
-                module.eps = a.norm_eps
+        with torch.random.fork_rng(devices=[]):  # the random weights are replaced at once
+            model = self.architecture.build(head, mean=self.mean, std=self.std)
         model.load_state_dict(self.state, strict=self.has_decoder)
         return model.eval()
 
-    def for_target(self, target: str | None, where: Path) -> "Checkpoint":
-        """The same where nothing is said; else with the target that the file itself cannot tell.
+    def with_target(self, target: str | None, where: Path) -> "Checkpoint":
+        """A copy with a target that the file itself does not say; None changes nothing.
 
         Raises:
             InvalidSetting: no such target, or the file says another one.
@@ -145,8 +164,8 @@ class Checkpoint:
             raise InvalidSetting(f"{where} says itself that its target is {self.target}; leave out target={target}")
         return replace(self, target=TARGETS[target])
 
-    def described(self) -> dict[str, str]:
-        """What a person wants to know of it: word -> sentence."""
+    def description(self) -> dict[str, str]:
+        """A summary for people: word -> sentence."""
         a = self.architecture
         encoder = f"{a.depth} blocks of width {a.width}, {a.heads} heads" + (f" (ViT-{a.name})" if a.name else "")
         size = f"images of {a.image_size[0]}x{a.image_size[1]}, patches of {a.patch_size}"
@@ -155,12 +174,40 @@ class Checkpoint:
         else:
             decoder = f"{a.decoder_depth} blocks of width {a.decoder_width}, {a.decoder_heads} heads"
             decoder += f", a refiner of width {a.refiner_width}" if a.refiner_width else ""
-            decoder += f", beside it what draws by {a.distribution['name']}" if a.distribution else ""
-            target = self.target or "not to be seen in the file; give target=pixels or target=normalised"
+            decoder += f", layers that draw from a distribution ({a.distribution['name']})" if a.distribution else ""
+            target = self.target or "not said by the file; give target=pixels or target=normalised"
         return {
-            "format": WORDS[self.format],
+            "format": FORMATS[self.format],
             "encoder": f"{encoder}; {size}",
             "decoder": decoder,
             "target": target,
             **({"notes": "; ".join(self.notes)} if self.notes else {}),
         }
+
+    def facts(self, format: str) -> str:
+        """What a file in that format tells beside its tensors, for `read_facts`."""
+        architecture = asdict(self.architecture)
+        if format != "recon":
+            architecture |= {"refiner_width": 0, "distribution": None}  # the others cannot store them
+        facts = {"version": VERSION, "format": format, "target": self.target, "mean": self.mean, "std": self.std}
+        return json.dumps(facts | {"architecture": architecture})
+
+
+def read_facts(text: Any, where: Path) -> dict[str, Any]:
+    """format, target, mean, std and the fields of `Architecture` under "architecture".
+
+    Raises:
+        InvalidSetting: they are damaged or of another version.
+    """
+    facts = parse(lambda: json.loads(text), where) if isinstance(text, str) else {}
+    architecture = facts.get("architecture")
+    if not (
+        facts.get("version") == VERSION
+        and facts.get("format") in FORMATS
+        and facts.get("target") in (None, PIXELS, NORMALISED)
+        and isinstance(architecture, dict)
+        and set(architecture) <= set(Architecture.__dataclass_fields__)
+    ):
+        raise InvalidSetting(f"{where} is damaged, or of another version of this program; convert the original again")
+    size = architecture.get("image_size")
+    return facts | {"architecture": architecture | {"image_size": tuple(size) if isinstance(size, list) else None}}

@@ -1,6 +1,7 @@
-"""Names of transformers' ViTMAE, of its files on the hub and of its newer modules, and its config.json."""
+"""transformers' ViTMAE: the names of its tensors, on the hub and in memory, and its config.json."""
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from losses import InvalidSetting
 from recon.model.formats.architecture import NORM_EPS, NORMALISED, PIXELS, Checkpoint
-from recon.model.formats.plain import read_json
+from recon.model.formats.stored import read_json
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
@@ -45,32 +46,44 @@ THIRDS = (
 )
 
 
-def is_theirs(names: Any) -> bool:
-    return any(name in names for name in ("vit.embeddings.cls_token", "embeddings.cls_token"))
+# Their layer -> ours, in every spelling.
+OUR_STACKS = {theirs: ours for ours, spellings in STACKS.items() for theirs in spellings}
+OUR_PARTS = {theirs: ours for ours, spellings in PARTS.items() for theirs in spellings}
+OUR_THIRDS = {theirs: i for i, spellings in enumerate(THIRDS) for theirs in spellings}
+LAYER = re.compile(rf"({'|'.join(map(re.escape, OUR_STACKS))})\.(\d+)\.(.+)")
 
 
-def official(state: dict[str, Tensor], where: Path) -> dict[str, Tensor]:
-    """Their tensors under the official names; query, key and value are one. Unknown names stay as they are."""
+def has_their_names(names: Iterable[str]) -> bool:
+    """Whether tensors have the names of ViTMAE."""
+    return any(name in ("vit.embeddings.cls_token", "embeddings.cls_token") for name in names)
+
+
+def to_official(state: dict[str, Tensor], where: Path) -> dict[str, Tensor]:
+    """Their tensors under the official names, query, key and value joined. Unknown names stay as they are.
+
+    Raises:
+        InvalidSetting: a query, key or value is missing, or they differ in shape.
+    """
     if "embeddings.cls_token" in state:  # of ViTMAEModel, which is `vit` in ViTMAEForPreTraining
         state = {f"vit.{name}": value for name, value in state.items()}
-    fixed = {theirs: ours for ours, theirs in NAMES.items()}
-    stacks = {theirs: ours for ours, spelt in STACKS.items() for theirs in spelt}
-    parts = {theirs: ours for ours, spelt in PARTS.items() for theirs in spelt}
-    thirds = {theirs: i for i, spelt in enumerate(THIRDS) for theirs in spelt}
+    ours = {theirs: ours for ours, theirs in NAMES.items()}
     found: dict[str, Tensor] = {}
-    apart: dict[str, dict[int, Tensor]] = {}
-    layer = re.compile(rf"({'|'.join(map(re.escape, stacks))})\.(\d+)\.(.+)\.(weight|bias)")
+    thirds: dict[str, dict[int, Tensor]] = {}
     for name, value in state.items():
         stem, _, kind = name.rpartition(".")
-        if name in fixed or stem in fixed:
-            found[fixed.get(name) or f"{fixed[stem]}.{kind}"] = value
-        elif (match := layer.fullmatch(name)) and match[3] in parts:
-            found[f"{stacks[match[1]]}.{match[2]}.{parts[match[3]]}.{match[4]}"] = value
-        elif match and match[3] in thirds:
-            apart.setdefault(f"{stacks[match[1]]}.{match[2]}.attn.qkv.{match[4]}", {})[thirds[match[3]]] = value
+        layer = LAYER.fullmatch(stem)
+        block = f"{OUR_STACKS[layer[1]]}.{layer[2]}" if layer else ""
+        if name in ours:
+            found[ours[name]] = value
+        elif stem in ours:
+            found[f"{ours[stem]}.{kind}"] = value
+        elif layer and layer[3] in OUR_PARTS:
+            found[f"{block}.{OUR_PARTS[layer[3]]}.{kind}"] = value
+        elif layer and layer[3] in OUR_THIRDS:
+            thirds.setdefault(f"{block}.attn.qkv.{kind}", {})[OUR_THIRDS[layer[3]]] = value
         else:
             found[name] = value
-    for name, values in apart.items():
+    for name, values in thirds.items():
         if len(values) < 3 or len({(v.dtype, v.shape) for v in values.values()}) > 1:
             raise InvalidSetting(
                 f"{where}: query, key and value of {name} are not all there in one shape; fetch it again"
@@ -79,7 +92,7 @@ def official(state: dict[str, Tensor], where: Path) -> dict[str, Tensor]:
     return found
 
 
-def theirs(state: dict[str, Tensor]) -> dict[str, Tensor]:
+def from_official(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Official tensors under the names of the files on the hub, which transformers of all versions reads."""
     found: dict[str, Tensor] = {}
     for name, value in state.items():
@@ -97,9 +110,8 @@ def theirs(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return found
 
 
-def said(folder: Path) -> dict[str, Any]:
-    """What config.json and preprocessor_config.json beside the weights tell: target, mean, std, fields of
-    `Architecture` under "architecture".
+def read_configs(folder: Path) -> dict[str, Any]:
+    """target, mean, std, notes and fields of `Architecture` from the folder's config.json and preprocessor_config.json.
 
     Raises:
         InvalidSetting: they are of another model, or of a variant that this program does not compute.
@@ -151,7 +163,7 @@ def configs(c: Checkpoint) -> dict[str, dict[str, Any]]:
         "layer_norm_eps": a.norm_eps,
         "qkv_bias": True,
         **(decoder if c.has_decoder else {}),
-        # Left out where it is not known: transformers then takes raw pixels for its loss, and we read "unknown" back.
+        # Left out where it is not known: transformers then assumes raw pixels, and we read "not known" back.
         **({} if c.target is None else {"norm_pix_loss": c.target == NORMALISED}),
     }
     images = {

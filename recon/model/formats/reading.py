@@ -1,4 +1,4 @@
-"""Finds out by its names what a file is, and reads it."""
+"""Recognises by its names what a checkpoint is, and reads it."""
 
 from pathlib import Path
 from typing import Any
@@ -8,23 +8,24 @@ from torch import Tensor
 from losses import InvalidSetting
 from losses.statistics import IMAGENET_MEAN, IMAGENET_STD
 from recon.model import SIZES
-from recon.model.formats import facts, hugging_face, layout, plain
-from recon.model.formats.architecture import NORMALISED, PIXELS, Checkpoint
-from recon.model.formats.file import Inert, Stored, load, tensors
+from recon.model.formats import hugging_face, layout
+from recon.model.formats.architecture import FACTS, NORMALISED, PIXELS, Checkpoint, read_facts
+from recon.model.formats.stored import Inert, Stored, load, read_json, read_yaml, tensors
 
 RUN, MODEL = "config.yaml", "model.safetensors"
-WRAPPERS = ("model", "state_dict")  # under which the official code, and others, put the tensors
+WRAPPERS = ("model", "state_dict")  # the keys under which the official code, and others, put the tensors
 
-Said = dict[str, Any]  # target, mean, std, notes, "architecture": its fields; what is not known is left out or None
+# What is known beside the tensors: target, mean, std, notes, and under "architecture" fields of `Architecture`.
+Facts = dict[str, Any]
 
 
 def read(path: Path, target: str | None = None) -> Checkpoint:
-    """A masked autoencoder's checkpoint; whose it is, is seen in its names.
+    """A masked autoencoder's checkpoint, of whichever format.
 
     Args:
         path: a file of the official code (encoder alone, or with its decoder), of timm, of transformers or of
             recon.convert; or a folder: of transformers or timm with its config.json, or a run of this program.
-        target: "pixels" or "normalised", where the file cannot tell what its decoder was trained for.
+        target: "pixels" or "normalised", where the file does not say what its decoder was trained for.
 
     Raises:
         InvalidSetting: it is none of these, damaged, incomplete, or of another architecture; or the file says
@@ -33,7 +34,7 @@ def read(path: Path, target: str | None = None) -> Checkpoint:
     file = weights_in(path)
     stored = load(file)
     try:
-        return _understood(stored, file).for_target(target, path)
+        return _checkpoint(stored, file).with_target(target, path)
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         if isinstance(error, InvalidSetting):
             raise
@@ -41,7 +42,7 @@ def read(path: Path, target: str | None = None) -> Checkpoint:
 
 
 def weights_in(path: Path) -> Path:
-    """The file of weights that a path means: itself, or the one in the folder."""
+    """The file of weights: `path` itself, or the one in that folder."""
     if not path.is_dir():
         return path
     names = (MODEL,) if (path / RUN).is_file() else hugging_face.WEIGHTS
@@ -53,85 +54,74 @@ def weights_in(path: Path) -> Path:
     raise InvalidSetting(f"{path} holds no checkpoint ({' or '.join(names)})")
 
 
-def _understood(stored: Stored, file: Path) -> Checkpoint:
-    content, wrapped = _unwrapped(stored.content)
-    state = tensors(content)
-    if hugging_face.is_theirs(state):
-        state, form, said = hugging_face.official(state, file), "huggingface", hugging_face.said(file.parent)
+def _checkpoint(stored: Stored, file: Path) -> Checkpoint:
+    wrapper = next((name for name in WRAPPERS if isinstance(stored.content.get(name), dict)), None)
+    state = tensors(stored.content[wrapper] if wrapper else stored.content)
+    if hugging_face.has_their_names(state):
+        state = hugging_face.to_official(state, file)
+        format, facts = "huggingface", hugging_face.read_configs(file.parent)
     elif "patch_embed.proj.weight" in state:
-        form, said = _official_names(stored, state, wrapped, file)
+        format, facts = _official_names(stored, state, wrapper is not None, file)
     else:
-        raise InvalidSetting(_no_autoencoder(stored, state, file))
-    architecture, assumed = layout.architecture_of(state, said.get("architecture", {}), file)
-    layout.check(state, architecture, said.get("target"), file)
+        raise InvalidSetting(_not_an_autoencoder(stored, state, file))
+    architecture, assumed = layout.architecture_of(state, facts.get("architecture", {}), file)
+    layout.check(state, architecture, facts.get("target"), file)
     has_decoder = architecture.decoder_width is not None
     return Checkpoint(
         state=state,
-        format=form,
+        format=format,
         has_decoder=has_decoder,
-        target=said.get("target") if has_decoder else None,
+        target=facts.get("target") if has_decoder else None,
         architecture=architecture,
         sha256=stored.sha256,
-        mean=_three(said.get("mean"), IMAGENET_MEAN),
-        std=_three(said.get("std"), IMAGENET_STD),
-        notes=(*assumed, *said.get("notes", ())),
+        mean=tuple(map(float, facts.get("mean") or IMAGENET_MEAN)),
+        std=tuple(map(float, facts.get("std") or IMAGENET_STD)),
+        notes=(*assumed, *facts.get("notes", ())),
     )
 
 
-def _unwrapped(content: dict[str, Any]) -> tuple[dict[str, Any], bool]:
-    for name in WRAPPERS:
-        if isinstance(content.get(name), dict):
-            return content[name], True
-    return content, False
-
-
-def _official_names(stored: Stored, state: dict[str, Tensor], wrapped: bool, file: Path) -> tuple[str, Said]:
-    """Whose a file is that has the official names, and what it tells: many use them."""
-    told = stored.metadata.get(facts.KEY) or stored.content.get(facts.KEY)
-    if told is not None:
-        said = facts.read(told, file)
-        return said["format"], said
+def _official_names(stored: Stored, state: dict[str, Tensor], wrapped: bool, file: Path) -> tuple[str, Facts]:
+    """Format and facts of a file with the official names, which several formats share."""
+    own = stored.metadata.get(FACTS) or stored.content.get(FACTS)
+    if own is not None:
+        facts = read_facts(own, file)
+        return facts["format"], facts
     if file.name == MODEL and (file.parent / RUN).is_file():
-        return "recon", _said_by_run(file.parent / RUN)
+        return "recon", _facts_of_run(file.parent / RUN)
     if wrapped or layout.holds_decoder(state):
-        return "official", {"target": _target_of(stored.content.get("args"))}
-    config = plain.read_json(file.parent / hugging_face.CONFIG).get("pretrained_cfg")
+        return "official", {"target": _official_target(stored.content.get("args"))}
+    config = read_json(file.parent / hugging_face.CONFIG).get("pretrained_cfg")
     config = config if isinstance(config, dict) and file.name in hugging_face.WEIGHTS else {}
     return "timm", {"mean": config.get("mean"), "std": config.get("std")}
 
 
-def _said_by_run(path: Path) -> Said:
-    config = plain.read_yaml(path)
-    resolved, size = config["resolved"], config["data"]["image_size"]
-    drawn = resolved["head"] not in (PIXELS, NORMALISED)
-    options = {"name": resolved["head"], **config["losses"][resolved["head"]]} if drawn else None
+def _facts_of_run(path: Path) -> Facts:
+    config = read_yaml(path)
+    resolved, size, head = config["resolved"], config["data"]["image_size"], config["resolved"]["head"]
+    is_distribution = head not in (PIXELS, NORMALISED)
     return {
-        "target": PIXELS if drawn else resolved["head"],
+        "target": PIXELS if is_distribution else head,
         "mean": resolved["mean"],
         "std": resolved["std"],
         "architecture": {
             "heads": SIZES[config["model"]["name"]]["heads"],
             "image_size": (size, size) if isinstance(size, int) else tuple(size),
             "mask_tokens": config["model"]["mask_tokens"],
-            "distribution": options,
+            "distribution": {"name": head, **config["losses"][head]} if is_distribution else None,
         },
     }
 
 
-def _target_of(args: Any) -> str | None:
-    """What the official code's arguments say; a file made for pictures alone has none."""
+def _official_target(args: Any) -> str | None:
+    """What the official code's arguments say; files made for visualisation alone have none."""
     values = vars(args) if isinstance(args, Inert) else args if isinstance(args, dict) else {}
     norm_pix = values.get("norm_pix_loss")
     return None if not isinstance(norm_pix, bool) else NORMALISED if norm_pix else PIXELS
 
 
-def _no_autoencoder(stored: Stored, state: dict[str, Tensor], file: Path) -> str:
+def _not_an_autoencoder(stored: Stored, state: dict[str, Tensor], file: Path) -> str:
     if str(stored.content.get("format", "")).startswith("recon checkpoint"):
         return f"{file} is what a run resumes from; give the run's folder, {file.parent}"
     some = ", ".join(list(state)[:3])
     what = f"its tensors begin with {some}" if some else "it holds no tensors by name"
     return f"{file} is no checkpoint of a masked autoencoder ({what}); give one of the official code, timm or ViTMAE"
-
-
-def _three(values: Any, default: tuple[float, ...]) -> tuple[float, ...]:
-    return tuple(default) if values is None else tuple(float(value) for value in values)

@@ -10,7 +10,6 @@ from safetensors.torch import save_file
 
 from losses import InvalidSetting, NormalisedPixelHead
 from recon.model.formats import Architecture, read, write
-from recon.model.formats.layout import shapes
 from recon.model.formats.reading import weights_in
 from tests.recon.model.formats.conftest import encoder_only, images, made, same
 
@@ -35,7 +34,7 @@ def test_a_file_is_known_by_its_names(files, state, name, form, decoder, target)
 
 
 def test_shapes_are_those_of_the_model(state):
-    assert shapes(Architecture(128, 2, 2, 8, (32, 32), 64, 1, 2)) == {
+    assert Architecture(128, 2, 2, 8, (32, 32), 64, 1, 2).shapes() == {
         name: tuple(value.shape) for name, value in state.items()
     }
 

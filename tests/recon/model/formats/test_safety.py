@@ -1,4 +1,4 @@
-"""Nothing that stands in a file is run."""
+"""Nothing in a file is ever executed."""
 
 import argparse
 import os
@@ -10,7 +10,7 @@ import torch
 
 from losses import InvalidSetting
 from recon.model.formats import read
-from recon.model.formats.file import Inert, load
+from recon.model.formats.stored import Inert, load
 from tests.recon.model.formats.conftest import same
 
 
@@ -56,6 +56,21 @@ def test_arguments_keep_their_plain_values_and_are_no_namespace(tmp_path, state,
     found = load(tmp_path / "a.pth").content["args"]
     assert type(found) is Inert and found.betas == (0.9, 0.95) and type(found.output_dir) is Inert
     assert read(tmp_path / "a.pth").target == "pixels"
+
+
+class Config:
+    """A class that the list of inert ones does not have."""
+
+    norm_pix_loss = False
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_class_that_is_not_listed_keeps_its_plain_values_too(tmp_path, state, zipped):
+    config = Config()
+    config.norm_pix_loss = True
+    torch.save({"model": state, "args": config}, tmp_path / "a.pth", _use_new_zipfile_serialization=zipped)
+    assert type(load(tmp_path / "a.pth").content["args"]) is Inert
+    assert read(tmp_path / "a.pth").target == "normalised pixels"
 
 
 def test_a_bare_pickle_is_refused(tmp_path):

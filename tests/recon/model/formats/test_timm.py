@@ -7,7 +7,6 @@ from timm.models import load_checkpoint
 from timm.models.vision_transformer import VisionTransformer
 
 from recon.model.formats import Architecture, read, write
-from recon.model.formats.layout import shapes
 from tests.recon.model.formats.conftest import images, same
 
 
@@ -47,5 +46,5 @@ def test_the_names_and_shapes_are_those_of_timms_mae_models():
     }.items():
         with torch.device("meta"):
             theirs = timm.create_model(name, pretrained=False, num_classes=0, global_pool="")
-        assert shapes(a) == {key: tuple(value.shape) for key, value in theirs.state_dict().items()}
+        assert a.shapes() == {key: tuple(value.shape) for key, value in theirs.state_dict().items()}
         assert theirs.blocks[0].attn.num_heads == a.heads

@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from recon.model.formats import read, write
-from recon.model.formats.hugging_face import theirs
+from recon.model.formats.hugging_face import from_official
 from tests.recon.model.formats.conftest import PATCHES, edited, images, same
 
 transformers = pytest.importorskip("transformers")
@@ -61,7 +61,7 @@ def test_what_transformers_saves_comes_back_exactly(folder, tmp_path, state, kin
 
 def test_names_of_the_hub_and_of_the_modules_in_memory_are_both_read(folder, tmp_path, state):
     hub = load_file(folder / "model.safetensors")
-    assert same(hub, theirs(state)) and "vit.encoder.layer.1.attention.attention.query.weight" in hub
+    assert same(hub, from_official(state)) and "vit.encoder.layer.1.attention.attention.query.weight" in hub
     other, _ = loaded(transformers.ViTMAEForPreTraining, folder)
     save_file(other.state_dict(), tmp_path / "memory.safetensors")
     found = read(tmp_path / "memory.safetensors")
