@@ -6,7 +6,7 @@ their maps are still in cache; and no map is copied: each is subtracted in the t
 precision, and added to the gradient on its way down. `experiments.benchmarks.step` says what that saves.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -16,8 +16,28 @@ from torch.nn import functional as F
 from losses.features.vgg19 import VGG19
 from losses.options import DEFAULT_POOL, InvalidSetting
 
-# Images per pass on a CPU: the widest map of 4 images at 64 pixels is 2 MB in bfloat16.
+# Pixels of the images that a CPU computes at a time: the widest map of 4 images at 64 pixels is 2 MB in bfloat16.
 CHUNK_PIXELS = 4 * 64 * 64
+
+
+def chunks(*tensors: Tensor, values: int | None = None) -> Iterator[tuple[Tensor, ...]]:
+    """Splits batches (B, ...) along B, all alike, so that what a CPU makes of one part stays in its cache.
+
+    Args:
+        tensors: on a CPU they are split; on other devices there is one part, the whole.
+        values: numbers that a part of the first tensor may have (at least one image); None: an RGB image's
+            `CHUNK_PIXELS`.
+    """
+    first = tensors[0]
+    values = 3 * CHUNK_PIXELS if values is None else values
+    images = max(1, values // first[0].numel()) if first.device.type == "cpu" else len(first)
+    return zip(*(tensor.split(images) for tensor in tensors), strict=True)
+
+
+@torch.no_grad()
+def map_in_chunks(function: Callable[..., Tensor], *tensors: Tensor, values: int | None = None) -> Tensor:
+    """Calls `function` on `chunks` of batches (B, ...) and joins its results along the first dimension."""
+    return torch.cat([function(*part) for part in chunks(*tensors, values=values)])
 
 
 def feature_distance(net: VGG19, predicted: Tensor, true: Tensor, weights: Sequence[float], pool: int = 1) -> Tensor:
@@ -42,9 +62,7 @@ class _FeatureDistance(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, y: Tensor, net: VGG19, weights: Sequence[float], pool: int) -> Tensor:
-        chunk = max(1, CHUNK_PIXELS // x[0, 0].numel()) if x.device.type == "cpu" else len(x)
-        pairs = zip(x.split(chunk), y.split(chunk), strict=True)
-        parts = [_value_and_gradient(net, a, b, weights, pool) for a, b in pairs]
+        parts = [_value_and_gradient(net, a, b, weights, pool) for a, b in chunks(x, y)]
         shares = [len(gradient) / len(x) for _, gradient in parts]
         gradient = torch.cat([gradient * share for (_, gradient), share in zip(parts, shares, strict=True)])
         ctx.save_for_backward(gradient.to(x.dtype))
