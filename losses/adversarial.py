@@ -137,7 +137,7 @@ class Adversarial(Critic):
         processes = self.surroundings.processes
         if processes.count > 1 and self.pieces:
             logged = torch.stack([self.real, self.fake, self.accuracy]) / processes.count
-            processes.add_up([*gradients, logged])
+            processes.all_reduce([*gradients, logged])
             self.real, self.fake, self.accuracy = logged.unbind()
             self.pieces *= processes.count
 

@@ -222,7 +222,7 @@ def _of_all(processes: Processes, *local: Scalars) -> list[Scalars]:
     kinds = [torch.stack(list(of.values())) if of else torch.zeros(0) for of in local]
     values, norms, products = (k.to(kinds[0].device, torch.float64) for k in kinds)
     packed = torch.cat([values / n, (norms / n).square(), products / n**2])
-    processes.add_up([packed])
+    processes.all_reduce([packed])
     values, squares, products = packed.split([len(of) for of in local])
     together = (values, squares.sqrt(), products)
     return [

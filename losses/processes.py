@@ -10,7 +10,7 @@ class Processes:
 
     count = 1
 
-    def add_up(self, tensors: Sequence[Tensor]) -> None:
+    def all_reduce(self, tensors: Sequence[Tensor]) -> None:
         """Replaces each tensor, in place, by its sum over all processes; all of them call it, in the same order."""
 
 

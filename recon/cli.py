@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from losses import InvalidSetting, nearest
 from recon import sweep
 from recon.config import RENAMED, Settings, every_setting
-from recon.distributed import first_of_all, first_to_say, join, launched_together
+from recon.distributed import first_to_report, is_rank_zero, join, under_torchrun
 from recon.model.bundled import NAMES
 from recon.training.device import is_out_of_memory
 from recon.usage import help_text, presets
@@ -128,9 +128,9 @@ def _job(task: Task, command: Command, words: list[str], folder: Path, launcher:
             if not is_out_of_memory(error):
                 raise
             status, line = 2, f"out of memory; {command.less_memory}"
-            if first_to_say("memory"):
+            if first_to_report("memory"):
                 print(line, file=sys.stderr, flush=True)
-            if launched_together():
+            if under_torchrun():
                 sys.exit(status)  # the others may still have enough, and would wait for this one
         sweep.report(folder, status, line)
         if status > 128 and launcher == "basic":  # a signal ends the whole sweep
@@ -233,13 +233,13 @@ def suggested(key: str, known: set[str]) -> str:
 def _say_demo(arguments: list[str]) -> None:
     """That the demonstration is taken, unless no settings are used; where they are printed as YAML, as its comment."""
     flags = {word.partition("=")[0] for word in arguments}
-    if first_of_all() and not flags & TELLING_FLAGS:
+    if is_rank_zero() and not flags & TELLING_FLAGS:
         print(f"# {DEMO_TAKEN}" if flags & {"--cfg", "-c"} else DEMO_TAKEN, flush=True)
 
 
 def _complain(line: str) -> None:
     """Once for all processes that torchrun started."""
-    if first_of_all():
+    if is_rank_zero():
         print(line, file=sys.stderr, flush=True)
 
 

@@ -1,6 +1,6 @@
-"""The processes that torchrun started for one run: which is the first, who does what, and how all decide the same.
+"""The processes that torchrun starts for one run: who prints and writes, what they exchange, how errors end all.
 
-A process alone is the first of one; nothing here then waits, sends or changes anything.
+A thin layer over torch.distributed. A process that was started alone is rank 0 of 1; nothing here then waits or sends.
 """
 
 import os
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 from torch import Tensor, distributed
 
-from losses import InvalidSetting
+from losses.options import InvalidSetting
 from losses.processes import Processes
 
 if TYPE_CHECKING:
@@ -24,42 +24,44 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 R = TypeVar("R")
 
-TOLD = (InvalidSetting, OSError, RuntimeError)  # what one process meets and all must hear of: a file, a full device
-PATIENCE = timedelta(days=7)  # with one that still trains a probe, when the others have done their part
+SHARED_ERRORS = (InvalidSetting, OSError, RuntimeError)  # raised on one rank, they are raised on all: see sync_errors
+TIMEOUT = timedelta(days=7)  # of a collective while another rank still trains a probe
+PATIENCE = TIMEOUT
 
 
 @dataclass(frozen=True)
 class Ranks(Processes):
-    """This process's place among those of the run: `rank` of `count`, on `nodes` machines with equally many each."""
+    """This process is number `rank` of `count`, on `nodes` machines with equally many processes each."""
 
     rank: int = 0
     count: int = 1
     nodes: int = 1
 
     @property
-    def per_machine(self) -> int:
-        """How many of the processes each machine has."""
+    def per_node(self) -> int:
+        """Processes on each machine."""
         return self.count // self.nodes
 
     @property
-    def first(self) -> bool:
-        """Whether this is the one that prints and writes."""
+    def is_zero(self) -> bool:
+        """Whether this is rank zero, which alone prints and writes."""
         return self.rank == 0
 
-    def say(self, text: str) -> None:
-        """Prints, once for all."""
-        if self.first:
+    def print0(self, text: str) -> None:
+        """Prints on rank zero alone."""
+        if self.is_zero:
             print(text, flush=True)
 
-    def add_up(self, tensors: Sequence[Tensor]) -> None:
+    def all_reduce(self, tensors: Sequence[Tensor]) -> None:
+        """Replaces each tensor, in place, by its sum over all ranks, in one collective."""
         if self.count > 1:
             flat = torch.cat([t.reshape(-1) for t in tensors])
             distributed.all_reduce(flat)
             for tensor, total in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
                 tensor.copy_(total.view(tensor.shape))
 
-    def largest(self, number: int) -> int:
-        """Over all processes. Passes between their hosts: no device is waited for."""
+    def max(self, number: int) -> int:
+        """The largest of all ranks' numbers. It goes from host to host, so no device is waited for."""
         if self.count == 1:
             return number
         found = torch.tensor(number)
@@ -67,95 +69,78 @@ class Ranks(Processes):
         return int(found)
 
     def any_signal(self, number: int | None) -> int | None:
-        """The signal that any of the processes has heard, so that all stop after the same step."""
-        return self.largest(number or 0) or None
+        """The signal that any rank has received, so that all stop after the same step."""
+        return self.max(number or 0) or None
 
-    def mine(self, things: Sequence[T]) -> Sequence[T]:
-        """This process's part of them: those of numbers rank, rank + count, ..."""
+    def all_gather(self, value: T) -> list[T]:
+        """Every rank's value, a plain object or tensors on the CPU, in the order of the ranks."""
+        found: list[T] = [value] * self.count
+        if self.count > 1:
+            distributed.all_gather_object(found, value)
+        return found
+
+    def broadcast(self, value: T) -> T:
+        """Rank zero's value."""
+        if self.count == 1:
+            return value
+        values = [value if self.is_zero else None]
+        distributed.broadcast_object_list(values)
+        return values[0]
+
+    def on_rank_zero(self, function: Callable[[], T]) -> T:
+        """Calls `function` on rank zero alone; what it returns, or the error that it raises, reaches all ranks."""
+        with self.sync_errors():
+            value = function() if self.is_zero else None
+        return self.broadcast(value)
+
+    def rank_zero_first(self, function: Callable[[], T]) -> T:
+        """Calls `function` on rank zero, and when that is done on the others, which find what it downloaded."""
+        for turn in (self.is_zero, not self.is_zero):
+            with self.sync_errors():
+                if turn:
+                    result = function()
+        return result
+
+    def own_part(self, things: Sequence[T]) -> Sequence[T]:
+        """This rank's part of them: numbers rank, rank + count, ..."""
         return things[self.rank :: self.count]
 
-    def rows(self, own: Tensor, batch: int) -> Tensor:
-        """Rows (m, D) on the CPU, made of this process's batches (`mine`) -> those of all, in order,
-        known to all: (n, D).
+    def gather_rows(self, own: Tensor, batch: int) -> Tensor:
+        """Rows (m, D) on the CPU, made of this rank's batches (`own_part`) -> those of all ranks in order, (n, D).
 
         `batch`: rows of every batch but the last of all.
         """
-        return own if self.count == 1 else torch.cat(in_turns([part.split(batch) for part in self._all(own)]))
+        return own if self.count == 1 else torch.cat(interleave([part.split(batch) for part in self.all_gather(own)]))
 
-    def shared(self, things: Iterable[T], work: Callable[[T], R]) -> list[R]:
-        """`work` done on every thing, by one process each; all results, in order, known to all.
+    def parallel_map(self, function: Callable[[T], R], things: Iterable[T]) -> list[R]:
+        """`[function(thing) for thing in things]`, where each thing is done by one rank; every rank has all results.
 
-        Each process goes through all things and does its own part, on which the others have no influence: what comes
-        back is what one process would have made, to the bit. An error of one is raised in all. `work` is done alone,
-        so it must wait for no other process; what it returns travels whole, the rest of a tensor behind a view too.
+        Each rank iterates over all things and does its own part, so results equal one process's to the bit. An error on
+        one rank is raised on all. `function` must wait for no other rank; what it returns is sent whole, also the rest
+        of a tensor behind a view.
         """
-        with self.one_voice():
-            own = [work(thing) for number, thing in enumerate(things) if number % self.count == self.rank]
-        return own if self.count == 1 else in_turns(self._all(own))
-
-    def from_first(self, value: T) -> T:
-        """The first process's `value`."""
-        if self.count == 1:
-            return value
-        told = [value if self.first else None]
-        distributed.broadcast_object_list(told)
-        return told[0]
-
-    def by_first(self, function: Callable[[], T]) -> T:
-        """What `function` returns, called in the first process alone; where it raises an error, all do."""
-        with self.one_voice():
-            value = function() if self.first else None
-        return self.from_first(value)
+        with self.sync_errors():
+            own = [function(thing) for number, thing in enumerate(things) if number % self.count == self.rank]
+        return own if self.count == 1 else interleave(self.all_gather(own))
 
     @contextmanager
-    def one_voice(self) -> Iterator[None]:
-        """Within, what is an error (`TOLD`) for one process is the same error for all: none goes on alone."""
+    def sync_errors(self) -> Iterator[None]:
+        """Within it, one of `SHARED_ERRORS` that is raised on one rank is raised on all, so that none goes on alone."""
         if self.count == 1:
             yield
             return
         error = None
         try:
             yield
-        except TOLD as raised:
-            if is_loss(raised):
+        except SHARED_ERRORS as raised:
+            if is_peer_failure(raised):
                 raise
             error = raised
-        if self.largest(error is not None):
-            raise next(each for each in self._all(error) if each is not None) from error
+        if self.max(error is not None):
+            raise next(each for each in self.all_gather(error) if each is not None) from error
 
-    @contextmanager
-    def ending_together(self, left: str) -> Iterator[None]:
-        """Within, none outlives another: where one is gone or all are asked to end, one of them says so, and
-        what is `left`.
-
-        The exit status is then 1. A process alone ends as it always does.
-        """
-        if self.count == 1:
-            yield
-            return
-        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-        try:
-            yield
-        except BaseException as error:
-            # torchrun asks those to end that are about to say why, or to leave with the others.
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
-            if not isinstance(error, KeyboardInterrupt) and not is_loss(error):
-                raise
-            if first_to_say("ended"):
-                print(f"ended: another process is gone, or all were asked to end; {left}", flush=True)
-            sys.exit(1)
-        signal.signal(signal.SIGTERM, before)
-
-    def in_turn(self, function: Callable[[], T]) -> T:
-        """Calls `function` in the first process, and when it is done in the others."""
-        for turn in (self.first, not self.first):
-            with self.one_voice():
-                if turn:
-                    result = function()
-        return result
-
-    def together(self, batches: "Iterator[Batch]") -> "Iterator[Batch]":
-        """The batches; files that one process could not read are known to all, and so is an error."""
+    def sync_batches(self, batches: "Iterator[Batch]") -> "Iterator[Batch]":
+        """The batches; all ranks know the files that one of them could not read, and raise the error of one."""
         try:
             while self.count > 1:
                 batch, error = None, None
@@ -163,80 +148,102 @@ class Ranks(Processes):
                     batch = next(batches)
                 except InvalidSetting as raised:
                     error = raised
-                if self.largest(bool(error or batch.unreadable)):
-                    told = self._all(error or batch.unreadable)
-                    if errors := [each for each in told if isinstance(each, InvalidSetting)]:
+                if self.max(bool(error or batch.unreadable)):
+                    found = self.all_gather(error or batch.unreadable)
+                    if errors := [each for each in found if isinstance(each, InvalidSetting)]:
                         raise errors[0]
-                    batch = replace(batch, unreadable=[line for lines in told for line in lines])
+                    batch = replace(batch, unreadable=[line for lines in found for line in lines])
                 yield batch
             yield from batches
         finally:
             batches.close()
 
+    @contextmanager
+    def exit_together(self, message: str) -> Iterator[None]:
+        """Within it, where one rank is gone or all are asked to end, one rank says so with `message`, and all exit
+        with status 1. A process alone ends as it always does."""
+        if self.count == 1:
+            yield
+            return
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+        try:
+            yield
+        except BaseException as error:
+            # torchrun also terminates ranks that are about to report the failure, or to leave with the others.
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            if not isinstance(error, KeyboardInterrupt) and not is_peer_failure(error):
+                raise
+            if first_to_report("ended"):
+                print(f"ended: another process is gone, or all were asked to end; {message}", flush=True)
+            sys.exit(1)
+        signal.signal(signal.SIGTERM, before)
+
     def leave(self) -> None:
-        """Waits for the others: torchrun ends all as soon as one has left with an error, whatever they still do."""
+        """Waits for the others: torchrun ends all as soon as one has exited with an error, whatever they still do."""
         if self.count > 1:
-            self.largest(0)
+            self.max(0)
             distributed.destroy_process_group()
 
-    def _all(self, value: T) -> list[T]:
-        found: list[T] = [None] * self.count
-        distributed.all_gather_object(found, value)
-        return found
+    # Old names, until recon/probing has the new ones.
+    first, one_voice, in_turn, by_first, from_first = is_zero, sync_errors, rank_zero_first, on_rank_zero, broadcast
+    say, mine, rows, ending_together = print0, own_part, gather_rows, exit_together
+
+    def shared(self, things: Iterable[T], work: Callable[[T], R]) -> list[R]:
+        return self.parallel_map(work, things)
 
 
-def in_turns(parts: Sequence[Sequence[T]]) -> list[T]:
-    """The first of every part, then the second, and so on: the whole, of which each process had every count-th."""
+def interleave(parts: Sequence[Sequence[T]]) -> list[T]:
+    """The first of every part, then the second, and so on: the inverse of `Ranks.own_part`."""
     return [part[k] for k in range(max(map(len, parts))) for part in parts if k < len(part)]
 
 
 ALONE = Ranks()
 
 
-def join(patience: timedelta | None = None) -> Ranks:
-    """This process's place among those that torchrun started; alone where it was started otherwise.
+def join(timeout: timedelta | None = None) -> Ranks:
+    """This process among those that torchrun started; `ALONE` where it was started otherwise.
 
-    `patience`: how long one may wait for another; by default that of torch's backends, 10 to 30 minutes.
+    `timeout`: of a collective; by default that of torch's backends, 10 to 30 minutes.
     """
-    if not distributed.is_available() or not launched_together() or os.environ["WORLD_SIZE"] == "1":
+    if not distributed.is_available() or not under_torchrun() or os.environ["WORLD_SIZE"] == "1":
         return ALONE
     if not distributed.is_initialized():
         # Hosts speak through gloo also where gradients pass through NCCL: agreeing must not wait for the device.
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-        distributed.init_process_group(backend, timeout=patience)
+        distributed.init_process_group(backend, timeout=timeout)
     return Ranks(*(int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "GROUP_WORLD_SIZE")))
 
 
-def refuse_several_processes(command: str) -> None:
-    """Raises InvalidSetting where torchrun started several processes for a command that one process does."""
-    if launched_together() and os.environ["WORLD_SIZE"] != "1":
+def require_one_process(command: str) -> None:
+    """Raises InvalidSetting where torchrun started several processes for a command that runs in one."""
+    if under_torchrun() and os.environ["WORLD_SIZE"] != "1":
         raise InvalidSetting(
             f"recon.{command} runs in one process: start it without torchrun, as python -m recon.{command}"
         )
 
 
-def launched_together() -> bool:
+def under_torchrun() -> bool:
     """Whether torchrun started this process."""
     return distributed.is_torchelastic_launched()
 
 
-def first_of_all() -> bool:
-    """Whether this process may speak, also before it has joined the others."""
-    return os.environ.get("RANK", "0") == "0" or not launched_together()
+def is_rank_zero() -> bool:
+    """Whether this process prints, also before it has joined the others."""
+    return os.environ.get("RANK", "0") == "0" or not under_torchrun()
 
 
-def first_to_say(what: str) -> bool:
-    """Whether no other process has asked this before: who says `what` where the first one may be gone."""
+def first_to_report(event: str) -> bool:
+    """Whether no other rank has asked this before: which rank reports an `event` where rank zero may be gone."""
     if not distributed.is_initialized():
         return True
     try:
-        return distributed.distributed_c10d._get_default_store().add(f"recon/{what}", 1) == 1
-    except RuntimeError:  # the store was with the one that is gone
+        return distributed.distributed_c10d._get_default_store().add(f"recon/{event}", 1) == 1
+    except RuntimeError:  # the store was on the rank that is gone
         return True
 
 
-def is_loss(error: BaseException) -> bool:
-    """Whether the error says that another process is gone."""
+def is_peer_failure(error: BaseException) -> bool:
+    """Whether the error says that another rank is gone."""
     if not isinstance(error, RuntimeError):
         return False
     return isinstance(error, distributed.DistError) or "gloo" in str(error) or "NCCL" in str(error)

@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile, TemporaryDirectory
 
 from losses import InvalidSetting
-from recon.distributed import launched_together
+from recon.distributed import under_torchrun
 
 # Launcher -> its package, and the extra of this package that installs it. Hydra's own, "basic", runs jobs in turn here.
 LAUNCHERS = {
@@ -44,7 +44,7 @@ def launcher_of(arguments: list[str]) -> str:
     for many in ("nodes", "tasks_per_node"):
         if any(word.startswith(f"hydra.launcher.{many}=") and not word.endswith("=1") for word in arguments):
             raise InvalidSetting(f"hydra.launcher.{many}: each run of a sweep is one process; set it to 1")
-    if launched_together():
+    if under_torchrun():
         raise InvalidSetting(f"{word} starts processes itself: not under torchrun")
     return given[-1]
 

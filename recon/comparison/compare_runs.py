@@ -12,7 +12,7 @@ from recon.comparison.assemble import Learnt, assemble, learnt_rows
 from recon.comparison.gather import Candidate, gather
 from recon.comparison.probed import with_probes
 from recon.console import duration
-from recon.distributed import refuse_several_processes
+from recon.distributed import require_one_process
 from recon.evaluation.evaluate_run import evaluated, table, undefined
 from recon.evaluation.evaluator import Evaluation
 from recon.evaluation.suite import Networks
@@ -34,7 +34,7 @@ def compare(settings: CompareSettings, given: frozenset[str] = frozenset()) -> i
     Raises:
         InvalidSetting: no run was named, runs that cannot be compared, none that can be evaluated, several processes.
     """
-    refuse_several_processes("compare")
+    require_one_process("compare")
     check_measuring(settings)
     began = time.monotonic()
     folder = Path(settings.out)

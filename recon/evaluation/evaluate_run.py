@@ -9,7 +9,7 @@ import torch
 
 from losses import InvalidSetting
 from recon.console import aligned, duration, progress_bar, with_interval
-from recon.distributed import refuse_several_processes
+from recon.distributed import require_one_process
 from recon.evaluation import results as record
 from recon.evaluation.evaluator import Evaluation, evaluate
 from recon.evaluation.suite import Networks, networks
@@ -79,7 +79,7 @@ def evaluate_run(settings: EvaluateSettings, given: frozenset[str] = frozenset()
     Raises:
         InvalidSetting: no such run, no readable model, nothing that could be drawn, no data, or several processes.
     """
-    refuse_several_processes("evaluate")
+    require_one_process("evaluate")
     if settings.run is None:
         raise InvalidSetting("give the run to evaluate: run=runs/NAME")
     began = time.monotonic()

@@ -65,9 +65,7 @@ def make_fabric(device: str, precision: str, ranks: Ranks = ALONE, sharded: bool
     renamed = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters  # torch 2.15
     ddp = DDPStrategy(**{"forward_sync_buffers" if renamed else "broadcast_buffers": False})
     strategy = sharding.strategy(ranks.count) if sharded else ddp
-    fabric = Fabric(
-        accelerator=kind, devices=ranks.per_machine, num_nodes=ranks.nodes, strategy=strategy, plugins=plugins
-    )
+    fabric = Fabric(accelerator=kind, devices=ranks.per_node, num_nodes=ranks.nodes, strategy=strategy, plugins=plugins)
     fabric.launch()
     return fabric
 
@@ -100,7 +98,7 @@ def own_fabric(device: str, precision: str, ranks: Ranks) -> Fabric:
     if ranks.count == 1:
         return make_fabric(device, precision)
     kind, _ = placed(device, ranks)
-    number = ranks.rank % ranks.per_machine
+    number = ranks.rank % ranks.per_node
     fabric = make_fabric(f"cuda:{number}" if kind == "cuda" else kind, precision)
     fabric.launch()  # so that this is the device that is meant where none is named
     return fabric
@@ -117,7 +115,7 @@ def placed(device: str, ranks: Ranks) -> tuple[str, str]:
     if int(index or 0) >= there:
         have = f"this machine has {there}" if kind == "cuda" else "this machine has none"
         raise InvalidSetting(f"device={device} is not there ({have}); use device=auto or device=cpu")
-    here = ranks.per_machine
+    here = ranks.per_node
     if here > 1 and kind != "cpu" and (index or here > there):
         raise InvalidSetting(
             f"device={device} is too little for {here} processes on this machine ({kind} devices: {there}); "

@@ -64,7 +64,7 @@ def train(
     model, _ = fabric.setup(run.model, run.optimizer)
     parameters = [p for p in run.model.parameters() if p.requires_grad]
     upload = Upload(fabric.device)
-    with Interrupt(patient=ranks.count > 1) as stop, Watch(run, rhythm, ranks.first) as watch:
+    with Interrupt(patient=ranks.count > 1) as stop, Watch(run, rhythm, ranks.is_zero) as watch:
         if run.step == 0:
             watch.save()  # a run can be resumed from its first moment
         while (signal := ranks.any_signal(stop.signal)) is None and run.step < rhythm.steps:

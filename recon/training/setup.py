@@ -27,7 +27,7 @@ from recon.data import (
     in_random_order,
     training_batches,
 )
-from recon.distributed import Ranks, first_to_say, is_loss, join
+from recon.distributed import Ranks, first_to_report, is_peer_failure, join
 from recon.model import MaskedAutoencoder, create_model
 from recon.model.distributions import MixtureLayers
 from recon.model.masking import strategy
@@ -64,30 +64,30 @@ def pretrain(settings: Settings, given: frozenset[str] = frozenset()) -> int:
     folder, saved = Path(), {}
     if settings.resume:
         # The first before the others: it may have to put a damaged one aside.
-        folder, (saved, refused) = ranks.in_turn(lambda: last_checkpoint(settings))
+        folder, (saved, refused) = ranks.rank_zero_first(lambda: last_checkpoint(settings))
         for line in refused:
-            ranks.say(f"refused: {line}; going on from the checkpoint before it")
+            ranks.print0(f"refused: {line}; going on from the checkpoint before it")
         settings = from_values(run_folder.resumed_settings(saved["settings"], settings, given))
         settings.name, settings.resume = folder.name, True
     config.check(settings, ranks.count)
     start = None
     if not settings.resume:
         head = head_of(settings.loss, **losses_of(settings))
-        start = ranks.in_turn(lambda: find_start(settings, given, head))
+        start = ranks.rank_zero_first(lambda: find_start(settings, given, head))
         if settings.model.refiner_width and type(head) is not PixelHead:
             if "model.refiner_width" in given or settings.train.parts == "refiner":
                 raise InvalidSetting(
                     f"model.refiner_width={settings.model.refiner_width}: a refiner corrects pixels, and "
                     f"{settings.loss} predicts {head.name}; leave it out"
                 )
-            ranks.say(f"no refiner: it corrects pixels, and {settings.loss} has a head of its own ({head.name})")
+            ranks.print0(f"no refiner: it corrects pixels, and {settings.loss} has a head of its own ({head.name})")
         config.check(settings, ranks.count)  # with what init brought
-    with ranks.one_voice():
+    with ranks.sync_errors():
         sharded = config.sharded(settings, ranks.count)
         fabric = make_fabric(settings.device, settings.precision, ranks, sharded)
     set_deterministic(settings.deterministic, fabric.device)
     data = settings.data
-    source, held_out = ranks.in_turn(lambda: make_data(settings))  # what is missing is fetched once
+    source, held_out = ranks.rank_zero_first(lambda: make_data(settings))  # what is missing is fetched once
     stream = {}
     if isinstance(source, StreamedSource):
         source.check_readers(ranks.count, data.workers)
@@ -96,7 +96,7 @@ def pretrain(settings: Settings, given: frozenset[str] = frozenset()) -> int:
     steps = number_of_steps(settings, saved.get("images") or images)
     if settings.compile:
         torch.compiler.reset()  # a run before it in a sweep had other shapes: these would be taken for variable ones
-    objective = ranks.in_turn(lambda: make_objective(settings, steps, fabric, ranks))
+    objective = ranks.rank_zero_first(lambda: make_objective(settings, steps, fabric, ranks))
     torch.manual_seed(settings.seed)  # one seed, one initial model, whatever the objective drew
     # Inputs are standardised as the weights to begin with are used to.
     mean, std = (start.checkpoint.mean, start.checkpoint.std) if start else (source.mean, source.std)
@@ -104,11 +104,11 @@ def pretrain(settings: Settings, given: frozenset[str] = frozenset()) -> int:
         mean, std = saved["start"]["mean"], saved["start"]["std"]
     model = make_model(settings, objective.head, mean, std)
     if isinstance(model.distribution, MixtureLayers) and not settings.resume:
-        model.distribution.take(ranks.by_first(lambda: principal_components(source, model, settings.seed)))
+        model.distribution.take(ranks.on_rank_zero(lambda: principal_components(source, model, settings.seed)))
     record = start.fill(model) if start else None
     if settings.train.parts != "all":
         model.train_only(settings.train.parts)
-    with ranks.one_voice():
+    with ranks.sync_errors():
         preview = make_preview(settings, held_out, model, fabric, ranks)
     if sharded:
         shard(model, fabric)
@@ -116,11 +116,11 @@ def pretrain(settings: Settings, given: frozenset[str] = frozenset()) -> int:
     seen_before = None
     if start and start.keep_decoder:
         with fabric.autocast():
-            others = start.beside(model).items() if ranks.first else ()
+            others = start.beside(model).items() if ranks.is_zero else ()
             beside = {title: preview.reconstruct(other.to(fabric.device)) for title, other in others}
             seen_before = drawn_before(f"before\n({settings.init})", preview.reconstruct(model), beside)
     if not settings.resume:
-        folder = ranks.by_first(lambda: run_folder.create(settings))  # now that all have what they need
+        folder = ranks.on_rank_zero(lambda: run_folder.create(settings))  # now that all have what they need
     run = Run(
         folder=folder,
         settings=run_folder.flat(settings),
@@ -136,18 +136,20 @@ def pretrain(settings: Settings, given: frozenset[str] = frozenset()) -> int:
         stream=stream,
     )
     if settings.resume:
-        with ranks.one_voice():
+        with ranks.sync_errors():
             run.load_state(saved)
         if stream != saved.get("stream", stream):
-            ranks.say(other_readers(saved["stream"], stream))
+            ranks.print0(other_readers(saved["stream"], stream))
         saved.clear()  # whole, on every process's host
-    if ranks.first:
+    if ranks.is_zero:
         run_folder.write_config(folder, settings, facts(run, steps, source))
         run_folder.write_environment(folder, fabric.device, ranks.count, sharded)
     if run.step >= steps:
-        ranks.say(f"{folder} has finished its {steps} steps already; its picture is {folder / 'reconstructions.png'}")
+        ranks.print0(
+            f"{folder} has finished its {steps} steps already; its picture is {folder / 'reconstructions.png'}"
+        )
         return 0
-    ranks.say(before(settings, run, steps, source, preview, fabric))
+    ranks.print0(before(settings, run, steps, source, preview, fabric))
     return execute(settings, run, steps, source, preview, fabric, ranks)
 
 
@@ -176,11 +178,11 @@ def execute(
         on_device=settings.data.augment == "device",
         repeats=settings.data.repeats,
     )
-    batches = ranks.together(batches)
+    batches = ranks.sync_batches(batches)
     try:
         stopped_by = train(run, fabric, batches, make_rhythm(settings, steps, ranks), preview, ranks)
     except Diverged as error:
-        ranks.say(f"ended at step {run.step} of {steps}: {error}")
+        ranks.print0(f"ended at step {run.step} of {steps}: {error}")
         return 1
     except RuntimeError as error:
         if operation := without_deterministic_kernel(error):
@@ -188,9 +190,9 @@ def execute(
                 f"deterministic=true: {operation} has no such kernel on {fabric.device}; leave deterministic out, "
                 f"or use another objective than {settings.loss}"
             ) from error
-        if ranks.count == 1 or not is_loss(error):
+        if ranks.count == 1 or not is_peer_failure(error):
             raise
-        if first_to_say("ended"):
+        if first_to_report("ended"):
             how = "another process of the run is gone; its last checkpoint stands, go on with:"
             print(f"ended after step {run.step} of {steps}: {how}\n{again}", flush=True)
         sys.exit(1)  # not to a sweep's next run, which could not be trained either
@@ -198,10 +200,10 @@ def execute(
         batches.close()
         set_deterministic(False, fabric.device)  # what comes after in this process need not be
     if stopped_by is not None:
-        ranks.say(f"stopped at step {run.step} of {steps}, and saved; go on with:\n{again}")
+        ranks.print0(f"stopped at step {run.step} of {steps}, and saved; go on with:\n{again}")
         return 128 + stopped_by
-    if ranks.first:  # who alone has looked at the held-out images
-        ranks.say(summary(run, time.monotonic() - began))
+    if ranks.is_zero:  # who alone has looked at the held-out images
+        ranks.print0(summary(run, time.monotonic() - began))
     return 0
 
 

@@ -17,7 +17,7 @@ class Partner(Processes):
         self.heard: list[torch.Tensor] = []
         self.said: list[torch.Tensor] = []
 
-    def add_up(self, tensors):
+    def all_reduce(self, tensors):
         self.said = [tensor.clone() for tensor in tensors]
         for tensor, other in zip(tensors, self.heard, strict=False):
             tensor += other

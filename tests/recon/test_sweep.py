@@ -135,7 +135,7 @@ def test_a_launcher_without_a_use_is_refused(monkeypatch, words, said):
 
 def test_not_under_torchrun(monkeypatch):
     monkeypatch.setattr(sweep, "version", lambda package: "1")
-    monkeypatch.setattr(sweep, "launched_together", lambda: True)
+    monkeypatch.setattr(sweep, "under_torchrun", lambda: True)
     with pytest.raises(InvalidSetting, match="not under torchrun"):
         launcher_of(["-m", "hydra/launcher=joblib"])
     assert launcher_of(["-m", "loss=mse,l1"]) == "basic"

@@ -13,7 +13,7 @@ from torch import distributed
 from losses import InvalidSetting
 from recon import distributed as processes
 from recon.comparison.compare_runs import compare
-from recon.distributed import ALONE, Ranks, first_to_say
+from recon.distributed import ALONE, Ranks, first_to_report
 from recon.evaluation.evaluate_run import evaluate_run
 from recon.study_config import CompareSettings, EvaluateSettings
 
@@ -32,18 +32,18 @@ class Table:
 class Threads(Ranks):
     table: Table = field(default_factory=Table)
 
-    def _all(self, value):
+    def all_gather(self, value):
         self.table.said[self.rank] = value
         self.table.barrier.wait()
         found = list(self.table.said)
         self.table.barrier.wait()
         return found
 
-    def largest(self, number):
-        return max(self._all(number))
+    def max(self, number):
+        return max(self.all_gather(number))
 
-    def from_first(self, value):
-        return self._all(value)[0]
+    def broadcast(self, value):
+        return self.all_gather(value)[0]
 
 
 def by_all(function: Callable[[Ranks], Any]) -> list[Any]:
@@ -63,8 +63,10 @@ def by_all(function: Callable[[Ranks], Any]) -> list[Any]:
 @pytest.mark.parametrize("things", range(8))
 def test_shared_work_is_done_once_and_known_to_all_in_order(things):
     done = []
-    found = by_all(lambda ranks: ranks.shared(iter(range(things)), lambda k: done.append(k) or k**2))
-    assert found == [[k**2 for k in range(things)]] * COUNT == [ALONE.shared(range(things), lambda k: k**2)] * COUNT
+    found = by_all(lambda ranks: ranks.parallel_map(lambda k: done.append(k) or k**2, iter(range(things))))
+    assert (
+        found == [[k**2 for k in range(things)]] * COUNT == [ALONE.parallel_map(lambda k: k**2, range(things))] * COUNT
+    )
     assert sorted(done) == list(range(things))
 
 
@@ -73,8 +75,8 @@ def test_rows_made_of_every_third_batch_come_back_in_order(images):
     whole = torch.arange(2.0 * images).reshape(images, 2)
 
     def rows(ranks: Ranks) -> torch.Tensor:
-        own = ranks.mine(whole.split(4))
-        return ranks.rows(torch.cat(own) if own else torch.empty(0), 4)
+        own = ranks.own_part(whole.split(4))
+        return ranks.gather_rows(torch.cat(own) if own else torch.empty(0), 4)
 
     assert all(torch.equal(found, whole) for found in by_all(rows))
     assert torch.equal(rows(ALONE), whole)
@@ -87,28 +89,28 @@ def test_an_error_of_one_is_raised_in_all(kind):
             raise kind("the fifth cannot be done")
         return k
 
-    found = by_all(lambda ranks: ranks.shared(range(10), failing))
+    found = by_all(lambda ranks: ranks.parallel_map(failing, range(10)))
     assert [(type(error), str(error)) for error in found] == [(kind, "the fifth cannot be done")] * COUNT
 
 
 def test_what_any_may_say_one_says():
-    assert first_to_say("a") and first_to_say("a")  # a process alone
+    assert first_to_report("a") and first_to_report("a")  # a process alone
     distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
     try:
-        assert [first_to_say(what) for what in ("a", "b", "a", "b")] == [True, True, False, False]
+        assert [first_to_report(what) for what in ("a", "b", "a", "b")] == [True, True, False, False]
     finally:
         distributed.destroy_process_group()
 
 
 def test_what_the_first_alone_does_all_know_or_all_raise():
     done = []
-    assert by_all(lambda ranks: ranks.by_first(lambda: done.append(ranks.rank) or "made")) == ["made"] * COUNT
+    assert by_all(lambda ranks: ranks.on_rank_zero(lambda: done.append(ranks.rank) or "made")) == ["made"] * COUNT
     assert done == [0]
 
     def refused() -> None:
         raise InvalidSetting("no")
 
-    assert [str(error) for error in by_all(lambda ranks: ranks.by_first(refused))] == ["no"] * COUNT
+    assert [str(error) for error in by_all(lambda ranks: ranks.on_rank_zero(refused))] == ["no"] * COUNT
 
 
 @pytest.mark.parametrize(
@@ -119,7 +121,7 @@ def test_what_the_first_alone_does_all_know_or_all_raise():
     ],
 )
 def test_measuring_runs_in_one_process_and_says_so_under_torchrun(monkeypatch, command, name, settings):
-    monkeypatch.setattr(processes, "launched_together", lambda: True)
+    monkeypatch.setattr(processes, "under_torchrun", lambda: True)
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(
         InvalidSetting, match=f"runs in one process: start it without torchrun, as python -m recon.{name}$"
