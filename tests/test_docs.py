@@ -1,0 +1,56 @@
+"""The README and the docs: their commands are understood, their snippets run, their links lead somewhere."""
+
+import importlib
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+
+from recon.cli import understood
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+COMMAND = re.compile(r"python -m recon\.(\w+)((?: [^#\n`]*)?)")
+
+
+def commands(page: Path) -> list[tuple[str, list[str]]]:
+    """(name, words) of every command of this project in code blocks and code spans."""
+    text = page.read_text().replace("\\\n", " ")
+    found = [(name, shlex.split(words)) for name, words in COMMAND.findall(text)]
+    return [(name, [word for word in words if word != "..."]) for name, words in found]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_has_known_settings_alone(page):
+    for name, words in commands(page):
+        if name == "X":
+            continue
+        understood(words, importlib.import_module(f"recon.{name}").COMMAND)
+
+
+def test_the_readme_has_commands_of_every_kind():
+    named = {name for page in PAGES for name, _ in commands(page)}
+    assert {"pretrain", "evaluate", "compare", "probe", "convert", "pack"} <= named
+
+
+def test_the_readme_s_snippet_runs():
+    (snippet,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    torch.manual_seed(0)
+    images = torch.rand(2, 3, 32, 32)
+    prediction = torch.randn(2, 16, 192, requires_grad=True)
+    mask = torch.rand(2, 16) < 0.75
+    exec(snippet, {"prediction": prediction, "images": images, "mask": mask})
+    assert prediction.grad is not None
+    assert (prediction.grad[mask] != 0).any() and (prediction.grad[~mask] == 0).all()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_within_the_project_lead_somewhere(page):
+    for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text()):
+        assert (page.parent / target).exists(), target
+
+
+def test_the_readme_is_a_page():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 120
