@@ -1,4 +1,8 @@
-"""The edge: from the command line to settings, and from errors to one line and exit status 2."""
+"""The edge: from the command line to settings, and from errors to one line and exit status 2.
+
+Neither this module nor those that it imports load torch, so that help and errors come at once. A command's function
+imports what it needs when it is called.
+"""
 
 import os
 import sys
@@ -6,7 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import hydra
 from hydra.core.config_store import ConfigStore
@@ -19,10 +23,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from losses import InvalidSetting, nearest
 from recon import sweep
-from recon.config import RENAMED, Settings, every_setting
-from recon.distributed import first_to_report, is_rank_zero, join, under_torchrun
-from recon.model.bundled import NAMES
-from recon.training.device import is_out_of_memory
+from recon.config import BUNDLED, RENAMED, Settings, every_setting
+from recon.environment import is_rank_zero, under_torchrun
 from recon.usage import help_text, presets
 
 # `data=cifar10` says data.name=cifar10, and a preset needs no plus.
@@ -36,7 +38,7 @@ OWN = {
     "data.root": (),
     "model.name": (),
     "preset": (),
-    "init": ("none", "null", *NAMES),
+    "init": ("none", "null", *BUNDLED),
     "resume": ("false", "no", "n", "off", "0"),
 }
 DEMO_TAKEN = "preset=demo: neither data, model, preset nor init is given; the demonstration on embedded photographs"
@@ -91,8 +93,10 @@ def run(task: Task, command: Command) -> None:
         launcher = sweep.launcher_of(sys.argv[1:])
     except InvalidSetting as error:
         _complain(str(error))
-        join().leave()
-        sys.exit(2)
+        _exit(2)
+    if {"-h", "--help"} & set(sys.argv):
+        print(help_text(command.name, command.about, command.settings, command.bare))
+        _exit(0)
     if demo:
         _say_demo(sys.argv[1:])
         sys.argv.append(DEMO)
@@ -108,8 +112,7 @@ def run(task: Task, command: Command) -> None:
         except (HydraException, OmegaConfBaseException) as error:
             _complain(in_one_line(error, command.keys))
             status = 2
-    join().leave()
-    sys.exit(status)
+    _exit(status)
 
 
 def _job(task: Task, command: Command, words: list[str], folder: Path, launcher: str) -> Callable[[DictConfig], None]:
@@ -125,6 +128,9 @@ def _job(task: Task, command: Command, words: list[str], folder: Path, launcher:
             status, line = 2, in_one_line(error, command.keys)
             _complain(line)
         except (RuntimeError, MemoryError) as error:
+            from recon.distributed import first_to_report
+            from recon.training.device import is_out_of_memory
+
             if not is_out_of_memory(error):
                 raise
             status, line = 2, f"out of memory; {command.less_memory}"
@@ -134,10 +140,18 @@ def _job(task: Task, command: Command, words: list[str], folder: Path, launcher:
                 sys.exit(status)  # the others may still have enough, and would wait for this one
         sweep.report(folder, status, line)
         if status > 128 and launcher == "basic":  # a signal ends the whole sweep
-            join().leave()
-            sys.exit(status)
+            _exit(status)
 
     return job
+
+
+def _exit(status: int) -> NoReturn:
+    """Ends this process, together with the others that torchrun started."""
+    if under_torchrun():
+        from recon.distributed import join
+
+        join().leave()
+    sys.exit(status)
 
 
 def understood(arguments: list[str], command: Command) -> tuple[list[str], list[str], bool]:
@@ -247,15 +261,12 @@ def _store(command: Command, folder: Path) -> None:
     """Registers the command's settings and help with Hydra, and the folder of a sweep."""
     store = ConfigStore.instance()
     store.store("settings", command.settings)
-    text = help_text(command.name, command.about, command.settings, command.bare)
-    store.store("recon", {"template": text.replace("$", "$$")}, group="hydra/help")
     store.store(
         command.name,
         {
             "defaults": [
                 "settings",
                 "_self_",
-                {"override hydra/help": "recon"},
                 {"override hydra/hydra_logging": "disabled"},
                 {"override hydra/job_logging": "disabled"},
             ],

@@ -1,7 +1,6 @@
 """Command: many runs on the same images and masks, one report."""
 
 from recon.cli import Command, run
-from recon.comparison.compare_runs import compare
 from recon.study_config import CompareSettings
 
 COMMAND = Command(
@@ -11,6 +10,13 @@ COMMAND = Command(
     "runs",
     less_memory="lower batch",
 )
+
+
+def compare(settings: CompareSettings, given: frozenset[str]) -> int:
+    from recon.comparison.compare_runs import compare
+
+    return compare(settings, given)
+
 
 if __name__ == "__main__":
     run(compare, COMMAND)

@@ -10,6 +10,9 @@ from typing import Any
 
 from losses import TERM_OPTIONS, InvalidSetting, option
 
+# Masked autoencoders that this package carries, as `init=` and `run=` name them.
+BUNDLED = ("bundled", "bundled_sharp")
+
 # Settings that had another name once: old name -> new name.
 RENAMED = {"batch.global": "batch.size", "in": "input"}
 

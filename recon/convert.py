@@ -1,13 +1,56 @@
 """Command: checkpoints of others read, and one's own written for others."""
 
+from dataclasses import dataclass
+from pathlib import Path
+
+from losses import InvalidSetting, nearest, option
 from recon.cli import Command, run
-from recon.conversion import ConvertSettings, convert
+
+
+@dataclass
+class ConvertSettings:
+    input: str | None = option(None, "checkpoint: a file, a folder of transformers or timm, or a run")
+    out: str | None = option(None, "where to write; null: only say what the checkpoint is")
+    format: str | None = option(
+        None, "official, timm, huggingface, recon; null: .safetensors recon, .pth official, a folder huggingface"
+    )
+    target: str | None = option(None, "pixels or normalised: the decoder's target, where the checkpoint cannot tell")
+
 
 COMMAND = Command(
     "convert",
     "Converts a checkpoint:  python -m recon.convert input=mae_pretrain_vit_base.pth out=vitb.safetensors",
     ConvertSettings,
 )
+
+
+def convert(settings: ConvertSettings, given: frozenset[str] = frozenset()) -> int:
+    """Reads a checkpoint, says what it is, and writes it in another format.
+
+    Raises:
+        InvalidSetting: nothing to read, or it cannot be read or written; then nothing has been written.
+    """
+    from recon.model.formats import FORMATS, format_for, read, write
+
+    if settings.input is None:
+        raise InvalidSetting("give the checkpoint: input=mae_pretrain_vit_base.pth (and out=vitb.safetensors)")
+    if settings.format is not None and settings.format not in FORMATS:
+        suggestion = nearest(settings.format, FORMATS)
+        raise InvalidSetting(f"unknown format '{settings.format}'{suggestion} (formats: {', '.join(FORMATS)})")
+    out = None if settings.out is None else Path(settings.out)
+    form = settings.format or (format_for(out) if out else None)
+    if out and out.exists():  # said before a gigabyte is read
+        raise InvalidSetting(f"{out} exists; choose another out=, or remove it first")
+    checkpoint = read(Path(settings.input), settings.target)
+    left_out = write(checkpoint, out, form) if out else []
+    lines = {"read": f"{settings.input}   (sha256 {checkpoint.sha256[:16]})"} | checkpoint.description()
+    if out:
+        lines["wrote"] = f"{out}   ({form})"
+    if left_out:
+        lines["left out"] = "; ".join(f"{what}: format={form} has no place for it" for what in left_out)
+    print("\n".join(f"{word:<10} {text}" for word, text in lines.items()))
+    return 0
+
 
 if __name__ == "__main__":
     run(convert, COMMAND)

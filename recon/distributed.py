@@ -17,6 +17,7 @@ from torch import Tensor, distributed
 
 from losses.options import InvalidSetting
 from losses.processes import Processes
+from recon.environment import under_torchrun
 
 if TYPE_CHECKING:
     from recon.data import Batch
@@ -220,16 +221,6 @@ def require_one_process(command: str) -> None:
         raise InvalidSetting(
             f"recon.{command} runs in one process: start it without torchrun, as python -m recon.{command}"
         )
-
-
-def under_torchrun() -> bool:
-    """Whether torchrun started this process."""
-    return distributed.is_torchelastic_launched()
-
-
-def is_rank_zero() -> bool:
-    """Whether this process prints, also before it has joined the others."""
-    return os.environ.get("RANK", "0") == "0" or not under_torchrun()
 
 
 def first_to_report(event: str) -> bool:

@@ -1,7 +1,6 @@
 """Command: how sharp and how faithful a run's reconstructions are."""
 
 from recon.cli import Command, run
-from recon.evaluation.evaluate_run import evaluate_run
 from recon.study_config import EvaluateSettings
 
 COMMAND = Command(
@@ -11,5 +10,12 @@ COMMAND = Command(
     less_memory="lower batch",
 )
 
+
+def evaluate(settings: EvaluateSettings, given: frozenset[str]) -> int:
+    from recon.evaluation.evaluate_run import evaluate_run
+
+    return evaluate_run(settings, given)
+
+
 if __name__ == "__main__":
-    run(evaluate_run, COMMAND)
+    run(evaluate, COMMAND)

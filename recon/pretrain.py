@@ -1,13 +1,20 @@
 """Command: train a masked autoencoder under one objective, or under many (`-m`)."""
 
 from recon.cli import Command, run
-from recon.training.setup import pretrain
+from recon.config import Settings
 
 COMMAND = Command(
     "pretrain",
     "Trains a masked autoencoder:  python -m recon.pretrain loss=perceptual+mse",
     less_memory="lower batch.per_device (gradients are then accumulated), or set model.gradient_checkpointing=true",
 )
+
+
+def pretrain(settings: Settings, given: frozenset[str]) -> int:
+    from recon.training.setup import pretrain
+
+    return pretrain(settings, given)
+
 
 if __name__ == "__main__":
     run(pretrain, COMMAND)

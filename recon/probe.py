@@ -1,7 +1,6 @@
 """Command: what a run's representation is worth."""
 
 from recon.cli import Command, run
-from recon.probing.probe_run import probe
 from recon.study_config import ProbeSettings
 
 COMMAND = Command(
@@ -10,6 +9,13 @@ COMMAND = Command(
     ProbeSettings,
     less_memory="lower batch; probes that train have smaller batches under probe.recipe=small",
 )
+
+
+def probe(settings: ProbeSettings, given: frozenset[str]) -> int:
+    from recon.probing.probe_run import probe
+
+    return probe(settings, given)
+
 
 if __name__ == "__main__":
     run(probe, COMMAND)

@@ -1,4 +1,4 @@
-"""Settings of recon.probe."""
+"""The settings of recon.evaluate, recon.compare and recon.probe; those of recon.pretrain are in config.py."""
 
 import math
 from dataclasses import dataclass, field

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from losses import InvalidSetting
-from recon.conversion import ConvertSettings, convert
+from recon.convert import ConvertSettings, convert
 from recon.model.formats import read
 from tests.recon.model.formats.conftest import encoder_only, made, same
 

@@ -1,0 +1,27 @@
+"""Help and mistakes are answered before torch is imported, which takes seconds."""
+
+import subprocess
+import sys
+
+import pytest
+
+ASKED = """
+import runpy, sys
+sys.argv = {words!r}
+try:
+    runpy.run_module("recon." + {command!r}, run_name="__main__", alter_sys=True)
+except SystemExit as end:
+    print("status", end.code)
+print("imported", [name for name in ("torch", "torchvision", "timm", "kornia", "numpy") if name in sys.modules])
+"""
+
+
+@pytest.mark.parametrize("command", ["pretrain", "evaluate", "compare", "probe", "convert"])
+@pytest.mark.parametrize(
+    ("word", "status", "said"), [("--help", 0, "Settings (key=value)"), ("devise=cpu", 2, "unknown setting")]
+)
+def test_help_and_mistyped_settings_need_no_torch(command, word, status, said, tmp_path):
+    code = ASKED.format(command=command, words=[command, word])
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=100)
+    assert said in done.stdout + done.stderr, done.stderr
+    assert f"status {status}\nimported []" in done.stdout, done.stdout[-300:]
