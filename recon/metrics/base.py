@@ -1,28 +1,29 @@
-"""A reconstruction beside its truth, in the views that metrics share."""
+"""What all metrics share: an image pair, the description of a metric, and evaluation in chunks that fit the memory."""
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from math import isqrt
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from losses.features.distance import CHUNK_PIXELS
 from losses.patches import patchify, spread
 
-LUMA = (0.2125, 0.7154, 0.0721)  # of scikit-image's rgb2gray
+LUMA = (0.2125, 0.7154, 0.0721)  # scikit-image's rgb2gray; the sharpness metrics are checked against scikit-image
+CACHE_VALUES = 3 * 4 * 64 * 64  # numbers per chunk on a CPU: the chunk and its intermediate results stay in the cache
+DEVICE_BYTES = 512  # of GPU memory per number in a chunk: VGG19's first layers need about 350
 
 
 class Pair:
-    """A reconstruction and its truth, of which hidden patches alone count.
+    """A reconstruction and its truth; metrics count hidden patches only.
 
-    Views are computed on demand, kept, and shared by all metrics; they are float32 or wider.
+    Derived tensors are computed on first use, kept, and shared by all metrics. They are float32 or wider.
 
     Args:
-        image: (B, 3, H, W), clamped to [0, 1]; what it holds in visible patches is replaced by the truth.
+        image: (B, 3, H, W), clamped to [0, 1]; its visible patches are replaced by the truth's.
         truth: (B, 3, H, W) in [0, 1].
         mask: (B, N) bool, True where a patch was hidden; patches row by row.
     """
@@ -60,7 +61,7 @@ class Pair:
         return grey_patches(self.truth, self.patch_size)
 
     def of_truth(self) -> "Pair":
-        """The truth in the reconstruction's place."""
+        """The truth paired with itself: what a perfect reconstruction would be."""
         return Pair(self.truth, self.truth, self.mask)
 
 
@@ -71,14 +72,15 @@ def colour_patches(images: Tensor, patch_size: int) -> Tensor:
 
 
 def grey_patches(images: Tensor, patch_size: int) -> Tensor:
-    """Luminance, (B, 3, H, W) -> (B, N, p, p)."""
+    """Luminance of each patch, (B, 3, H, W) -> (B, N, p, p)."""
     return patchify(grey(images)[:, None], patch_size).unflatten(-1, (patch_size, patch_size))
 
 
 def grey(images: Tensor) -> Tensor:
-    """Luminance as scikit-image's `rgb2gray`: (..., 3, H, W) -> (..., H, W)."""
-    red, green, blue = images.unbind(-3)
-    return (LUMA[0] * red).add_(green, alpha=LUMA[1]).add_(blue, alpha=LUMA[2])
+    """Luminance with the weights of scikit-image's `rgb2gray`: (..., 3, H, W) -> (..., H, W)."""
+    from kornia.color import rgb_to_grayscale  # takes a second, which commands that measure nothing should not wait
+
+    return rgb_to_grayscale(images, torch.tensor(LUMA, dtype=images.dtype, device=images.device)).squeeze(-3)
 
 
 class Undefined(Exception):
@@ -92,23 +94,23 @@ class MetricInfo:
     Args:
         description: one sentence: what it measures, and on which pixels.
         unit: of its values ("dB", "share", ...).
-        low, high: its range.
         better: "higher", "lower", or "truth": best where it equals the same number on the truth.
         reference: paper and the implementation it agrees with.
         paired: whether it compares with the truth. One that does not is shown beside the truth's own number.
+        low, high: its range.
     """
 
     name: str
     description: str
     unit: str
-    low: float
-    high: float
     better: Literal["higher", "lower", "truth"]
     reference: str
-    paired: bool
+    paired: bool = True
+    low: float = 0
+    high: float = math.inf
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Metric(MetricInfo):
     """A metric with one value per image; call it with a `Pair`.
 
@@ -123,27 +125,39 @@ class Metric(MetricInfo):
         return self.function(pair)
 
 
-VALUES = 3 * CHUNK_PIXELS  # of each tensor together: with what is made of them they stay in a CPU's cache
+def image_metric(function: Callable[[Tensor, Tensor, Tensor], Tensor], **info: Any) -> Metric:
+    """A metric from a function of image, truth (B, 3, H, W) and hidden pixels (B, 1, H, W) -> (B,)."""
+    info.setdefault("name", getattr(function, "__name__", ""))
+    return Metric(function=lambda pair: function(pair.image, pair.truth, pair.hidden), **info)
+
+
+def patch_metric(function: Callable[[Tensor, Tensor], Tensor], **info: Any) -> Metric:
+    """A metric of the reconstruction alone, from a function of grey patches (B, N, p, p) and hidden (B, N) -> (B,)."""
+
+    def of_pair(pair: Pair) -> Tensor:
+        return map_in_chunks(function, pair.grey_patches, pair.mask)
+
+    return Metric(name=function.__name__, better="truth", paired=False, function=of_pair, **info)
 
 
 @torch.no_grad()
-def a_few_at_a_time(function: Callable[..., Tensor], *tensors: Tensor, values: int = VALUES) -> Tensor:
-    """`function` of batches, its values joined; without a gradient. On a CPU so few images together that they have at
-    most `values` numbers in the first tensor."""
-    first = tensors[0]
-    few = max(1, values // first[0].numel()) if first.device.type == "cpu" else len(first)
-    return torch.cat([function(*part) for part in zip(*(x.split(few) for x in tensors), strict=True)])
+def map_in_chunks(function: Callable[..., Any], *tensors: Tensor, values: int | None = None) -> Any:
+    """Applies `function` to chunks of a batch and concatenates the tensor, or the tuple of tensors, that it returns.
+
+    Without a gradient. Every tensor has the batch first; `chunk_length` of the first one's items is the chunk's size.
+    """
+    length = chunk_length(tensors[0][0].numel(), tensors[0].device, values)
+    results = [function(*chunk) for chunk in zip(*(x.split(length) for x in tensors), strict=True)]
+    return torch.cat(results) if isinstance(results[0], Tensor) else tuple(map(torch.cat, zip(*results, strict=True)))
 
 
-class Room:
-    """Memory that is written to again and again: new pages from the system cost more than to fill them."""
+def chunk_length(item_values: int, device: torch.device, values: int | None = None) -> int:
+    """How many items of `item_values` numbers are best computed together; at least 1.
 
-    def __init__(self):
-        self.memory = torch.empty(0, dtype=torch.float64)
-
-    def of(self, shape: tuple[int, ...], device: torch.device) -> Tensor:
-        """A float64 tensor of that shape that holds anything, until somebody asks again."""
-        count = math.prod(shape)
-        if len(self.memory) < count or self.memory.device != device:
-            self.memory = torch.empty(count, dtype=torch.float64, device=device)
-        return self.memory[:count].view(shape)
+    On a CPU as many as have `values` numbers, by default `CACHE_VALUES`; on a GPU as many as half of its free memory
+    can hold at `DEVICE_BYTES` per number.
+    """
+    if device.type == "cuda":
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # kept by torch's allocator
+        values = (torch.cuda.mem_get_info(device)[0] + unused) // 2 // DEVICE_BYTES
+    return max(1, (values or CACHE_VALUES) // max(1, item_values))

@@ -1,6 +1,5 @@
 """Distances and features of frozen networks: LPIPS, and VGG19's."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict
 
@@ -11,10 +10,10 @@ from torch.nn import functional as F
 from losses.features.trunks import SMALLEST, TRUNKS, load_lpips
 from losses.features.vgg19 import DEFAULT_TAPS, VGG19
 from losses.features.weights import load_vgg19
-from recon.metrics.base import VALUES, Metric, MetricInfo, Undefined, a_few_at_a_time
+from recon.metrics.base import CACHE_VALUES, Metric, MetricInfo, Undefined, image_metric, map_in_chunks
 from recon.metrics.fidelity import area_mean
 
-LPIPS_VALUES = 16 * VALUES  # large strides: of few images its layers have too little to do
+LPIPS_VALUES = 16 * CACHE_VALUES  # its layers have large strides and need more images to be busy
 
 
 class Lpips(nn.Module):
@@ -51,7 +50,7 @@ class Lpips(nn.Module):
     def forward(self, image: Tensor, truth: Tensor, hidden: Tensor) -> Tensor:
         if min(image.shape[2:]) < SMALLEST[self.name]:
             raise Undefined(f"images below {SMALLEST[self.name]} pixels")
-        return a_few_at_a_time(self._distance, image, truth, hidden, values=LPIPS_VALUES)
+        return map_in_chunks(self._distance, image, truth, hidden, values=LPIPS_VALUES)
 
     def provenance(self) -> dict[str, str]:
         return self.source
@@ -86,7 +85,7 @@ class FeatureDistance(nn.Module):
         self.strides = [_stride(self.net, index) for index in self.net.indices]
 
     def forward(self, image: Tensor, truth: Tensor, hidden: Tensor) -> Tensor:
-        return a_few_at_a_time(self._distance, image, truth, hidden)
+        return map_in_chunks(self._distance, image, truth, hidden)
 
     def provenance(self) -> dict[str, str]:
         return self.source
@@ -110,7 +109,7 @@ class PooledFeatures(nn.Module):
         self.source = load_vgg19(self.net, source)
 
     def forward(self, images: Tensor) -> Tensor:
-        return a_few_at_a_time(lambda few: features(self.net, few)[0].mean((2, 3)), images)
+        return map_in_chunks(lambda few: features(self.net, few)[0].mean((2, 3)), images)
 
     def provenance(self) -> dict[str, str]:
         return self.source
@@ -131,12 +130,12 @@ def _stride(net: VGG19, index: int) -> int:
 
 def lpips_metric(net: Lpips) -> Metric:
     """LPIPS as a metric, computed by the loaded network."""
-    return Metric(**asdict(LPIPS[net.name]), function=lambda pair: net(pair.image, pair.truth, pair.hidden))
+    return image_metric(net, **asdict(LPIPS[net.name]))
 
 
 def feature_distance_metric(net: FeatureDistance) -> Metric:
     """The feature distance as a metric, computed by the loaded network."""
-    return Metric(**asdict(VGG), function=lambda pair: net(pair.image, pair.truth, pair.hidden))
+    return image_metric(net, **asdict(VGG))
 
 
 # Described without their networks, so that a table lists them where the weights are missing.
@@ -145,11 +144,8 @@ LPIPS = {
         name="lpips",
         description=f"Learned perceptual distance (LPIPS-{net}), its map averaged over hidden pixels.",
         unit="0 for the truth",
-        low=0,
-        high=math.inf,
         better="lower",
         reference="Zhang et al. 2018; the map of lpips.LPIPS(spatial=True), version 0.1",
-        paired=True,
     )
     for net in TRUNKS
 }
@@ -157,9 +153,6 @@ VGG = MetricInfo(
     name="vgg19",
     description=f"Mean-squared difference of VGG19 features over hidden area, summed over {', '.join(DEFAULT_TAPS)}.",
     unit="features squared",
-    low=0,
-    high=math.inf,
     better="lower",
     reference="Johnson et al. 2016, equation 1, without its square root; losses.perceptual, image by image",
-    paired=True,
 )

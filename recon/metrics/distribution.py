@@ -5,10 +5,10 @@ import math
 import torch
 from torch import Tensor
 
-from recon.metrics.base import MetricInfo, Pair, Undefined
+from recon.metrics.base import MetricInfo, Pair, Undefined, chunk_length
 from recon.metrics.spectrum import ROUNDING, bands, dct2
 
-BLOCK = 2**19  # numbers of a kernel held at a time: they stay in a CPU's cache
+BLOCK = 2**19  # numbers of a kernel, or of sorted projections, in a chunk on a CPU: they stay in its cache
 PATCHES = 16  # hidden patches kept of one image
 
 
@@ -44,15 +44,15 @@ def paired_kid(features: Tensor, true_features: Tensor) -> Tensor:
     The mean is the unbiased estimate without the terms of an image with its own truth (the U-statistic of Gretton et
     al. 2012, lemma 6, with the kernel of `kid`): unbiased though the sets are paired, and exactly 0 for the truth.
     The values are jackknife pseudo-values: their standard deviation / sqrt(n) is the standard error of the mean, they
-    may be averaged, resampled and subtracted between runs as any metric's values. One alone is no measurement.
-    NaN for an image whose features are not finite; the others do without it.
+    may be averaged, resampled and subtracted between runs as any metric's values. A single one says nothing.
+    NaN for an image whose features are not finite; it does not change the others.
     """
     finite = (features.isfinite() & true_features.isfinite()).all(1)
     x, y = features[finite].double(), true_features[finite].double()
     n = len(x)
     _enough(n)
     rows = [
-        (_kernel(x[i], x) + _kernel(y[i], y) - _kernel(x[i], y) - _kernel(y[i], x)).sum(1) for i in _blocks(n, 4 * n)
+        (_kernel(x[i], x) + _kernel(y[i], y) - _kernel(x[i], y) - _kernel(y[i], x)).sum(1) for i in _blocks(x, 4 * n)
     ]
     own = _kernel(x, x, paired=True) + _kernel(y, y, paired=True) - 2 * _kernel(x, y, paired=True)
     sums = torch.cat(rows) - own
@@ -71,7 +71,7 @@ def _kernel(x: Tensor, y: Tensor, paired: bool = False) -> Tensor:
 def _own_kernel_sums(x: Tensor) -> Tensor:
     """Sums of the kernel of each with all of x, itself too: (n, d) -> (n,). Each pair is worked out once."""
     sums = x.new_zeros(len(x))
-    for block in _blocks(len(x), len(x)):
+    for block in _blocks(x, len(x)):
         kernel = _kernel(x[block], x[block.start :])
         sums[block] += kernel.sum(1)
         sums[block.stop :] += kernel[:, len(kernel) :].sum(0)
@@ -81,17 +81,17 @@ def _own_kernel_sums(x: Tensor) -> Tensor:
 def _kernel_sums(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Sums of the kernel over all of y, and over all of x: (n, d), (m, d) -> (n,), (m,)."""
     over_y, over_x = [], x.new_zeros(len(y))
-    for block in _blocks(len(x), len(y)):
+    for block in _blocks(x, len(y)):
         kernel = _kernel(x[block], y)
         over_y.append(kernel.sum(1))
         over_x += kernel.sum(0)
     return torch.cat(over_y), over_x
 
 
-def _blocks(n: int, width: int) -> list[slice]:
-    """Rows 0..n in blocks, so that a block of `width` columns stays within bounded memory."""
-    rows = max(1, BLOCK // width)
-    return [slice(i, i + rows) for i in range(0, n, rows)]
+def _blocks(x: Tensor, width: int) -> list[slice]:
+    """The rows of x in blocks, so that a block of `width` columns stays within bounded memory."""
+    rows = chunk_length(width, x.device, BLOCK)
+    return [slice(i, i + rows) for i in range(0, len(x), rows)]
 
 
 def _enough(n: int) -> None:
@@ -108,9 +108,9 @@ class SlicedWasserstein:
     sorted projections of prediction and truth, over the truth's root mean square: "standard deviations of the truth".
     The value is the mean over vectors. Compare Karras et al. 2018 (arXiv 1710.10196, section 5).
 
-    It sees sets alone: texture in the wrong place costs nothing. 0 for the truth; a perfect sampler of the likely
+    It compares sets: texture in the wrong place costs nothing. 0 for the truth; a perfect sampler of the likely
     completions comes near it only as images grow in number, in the order of 1 / sqrt(images).
-    Keeps 2 x 16 x `projections` numbers of an image.
+    Keeps 2 x 16 x `projections` float32 numbers of an image; projections are computed in float64, as `dct2` is.
     """
 
     def __init__(self, patch_size: int, projections: int = 64, seed: int = 0):
@@ -123,11 +123,11 @@ class SlicedWasserstein:
         self.kept: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def update(self, pair: Pair) -> None:
-        """Takes in a batch; its images follow those of the batches before."""
+        """Adds a batch; its images follow those of the batches before."""
         self.kept.append(self.sample(pair))
 
     def sample(self, pair: Pair) -> tuple[Tensor, Tensor, Tensor]:
-        """What `kept` has of a batch of images: projections of prediction and truth, and which of them count."""
+        """A batch's part of `kept`: projections of prediction and truth (B, 16, P), and which count, (B, 16)."""
         chosen, filled = _evenly(pair.mask, min(PATCHES, pair.mask.shape[1]))
         image = torch.arange(len(chosen), device=chosen.device)[:, None]
         directions = self.directions.to(chosen.device)
@@ -146,22 +146,25 @@ class SlicedWasserstein:
 
         A distance is the mean of a potential over the predictions less its mean over the truth (Kantorovich duality);
         an image adds its patches' part, less what its texture adds to the scale. So the values may be averaged,
-        resampled and subtracted between runs as any metric's values, for an error to first order. (To draw images
-        anew and measure again would add distance of its own.) One alone is no measurement and may be below 0. NaN for
-        images with nothing hidden or with NaN in the prediction; the others do without them.
+        resampled and subtracted between runs as any metric's values, for an error to first order. (Measuring
+        resampled images again would add distance of its own.) A single value says nothing and may be below 0. NaN for
+        images with nothing hidden or with NaN in the prediction; they do not change the others.
         """
         predicted, true, filled = (torch.cat(parts) for parts in zip(*self.kept, strict=True))
         patches = filled.sum(1).double()
         owner = torch.arange(len(filled), device=filled.device)[:, None].expand_as(filled)[filled]  # (M,)
         total = torch.zeros_like(patches)
         distance = 0
-        for x, y in zip(predicted[filled].double().T, true[filled].double().T, strict=True):
-            power = y.square().mean()
+        together = chunk_length(4 * len(owner), filled.device, BLOCK)
+        for x, y in zip(*(kept[filled].T.split(together) for kept in (predicted, true)), strict=True):  # (k, M)
+            square = y.double().square()
+            power = square.mean(1, keepdim=True)
             power = torch.where(power > ROUNDING, power, torch.nan)
             share = _potential_difference(x, y) / power.sqrt() / len(self.directions)
-            to_scale = (y.square() / power - 1) / 2  # what a patch adds to the logarithm of the scale
-            total.index_add_(0, owner, share - share.mean() * to_scale)
-            distance += share.mean()
+            to_scale = (square / power - 1) / 2  # what a patch adds to the logarithm of the scale
+            mean = share.mean(1, keepdim=True)
+            total.index_add_(0, owner, (share - mean * to_scale).sum(0))
+            distance += mean.sum()
         images = (patches > 0).sum()
         # Images with fewer patches than others weigh less in the distance, and in its error.
         values = distance + (total - patches * distance) * images / patches.sum()
@@ -169,16 +172,18 @@ class SlicedWasserstein:
 
 
 def _potential_difference(x: Tensor, y: Tensor) -> Tensor:
-    """Kantorovich potential at x (M,) less that at y (M,): (M,), whose mean is W1, the mean |sorted x - sorted y|.
+    """Kantorovich potential at x less that at y, (k, M) each -> (k, M) float64, whose row means are W1.
 
-    The potential falls where more of x than of y lies below, and rises where less does.
+    W1 is the mean |sorted x - sorted y|. The potential falls where more of x than of y lies below, and rises where
+    less does. Values are sorted in their own precision; the sums of small differences need float64.
     """
-    values, order = torch.cat([x, y]).sort()
-    surplus = torch.where(order < len(x), 1, -1).cumsum(0)[:-1]  # how many more of x than of y lie below each gap
-    climb = -surplus.sign() * values.diff()
-    potential = torch.zeros_like(values)
-    potential[order[1:]] = climb.cumsum(0)
-    return potential[: len(x)] - potential[len(x) :]
+    m = x.shape[1]
+    values, order = torch.cat([x, y], dim=1).sort(dim=1)
+    surplus = torch.where(order < m, 1, -1).cumsum(1)[:, :-1]  # how many more of x than of y lie below each gap
+    climb = -surplus.sign() * values.double().diff()
+    potential = torch.zeros_like(values, dtype=torch.float64)
+    potential.scatter_(1, order[:, 1:], climb.cumsum(1))
+    return potential[:, :m] - potential[:, m:]
 
 
 def _evenly(mask: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -200,20 +205,15 @@ DISTRIBUTION = [
         "the truth.",
         unit="squared maximum mean discrepancy",
         low=-math.inf,
-        high=math.inf,
         better="lower",
         reference="Bińkowski et al. 2018; without the terms of an image with its own truth, Gretton et al. 2012",
-        paired=True,
     ),
     MetricInfo(
         name="sliced_wasserstein",
         description="Sliced Wasserstein distance between DCT coefficients of hidden patches and those of the truth, "
         "as sets; all frequency bands count alike.",
         unit="standard deviations of the truth",
-        low=0,
-        high=math.inf,
         better="lower",
         reference="Rabin et al. 2011; Karras et al. 2018",
-        paired=True,
     ),
 ]

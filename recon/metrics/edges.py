@@ -1,18 +1,15 @@
-"""How wide the edges inside hidden patches are.
+"""How wide the edges inside hidden patches are, and how high the steps between patches.
 
-An edge is a pixel where Sobel's derivative along the row is a local maximum of its magnitude in the row and above
-twice its root mean square over the image's hidden patches, which is MATLAB's default and so that of the authors'
-programs. Its gradient points within 22.5 degrees of the row, so that a slanting edge is not taken for a wide one.
-What rises by less than an 8-bit level over Sobel's two pixels is rounding, not an edge.
+An edge is a pixel where Sobel's derivative along the row is a local maximum of its magnitude in the row and above twice
+its root mean square over the image's hidden patches (MATLAB's default, and so that of the authors' programs). Its
+gradient points within 22.5 degrees of the row, so that a slanting edge does not count as a wide one. A rise of less
+than one 8-bit level over Sobel's two pixels is rounding, not an edge.
 
-Its width is the distance in pixels between the local extrema of luminance that enclose it in its row: Marziliano et
-al. 2002. At least one pixel to each side belongs to it, as in the authors' program: a step from one pixel to the
-next is 2 wide. A search that runs into the patch's border ends there, as it ends at the border of an image. Such a
-width, p - 1 at most, is a lower bound; to drop those edges would drop the widest and let blur look sharp. So compare
-patches of one size only.
-
-Both functions read luminance patches (B, N, p, p) in [0, 1], p at least 8, and hidden (B, N) bool -> (B,), NaN for
-an image that has no edge in its hidden patches. A patch may be any rectangle.
+An edge's width is the distance in pixels between the local extrema of luminance that enclose it in its row: Marziliano
+et al. 2002. At least one pixel on each side belongs to it, as in the authors' program: a step from one pixel to the
+next is 2 wide. The search ends at the patch's border, as it ends at the border of an image. Such a width, p - 1 at
+most, is a lower bound; leaving those edges out would leave out the widest and make blur look sharp. So compare patches
+of one size only.
 """
 
 import math
@@ -21,26 +18,28 @@ from math import isqrt
 import torch
 from torch import Tensor
 
-from recon.metrics.base import Metric, Undefined, grey
+from recon.metrics.base import Metric, Undefined, grey, patch_metric
 from recon.metrics.sharpness import hidden_mean, require, sobel
 
-LEAST = 0.1 / 255  # a tenth of an 8-bit level: less than that is flat
+FLAT_STEP = 0.1 / 255  # a tenth of an 8-bit level: a mean step below that is flat
+LEAST_SLOPE = 1 / 510  # per pixel: one 8-bit level in two pixels
+LEAST_RISE = 1e-6  # below any luminance step of 8-bit colours, above the rounding of float32
+MAX_SLANT = math.tan(math.pi / 8)
 
 
 def seam_ratio(image: Tensor, mask: Tensor) -> Tensor:
     """Mean luminance step across borders between two hidden patches over the mean step inside hidden patches.
 
-    Steps are absolute differences of neighbouring pixels, in rows and columns together. Photographs give 1 in the
-    mean, and so do blurred ones: only a step that the patches themselves do not have counts. JPEG has a grid of its
-    own: where its 8 pixels lie on the patches' the truth gives more (Imagenette's 1.19, shifted by a pixel 1.00).
+    A step is the absolute difference of neighbouring pixels; rows and columns count together. Photographs give 1 on
+    average, blurred ones too. JPEG has a grid of 8 pixels: where it lies on the patches' grid the truth gives more
+    (Imagenette 1.19, and 1.00 when shifted by a pixel).
 
-    A border with a visible patch does not count. The texture of the visible side alone would make a step there, and
-    blur pass for a seam (a Gaussian of 2 pixels in hidden patches only: 2.0 in place of 1.0). So a shift that all
-    hidden patches share goes unseen.
+    Borders with a visible patch do not count: the texture of the visible side alone would make a step, and blur would
+    pass for a seam (a Gaussian of 2 pixels in hidden patches only: 2.0 in place of 1.0). So a shift of all hidden
+    patches together is not seen.
 
-    Steps inside count as a tenth of an 8-bit level at least, so that flat patches have a ratio: a mosaic's is some
-    hundreds, 2550 at most. NaN where the steps across are below that too (neither seam nor detail), and where no two
-    hidden patches touch.
+    Steps inside count as `FLAT_STEP` at least, so that flat patches have a ratio: a mosaic's is some hundreds, 2550 at
+    most. NaN where the steps across are below `FLAT_STEP` too, and where no two hidden patches touch.
 
     Args:
         image: (B, 3, H, W) in [0, 1].
@@ -64,39 +63,22 @@ def seam_ratio(image: Tensor, mask: Tensor) -> Tensor:
         (grid[:, :, :, 1:, 0] - grid[:, :, :, :-1, -1]).abs().mean(2), hidden[:, :, 1:] & hidden[:, :, :-1],
         (grid[:, 1:, 0] - grid[:, :-1, -1]).abs().mean(3), hidden[:, 1:] & hidden[:, :-1],
     )  # fmt: skip
-    flat = (border < LEAST) & (inside < LEAST)
-    return torch.where(flat, torch.nan, border / inside.clamp(min=LEAST))
+    flat = (border < FLAT_STEP) & (inside < FLAT_STEP)
+    return torch.where(flat, torch.nan, border / inside.clamp(min=FLAT_STEP))
 
 
 def _mean_step(across: Tensor, counted_across: Tensor, down: Tensor, counted_down: Tensor) -> Tensor:
-    """Mean of the counted places of both directions, (B, rows, columns) each -> (B,)."""
+    """Mean of the counted steps of both directions, (B, rows, columns) each -> (B,)."""
     total = torch.where(counted_across, across, 0).sum((1, 2)) + torch.where(counted_down, down, 0).sum((1, 2))
     return total / (counted_across.sum((1, 2)) + counted_down.sum((1, 2)))
 
 
-SEAMS = [
-    Metric(
-        name="seam_ratio",
-        description="Luminance step across borders between hidden patches over the step inside them: above 1 the grid "
-        "shows.",
-        unit="ratio",
-        low=0,
-        high=1 / LEAST,
-        better="truth",
-        reference="this project; 1 on photographs in the mean",
-        paired=False,
-        function=lambda pair: seam_ratio(pair.image, pair.mask),
-    ),
-]
-
-
-LEAST_SLOPE = 1 / 510  # per pixel: one 8-bit level in two pixels
-LEAST_RISE = 1e-6  # below any luminance step of 8-bit colours, above the rounding of float32
-UPRIGHT = math.tan(math.pi / 8)
-
-
 def edge_width(patches: Tensor, hidden: Tensor) -> Tensor:
-    """Mean width of the vertical edges, in pixels: Marziliano et al. 2002."""
+    """Mean width of the vertical edges, in pixels: Marziliano et al. 2002.
+
+    Luminance patches (B, N, h, w) in [0, 1] of at least 8 pixels, hidden (B, N) bool -> (B,), NaN for an image without
+    an edge in its hidden patches.
+    """
     image, _, width = vertical_edges(patches, hidden)
     return _mean_per_image(width, image, patches)
 
@@ -108,8 +90,8 @@ def cpbd(patches: Tensor, hidden: Tensor) -> Tensor:
     5 pixels where the block's contrast is up to 50 8-bit levels, 3 above. CPBD is the share of edges whose
     probability is at most that of a just noticeable blur, 1 - 1/e = 63%. That is w <= w_JNB, whatever the exponent.
 
-    The blocks are the hidden patches (64 pixels in the paper), and those with an edge count (in the paper: those
-    with Canny edges on 0.2% of their pixels, less than one in a patch of 16).
+    The blocks are the hidden patches (64 pixels in the paper), and those with an edge count (in the paper: those with
+    Canny edges on 0.2% of their pixels, less than one in a patch of 16). Arguments and NaN as of `edge_width`.
     """
     image, patch, width = vertical_edges(patches, hidden)
     contrast = 255 * (patches.amax((2, 3)) - patches.amin((2, 3)))[image, patch]
@@ -129,13 +111,13 @@ def vertical_edges(patches: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor, Ten
     y, x = y + 1, x + 2  # in the patch
     across = patches[image, patch, y, x + 1] - patches[image, patch, y, x - 1]
     down = patches[image, patch, y + 1, x] - patches[image, patch, y - 1, x]
-    upright = (down.abs() <= UPRIGHT * across.abs()) & (across != 0)
+    upright = (down.abs() <= MAX_SLANT * across.abs()) & (across != 0)
     image, patch, y, x, across = (values[upright] for values in (image, patch, y, x, across))
     return image, patch, _width(patches[image, patch, y] * across.sign()[:, None], x)
 
 
 def _width(rows: Tensor, x: Tensor) -> Tensor:
-    """From the minimum before pixel x to the maximum after it: rows (E, p) that rise at x (E,) -> (E,)."""
+    """From the minimum before pixel x to the maximum after it: rows (E, w) that rise at x (E,) -> (E,)."""
     step = torch.arange(rows.shape[1] - 1, device=rows.device)  # step i leads from pixel i to i + 1
     level, x = rows.diff(dim=1) <= LEAST_RISE, x[:, None]
     minimum = torch.where(level & (step < x - 1), step + 1, 0).amax(1)
@@ -149,28 +131,33 @@ def _mean_per_image(values: Tensor, image: Tensor, patches: Tensor) -> Tensor:
     return total / torch.bincount(image, minlength=len(patches))
 
 
-EDGES = [
+SEAMS = [
     Metric(
-        name="edge_width",
+        name="seam_ratio",
+        description="Luminance step across borders between hidden patches over the step inside them: "
+        "above 1 the grid shows.",
+        unit="ratio",
+        high=1 / FLAT_STEP,
+        better="truth",
+        reference="this project; 1 on photographs on average",
+        paired=False,
+        function=lambda pair: seam_ratio(pair.image, pair.mask),
+    ),
+]
+EDGES = [
+    patch_metric(
+        edge_width,
         description="Mean width of the vertical edges inside hidden patches; those that leave a patch count up to its "
         "border.",
         unit="pixels",
         low=2,
-        high=math.inf,
-        better="truth",
         reference="Marziliano et al. 2002",
-        paired=False,
-        function=lambda pair: edge_width(pair.grey_patches, pair.mask),
     ),
-    Metric(
-        name="cpbd",
+    patch_metric(
+        cpbd,
         description="Share of the edges inside hidden patches whose blur is not noticeable: 1 sharp, 0 blurred.",
         unit="share",
-        low=0,
         high=1,
-        better="truth",
         reference="Narvekar and Karam 2011, with patches for its blocks of 64 pixels",
-        paired=False,
-        function=lambda pair: cpbd(pair.grey_patches, pair.mask),
     ),
 ]

@@ -1,4 +1,4 @@
-"""Structural similarity, on one scale and on several."""
+"""Distance to the truth over hidden pixels: squared and absolute error, PSNR, and structural similarity."""
 
 import math
 from functools import lru_cache
@@ -6,7 +6,15 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from recon.metrics.base import Metric, Room, Undefined, a_few_at_a_time
+from recon.metrics.base import Undefined, image_metric, map_in_chunks
+
+# The most that PSNR gives an image in a table, in dB: the noise of rounding to 8 bits. An exact one would be infinite.
+MAX_PSNR = 10 * math.log10(12 * 255**2)
+SIGMA, RADIUS = 1.5, 5
+WINDOW = 2 * RADIUS + 1
+C1, C2 = 0.01**2, 0.03**2
+SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+BLOCK = 32  # rows of one product with the window's matrix: the fastest on a CPU at 224 pixels
 
 
 def area_mean(values: Tensor, hidden: Tensor) -> Tensor:
@@ -23,12 +31,12 @@ def masked_mse(image: Tensor, truth: Tensor, hidden: Tensor) -> Tensor:
 
     Images (B, 3, H, W) in [0, 1], hidden (B, 1, H, W) bool -> (B,).
     """
-    return a_few_at_a_time(lambda x, y, w: area_mean((x.clamp(0, 1) - y).square(), w), image, truth, hidden)
+    return map_in_chunks(lambda x, y, w: area_mean((x.clamp(0, 1) - y).square(), w), image, truth, hidden)
 
 
 def masked_l1(image: Tensor, truth: Tensor, hidden: Tensor) -> Tensor:
     """Mean absolute error over hidden pixels and channels, of images as in `masked_mse`. -> (B,)"""
-    return a_few_at_a_time(lambda x, y, w: area_mean((x.clamp(0, 1) - y).abs(), w), image, truth, hidden)
+    return map_in_chunks(lambda x, y, w: area_mean((x.clamp(0, 1) - y).abs(), w), image, truth, hidden)
 
 
 def masked_psnr(image: Tensor, truth: Tensor, hidden: Tensor) -> Tensor:
@@ -41,55 +49,6 @@ def mean_of_visible(truth: Tensor, hidden: Tensor) -> Tensor:
     visible = (~hidden).to(truth.dtype)
     colour = (truth * visible).sum((2, 3), keepdim=True) / visible.sum((2, 3), keepdim=True)
     return torch.where(hidden, colour, truth)
-
-
-# Of PSNR in a table: one image met exactly would make a mean infinite. The noise of rounding to 8 bits, in dB.
-CEILING = 10 * math.log10(12 * 255**2)
-
-FIDELITY = [
-    Metric(
-        name="masked_mse",
-        description="Mean squared error over hidden pixels and channels; its best prediction is the conditional mean.",
-        unit="squared, of pixels in [0, 1]",
-        low=0,
-        high=1,
-        better="lower",
-        reference="skimage.metrics.mean_squared_error, of the hidden pixels",
-        paired=True,
-        function=lambda pair: masked_mse(pair.image, pair.truth, pair.hidden),
-    ),
-    Metric(
-        name="masked_l1",
-        description="Mean absolute error over hidden pixels and channels; its best prediction is the conditional "
-        "median.",
-        unit="of pixels in [0, 1]",
-        low=0,
-        high=1,
-        better="lower",
-        reference="sklearn.metrics.mean_absolute_error, of the hidden pixels",
-        paired=True,
-        function=lambda pair: masked_l1(pair.image, pair.truth, pair.hidden),
-    ),
-    Metric(
-        name="masked_psnr",
-        description="Peak signal-to-noise ratio over hidden pixels, image by image; at most 58.9 dB, the rounding to "
-        "8 bits.",
-        unit="dB",
-        low=0,
-        high=CEILING,
-        better="higher",
-        reference="skimage.metrics.peak_signal_noise_ratio, of the hidden pixels",
-        paired=True,
-        function=lambda pair: masked_psnr(pair.image, pair.truth, pair.hidden).clamp(max=CEILING),
-    ),
-]
-
-
-SIGMA, RADIUS = 1.5, 5
-WINDOW = 2 * RADIUS + 1
-C1, C2 = 0.01**2, 0.03**2
-SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
-BLOCK = 32  # rows of one product with the window's matrix: the fastest on a CPU at 224 pixels
 
 
 def ssim_map(image: Tensor, truth: Tensor) -> Tensor:
@@ -109,12 +68,7 @@ def ssim(image: Tensor, truth: Tensor, hidden: Tensor) -> Tensor:
 
     The windows of hidden pixels reach up to 5 pixels into visible ones.
     """
-    room = Room()
-
-    def of_planes(x: Tensor, y: Tensor, where: Tensor) -> Tensor:
-        return area_mean(similarity(x, y, room=room), where)
-
-    planes = a_few_at_a_time(of_planes, *_planes(image, truth, hidden))
+    planes = map_in_chunks(lambda x, y, where: area_mean(similarity(x, y), where), *_planes(image, truth, hidden))
     return planes.view(len(image), -1).mean(1).to(image.dtype)
 
 
@@ -127,16 +81,16 @@ def ms_ssim(image: Tensor, truth: Tensor, hidden: Tensor) -> Tensor:
     by the share of it that was hidden.
 
     Where `scales_for` has fewer than five scales, the exponents of those are scaled to the sum of all five (1.0001, as
-    published). Values of different image sizes do then not compare.
+    published). So values of images of different sizes do not compare.
 
-    With five scales and everything hidden it differs from torchmetrics in the border alone: torchmetrics leaves 5
+    With five scales and everything hidden it differs from torchmetrics at the border alone: torchmetrics leaves 5
     pixels out of each contrast term and does not repeat the outermost pixel when it mirrors.
 
     Raises:
         Undefined: not even the finest scale fits.
     """
-    scales, room = max(1, scales_for(*image.shape[2:])), Room()
-    planes = a_few_at_a_time(lambda *few: _terms(*few, scales, room), *_planes(image, truth, hidden))
+    scales = max(1, scales_for(*image.shape[2:]))
+    planes = map_in_chunks(lambda *chunk: _terms(*chunk, scales), *_planes(image, truth, hidden))
     terms = planes.view(len(image), -1, scales).mean(1)
     exponents = terms.new_tensor(SCALE_WEIGHTS[:scales])
     exponents *= sum(SCALE_WEIGHTS) / exponents.sum()
@@ -149,15 +103,16 @@ def scales_for(height: int, width: int) -> int:
 
 
 @torch.no_grad()
-def similarity(image: Tensor, truth: Tensor, luminance: bool = True, room: Room | None = None) -> Tensor:
+def similarity(image: Tensor, truth: Tensor, luminance: bool = True) -> Tensor:
     """SSIM, or its contrast-structure term alone, of every channel by itself: (B, C, H, W) twice -> the same, float64.
 
-    In double precision: variances are small differences of large means, and float32 leaves errors of 3e-4 in flat
-    bright areas. With a room the values stay there until its next use.
+    In float64 on every device: variances are small differences of large means, and float32 leaves errors of 3e-4 in
+    flat bright areas. `kornia.metrics.ssim` gives the same map of images that are mirrored by hand beforehand (its own
+    border differs by up to 0.13), in 312 ms in place of 43 for 8 images of 224 pixels on one CPU thread.
     """
     if min(image.shape[2:]) < WINDOW:
         raise Undefined(f"images below {WINDOW} pixels")
-    maps, spare = (room or Room()).of((2, 4, *image.shape), image.device)
+    maps, spare = torch.empty((2, 4, *image.shape), dtype=torch.float64, device=image.device)
     x, y, products, squares = maps
     x.copy_(image), y.copy_(truth)
     _products(x, y, products.fill_(C1 + C2), squares.fill_(C1 + C2))
@@ -179,17 +134,17 @@ def _products(x: Tensor, y: Tensor, products: Tensor, squares: Tensor) -> None:
 
 
 def _planes(image: Tensor, truth: Tensor, hidden: Tensor) -> list[Tensor]:
-    """Every channel as an image of its own, which stays in a CPU's cache: (B, C, H, W) -> (B*C, 1, H, W) each."""
+    """Every channel as an image of its own, small enough for a CPU's cache: (B, C, H, W) -> (B*C, 1, H, W) each."""
     return [x.expand_as(image).flatten(0, 1)[:, None] for x in (image, truth, hidden)]
 
 
-def _terms(x: Tensor, y: Tensor, share: Tensor, scales: int, room: Room) -> Tensor:
-    """What `ms_ssim` multiplies, of planes (B, 1, H, W) and the share of each pixel that is hidden: (B, scales)."""
+def _terms(x: Tensor, y: Tensor, share: Tensor, scales: int) -> Tensor:
+    """The factors of `ms_ssim` of planes (B, 1, H, W) and the share of each pixel that is hidden: (B, scales)."""
     terms = []
     for scale in range(scales):
         if scale > 0:
             x, y, share = _halved(x), _halved(y), _halved(share.to(x.dtype))
-        terms.append(area_mean(similarity(x, y, luminance=scale == scales - 1, room=room), share))
+        terms.append(area_mean(similarity(x, y, luminance=scale == scales - 1), share))
     return torch.stack(terms, 1)
 
 
@@ -201,7 +156,7 @@ def _halved(x: Tensor) -> Tensor:
 
 
 def _blur(maps: Tensor, spare: Tensor) -> None:
-    """Weighted means over the Gaussian window around every pixel take the place of (..., H, W), contiguous float64."""
+    """Replaces maps (..., H, W), contiguous float64, by their means in the Gaussian window around every pixel."""
     height, width = maps.shape[-2:]
     lines, across = maps.view(-1, width), spare.view(-1, width)
     for weights, source, target in _bands(width, BLOCK, maps.device):
@@ -213,7 +168,7 @@ def _blur(maps: Tensor, spare: Tensor) -> None:
 
 @lru_cache(maxsize=32)
 def _bands(size: int, block: int, device: torch.device) -> list[tuple[Tensor, slice, slice]]:
-    """The window along one axis as blocks of a banded matrix: weights (to, from), from where, to where."""
+    """The window along one axis as blocks of a banded matrix: weights (outputs, inputs), inputs, outputs."""
     offsets = torch.arange(-RADIUS, RADIUS + 1)
     taps = torch.exp(-0.5 * (offsets.double() / SIGMA) ** 2)
     position = torch.arange(size)[:, None]
@@ -229,9 +184,38 @@ def _bands(size: int, block: int, device: torch.device) -> list[tuple[Tensor, sl
     return found
 
 
+FIDELITY = [
+    image_metric(
+        masked_mse,
+        description="Mean squared error over hidden pixels and channels; its best prediction is the conditional mean.",
+        unit="squared, of pixels in [0, 1]",
+        high=1,
+        better="lower",
+        reference="skimage.metrics.mean_squared_error, of the hidden pixels",
+    ),
+    image_metric(
+        masked_l1,
+        description="Mean absolute error over hidden pixels and channels; its best prediction is the conditional "
+        "median.",
+        unit="of pixels in [0, 1]",
+        high=1,
+        better="lower",
+        reference="sklearn.metrics.mean_absolute_error, of the hidden pixels",
+    ),
+    image_metric(
+        lambda image, truth, hidden: masked_psnr(image, truth, hidden).clamp(max=MAX_PSNR),
+        name="masked_psnr",
+        description="Peak signal-to-noise ratio over hidden pixels, image by image; at most 58.9 dB, the rounding to "
+        "8 bits.",
+        unit="dB",
+        high=MAX_PSNR,
+        better="higher",
+        reference="skimage.metrics.peak_signal_noise_ratio, of the hidden pixels",
+    ),
+]
 STRUCTURE = [
-    Metric(
-        name="ssim",
+    image_metric(
+        ssim,
         description="Structural similarity in Gaussian windows (sigma 1.5) around hidden pixels, mean over channels.",
         unit="1 for the truth",
         low=-1,
@@ -239,20 +223,15 @@ STRUCTURE = [
         better="higher",
         reference="Wang et al. 2004; the map of skimage.metrics.structural_similarity (gaussian_weights=True, "
         "sigma=1.5, use_sample_covariance=False)",
-        paired=True,
-        function=lambda pair: ssim(pair.image, pair.truth, pair.hidden),
     ),
-    Metric(
-        name="ms_ssim",
+    image_metric(
+        ms_ssim,
         description="Structural similarity over hidden area on as many of five scales, each half the one before, as "
         "hold a window of 11 pixels: 5 from 176 pixels on, 4 from 88, 3 from 44, 2 from 22.",
         unit="1 for the truth",
-        low=0,
         high=1,
         better="higher",
         reference="Wang, Simoncelli & Bovik 2003; torchmetrics' multiscale_structural_similarity_index_measure but for "
         "the image's border",
-        paired=True,
-        function=lambda pair: ms_ssim(pair.image, pair.truth, pair.hidden),
     ),
 ]

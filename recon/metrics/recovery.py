@@ -1,4 +1,4 @@
-"""The exact test: how much of a hidden patch's texture is recovered, missing, or invented, band by band.
+"""How much of a hidden patch's texture is recovered, missing, or invented, in each frequency band: the exact test.
 
 For c a DCT coefficient of a hidden patch and ĉ the prediction's: energy retention ρ = E ĉ² / E c², coherence
 γ² = (E c ĉ)² / (E c² E ĉ²), error e = E(c - ĉ)² / E c². The prediction of least squared error, E(c | visible), is
@@ -6,7 +6,6 @@ orthogonal to its own error, hence ρ = 1 - e = γ² in every band: the missing 
 Energy without coherence, ρ(1 - γ²), is invented.
 """
 
-import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -14,47 +13,41 @@ import torch
 from torch import Tensor
 from torch.nn.functional import max_pool2d
 
-from recon.metrics.base import MetricInfo
+from recon.metrics.base import MetricInfo, map_in_chunks
 from recon.metrics.spectrum import ROUNDING, band_sums, dct2
 
 
 def band_moments(patches: Tensor, true_patches: Tensor, weight: Tensor, mean: Tensor) -> Tensor:
     """Per image and band of DCT coefficients: their count, Σ c², Σ ĉ² and Σ c ĉ. -> (B, [sets,] bands, 4) float64
 
-    Additive over images and over sets of patches; coefficients of all three channels are pooled.
+    Sums over images, or over sets of patches, are those of the union; coefficients of all three channels are pooled.
 
     Args:
         patches, true_patches: (B, N, 3, p, p) in [0, 1].
         weight: (B, N) bool or float: the patches that count; or (B, sets, N), such as the hidden ones at each distance.
-        mean: (3,), the constant colour that is taken off both. It touches band 0 alone; the others need no centring.
+        mean: (3,), the constant colour that is subtracted from both. It changes band 0 alone; the others need no
+            centring.
     """
     colour = mean.to(patches.device, torch.float64).view(3, 1, 1)
-    few = 4  # images at a time: their coefficients stay in the cache, which makes this several times faster
-    sets = weight.double() if weight.ndim == 3 else weight.double()[:, None]
-    parts = zip(patches.split(few), true_patches.split(few), sets.split(few), strict=True)
-    found = torch.cat([_moments(x.double() - colour, true.double() - colour, w) for x, true, w in parts])
-    return found if weight.ndim == 3 else found[:, 0]
-
-
-def _moments(patches: Tensor, true_patches: Tensor, weight: Tensor) -> Tensor:
-    """`band_moments` of centred patches under weights (B, sets, N), all float64."""
     p = patches.shape[-1]
-    predicted, true = (dct2(x).flatten(3).flatten(1, 2) for x in (patches, true_patches))  # (B, N*3, p*p)
-    weight = weight.repeat_interleave(3, dim=2)
 
-    def total(products: Tensor) -> Tensor:
-        return band_sums((weight @ products).unflatten(2, (p, p)))
+    def of_chunk(patches: Tensor, true_patches: Tensor, weight: Tensor) -> Tensor:
+        predicted, true = (dct2(x.double() - colour).flatten(3).flatten(1, 2) for x in (patches, true_patches))
+        weight = weight.double().repeat_interleave(3, dim=2)  # (B, sets, N*3); the coefficients are (B, N*3, p*p)
+        products = true.square(), predicted.square(), true * predicted
+        count = weight.sum(2)[..., None, None].expand(-1, -1, p, p)
+        return torch.stack([band_sums(x) for x in (count, *((weight @ y).unflatten(2, (p, p)) for y in products))], -1)
 
-    count = band_sums(weight.sum(2)[..., None, None].expand(-1, -1, p, p))
-    return torch.stack([count, total(true.square()), total(predicted.square()), total(true * predicted)], dim=-1)
+    found = map_in_chunks(of_chunk, patches, true_patches, weight if weight.ndim == 3 else weight[:, None])
+    return found if weight.ndim == 3 else found[:, 0]
 
 
 @dataclass(frozen=True)
 class Recovery:
-    """What summed `band_moments` (..., bands, 4) say; every property is (..., bands).
+    """Ratios of summed `band_moments` (..., bands, 4); every property is (..., bands).
 
-    Where the truth has no energy all are NaN. Where the prediction has none, nothing is retained and nothing coherent.
-    Sum only finite moments: a prediction with NaN makes its own image's moments NaN, and any sum with them.
+    Where the truth has no energy all are NaN. Where the prediction has none, retention and coherence are 0.
+    Sum only finite moments: a prediction with NaN makes its own image's moments NaN, and every sum with them.
     """
 
     moments: Tensor
@@ -68,7 +61,7 @@ class Recovery:
     def gain(self) -> Tensor:
         """Σ c ĉ / Σ c²: the modulation transfer function of texture, from the cross-spectrum; 1 for the truth.
 
-        It falls under blur and is blind to noise, unlike ρ.
+        Blur lowers it; noise does not change it, unlike ρ.
         """
         return torch.where(self._predicted == 0, 0, self.moments[..., 3]) / self._true
 
@@ -90,7 +83,7 @@ class Recovery:
 
     @cached_property
     def invented(self) -> Tensor:
-        """ρ(1 - γ²): predicted energy that has nothing to do with the truth, from 0."""
+        """ρ(1 - γ²): predicted energy that is not correlated with the truth, from 0."""
         return self.retention * (1 - self.coherence)
 
     @cached_property
@@ -102,8 +95,8 @@ class Recovery:
     def calibration_gap(self) -> Tensor:
         """|ρ - (1 - e)| = 2|ρ - gain|, from 0: 0 for the prediction of least squared error, at any uncertainty.
 
-        Above 0 are both a blur beyond the uncertainty and a sharpness beyond it: drawing a likely completion has
-        ρ = 1 and a gap of 2(1 - γ). But predicting nothing has no gap either: read it beside `missing`.
+        Both more blur and more sharpness than the uncertainty explains raise it: a draw of a likely completion has
+        ρ = 1 and a gap of 2(1 - γ). But predicting nothing has no gap either: compare it with `missing`.
         """
         return (self.retention - 1 + self.error).abs()
 
@@ -125,7 +118,7 @@ class Recovery:
 def summary(moments: Tensor) -> dict[str, Tensor]:
     """Summed moments (..., bands, 4) to one number (...) for each name of `RECOVERY`.
 
-    Unweighted means over all bands but the patch's mean: weighted by energy they would be the lowest band alone.
+    Unweighted means over all bands but the patch's mean: weighted by energy, only the lowest band would count.
     NaN where the truth has no energy in a band.
     """
     recovery = Recovery(moments)
@@ -146,38 +139,35 @@ def distance_to_visible(mask: Tensor, grid: tuple[int, int]) -> Tensor:
     return distance.long().flatten(1)
 
 
-_POOLED = "hidden patches, their means apart, as the mean over frequency bands"
+_POOLED = "hidden patches, without their means, averaged over frequency bands"
 _SOURCE = "orthogonality of the conditional mean; coefficients of scipy.fft.dctn"
 
-
-def _info(name: str, what: str, unit: str, high: float, better: str) -> MetricInfo:
-    return MetricInfo(name, what, unit, 0, high, better, _SOURCE, paired=True)
-
-
 RECOVERY = [
-    _info("retention", f"Energy of the prediction over the truth's, in {_POOLED}.", "ratio", math.inf, "truth"),
-    _info("coherence", f"Squared correlation with the truth, in {_POOLED}.", "share", 1, "higher"),
-    _info(
+    MetricInfo("retention", f"Energy of the prediction over the truth's, in {_POOLED}.", "ratio", "truth", _SOURCE),
+    MetricInfo("coherence", f"Squared correlation with the truth, in {_POOLED}.", "share", "higher", _SOURCE, high=1),
+    MetricInfo(
         "coherent_retention",
         f"Retention times coherence: energy that goes with the truth, over the truth's, in {_POOLED}.",
         "ratio",
-        math.inf,
         "higher",
+        _SOURCE,
     ),
-    _info("missing", f"Energy of the truth that the prediction lacks, in {_POOLED}.", "share", 1, "lower"),
-    _info(
+    MetricInfo(
+        "missing", f"Energy of the truth that the prediction lacks, in {_POOLED}.", "share", "lower", _SOURCE, high=1
+    ),
+    MetricInfo(
         "invented",
         f"Energy of the prediction that is not correlated with the truth, over the truth's, in {_POOLED}.",
         "ratio",
-        math.inf,
         "lower",
+        _SOURCE,
     ),
-    _info(
+    MetricInfo(
         "calibration_gap",
         f"How far retention is from one minus the error, in {_POOLED}: 0 where only the uncertain is missing, and "
         "where nothing is predicted.",
         "ratio",
-        math.inf,
         "lower",
+        _SOURCE,
     ),
 ]

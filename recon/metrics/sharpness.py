@@ -1,24 +1,28 @@
-"""How sharp the hidden patches are, each looked at alone.
+"""How sharp the hidden patches are, each patch looked at alone.
 
-Patch seams fake detail: every filter here is applied inside one patch, without padding, so that no number ever sees
-a border. Means are over all valid filter responses in the hidden patches of an image; every patch has as many, so
-an image of one patch gives the textbook's number of the whole image less its rim.
+Seams between patches look like detail. So every filter here is applied inside one patch, without padding, and no
+value ever sees a patch's border. Means are over all valid filter responses in the hidden patches of an image; every
+patch has equally many, so an image of one patch gives the textbook's number of the whole image without its rim.
 
-All functions read luminance patches (B, N, p, p) in [0, 1] and hidden (B, N) bool -> (B,), NaN where nothing is
-hidden; a patch may be any rectangle. They grow with noise as with detail: read them beside the truth's.
+All functions take luminance patches (B, N, h, w) in [0, 1] and hidden (B, N) bool and return (B,), NaN where nothing
+is hidden. They grow with noise as with detail: compare them with the truth's.
+
+The filters are sums of slices and not kornia's. `kornia.filters.spatial_gradient` and `filter2d` give the same values
+off the rim (the tests compare them), but on one CPU thread, 32 images of 224 pixels in patches of 16, Sobel takes 33 ms
+in place of 10, the Laplacian 16 in place of 9, and the box blur and gradient of `blur_effect` 511 in place of 16.
+`kornia.filters.laplacian` has eight neighbours where the cited Laplacian has four.
 """
 
 import torch
 from torch import Tensor
 
-from recon.metrics.base import Metric, Undefined, a_few_at_a_time
+from recon.metrics.base import Undefined, patch_metric
 
 
 def variance_of_laplacian(patches: Tensor, hidden: Tensor) -> Tensor:
-    """Variance of the 4-neighbour Laplacian over all hidden patches of an image together: Pech-Pacheco et al. 2000.
+    """Variance of the 4-neighbour Laplacian over an image's hidden patches together: Pech-Pacheco et al. 2000.
 
-    About the image's one mean, not each patch's: on one patch it is then the textbook's number, and the spread of a
-    response between patches counts as the textbook counts it between places. In luminance².
+    The variance is about the mean of the whole image, not of each patch, as in the textbook. In luminance².
     """
     require(patches, 3)
     centre = patches[..., 1:-1, 1:-1]
@@ -37,7 +41,7 @@ def tenengrad(patches: Tensor, hidden: Tensor) -> Tensor:
 
 
 def brenner(patches: Tensor, hidden: Tensor) -> Tensor:
-    """Mean squared difference of pixels two apart in a row: Brenner et al. 1976. Along rows only, as there."""
+    """Mean squared difference of pixels two apart in a row: Brenner et al. 1976. Along rows only, as in the paper."""
     require(patches, 3)
     return hidden_mean((patches[..., 2:] - patches[..., :-2]).square_(), hidden)
 
@@ -45,7 +49,7 @@ def brenner(patches: Tensor, hidden: Tensor) -> Tensor:
 def mean_gradient_magnitude(patches: Tensor, hidden: Tensor) -> Tensor:
     """Mean length of the gradient by forward differences, in luminance per pixel: the total variation per pixel.
 
-    Forward differences see what alternates from pixel to pixel, to which central ones and Sobel's are blind.
+    Forward differences respond to what alternates from pixel to pixel, which central ones and Sobel's miss.
     """
     require(patches, 2)
     across = patches[..., :-1, 1:] - patches[..., :-1, :-1]
@@ -54,12 +58,12 @@ def mean_gradient_magnitude(patches: Tensor, hidden: Tensor) -> Tensor:
 
 
 def blur_effect(patches: Tensor, hidden: Tensor) -> Tensor:
-    """The share of gradient that outlives another blur, 0 sharp .. 1 blurred: Crete et al. 2007.
+    """The share of gradient that remains after another blur, 0 sharp .. 1 blurred: Crete et al. 2007.
 
-    As `skimage.measure.blur_effect`: a box of 11 pixels along each axis, mirrored at the borders (of the patch), the
-    worse axis. Gradients are summed over an image's hidden patches before their ratio is taken. Patches below 11
-    pixels take the largest odd box that fits, see `box_size`: compare patches of one size only. A flat patch has
-    nothing to lose: alone it gives 1.
+    As `skimage.measure.blur_effect`: a box of 11 pixels along each axis, mirrored at the borders (of the patch), and
+    the larger share of the two axes. Gradients are summed over an image's hidden patches before their ratio is taken.
+    Patches below 11 pixels use the largest odd box that fits, see `box_size`: compare patches of one size only. A flat
+    patch alone gives 1.
     """
     require(patches, 4)
     size = box_size(patches)
@@ -67,13 +71,13 @@ def blur_effect(patches: Tensor, hidden: Tensor) -> Tensor:
 
 
 def box_size(patches: Tensor) -> int:
-    """The box with which `blur_effect` blurs: 11 pixels, or the largest odd number that fits into a patch."""
+    """Side of the box that `blur_effect` blurs with: 11 pixels, or the largest odd number that fits into a patch."""
     side = min(patches.shape[-2:])
     return min(11, side - 1 + side % 2)
 
 
 def _kept_share(patches: Tensor, hidden: Tensor, size: int) -> Tensor:
-    """Gradient along rows after a box blur over gradient before it, never counted as more. -> (B,)"""
+    """Gradient along rows after a box blur, never counted above the one before it, over the one before: (B,)."""
     half, width = size // 2, patches.shape[-1]
     smooth = (patches[..., 1:-2, :] + patches[..., 3:, :]).add_(patches[..., 2:-1, :], alpha=2).div_(4)
     mirrored = torch.cat([smooth[..., :half].flip(-1), smooth, smooth[..., -half:].flip(-1)], -1)
@@ -90,7 +94,7 @@ def _kept_share(patches: Tensor, hidden: Tensor, size: int) -> Tensor:
 
 
 def sobel(patches: Tensor) -> Tensor:
-    """Sobel's derivative along rows, per pixel (the integer kernel over 8): (..., p, p) -> (..., p - 2, p - 2)."""
+    """Sobel's derivative along rows, per pixel (the integer kernel over 8): (..., h, w) -> (..., h - 2, w - 2)."""
     require(patches, 3)
     smooth = (patches[..., :-2, :] + patches[..., 2:, :]).add_(patches[..., 1:-1, :], alpha=2)
     return (smooth[..., 2:] - smooth[..., :-2]).div_(8)
@@ -103,66 +107,46 @@ def hidden_mean(values: Tensor, hidden: Tensor) -> Tensor:
 
 
 def require(patches: Tensor, side: int) -> None:
-    """Refuse patches that are smaller than a filter."""
+    """Raises `Undefined` where patches are smaller than a filter."""
     if min(patches.shape[-2:]) < side:
         raise Undefined(f"patches below {side} pixels")
 
 
 SHARPNESS = [
-    Metric(
-        name="variance_of_laplacian",
+    patch_metric(
+        variance_of_laplacian,
         description="Variance of the Laplacian inside hidden patches: finest detail, and noise.",
         unit="luminance²",
-        low=0,
         high=16,
-        better="truth",
         reference="Pech-Pacheco et al. 2000; equals scipy.ndimage.laplace off the rim",
-        paired=False,
-        function=lambda pair: a_few_at_a_time(variance_of_laplacian, pair.grey_patches, pair.mask),
     ),
-    Metric(
-        name="tenengrad",
+    patch_metric(
+        tenengrad,
         description="Mean squared Sobel gradient inside hidden patches: strong edges above all.",
         unit="(luminance per pixel)²",
-        low=0,
         high=0.5,
-        better="truth",
         reference="Tenenbaum 1970, Krotkov 1988; equals scipy.ndimage.sobel / 8 off the rim",
-        paired=False,
-        function=lambda pair: a_few_at_a_time(tenengrad, pair.grey_patches, pair.mask),
     ),
-    Metric(
-        name="brenner",
+    patch_metric(
+        brenner,
         description="Mean squared difference of pixels two apart in a row, inside hidden patches.",
         unit="luminance²",
-        low=0,
         high=1,
-        better="truth",
         reference="Brenner et al. 1976",
-        paired=False,
-        function=lambda pair: a_few_at_a_time(brenner, pair.grey_patches, pair.mask),
     ),
-    Metric(
-        name="mean_gradient_magnitude",
+    patch_metric(
+        mean_gradient_magnitude,
         description="Mean length of the gradient (forward differences) inside hidden patches.",
         unit="luminance per pixel",
-        low=0,
         high=2**0.5,
-        better="truth",
         reference="isotropic total variation (Rudin et al. 1992) per pixel; equals numpy.diff",
-        paired=False,
-        function=lambda pair: a_few_at_a_time(mean_gradient_magnitude, pair.grey_patches, pair.mask),
     ),
-    Metric(
-        name="blur_effect",
-        description="Share of gradient inside hidden patches that another blur would leave: 0 sharp, 1 blurred or "
-        "flat.",
+    patch_metric(
+        blur_effect,
+        description="Share of gradient inside hidden patches that another blur would leave: "
+        "0 sharp, 1 blurred or flat.",
         unit="share",
-        low=0,
         high=1,
-        better="truth",
         reference="Crete et al. 2007; equals skimage.measure.blur_effect; box of 11 pixels or what fits in a patch",
-        paired=False,
-        function=lambda pair: blur_effect(pair.grey_patches, pair.mask),
     ),
 ]

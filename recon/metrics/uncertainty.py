@@ -1,8 +1,9 @@
-"""How good the predicted distribution is, and where its answers lie on the perception-distortion plane.
+"""How good a predicted distribution is, and where its answers lie on the perception-distortion plane.
 
 Draws are judged by proper scores, which no distribution makes lower on average than the truth's own, and by the rank of
 the truth among them: where draws and truth have one distribution, all ranks are equally frequent.
-All sums are in float64.
+
+All is computed in float64, on a GPU too: the fair scores and the covariances are small differences of large sums.
 """
 
 import math
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.linalg import matrix_norm, vector_norm
 
-from recon.metrics.base import MetricInfo, colour_patches
+from recon.metrics.base import MetricInfo, colour_patches, map_in_chunks
 from recon.metrics.spectrum import dct2
 
 
@@ -38,7 +39,7 @@ def energy_score(draws: Tensor, truth: Tensor) -> Tensor:
 
 
 def _fair(draws: Tensor, truth: Tensor, norm: Callable[[Tensor], Tensor]) -> Tensor:
-    # Pair by pair: up to 16 draws and more this is several times faster than to sort them, and holds one pair alone.
+    # Pair by pair is several times faster than sorting up to 16 draws and more, and holds one pair in memory.
     s = len(draws)
     score = sum(norm(x - truth) for x in draws) / s
     for x, other in combinations(draws, 2):
@@ -60,22 +61,27 @@ def rank_counts(draws: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
     Returns:
         (B, S+1) float64; NaN for an image that has NaN in a patch that counts.
     """
-    s, b = draws.shape[:2]
+    return _rank_counts(draws[..., None][:, weight].flatten(2), truth[..., None][weight].flatten(1), weight)
+
+
+def _rank_counts(draws: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
+    """`rank_counts` of the M patches that count alone: draws (S, M, V), truth (M, V), weight (B, N)."""
+    s, b = len(draws), len(weight)
     below, equal = (torch.zeros(truth.shape, dtype=torch.long, device=truth.device) for _ in range(2))
     undefined = truth.isnan()
     for x in draws:
         below += x < truth
         equal += x == truth
         undefined |= x.isnan()
-    image = torch.arange(b, device=truth.device).view(-1, *[1] * (truth.ndim - 1))
-    place = (image * (s + 1) + below) * (s + 1) + equal
-    count = torch.bincount(place[weight].flatten(), minlength=b * (s + 1) ** 2).view(b, s + 1, s + 1).double()
+    image = torch.arange(b, device=truth.device)[:, None].expand_as(weight)[weight]  # (M,)
+    place = (image[:, None] * (s + 1) + below) * (s + 1) + equal
+    count = torch.bincount(place.flatten(), minlength=b * (s + 1) ** 2).view(b, s + 1, s + 1).double()
     rank = torch.arange(s + 1, device=truth.device)
     first, ties = rank[:, None, None], rank[:, None]
     share = ((first <= rank) & (rank <= first + ties)) / (ties + 1.0).double()  # (below, equal, rank)
     counts = torch.einsum("bij,ijr->br", count, share)
-    undefined &= weight.view(*weight.shape, *[1] * (truth.ndim - 2))
-    return counts.masked_fill(undefined.flatten(1).any(1)[:, None], torch.nan)
+    counts[image[undefined.any(1)]] = torch.nan
+    return counts
 
 
 def coverage(counts: Tensor) -> tuple[Tensor, Tensor]:
@@ -105,18 +111,21 @@ def per_image_scores(draws: Tensor, truth: Tensor, mask: Tensor) -> dict[str, Te
         Scores are NaN where nothing is hidden or a prediction is NaN, ranks in the second case alone.
     """
     p = isqrt(truth[0, 0].numel() // mask.shape[1])
-    rows = []
-    # An image at a time, so that its float64 coefficients stay in a CPU's cache; on a GPU each waits for its indices.
-    for x, y, hidden in zip(draws.unbind(1), truth, mask, strict=True):
-        x, y = (colour_patches(images, p)[:, hidden].double() for images in (x, y[None]))
-        c, true = dct2(x), dct2(y)
-        # A flat patch's coefficients are 0 but for the rounding of sums: the sixth decimal of an intensity hides it.
-        ranks = rank_counts(c[:, None].round(decimals=6), true.round(decimals=6), hidden[hidden][None])[0]
-        rows.append((crps(c, true[0]).mean(), energy_score(x.flatten(2), y[0].flatten(1)).mean(), ranks))
-    return {
-        name: torch.stack(values)
-        for name, values in zip(("crps", "energy_score", "ranks"), zip(*rows, strict=True), strict=True)
-    }
+
+    def of_chunk(draws: Tensor, truth: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x = torch.stack([colour_patches(images, p)[mask] for images in draws.unbind(1)]).double()  # (S, M, 3, p, p)
+        y = colour_patches(truth, p)[mask].double()
+
+        def mean(scores: Tensor) -> Tensor:  # of each image's patches: (M,) -> (B,)
+            return torch.zeros_like(mask, dtype=scores.dtype).masked_scatter(mask, scores).sum(1) / mask.sum(1)
+
+        c, true = dct2(x).flatten(2), dct2(y).flatten(1)
+        # A flat patch's coefficients are 0 but for the rounding of sums, which six decimals leave out.
+        ranks = _rank_counts(c.round(decimals=6), true.round(decimals=6), mask)
+        return mean(crps(c, true).mean(1)), mean(energy_score(x.flatten(2), y.flatten(1))), ranks
+
+    scores = map_in_chunks(of_chunk, draws.movedim(1, 0), truth, mask)
+    return dict(zip(("crps", "energy_score", "ranks"), scores, strict=True))
 
 
 def moments(vectors: Tensor) -> Tensor:
@@ -146,7 +155,7 @@ def gaussian_distance(mean: Tensor, covariance: Tensor, other_mean: Tensor, othe
 
 
 def _root(covariance: Tensor) -> Tensor:
-    """The symmetric root, of which what rounding made negative is left out."""
+    """The symmetric root; eigenvalues that rounding made negative count as 0."""
     variances, axes = torch.linalg.eigh(covariance)
     return axes * variances.clamp(min=0).sqrt() @ axes.T
 
@@ -182,8 +191,8 @@ def frontier(mse: float, w2: float, points: int = 33) -> tuple[list[float], list
     """The perception-distortion bound through the conditional mean at (mse D*, distance G*), as `plane` has them.
 
     D(P) = D* + (G* - P)², at `points` distances P from G* to 0 (Freirich, Michaeli & Meir 2021, arXiv 2107.02555).
-    It bounds all distributions, as G is a metric and no more than the root-mean-square distance: an answer x that
-    knows what x* = E(y | visible) knows has E|x - y|² = D* + E|x - x*|², and E|x - x*|² >= G(x, x*)² >= (G* - P)².
+    It bounds all distributions, as G is a metric and at most the root-mean-square distance: with x* = E(y | visible),
+    an answer x from the visible pixels has E|x - y|² = D* + E|x - x*|², and E|x - x*|² >= G(x, x*)² >= (G* - P)².
     Gaussians reach it. A model's mean is an estimate of x*: a better model may lie below.
 
     Returns:
@@ -193,28 +202,24 @@ def frontier(mse: float, w2: float, points: int = 33) -> tuple[list[float], list
     return [mse + (w2 - p) ** 2 for p in distances], distances
 
 
-UNCERTAINTY: list[MetricInfo] = [
+UNCERTAINTY = [
     MetricInfo(
         name="crps",
         description="Continuous ranked probability score of the draws, over the DCT coefficients of hidden patches; "
         "of one answer: the mean absolute error.",
         unit="of pixels in [0, 1]",
-        low=0,
         high=1,
         better="lower",
         reference="Gneiting and Raftery 2007; the fair estimator, Ferro 2014, equals scoringrules.crps_ensemble",
-        paired=True,
     ),
     MetricInfo(
         name="energy_score",
         description="Energy score of the draws, over hidden patches as wholes; of one answer: the root-mean-square "
         "distance.",
         unit="of pixels in [0, 1]",
-        low=0,
         high=1,
         better="lower",
         reference="Gneiting and Raftery 2007; the fair estimator equals scoringrules.es_ensemble, over sqrt(values)",
-        paired=True,
     ),
     MetricInfo(
         name="bits_per_dim",
@@ -223,20 +228,16 @@ UNCERTAINTY: list[MetricInfo] = [
         "pixels.",
         unit="bits",
         low=-math.inf,
-        high=math.inf,
         better="lower",
         reference="Theis et al. 2016 (arXiv 1511.01844), of a density",
-        paired=True,
     ),
     MetricInfo(
         name="luma_w2",
-        description="2-Wasserstein distance between Gaussians fitted to the luminance of hidden patches and to that "
-        "of their truth, per pixel; of patches above 8 pixels their 64 lowest frequencies, the others left out.",
+        description="2-Wasserstein distance between Gaussians fitted to the luminance of hidden patches and to that of "
+        "their truth, per pixel; of patches above 8 pixels their 64 lowest frequencies, the others left out.",
         unit="of pixels in [0, 1]",
-        low=0,
         high=1,
         better="lower",
         reference="Gelbrich 1990; Dowson and Landau 1982",
-        paired=True,
     ),
 ]

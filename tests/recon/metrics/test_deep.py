@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from recon.metrics import base as chunks
+from recon.metrics import deep
 from recon.metrics.base import Pair
 from recon.metrics.deep import feature_distance_metric, lpips_metric
 from tests.losses.scenes import photographs
@@ -28,7 +29,8 @@ def test_every_image_is_judged_alone(net, monkeypatch):
     image, hidden = noisy(truth, 0.1), hidden_in(truth)
     alone = torch.cat([net(image[i : i + 1], truth[i : i + 1], hidden[i : i + 1]) for i in range(4)])
     for few in (1, 3 * 64 * 64, 4 * 64 * 64):
-        monkeypatch.setattr(chunks, "CHUNK_PIXELS", few)
+        monkeypatch.setattr(chunks, "CACHE_VALUES", 3 * few)
+        monkeypatch.setattr(deep, "LPIPS_VALUES", 3 * few)
         torch.testing.assert_close(net(image, truth, hidden), alone, rtol=1e-5, atol=0)
 
 

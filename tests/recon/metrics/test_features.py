@@ -42,7 +42,7 @@ def test_pooled_features_are_the_mean_over_positions(monkeypatch):
     expected = net.net(images)[0].mean((2, 3))
     assert expected.shape == (4, 128)
     for few in (1, 3 * 64 * 64, 4 * 64 * 64):
-        monkeypatch.setattr(chunks, "CHUNK_PIXELS", few)
+        monkeypatch.setattr(chunks, "CACHE_VALUES", 3 * few)
         torch.testing.assert_close(net(images), expected, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(net(images.double()), expected, rtol=1e-5, atol=1e-6)
 

@@ -45,7 +45,7 @@ def test_every_image_is_judged_alone(metric, monkeypatch):
     image, hidden = noisy(truth, 0.1), hidden_in(truth)
     alone = torch.cat([metric(image[i : i + 1], truth[i : i + 1], hidden[i : i + 1]) for i in range(3)])
     for pixels in (1, 2 * 64 * 96, 3 * 64 * 96):  # one image at a time, two, all
-        monkeypatch.setattr(chunks, "CHUNK_PIXELS", pixels)
+        monkeypatch.setattr(chunks, "CACHE_VALUES", pixels)
         torch.testing.assert_close(metric(image, truth, hidden), alone, rtol=1e-12, atol=0)
 
 
