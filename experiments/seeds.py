@@ -8,14 +8,13 @@ objectives may be chance of training. Intervals over images are in the compariso
 """
 
 import argparse
-import json
 import sys
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 from losses import InvalidSetting
-from recon.comparison.assemble import FORMAT
+from recon.comparison.assemble import Comparison, read_comparison
 from recon.console import aligned
 from recon.evaluation.evaluate_run import COLUMNS
 from recon.runs import HARMLESS
@@ -23,25 +22,29 @@ from recon.runs import HARMLESS
 Cell = tuple[float, float] | None  # mean, half of the range
 
 
-def seeds(comparison: dict[str, Any]) -> list[list[str]]:
+def seeds(comparison: Comparison) -> list[list[str]]:
     """Lines of cells: the heading, every objective with its number of runs, the simple reconstructions, the truth.
 
     Raises:
         InvalidSetting: runs of one objective differ in more than their seed, or have the same one.
     """
-    groups: dict[tuple[bool, str], list[dict[str, Any]]] = defaultdict(list)
-    for row in comparison["rows"]:
-        made = comparison["made"].get(row["key"])
-        groups[made is not None, made["expression"] if made else row["label"]].append(row)
+    groups: dict[tuple[bool, str], list[str]] = defaultdict(list)
+    for row in comparison.rows:
+        made = comparison.made.get(row.key)
+        groups[made is not None, made.expression if made else row.label].append(row.key)
     for (trained, label), rows in groups.items():
         if trained:
-            _check(label, [comparison["made"][row["key"]]["differs"] for row in rows])
-    truth = next(row for row in comparison["rows"] if row["kind"] == "truth")
-    detail = truth["values"]["tenengrad"]["value"]
+            _check(label, [comparison.made[row].differs for row in rows])
+    detail = comparison.results.number("truth", "tenengrad")
     lines = [
         (
             f"{label} ({len(rows)} seeds)" if len(rows) > 1 else label,
-            {name: _over(rows, name, detail if name == "tenengrad" else 1) for name in COLUMNS},
+            {
+                name: _over(
+                    [comparison.results.number(row, name) for row in rows], detail if name == "tenengrad" else 1
+                )
+                for name in COLUMNS
+            },
         )
         for (_, label), rows in groups.items()
     ]
@@ -60,23 +63,21 @@ def _check(label: str, differs: list[dict[str, Any]]) -> None:
         raise InvalidSetting(f"runs of {label} have the same seed; give each once, or compare them apart")
 
 
-def read(path: Path) -> dict[str, Any]:
+def read(path: Path) -> Comparison:
     """A comparison.json.
 
     Raises:
-        InvalidSetting: it is none.
+        InvalidSetting: it cannot be read.
     """
     try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        return read_comparison(path)
+    except OSError as error:
         raise InvalidSetting(f"{path} cannot be read ({error}); give the comparison.json of recon.compare") from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise InvalidSetting(f"{path} is not the comparison.json of recon.compare")
-    return content
+    except (ValueError, TypeError, KeyError) as error:
+        raise InvalidSetting(f"{path} is not a comparison.json of this version of recon.compare") from error
 
 
-def _over(rows: list[dict[str, Any]], name: str, unit: float) -> Cell:
-    values = [row["values"].get(name, {}).get("value") for row in rows]
+def _over(values: list[float | None], unit: float | None) -> Cell:
     if None in values or not unit:
         return None
     return sum(values) / len(values) / unit, (max(values) - min(values)) / 2 / unit

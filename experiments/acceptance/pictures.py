@@ -5,7 +5,6 @@ objective on equally many images (as preset=refiner64 does), and under flow a he
 evaluated on held-out images and drawn as soon as it has ended.
 """
 
-import json
 import os
 import statistics
 import time
@@ -24,6 +23,7 @@ from experiments.benchmarks.turns import in_turns
 from experiments.gallery import gallery
 from losses import InvalidSetting
 from recon.cli import typed
+from recon.comparison.assemble import read_comparison
 from recon.comparison.compare_runs import compare
 from recon.config import Settings
 from recon.data import create_dataset
@@ -110,12 +110,12 @@ def pictures(task: Task, findings: Findings) -> None:
         compare(settings)
     except InvalidSetting as error:  # its page wants plotly; the numbers are written before it
         findings.note(f"no page of the comparison: {error}")
-    page = json.loads((runs / "comparison" / "comparison.json").read_text())
-    truth = next(row for row in page["rows"] if row["kind"] == "truth")["values"]["tenengrad"]["value"]
-    for row in page["rows"]:
-        cells = {COLUMNS[name]: row["values"][name]["value"] for name in COLUMNS}
+    found = read_comparison(runs / "comparison" / "comparison.json")
+    truth = found.results.number("truth", "tenengrad")
+    for row in found.rows:
+        cells = {title: found.results.number(row.key, name) for name, title in COLUMNS.items()}
         cells["detail"] = cells["detail"] and cells["detail"] / truth
-        findings.row("held-out images", row=row["label"], **cells)
+        findings.row("held-out images", row=row.label, **cells)
 
 
 def training_side(data: Path, gpu: bool) -> int:

@@ -1,31 +1,90 @@
-"""The comparison as plain data: what the page, the tables and the plots are made of (comparison.json)."""
+"""The comparison as data, from which the page, the tables and the plots are made; comparison.json holds it."""
 
 import json
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from recon.comparison.differences import Row, best, differences
+from recon.comparison.differences import Difference, RowTensors, best, differences
 from recon.comparison.gather import Candidate
-from recon.evaluation.results import Record, no_value
+from recon.evaluation.protocol import Protocol
+from recon.evaluation.results import Column, Evaluation, Results, RowInfo, Value, as_json, points, read_table
 from recon.evaluation.rows import named
 from recon.loaded_run import curves
 from recon.runs import flat
 from recon.study_config import EvaluateSettings, Measuring, Where
 from recon.usage import written
 
-FORMAT = "recon comparison 1"
+FORMAT = "recon comparison 2"
 POINTS = 500  # of a training curve
-PLOTTED = {
-    "bands": "bands",
-    "by_distance": "by_distance",
-    "by_ratio": "by_ratio",
-    "spectra": "spectrum",
-    "planes": "plane",
-    "blends": "blend",
-    "calibration": "calibration",
-}
+
+
+@dataclass(frozen=True)
+class Made:
+    """How a run was made: objective, settings that differ between the runs, weights of networks, steps, checksum of
+    the model, and the commands that train and evaluate it."""
+
+    expression: str
+    differs: dict[str, Any]
+    weights: dict[str, Any]
+    steps: int
+    model: str
+    commands: list[str]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Rows of all runs, then the simple reconstructions, which every evaluation has alike, then the truth.
+
+    Args:
+        best: metric -> keys of the rows that are marked as best.
+        made: key of a run's first row -> how it was made.
+        checkpoints: key of a row -> what is known of a checkpoint of another code.
+    """
+
+    title: str
+    created: str
+    protocol: Protocol
+    digest: str
+    caveat: str | None
+    columns: list[Column]
+    rows: list[RowInfo]
+    results: Results
+    best: dict[str, list[str]]
+    differences: list[Difference]
+    made: dict[str, Made] = field(default_factory=dict)
+    checkpoints: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def row(self, key: str) -> RowInfo:
+        return next(row for row in self.rows if row.key == key)
+
+    def as_json(self, files: list[str]) -> str:
+        """comparison.json, with the names of the files beside it."""
+        tables = {name: getattr(self, name) for name in ("columns", "rows", "differences")} | {"values": self.results}
+        head = asdict(replace(self, results=None, columns=[], rows=[], differences=[]))
+        head = {key: value for key, value in head.items() if key not in (*tables, "results")}
+        return as_json({"format": FORMAT} | head | {"files": files}, tables)
+
+
+def read_comparison(path: Path) -> Comparison:
+    """A comparison.json.
+
+    Raises:
+        OSError, ValueError, TypeError, KeyError: there is none, or it is of another format.
+    """
+    page = json.loads(path.read_text())
+    if page["format"] != FORMAT:
+        raise ValueError(f"its format is {page['format']}")
+    size = tuple(page["protocol"]["image_size"])
+    found = {f.name: page[f.name] for f in fields(Comparison) if f.name != "results"} | {
+        "protocol": Protocol(**page["protocol"] | {"image_size": size}),
+        "columns": read_table(Column, page["columns"]),
+        "rows": read_table(RowInfo, page["rows"]),
+        "differences": read_table(Difference, page["differences"]),
+        "made": {key: Made(**made) for key, made in page["made"].items()},
+    }
+    return Comparison(**found, results=Results(read_table(Value, page["values"])))
 
 
 @dataclass(frozen=True)
@@ -36,13 +95,17 @@ class Learnt:
     row: str
 
     @property
-    def found(self) -> Record | None:
+    def found(self) -> Evaluation | None:
         return self.candidate.found
 
+    @property
+    def info(self) -> RowInfo:
+        return next(row for row in self.found.rows if row.key == self.row)
 
-def of_run(row: Learnt) -> bool:
-    """Whether a row's run was trained here: only then is it known how."""
-    return row.candidate.subject is None or row.candidate.subject.trained.origin is None
+    @property
+    def trained_here(self) -> bool:
+        """Whether its run was trained by this program: only then is it known how."""
+        return self.candidate.subject is None or self.candidate.subject.trained.origin is None
 
 
 def learnt_rows(candidates: list[Candidate]) -> dict[str, Learnt]:
@@ -51,44 +114,48 @@ def learnt_rows(candidates: list[Candidate]) -> dict[str, Learnt]:
     return {
         f"{key}/{labels[c.folder]}": Learnt(c, key)
         for c in candidates
-        for key, row in (c.found.page["rows"] if c.found else {"run": {"kind": "run"}}).items()
-        if row["kind"] == "run"
+        for key in ([row.key for row in c.found.rows if row.kind == "run"] if c.found else ["run"])
     }
 
 
-def assemble(candidates: list[Candidate], learnt: dict[str, Learnt], measuring: Measuring) -> dict[str, Any]:
-    """Rows of all runs, then the simple reconstructions, which every evaluation has alike, then the truth."""
+def assemble(candidates: list[Candidate], learnt: dict[str, Learnt], measuring: Measuring) -> Comparison:
+    """Puts the evaluations of all runs into one table, with differences and the best rows."""
     first = next(c.found for c in candidates if c.found)
-    metrics, labels = first.page["metrics"], unique_labels([c.folder for c in candidates])
-    measured: dict[str, Row] = {key: (row.found, row.row) for key, row in learnt.items() if row.found}
-    beside = {key: row for key, row in first.page["rows"].items() if row["kind"] != "run"}
-    pages = {key: (row.found.page["rows"][row.row] if row.found else None) for key, row in learnt.items()} | beside
-    reasons = {key: row.candidate.reason for key, row in learnt.items()}
-    return {
-        "format": FORMAT,
-        "created": datetime.now().isoformat(timespec="seconds"),
-        "title": "Comparison of " + ", ".join(labels.values()),
-        "protocol": first.page["protocol"],
-        "metrics": metrics,
-        "rows": [_row(key, page, metrics, reasons.get(key)) for key, page in pages.items()],
-        # An oracle has seen the answer: it is measured, and takes part in no contest.
-        "best": {
-            metric["name"]: best(metric, {key: row for key, row in measured.items() if row[1] != "oracle"})
-            for metric in metrics
-        },
-        "differences": differences(metrics, measured),
-        "training": {key: _training(row.candidate) for key, row in learnt.items() if row.row == "run" and of_run(row)},
-        "made": {f"run/{label}": made for label, made in made(candidates, labels, measuring).items()},
-        "checkpoints": checkpoints(learnt, measuring),
-        **{
-            plot: {key: page[name] for key, page in pages.items() if page and page[name]}
-            for plot, name in PLOTTED.items()
-        },
-    }
+    labels = unique_labels([c.folder for c in candidates])
+    measured: dict[str, RowTensors] = {key: (row.found.tensors, row.row) for key, row in learnt.items() if row.found}
+    ranked = {key: row for key, row in measured.items() if row[1] != "oracle"}  # an oracle has seen the answer
+    rows, values = [], []
+    for key, row in learnt.items():
+        label = labels[row.candidate.folder]
+        if row.found:
+            rows.append(replace(row.info, key=key, label=named(label, row.info.rendering)))
+            values += [replace(v, run=label, row=key) for v in row.found.results if v.row == row.row]
+        else:
+            reason = row.candidate.reason
+            rows.append(RowInfo(key, label, "run", reason))
+            values += [Value(label, key, column.name, reason=f"not evaluated: {reason}") for column in first.columns]
+        if row.row == "run" and row.trained_here:
+            values += training_curves(label, key, row.candidate)
+    beside = [row for row in first.rows if row.kind != "run"]
+    values += [v for v in first.results if v.row in {row.key for row in beside}]
+    return Comparison(
+        title="Comparison of " + ", ".join(labels.values()),
+        created=datetime.now().isoformat(timespec="seconds"),
+        protocol=first.protocol,
+        digest=first.digest,
+        caveat=first.caveat,
+        columns=first.columns,
+        rows=[*rows, *beside],
+        results=Results(values),
+        best={column.name: best(column, ranked) for column in first.columns},
+        differences=differences(first.columns, measured),
+        made={f"run/{label}": made for label, made in runs_made(candidates, labels, measuring).items()},
+        checkpoints=checkpoints(learnt, measuring),
+    )
 
 
-def made(candidates: list[Candidate], labels: dict[Path, str], measuring: Measuring) -> dict[str, dict[str, Any]]:
-    """How each run came about: its objective, the settings that differ between runs, weights, commands."""
+def runs_made(candidates: list[Candidate], labels: dict[Path, str], measuring: Measuring) -> dict[str, Made]:
+    """How each run was made, by its label."""
     opened = [c for c in candidates if c.subject and c.subject.trained.origin is None]
     settings = {c.folder: flat(c.subject.trained.settings) for c in opened}
     differing = {
@@ -97,25 +164,25 @@ def made(candidates: list[Candidate], labels: dict[Path, str], measuring: Measur
     found = {}
     for c in opened:
         trained, own = c.subject.trained, settings[c.folder]
-        found[labels[c.folder]] = {
-            "expression": trained.resolved["objective"],
-            "differs": {key: own[key] for key in own if key in differing and key not in ("name", "resume", "loss")},
-            "weights": trained.resolved["weights"],
-            "steps": trained.step if trained.step is not None else trained.resolved["steps"],
-            "model": trained.sha256,
-            "commands": [
+        found[labels[c.folder]] = Made(
+            expression=trained.resolved["objective"],
+            differs={key: own[key] for key in own if key in differing and key not in ("name", "resume", "loss")},
+            weights=trained.resolved["weights"],
+            steps=trained.step if trained.step is not None else trained.resolved["steps"],
+            model=trained.sha256,
+            commands=[
                 written("pretrain", trained.settings, leave_out=("resume", "compile")),
                 written("evaluate", evaluation_of(c, measuring)),
             ],
-        }
+        )
     return found
 
 
 def checkpoints(learnt: dict[str, Learnt], measuring: Measuring) -> dict[str, dict[str, Any]]:
-    """What is known of the checkpoints of others, by the key of their rows, and the command that evaluates them."""
+    """What is known of other codes' checkpoints, by the key of their rows, and the command that evaluates them."""
     found = {}
     for key, row in learnt.items():
-        if row.found and not of_run(row):
+        if row.found and not row.trained_here:
             trained = row.candidate.subject.trained
             found[key] = trained.origin.description() | {
                 "sha256": trained.sha256,
@@ -141,19 +208,10 @@ def unique_labels(folders: list[Path]) -> dict[Path, str]:
     return {f: name if names.count(name) == 1 else str(f) for f, name in zip(folders, names, strict=True)}
 
 
-def _row(key: str, page: dict[str, Any] | None, metrics: list[dict[str, Any]], reason: str | None) -> dict[str, Any]:
-    if page is None:
-        nothing = {metric["name"]: no_value(f"not evaluated: {reason}") for metric in metrics}
-        return {"key": key, "label": key.partition("/")[2], "kind": "run", "note": reason, "values": nothing}
-    name = key.partition("/")[2]
-    label = named(name, page["rendering"]) if page["kind"] == "run" else page["label"]
-    return {"key": key, "label": label} | {name: page[name] for name in ("kind", "note", "values")}
-
-
-def _training(candidate: Candidate) -> dict[str, Any]:
+def training_curves(run: str, row: str, candidate: Candidate) -> list[Value]:
     """Gradient norms and cosines over training, thinned to what a plot can show."""
     found = curves(candidate.folder)
     steps = found.get("step", [])
     stride = -(-len(steps) // POINTS) or 1
     wanted = [name for name in found if name.endswith("/gradient_norm") or name.startswith("cosine/")]
-    return {"step": steps[::stride], "curves": {name: found[name][::stride] for name in wanted}}
+    return points(run, row, "training", steps[::stride], **{name: found[name][::stride] for name in wanted})

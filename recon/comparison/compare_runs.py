@@ -8,13 +8,14 @@ from typing import Any
 
 from losses import InvalidSetting
 from losses.patches import spread
-from recon.comparison.assemble import Learnt, assemble, learnt_rows
+from recon.comparison.assemble import Comparison, Learnt, assemble, learnt_rows
 from recon.comparison.gather import Candidate, gather
 from recon.comparison.probed import with_probes
 from recon.console import duration
 from recon.distributed import require_one_process
-from recon.evaluation.evaluate_run import evaluated, table, undefined
-from recon.evaluation.evaluator import Evaluation
+from recon.evaluation.evaluate_run import table, undefined
+from recon.evaluation.evaluation_pass import evaluate
+from recon.evaluation.results import Evaluation
 from recon.evaluation.suite import Networks
 from recon.loaded_run import RESULTS, Subject
 from recon.probing import probe_results as probes
@@ -58,9 +59,9 @@ def report(
     comparison = with_probes(assemble(candidates, learnt, settings), probings(learnt, baselines))
     folder.mkdir(parents=True, exist_ok=True)
     write_files(comparison, folder)
-    page = write_page(comparison, pictures(learnt), folder)
-    print(table(comparison | {"rows": {row["key"]: row for row in comparison["rows"]}}))
-    for line in undefined(comparison | {"rows": {row["key"]: row for row in comparison["rows"]}}):
+    page = write_page(as_dictionaries(comparison), pictures(learnt), folder)
+    print(table(comparison.rows, comparison.results))
+    for line in undefined(comparison.rows, comparison.columns, comparison.results):
         print(line)
     failed = [candidate for candidate in candidates if candidate.reason]
     for candidate in failed:
@@ -97,22 +98,24 @@ def probing_of(subject: Subject) -> probes.Record | None:
     return found
 
 
-def write_files(comparison: dict[str, Any], folder: Path) -> None:
+def write_files(comparison: Comparison, folder: Path) -> None:
     """comparison.json, tables and plots; those of an earlier comparison that this one does not have are removed."""
     path = folder / "comparison.json"
     try:
         before = set(json.loads(path.read_text())["files"])
     except (OSError, ValueError, TypeError, KeyError):
         before = set()
-    files = [file.name for file in (*write_tables(comparison, folder), *write_plots(comparison, folder))]
+    shown = as_dictionaries(comparison)
+    files = [file.name for file in (*write_tables(shown, folder), *write_plots(shown, folder))]
     for name in before - set(files):
         (folder / Path(name).name).unlink(missing_ok=True)
-    write_text(path, json.dumps(comparison | {"files": files}, indent=1, allow_nan=False) + "\n")
+    write_text(path, comparison.as_json(files))
 
 
-def announced(subject: Subject, measuring: Measuring, nets: Networks, before: Evaluation | None) -> Evaluation:
+def announced(subject: Subject, measuring: Measuring, networks: Networks, before: Evaluation | None) -> Evaluation:
+    """Prints that a run is evaluated, and evaluates it."""
     print(f"evaluating {subject.folder}", flush=True)
-    return evaluated(subject, measuring, nets, before)
+    return evaluate(subject, measuring, networks, before)
 
 
 def pictures(learnt: dict[str, Learnt]) -> dict[str, Any]:
@@ -121,9 +124,7 @@ def pictures(learnt: dict[str, Learnt]) -> dict[str, Any]:
     protocol, truth = first.protocol, first.tensors["truth/pictures"]
     p = protocol.patch_size
     rows = {key: row.found.tensors[f"{row.row}/pictures"] for key, row in learnt.items() if row.found}
-    for key, page in first.page["rows"].items():
-        if page["kind"] not in ("run", "truth"):
-            rows[key] = first.tensors[f"{key}/pictures"]
+    rows |= {row.key: first.tensors[f"{row.key}/pictures"] for row in first.rows if row.kind not in ("run", "truth")}
     draws = {
         key: row.found.tensors[f"{row.row}/draws"].permute(0, 1, 3, 4, 2).numpy()
         for key, row in learnt.items()
@@ -132,8 +133,60 @@ def pictures(learnt: dict[str, Learnt]) -> dict[str, Any]:
     return {
         "draws": draws,
         "patch_size": p,
-        "names": first.page["pictures"],
+        "names": first.pictures,
         "truth": truth.permute(0, 2, 3, 1).numpy(),
         "hidden": spread(first.tensors["masks"], protocol.grid, p)[:, 0].numpy(),
         "rows": {key: images.permute(0, 2, 3, 1).numpy() for key, images in rows.items()},
+    }
+
+
+def as_dictionaries(comparison: Comparison) -> dict[str, Any]:
+    """The comparison as the report reads it."""
+    values = {
+        row.key: {
+            c.name: {
+                name: getattr(comparison.results.get(row.key, c.name), name)
+                for name in ("value", "low", "high", "n", "reason")
+            }
+            for c in comparison.columns
+        }
+        for row in comparison.rows
+    }
+    places = {"bands": "frequency", "by_distance": "distance", "by_ratio": "ratio", "spectra": "frequency"}
+    places |= {"blends": "alpha", "by_depth": "layer", "by_blocks": "blocks", "by_labels": "fraction"}
+
+    def curves(variant: str) -> dict[str, Any]:
+        found = {row.key: comparison.results.curves(row.key, variant) for row in comparison.rows}
+        return {key: curve for key, curve in found.items() if curve is not None}
+
+    planes = {
+        row.key: {
+            "mse": comparison.results.number(row.key, "luma_mse"),
+            "w2": comparison.results.number(row.key, "luma_w2"),
+        }
+        for row in comparison.rows
+    }
+    coverage = curves("coverage")
+    return {
+        "title": comparison.title,
+        "created": comparison.created,
+        "protocol": vars(comparison.protocol) | {"digest": comparison.digest, "caveat": comparison.caveat},
+        "metrics": [vars(column) | {"what": column.description} for column in comparison.columns],
+        "rows": [vars(row) | {"values": values[row.key]} for row in comparison.rows],
+        "best": comparison.best,
+        "differences": [vars(difference) for difference in comparison.differences],
+        "training": {key: {"step": c.at, "curves": c.columns} for key, c in curves("training").items()},
+        "made": {key: vars(made) for key, made in comparison.made.items()},
+        "checkpoints": comparison.checkpoints,
+        "planes": planes,
+        "calibration": {
+            key: {
+                "draws": len(c.at) - 1,
+                "ranks": c.columns["share"],
+                "expected": coverage[key].at if key in coverage else [],
+                "coverage": coverage[key].columns["coverage"] if key in coverage else [],
+            }
+            for key, c in curves("ranks").items()
+        },
+        **{name: {key: {x: c.at} | c.columns for key, c in curves(name).items()} for name, x in places.items()},
     }

@@ -1,32 +1,46 @@
 """Whether runs differ: paired over images, with intervals."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from recon.evaluation.results import Record, plain
+from recon.evaluation.results import Column, rounded
+from recon.evaluation.summary import RECOVERED
 from recon.metrics.intervals import Interval, difference_interval, statistic_interval
-from recon.metrics.recovery import RECOVERY, summary
+from recon.metrics.recovery import summary
 
-RECOVERED = {metric.name for metric in RECOVERY}
+RowTensors = tuple[dict[str, Tensor], str]  # an evaluation's tensors, and the key of one of its rows
+Gap = Callable[[str, str], Interval | None]  # two rows' keys -> a's number less b's; None where one has none
 
 
-Row = tuple[Record, str]  # an evaluation, and which of its rows
+@dataclass(frozen=True)
+class Difference:
+    """A metric of row `a` less that of row `b`, over `n` images that both have, with its 95% interval."""
+
+    metric: str
+    a: str
+    b: str
+    value: float | None
+    low: float | None
+    high: float | None
+    excludes_zero: bool
+    n: int
 
 
 def difference(
-    name: str, a: Row, b: Row, change: Callable[[Tensor, Row], Tensor] = lambda value, row: value
+    name: str, a: RowTensors, b: RowTensors, change: Callable[[Tensor, RowTensors], Tensor] = lambda value, row: value
 ) -> Interval | None:
     """a - b of a metric; None where one of them has no value.
 
-    `change` is what is done to both before they are subtracted: by default nothing.
+    Args:
+        change: is applied to both before they are subtracted; by default nothing is changed.
     """
     if name in RECOVERED:
-        moments = [found.tensors.get(f"{row}/moments") for found, row in (a, b)]
+        moments = [tensors.get(f"{row}/moments") for tensors, row in (a, b)]
         if any(m is None for m in moments):
             return None
         stacked = torch.stack([m.sum(1) for m in moments], dim=1)  # (n, 2, bands, 4)
@@ -34,66 +48,65 @@ def difference(
         def of_both(sums: Tensor) -> Tensor:
             return change(summary(sums[:, 0])[name], a) - change(summary(sums[:, 1])[name], b)
 
-        return _defined(statistic_interval(stacked, of_both))
-    values = [found.tensors.get(f"{row}/{name}") for found, row in (a, b)]
-    if any(v is None for v in values):
-        return None
-    return _defined(difference_interval(change(values[0], a), change(values[1], b)))
+        found = statistic_interval(stacked, of_both)
+    else:
+        values = [tensors.get(f"{row}/{name}") for tensors, row in (a, b)]
+        if any(v is None for v in values):
+            return None
+        found = difference_interval(change(values[0], a), change(values[1], b))
+    return None if math.isnan(found.value) else found
 
 
-def farther_from_truth(name: str, a: Row, b: Row) -> Interval | None:
-    """How much farther than b a is from the same number on the truth, image by image."""
+def farther_from_truth(name: str, a: RowTensors, b: RowTensors) -> Interval | None:
+    """How much farther a is than b from the same number on the truth, image by image."""
 
-    def distance(value: Tensor, row: Row) -> Tensor:
-        true = 1 if name in RECOVERED else row[0].tensors[f"truth/{name}"]
+    def distance(value: Tensor, row: RowTensors) -> Tensor:
+        true = 1 if name in RECOVERED else row[0][f"truth/{name}"]
         return (value - true).abs()
 
     return difference(name, a, b, distance)
 
 
-def differences(metrics: list[dict[str, Any]], rows: dict[str, Row]) -> list[dict[str, Any]]:
+def differences(columns: Iterable[Column], rows: dict[str, RowTensors]) -> list[Difference]:
     """Every metric's difference between every two rows, by key."""
+    return pairwise({c.name: lambda a, b, name=c.name: difference(name, rows[a], rows[b]) for c in columns}, rows)
+
+
+def best(column: Column, rows: dict[str, RowTensors]) -> list[str]:
+    """The rows that `leaders` finds: those with the highest, the lowest, or the values nearest to the truth's."""
+    compared = farther_from_truth if column.better == "truth" else difference
+    sign = 1 if column.better == "higher" else -1
+    return leaders(list(rows), lambda a, b: compared(column.name, rows[a], rows[b]), sign)
+
+
+def pairwise(gaps: dict[str, Gap], keys: Iterable[str]) -> list[Difference]:
+    """Every metric's difference between every two rows: metric -> gap."""
     found = []
-    for a, b in combinations(rows, 2):
-        for metric in metrics:
-            interval = difference(metric["name"], rows[a], rows[b])
-            if interval is not None:
-                found.append(
-                    {
-                        "metric": metric["name"],
-                        "a": a,
-                        "b": b,
-                        "value": plain(interval.value),
-                        "low": plain(interval.low),
-                        "high": plain(interval.high),
-                        "excludes_zero": interval.excludes_zero,
-                        "n": interval.images,
-                    }
-                )
+    for a, b in combinations(keys, 2):
+        for name, gap in gaps.items():
+            if (i := gap(a, b)) is not None:
+                ends = rounded(i.value), rounded(i.low), rounded(i.high)
+                found.append(Difference(name, a, b, *ends, i.excludes_zero, i.images))
     return found
 
 
-def best(metric: dict[str, Any], rows: dict[str, Row]) -> list[str]:
+def leaders(keys: Sequence[str], gap: Gap, sign: int = 1) -> list[str]:
     """The row that is ahead of every other, and those that its interval cannot tell from it.
 
-    None where no row is behind it by an interval that excludes zero: then there is nothing to mark. A row without an
-    interval to the leader takes no part.
+    Empty where no row is behind it by an interval that excludes zero: then there is nothing to mark. A row without an
+    interval to the leader is left out.
+
+    Args:
+        sign: 1 where higher is better, -1 where lower is.
     """
-    sign = 1 if metric["better"] == "higher" else -1
-    compared = farther_from_truth if metric["better"] == "truth" else difference
 
-    def behind(a: str, b: str) -> Interval | None:
-        """How far b is behind a, where there is an interval."""
-        interval = compared(metric["name"], rows[a], rows[b])
-        return interval if interval is not None and math.isfinite(interval.low) else None
+    def known(a: str, b: str) -> Interval | None:
+        found = gap(a, b)
+        return found if found is not None and math.isfinite(found.low) else None
 
-    gaps = {a: {b: gap for b in rows if b != a and (gap := behind(a, b)) is not None} for a in rows}
+    gaps = {a: {b: found for b in keys if b != a and (found := known(a, b)) is not None} for a in keys}
     for leader, others in gaps.items():
-        if others and all(sign * gap.value >= 0 for gap in others.values()):
-            level = [key for key, gap in others.items() if not gap.excludes_zero]
-            return [key for key in rows if key in (leader, *level)] if len(level) < len(others) else []
+        if others and all(sign * found.value >= 0 for found in others.values()):
+            level = [key for key, found in others.items() if not found.excludes_zero]
+            return [key for key in keys if key in (leader, *level)] if len(level) < len(others) else []
     return []
-
-
-def _defined(interval: Interval) -> Interval | None:
-    return interval if interval.value == interval.value else None

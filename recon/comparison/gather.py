@@ -5,11 +5,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from losses import InvalidSetting
-from recon.evaluation import results as record
-from recon.evaluation.evaluator import Evaluation
 from recon.evaluation.protocol import Protocol, dataset_of, protocol_of
+from recon.evaluation.results import Evaluation, read, write
 from recon.evaluation.rows import honest
-from recon.evaluation.suite import networks
+from recon.evaluation.suite import load_networks
 from recon.loaded_run import Subject, open_run
 from recon.study_config import CompareSettings
 from recon.training.device import is_out_of_memory
@@ -20,21 +19,25 @@ PLACES = {"device", "batch", "run", "runs", "out", "again", "data", "target"}  #
 
 @dataclass
 class Candidate:
-    """A run, or a checkpoint of others, that takes part: `found` is its evaluation, `subject` its model; `reason` why
-    it has none. `folder`: what the user typed."""
+    """A run that is compared, or a checkpoint of another code.
+
+    `folder` is what the user typed, `subject` its model, `found` its evaluation, and `reason` why it has none.
+    """
 
     folder: Path
     subject: Subject | None = None
-    found: record.Record | None = None
+    found: Evaluation | None = None
     reason: str | None = None
 
 
 def gather(folders: list[Path], settings: CompareSettings, evaluated: Callable[..., Evaluation]) -> list[Candidate]:
-    """Every run with its evaluation, all of one digest.
+    """Every run with its evaluation, all on the same images and masks.
 
-    `evaluated(subject, settings, networks, before)` makes one. A run that cannot be read or evaluated has a
-    reason instead, and stops nobody else. A checkpoint of others is judged on the data of the first run that has some,
-    unless the settings say on which.
+    A run that cannot be read or evaluated has a reason instead, and the others are compared without it. A checkpoint
+    of another code is evaluated on the data of the first run, unless the settings name other data.
+
+    Args:
+        evaluated: makes an evaluation, as `evaluate`.
 
     Raises:
         InvalidSetting: runs that no evaluation can bring together, or not one that can be read.
@@ -47,16 +50,17 @@ def gather(folders: list[Path], settings: CompareSettings, evaluated: Callable[.
         raise InvalidSetting(f"render={settings.render}: every run has one answer to each image; leave render out")
     give_data(readable)
     refuse_other_protocols([(c.folder, _protocol(c.subject, settings)) for c in readable])
-    nets = networks(settings)
+    networks = load_networks(settings)
     last: Evaluation | None = None
     for candidate in readable:
         subject = candidate.subject
         if not settings.again:
-            candidate.found = usable(subject, settings, nets.provenance)
+            candidate.found = usable(subject, settings, networks.provenance)
         if candidate.found is None:
             try:
-                last = evaluated(subject, settings, nets, last)
-                candidate.found = _written(subject, settings, last)
+                candidate.found = last = evaluated(subject, settings, networks, last)
+                subject.make_folder()
+                write(subject.folder, last)
             except (InvalidSetting, OSError, RuntimeError) as error:
                 said = "out of memory; lower batch" if is_out_of_memory(error) else " ".join(str(error).split())
                 candidate.reason = f"{candidate.folder}: {said}"
@@ -92,32 +96,27 @@ def refuse_other_images(candidates: list[Candidate]) -> None:
         raise InvalidSetting("no run could be evaluated: " + "; ".join(c.reason for c in candidates))
     first = found[0]
     for candidate in found[1:]:
-        if candidate.found.page["protocol"]["digest"] != first.found.page["protocol"]["digest"]:
+        if candidate.found.digest != first.found.digest:
             raise InvalidSetting(
                 f"{candidate.folder} and {first.folder} were evaluated on other images or masks; if "
                 "their data is the same, evaluate them anew: again=true data.root=PATH"
             )
 
 
-def usable(subject: Subject, settings: CompareSettings, weights: dict[str, dict[str, str]]) -> record.Record | None:
+def usable(subject: Subject, settings: CompareSettings, weights: dict[str, dict[str, str]]) -> Evaluation | None:
     """The evaluation in the run's folder, if it is of this model, these settings and these networks' `weights`."""
-    found = record.read(subject.folder)
-    if found is None or found.page["model"]["sha256"] != subject.trained.sha256 or found.page["weights"] != weights:
+    found = read(subject.folder)
+    if found is None or found.model["sha256"] != subject.trained.sha256 or found.weights != weights:
         return None
-    then, now = found.page["measuring"], asdict(settings)
+    then, now = found.measuring, asdict(settings)
     if settings.data.root is not None and then["data"].get("root") != settings.data.root:
         return None
-    if found.page["protocol"]["data"] != dataset_of(subject.trained.settings, settings):
+    if found.protocol.data != dataset_of(subject.trained.settings, settings):
         return None
-    if ("run" in found.page["rows"]) != honest(subject.trained.model):  # the target that was given was another
+    if any(row.key == "run" for row in found.rows) != honest(subject.trained.model):  # another target was given then
         return None
     free = PLACES if subject.trained.model.head.renderings else PLACES | {"render", "draws"}
     return found if all(then.get(key) == now[key] for key in now if key not in free) else None
-
-
-def _written(subject: Subject, settings: CompareSettings, found: Evaluation) -> record.Record:
-    subject.make_folder()
-    return record.write(subject, settings, found)
 
 
 def _opened(folder: Path, target: str | None) -> Candidate:

@@ -1,12 +1,16 @@
 """What the runs' representations are worth, beside their reconstructions: columns, control rows and curves."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from itertools import combinations
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from recon.evaluation.results import no_value, plain
-from recon.probing.accuracy import Accuracy, difference
+from torch import Tensor
+
+from recon.comparison.assemble import Comparison
+from recon.comparison.differences import leaders, pairwise
+from recon.evaluation.results import Column, RowInfo, Value, points, rounded
+from recon.metrics.intervals import Interval
+from recon.probing.accuracy import difference
 from recon.probing.probe_results import Record
 
 GROUP = "representation"
@@ -19,15 +23,74 @@ ABOUT = {
     "finetune": ("the whole encoder trained on the labels", "arXiv 2111.06377, table 9"),
 }
 FEATURES = {"mean": "mean of the patch tokens", "class": "class token", "pixels": "the pixels"}
-CURVES = ("by_depth", "by_blocks", "by_labels")
-
-Numbers = dict[str, Any]
-Curve = dict[str, list[float | None]]
 
 
 @dataclass(frozen=True)
-class Column:
-    """A question that has a column: its probe, variant and kind of feature, at the largest share of the labels."""
+class Answer:
+    """One probe's accuracy.
+
+    Args:
+        name: of the result in its probing.
+        kind: of the features: "mean", "class", "pixels"; "" where the whole encoder was trained.
+        layer: number of the block that was read; 0 where the whole encoder was trained.
+        fraction: of the training labels.
+    """
+
+    name: str
+    probe: str
+    variant: str
+    kind: str
+    layer: int
+    fraction: float
+    value: float
+    low: float
+    high: float
+    images: int
+
+    @classmethod
+    def of(cls, entry: dict[str, Any]) -> "Answer":
+        """From a result of probe.json."""
+        kind, _, layer = entry["feature"].partition("/")
+        known = {
+            name: entry.get(name) for name in ("name", "probe", "variant", "fraction", "value", "low", "high", "images")
+        }
+        return cls(**known, kind=kind, layer=int(layer or 0))
+
+    @property
+    def blocks(self) -> float:
+        """How many blocks were trained: of the variant "blocks=0.5, 20 epochs", 0.5."""
+        return float(self.variant.partition("=")[2].partition(",")[0])
+
+    @property
+    def line(self) -> str:
+        """The curve that it is a point of, in words."""
+        parts = [part for part in self.variant.split(", ") if not part.startswith(("blocks=", NEIGHBOURS))]
+        return " ".join(filter(None, (self.probe, FEATURES.get(self.kind), ", ".join(parts))))
+
+
+@dataclass(frozen=True)
+class Probed:
+    """The answers of one encoder, or of the pixels (`pixels`); result's name -> (S, n) bool, which were right."""
+
+    answers: list[Answer]
+    correct: dict[str, Tensor] = field(default_factory=dict)
+    pixels: bool = False
+
+    @classmethod
+    def of(cls, record: Record, contestant: str) -> "Probed":
+        answers = [Answer.of(entry) for entry in record.page["results"] if entry["contestant"] == contestant]
+        return cls(answers, record.correct, contestant == "pixels")
+
+    def joined(self, other: "Probed") -> "Probed":
+        """With the answers that only the other has."""
+        known = {answer.name for answer in self.answers}
+        more = [answer for answer in other.answers if answer.name not in known]
+        return replace(self, answers=[*self.answers, *more], correct=other.correct | self.correct)
+
+
+@dataclass(frozen=True)
+class Question:
+    """What has a column: a probe, its variant and kind of feature, at the largest share of the labels."""
 
     probe: str
     variant: str
@@ -39,37 +102,40 @@ class Column:
         words = (self.probe, *self.variant.replace("=", "").replace("k20", "20").split(), self.kind)
         return "_".join(filter(None, words))
 
-    def entry(self, record: Record, contestant: str) -> dict[str, Any] | None:
-        """The contestant's answer, at its deepest probed block; pixels answer for every kind of feature."""
-        kind = "pixels" if contestant == "pixels" and self.kind else self.kind
+    def answer(self, of: Probed) -> Answer | None:
+        """The answer at the deepest probed block; pixels answer for every kind of feature."""
+        asked = (self.probe, self.variant, "pixels" if of.pixels and self.kind else self.kind, self.fraction)
         same = [
-            entry
-            for entry in record.page["results"]
-            if entry["contestant"] == contestant
-            and (entry["probe"], entry["variant"], entry["fraction"]) == (self.probe, self.variant, self.fraction)
-            and kind_of(entry) == kind
+            answer for answer in of.answers if (answer.probe, answer.variant, answer.kind, answer.fraction) == asked
         ]
-        return max(same, key=layer_of, default=None)
+        return max(same, key=lambda answer: answer.layer, default=None)
 
-    def as_metric(self, record: Record) -> dict[str, Any]:
+    def value(self, run: str, row: str, of: Probed) -> Value:
+        found = self.answer(of)
+        if found is None:
+            return Value(run, row, self.name, reason="not probed this way")
+        value, low, high = map(rounded, (found.value, found.low, found.high))
+        return Value(run, row, self.name, value=value, low=low, high=high, n=found.images)
+
+    def gap(self, one: Probed, other: Probed) -> Interval | None:
+        """How much more accurate the one is than the other, paired over test images."""
+        answers = self.answer(one), self.answer(other)
+        if None in answers:
+            return None
+        found = difference(*(of.correct[answer.name] for of, answer in zip((one, other), answers, strict=True)))
+        return Interval(found.mean, found.low, found.high, found.images)
+
+    def column(self, data: dict[str, Any]) -> Column:
         about, reference = ABOUT[self.probe]
-        data = record.page["data"]
         of = f", on the {FEATURES[self.kind]}" if self.kind else f", {self.variant}" if self.variant else ""
-        return {
-            "group": GROUP,
-            "name": self.name,
-            "what": f"Accuracy of {about}{of}; {data['test']:,} test images of {data['name']}, "
-            f"{self.fraction:.0%} of the training labels.",
-            "unit": "share of test images",
-            "low": 0,
-            "high": 1,
-            "better": "higher",
-            "reference": reference,
-            "paired": False,
-        }
+        description = (
+            f"Accuracy of {about}{of}; {data['test']:,} test images of {data['name']}, "
+            f"{self.fraction:.0%} of the training labels."
+        )
+        return Column(GROUP, self.name, description, "share of test images", 0, 1, "higher", reference, paired=False)
 
 
-def with_probes(comparison: dict[str, Any], records: dict[str, Record]) -> dict[str, Any]:
+def with_probes(comparison: Comparison, records: dict[str, Record]) -> Comparison:
     """The comparison with a group of columns for what was probed, and controls and baselines as rows.
 
     Probings of other images, sizes or labels than the first one's are not mixed with it; their cells say so.
@@ -78,74 +144,64 @@ def with_probes(comparison: dict[str, Any], records: dict[str, Record]) -> dict[
         records: key of a row -> its probing; a key that has no row yet, of a model from scratch, gets one.
     """
     if not records:
-        return comparison | {name: {} for name in CURVES}
+        return comparison
     first = next(iter(records.values()))
-    fit = {key: record for key, record in records.items() if record.task == first.task}
-    known = {row["key"] for row in comparison["rows"]}
-    answers = {key: (record, contestant_of(record)) for key, record in fit.items()}
-    runs = {key: answer for key, answer in answers.items() if key in known}
-    asked = columns(list(answers.values()))  # the controls follow
-    labels = {key: record.page["run"] for key, record in records.items() if key not in known}
-    for key, label, record, contestant in controls(list(fit.values())):
-        labels[key], answers[key] = label, (record, contestant)
-    nothing = {metric["name"]: no_value("not a reconstruction") for metric in comparison["metrics"]}
-    added = [
-        {"key": key, "label": label, "kind": "simple", "note": None, "values": nothing} for key, label in labels.items()
-    ]
+    same = {key: record for key, record in records.items() if record.task == first.task}
+    known = {row.key for row in comparison.rows}
+    probed = {key: Probed.of(record, contestant_of(record)) for key, record in same.items()}
+    runs = {key: found for key, found in probed.items() if key in known}
+    asked = questions(list(probed.values()))  # the controls follow
+    added = [RowInfo(key, record.page["run"], "simple") for key, record in records.items() if key not in known]
+    for key, label, found in controls(list(same.values())):
+        added.append(RowInfo(key, label, "simple"))
+        probed[key] = found
+    values = [Value("", row.key, c.name, reason="not a reconstruction") for row in added for c in comparison.columns]
+    truth = [row for row in comparison.rows if row.kind == "truth"]
+    rows = [*(row for row in comparison.rows if row.kind != "truth"), *added, *truth]
+    for row in rows:
+        run = row.key.partition("/")[2] if row.kind == "run" else ""
+        if row.key in probed:
+            values += [question.value(run, row.key, probed[row.key]) for question in asked]
+            values += curves(run, row.key, probed[row.key].answers)
+        else:
+            reason = "not probed" if row.kind == "run" else "has no encoder"
+            reason = "probed on other images or labels" if row.key in records else reason
+            values += [Value(run, row.key, question.name, reason=reason) for question in asked]
+    gaps = {q.name: lambda a, b, q=q: q.gap(runs[a], runs[b]) for q in asked}
+    return replace(
+        comparison,
+        columns=comparison.columns + [question.column(first.page["data"]) for question in asked],
+        rows=rows,
+        results=comparison.results + values,
+        best=comparison.best | {name: leaders(list(runs), gap) for name, gap in gaps.items()},
+        differences=comparison.differences + pairwise(gaps, runs),
+    )
 
-    def values(row: dict[str, Any]) -> dict[str, Numbers]:
-        if row["key"] in answers:
-            return {column.name: figures(column.entry(*answers[row["key"]])) for column in asked}
-        other = "probed on other images or labels" if row["key"] in records else None
-        reason = other or ("not probed" if row["kind"] == "run" else "has no encoder")
-        return {column.name: no_value(reason) for column in asked}
 
-    truth = [row for row in comparison["rows"] if row["kind"] == "truth"]
-    rows = [*(row for row in comparison["rows"] if row["kind"] != "truth"), *added, *truth]
-    return comparison | {
-        "metrics": comparison["metrics"] + [column.as_metric(first) for column in asked],
-        "rows": [row | {"values": row["values"] | values(row)} for row in rows],
-        "best": comparison["best"] | {column.name: best(column, runs) for column in asked},
-        "differences": comparison["differences"] + differences(asked, runs),
-        **{
-            name: {key: found for key, answer in answers.items() if (found := curves(*answer)[name])} for name in CURVES
-        },
-    }
-
-
-def columns(answers: list[tuple[Record, str]]) -> list[Column]:
+def questions(probed: Sequence[Probed]) -> list[Question]:
     """What has a column: each probe with most labels, of several k one, and of partial fine-tuning none."""
     most: dict[tuple[str, str, str], float] = {}
-    for record, contestant in answers:
-        for entry in record.page["results"]:
-            told = entry["probe"] in ABOUT and (entry["probe"] != "knn" or entry["variant"] == NEIGHBOURS)
-            if told and entry["contestant"] == contestant and kind_of(entry) != "pixels":
-                asked = entry["probe"], entry["variant"], kind_of(entry)
-                most[asked] = max(fraction_of(entry), most.get(asked, 0))
-    return [Column(*asked, fraction) for asked, fraction in most.items()]
+    for answer in (answer for of in probed for answer in of.answers):
+        has_column = answer.probe in ABOUT and (answer.probe != "knn" or answer.variant == NEIGHBOURS)
+        if has_column and answer.kind != "pixels":
+            asked = answer.probe, answer.variant, answer.kind
+            most[asked] = max(answer.fraction, most.get(asked, 0))
+    return [Question(*asked, fraction) for asked, fraction in most.items()]
 
 
-def controls(records: list[Record]) -> Iterator[tuple[str, str, Record, str]]:
-    """Key, label, probing and contestant of each control; one that probings share is one row with all their answers."""
-    found: dict[str, list[tuple[Record, str]]] = {}
+def controls(records: list[Record]) -> Iterator[tuple[str, str, Probed]]:
+    """Key, label and answers of each control; one that probings share is one row with all their answers."""
+    found: dict[str, tuple[str, str, Probed]] = {}
     for record in records:
         for contestant, control in record.page["contestants"].items():
             key = {"untrained": f"untrained/{control['encoder'][:12]}", "pixels": "pixels"}.get(contestant)
             if key is not None:
-                found.setdefault(key, []).append((record, contestant))
+                answers = Probed.of(record, contestant)
+                run, label, before = found.get(key, (record.page["run"], control["label"], None))
+                found[key] = run, label, before.joined(answers) if before else answers
     several = sum(key.startswith("untrained") for key in found) > 1
-    for key, shared in found.items():
-        record, contestant = joined([record for record, _ in shared]), shared[0][1]
-        whose = f" of {shared[0][0].page['run']}" if several else ""
-        label = record.page["contestants"][contestant]["label"]
-        yield key, f"untrained encoder{whose}" if contestant == "untrained" else label, record, contestant
-
-
-def joined(records: list[Record]) -> Record:
-    """Probings as one; of results with one name the first one's."""
-    entries = {entry["name"]: entry for record in reversed(records) for entry in record.page["results"]}
-    correct = {name: right for record in reversed(records) for name, right in record.correct.items()}
-    return Record(records[0].page | {"results": list(entries.values())}, correct)
+    for key, (run, label, answers) in found.items():
+        yield key, label if answers.pixels else f"untrained encoder{f' of {run}' if several else ''}", answers
 
 
 def contestant_of(record: Record) -> str:
@@ -153,90 +209,22 @@ def contestant_of(record: Record) -> str:
     return "run" if "run" in record.page["contestants"] else "scratch"
 
 
-def figures(entry: dict[str, Any] | None) -> Numbers:
-    if entry is None:
-        return no_value("not probed this way")
-    return {key: plain(entry[key]) for key in ("value", "low", "high")} | {"n": entry["images"], "reason": None}
-
-
-def differences(asked: list[Column], rows: dict[str, tuple[Record, str]]) -> list[dict[str, Any]]:
-    """Every column's difference between every two runs: paired over test images."""
-    found = []
-    for (a, one), (b, other) in combinations(rows.items(), 2):
-        for column in asked:
-            gap = gap_of(column, one, other)
-            if gap is not None:
-                numbers = {"value": plain(gap.mean), "low": plain(gap.low), "high": plain(gap.high)}
-                known = {"metric": column.name, "a": a, "b": b, "excludes_zero": gap.excludes_zero, "n": gap.images}
-                found.append(known | numbers)
-    return found
-
-
-def best(column: Column, rows: dict[str, tuple[Record, str]]) -> list[str]:
-    """The run ahead of every other, and those that the intervals cannot tell from it; none where none is behind."""
-    gaps = {a: {b: gap_of(column, rows[a], rows[b]) for b in rows if b != a} for a in rows}
-    gaps = {a: {b: gap for b, gap in others.items() if gap is not None} for a, others in gaps.items()}
-    for leader, others in gaps.items():
-        if others and all(gap.mean >= 0 for gap in others.values()):
-            level = [key for key, gap in others.items() if not gap.excludes_zero]
-            return [key for key in rows if key in (leader, *level)] if len(level) < len(others) else []
-    return []
-
-
-def gap_of(column: Column, one: tuple[Record, str], other: tuple[Record, str]) -> Accuracy | None:
-    entries = column.entry(*one), column.entry(*other)
-    if None in entries:
-        return None
-    return difference(
-        *(record.correct[entry["name"]] for (record, _), entry in zip((one, other), entries, strict=True))
-    )
-
-
-def curves(record: Record, contestant: str) -> dict[str, Curve | None]:
-    """Accuracy by depth, by the number of trained blocks and by the share of the labels; None where one was asked."""
-    entries = [
-        entry
-        for entry in record.page["results"]
-        if entry["contestant"] == contestant and (entry["probe"] != "knn" or entry["variant"] == NEIGHBOURS)
+def curves(run: str, row: str, answers: list[Answer]) -> list[Value]:
+    """Accuracy by depth, by the number of trained blocks and by the share of the labels."""
+    answers = [answer for answer in answers if answer.probe != "knn" or answer.variant == NEIGHBOURS]
+    most = max((answer.fraction for answer in answers), default=0)
+    deepest = max((answer.layer for answer in answers), default=0)
+    partial = [answer for answer in answers if answer.probe == "partial"]
+    by_labels = [answer for answer in answers if answer.layer in (0, deepest) and answer not in partial]
+    return [
+        *curve(run, row, "by_depth", lambda a: a.layer, [a for a in answers if a.layer and a.fraction == most]),
+        *curve(run, row, "by_blocks", lambda a: a.blocks, [a for a in partial if a.fraction == most]),
+        *curve(run, row, "by_labels", lambda a: a.fraction, by_labels),
     ]
-    most, deepest = (max((of(entry) for entry in entries), default=0) for of in (fraction_of, layer_of))
-    frozen = [entry for entry in entries if layer_of(entry)]
-    partial = [entry for entry in entries if entry["probe"] == "partial"]
-    return {
-        "by_depth": curve("layer", layer_of, [e for e in frozen if fraction_of(e) == most]),
-        "by_blocks": curve("blocks", blocks_of, [e for e in partial if fraction_of(e) == most]),
-        "by_labels": curve(
-            "fraction", fraction_of, [e for e in entries if layer_of(e) in (0, deepest) and e not in partial]
-        ),
-    }
 
 
-def curve(x: str, place: Callable[[dict[str, Any]], float], entries: list[dict[str, Any]]) -> Curve | None:
-    """{x: places in order, line: accuracy at each place}."""
-    places = sorted({place(entry) for entry in entries})
-    if len(places) < 2:
-        return None
-    lines: dict[str, dict[float, float]] = {}
-    for entry in entries:
-        how = ", ".join(part for part in entry["variant"].split(", ") if not part.startswith(("blocks=", NEIGHBOURS)))
-        line = " ".join(filter(None, (entry["probe"], FEATURES.get(kind_of(entry)), how)))
-        lines.setdefault(line, {})[place(entry)] = plain(entry["value"])
-    return {x: places} | {line: [values.get(at) for at in places] for line, values in lines.items()}
-
-
-def kind_of(entry: dict[str, Any]) -> str:
-    return entry["feature"].partition("/")[0]
-
-
-def layer_of(entry: dict[str, Any]) -> int:
-    """The block whose output was read; 0 where the whole encoder was."""
-    return int(entry["feature"].partition("/")[2] or 0)
-
-
-def blocks_of(entry: dict[str, Any]) -> float:
-    """Of "blocks=0.5, 20 epochs": 0.5."""
-    return float(entry["variant"].partition("=")[2].partition(",")[0])
-
-
-def fraction_of(entry: dict[str, Any]) -> float:
-    return entry["fraction"]
+def curve(run: str, row: str, variant: str, place: Callable[[Answer], float], answers: list[Answer]) -> list[Value]:
+    """Accuracy at each place, a line for each probe; nothing where there is one place alone."""
+    if len({place(answer) for answer in answers}) < 2:
+        return []
+    return [value for a in answers for value in points(run, row, variant, [place(a)], **{a.line: [a.value]})]

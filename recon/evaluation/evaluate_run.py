@@ -1,23 +1,20 @@
-"""What `python -m recon.evaluate` does."""
+"""What `python -m recon.evaluate` does, and the table that it prints."""
 
 import shlex
 import time
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
-
-import torch
 
 from losses import InvalidSetting
-from recon.console import aligned, duration, progress_bar, with_interval
+from recon.console import aligned, duration, with_interval
 from recon.distributed import require_one_process
-from recon.evaluation import results as record
-from recon.evaluation.evaluator import Evaluation, evaluate
-from recon.evaluation.suite import Networks, networks
-from recon.loaded_run import Subject, open_run
-from recon.study_config import EvaluateSettings, Measuring, check_measuring
-from recon.training.device import make_fabric
+from recon.evaluation.evaluation_pass import evaluate
+from recon.evaluation.results import JSON, Column, Evaluation, Results, RowInfo, write
+from recon.evaluation.suite import load_networks
+from recon.loaded_run import open_run
+from recon.study_config import EvaluateSettings, check_measuring
 
-# Name and heading of the printed columns; those that the data or the machine do not have are left out.
+# Names and headings of the printed columns; those of which no row has a value are left out.
 COLUMNS = {
     "masked_psnr": "PSNR dB",
     "excess_mse": "excess MSE",
@@ -37,44 +34,40 @@ COLUMNS = {
 }
 
 
-def table(page: dict[str, Any]) -> str:
-    """Rows of an evaluation with half the width of each interval behind the value.
+def table(rows: Iterable[RowInfo], results: Results) -> str:
+    """Formats rows with half the width of each interval behind the value.
 
     "detail" is the squared gradient (tenengrad) over the truth's.
     """
-    columns = {name: title for name, title in COLUMNS.items() if _defined(page, name)}
-    lines = [["", *columns.values()]]
-    detail = page["rows"]["truth"]["values"]["tenengrad"]["value"]
-    lines += [
-        [row["label"], *(_cell(row["values"][name], detail if name == "tenengrad" else 1) for name in columns)]
-        for row in page["rows"].values()
-    ]
-    return aligned(lines)
+    rows = list(rows)
+    columns = {name: title for name, title in COLUMNS.items() if has_values(rows, results, name)}
+    detail = results.number("truth", "tenengrad")
+    units = {"tenengrad": detail}
+    lines = [[row.label, *(_cell(results, row.key, name, units.get(name, 1)) for name in columns)] for row in rows]
+    return aligned([["", *columns.values()], *lines])
 
 
-def undefined(page: dict[str, Any]) -> list[str]:
-    """One line for each metric that no row has, with the reason."""
-    truth = page["rows"]["truth"]["values"]
-    return [
-        f"{metric['name']}: {truth[metric['name']]['reason']}"
-        for metric in page["metrics"]
-        if not _defined(page, metric["name"])
-    ]
+def undefined(rows: Iterable[RowInfo], columns: Iterable[Column], results: Results) -> list[str]:
+    """One line for each column without a value in any row, with the reason."""
+    rows = list(rows)
+    empty = [column.name for column in columns if not has_values(rows, results, column.name)]
+    return [f"{name}: {results.get('truth', name).reason}" for name in empty]
 
 
-def _defined(page: dict[str, Any], name: str) -> bool:
-    return any(row["values"].get(name, {}).get("value") is not None for row in page["rows"].values())
+def has_values(rows: Iterable[RowInfo], results: Results, metric: str) -> bool:
+    return any(results.number(row.key, metric) is not None for row in rows)
 
 
-def _cell(figures: dict[str, Any], unit: float) -> str:
-    if figures["value"] is None or not unit:
+def _cell(results: Results, row: str, metric: str, unit: float | None) -> str:
+    found = results.get(row, metric)
+    if found.value is None or not unit:
         return "-"
-    value, low, high = (figures[key] and figures[key] / unit for key in ("value", "low", "high"))
-    return with_interval(value, low, high)
+    low, high = (end / unit for end in found.interval) if found.interval else (None, None)
+    return with_interval(found.value / unit, low, high)
 
 
 def evaluate_run(settings: EvaluateSettings, given: frozenset[str] = frozenset()) -> int:
-    """Evaluates a run or a checkpoint of others, writes evaluation.json into its folder and prints a table.
+    """Evaluates a run or another code's checkpoint, writes evaluation.json into its folder and prints a table.
 
     Raises:
         InvalidSetting: no such run, no readable model, nothing that could be drawn, no data, or several processes.
@@ -89,38 +82,24 @@ def evaluate_run(settings: EvaluateSettings, given: frozenset[str] = frozenset()
         raise InvalidSetting(subject.undrawable)
     if settings.render and not subject.trained.model.head.renderings:
         raise InvalidSetting(f"render={settings.render}: {subject.name} has one answer to each image; leave render out")
-    tell(subject, settings, evaluated(subject, settings, networks(settings)), began)
+    found = evaluate(subject, settings, load_networks(settings))
+    subject.make_folder()
+    write(subject.folder, found)
+    print(described(found))
+    print(f"all numbers  {subject.folder / JSON}   ({duration(time.monotonic() - began)})")
+    print(f"next         python -m recon.compare {shlex.quote(settings.run)} ANOTHER_RUN")
     return 0
 
 
-def tell(subject: Subject, settings: EvaluateSettings, found: Evaluation, began: float) -> None:
-    """Writes what was found, and prints it."""
-    subject.make_folder()
-    page = record.write(subject, settings, found).page
-    print(table(page))
-    p = page["protocol"]
-    print(
-        f"\n{p['images']} held-out images of {p['data']}, {p['image_size'][0]}x{p['image_size'][1]} pixels, patches of "
-        f"{p['patch_size']}, {p['ratio']:.0%} hidden ({p['masking']}); ± half of the 95% interval over images"
-    )
-    for line in [*([p["caveat"]] if p["caveat"] else []), *undefined(page)]:
-        print(line)
-    print(f"all numbers  {subject.folder / record.JSON}   ({duration(time.monotonic() - began)})")
-    print(f"next         python -m recon.compare {shlex.quote(settings.run)} ANOTHER_RUN")
-
-
-def evaluated(
-    subject: Subject,
-    measuring: Measuring,
-    nets: Networks,
-    before: Evaluation | None = None,
-) -> Evaluation:
-    """Evaluates a run on the device of the settings, with a bar; see `evaluate`."""
-    check_measuring(measuring)
-    device = make_fabric(measuring.device, "fp32").device
-    if device.type == "mps":  # it has no double precision
-        device = torch.device("cpu")
-    # Measured in float32, not in the shorter format that CUDA may put in its place.
-    torch.set_float32_matmul_precision("highest")
-    torch.backends.cudnn.allow_tf32 = False
-    return evaluate(subject, measuring, nets, device, progress_bar, before)
+def described(found: Evaluation) -> str:
+    """An evaluation as text: its table, what was measured, and why columns are missing."""
+    p = found.protocol
+    height, width = p.image_size
+    lines = [
+        table(found.rows, found.results),
+        f"\n{p.images} held-out images of {p.data}, {height}x{width} pixels, patches of {p.patch_size}, "
+        f"{p.ratio:.0%} hidden ({p.masking}); ± half of the 95% interval over images",
+        *([found.caveat] if found.caveat else []),
+        *undefined(found.rows, found.columns, found.results),
+    ]
+    return "\n".join(lines)

@@ -1,177 +1,141 @@
-"""Evaluates a run: the same images and masks for every row, one pass over them."""
+"""Measures one row of an evaluation, batch by batch."""
 
-from collections.abc import Iterable, Iterator
-from contextlib import suppress
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
-from losses import InvalidSetting
-from recon.console import Progress
-from recon.data import Source, StreamedSource
-from recon.evaluation.measures import Gauge, Measured, Part, RatioPart, at_ratio, ratio_point
-from recon.evaluation.protocol import Batch, Digest, Protocol, batches, open_source, protocol_of
-from recon.evaluation.rows import Row, rows_beside, rows_of_run
-from recon.evaluation.suite import Instruments, Networks, make_instruments, metric_infos
-from recon.loaded_run import Subject
-from recon.metrics import MetricInfo, Pair, Undefined
-from recon.study_config import Measuring
+from recon.evaluation.rows import Distribution
+from recon.evaluation.suite import MetricSuite
+from recon.evaluation.summary import Measured
+from recon.metrics import METRICS, Pair, Undefined
+from recon.metrics.base import grey_patches
+from recon.metrics.distribution import SlicedWasserstein, paired_kid
+from recon.metrics.recovery import RECOVERY, band_moments, distance_to_visible, summary
+from recon.metrics.spectrum import SMALLEST_PATCH, band_power, dct2
+from recon.metrics.uncertainty import moments, per_image_scores
 
-EXACT_MASKS = 12  # that exact retention is worked out for; the time of each grows with the cube of its pixels
+FURTHEST = 4  # patches to the nearest visible one; those further away are counted there
 
 
-@dataclass
-class Seen:
-    """One pass over the images of a protocol, whose checksum is `digest`.
+class Evaluator:
+    """Measures one row, batch by batch.
 
-    `names` are those of all images, `shown` of the ones to look at, and `masks` (pictures, N) theirs.
-    `measured` has the rows by key, `by_ratio` those of the run at other mask ratios: row -> ratio -> numbers.
+    Per-image numbers stay on the device until `compute`, so that a batch does not wait for them.
     """
 
-    digest: str
-    names: list[str]
-    shown: list[str]
-    masks: Tensor
-    measured: dict[str, Measured]
-    by_ratio: dict[str, dict[float, dict[str, float]]]
+    def __init__(self, suite: MetricSuite, patch_size: int):
+        self.suite = suite
+        self.reasons = dict(suite.missing)
+        self.texture = SlicedWasserstein(patch_size) if patch_size >= SMALLEST_PATCH else None
+        if self.texture is None:
+            names = ("sliced_wasserstein", *(metric.name for metric in RECOVERY))
+            self.reasons |= dict.fromkeys(names, f"patches below {SMALLEST_PATCH} pixels")
+        self.batches: dict[str, list[Tensor]] = defaultdict(list)
+        self.luma: Tensor | None = None
+        self.blend: Tensor | None = None
+
+    def update(self, pair: Pair, image: Tensor, of: Distribution | None = None, pictured: Sequence[int] = ()) -> None:
+        """Takes in a batch.
+
+        Args:
+            image: (B, 3, H, W), the prediction as it is, also where the truth was visible.
+            of: the distribution whose draws are scored; None: the one answer is scored.
+            pictured: positions of the images whose predictions are kept as pictures.
+        """
+        batch: dict[str, Tensor] = {"pictures": as_bytes(image[list(pictured)])}
+        for name, metric in self.suite.metrics.items():
+            try:
+                batch[name] = metric(pair).double()
+            except Undefined as reason:
+                self.reasons[name] = str(reason)
+        if self.suite.features is not None:
+            batch["features"] = self.suite.features(pair.image)
+        if self.texture is not None:
+            self.texture.update(pair)
+            batch["moments"] = moments_by_distance(pair, self.suite.colour)
+            batch["power"] = band_power(pair.grey_patches, pair.mask).double()
+        draws = pair.image[None] if of is None else of.samples(pair.truth, pair.mask)
+        batch |= per_image_scores(draws, pair.truth, pair.mask)
+        if of is None:
+            del batch["ranks"]
+        else:
+            if (bits := of.bits_per_dim(pair.truth, pair.mask)) is not None:
+                batch["bits_per_dim"] = bits.double()
+            batch["draws"] = as_bytes(draws[:, list(pictured)].movedim(0, 1))
+            mean = of.rendered("mean")(pair.truth, pair.mask).clamp(0, 1)
+            self.blend = _sum(self.blend, luma_moments(pair, mean, draws[0]))
+        self.luma = _sum(self.luma, luma_moments(pair, pair.image))
+        for name, values in batch.items():
+            self.batches[name].append(values)
+
+    def compute(self, true_features: Tensor | None = None) -> Measured:
+        """The numbers of all images, in the order of the batches. A metric that one batch has no value for has none.
+
+        Args:
+            true_features: (n, D), of the truth, for KID.
+        """
+        joined = {name: torch.cat(parts) for name, parts in self.batches.items() if name not in self.reasons}
+        features = joined.pop("features", None)
+        if features is not None:
+            try:
+                joined["kid"] = paired_kid(features, true_features)
+            except Undefined as reason:
+                self.reasons["kid"] = str(reason)
+        if self.texture is not None:
+            joined["sliced_wasserstein"] = self.texture.per_image()
+        blend = None if self.blend is None else self.blend.cpu()
+        return Measured({name: values.cpu() for name, values in joined.items()}, self.reasons, self.luma.cpu(), blend)
 
 
-@dataclass
-class Evaluation:
-    """A run's rows and those beside it, all on the same images and masks."""
+class RatioEvaluator:
+    """Measures one row under masks of another ratio: masked PSNR in dB, retention and coherence over all images."""
 
-    protocol: Protocol
-    seen: Seen
-    rows: list[Row]
-    metrics: dict[str, MetricInfo]
-    provenance: dict[str, dict[str, str]]
-    caveat: str | None
+    def __init__(self, colour: Tensor):
+        self.colour = colour
+        self.psnr: list[Tensor] = []
+        self.moments: list[Tensor] = []  # none where patches are too small for bands
+
+    def update(self, pair: Pair) -> None:
+        self.psnr.append(METRICS["masked_psnr"](pair))
+        if pair.patch_size >= SMALLEST_PATCH:
+            self.moments.append(band_moments(pair.patches, pair.true_patches, pair.mask, self.colour))
+
+    def compute(self) -> dict[str, float]:
+        psnr = torch.cat(self.psnr)
+        found = {"psnr": psnr[psnr.isfinite()].mean().item()}
+        if self.moments:
+            moments = torch.cat(self.moments)
+            sums = summary(moments[moments.flatten(1).isfinite().all(1)].sum(0))
+            found |= {name: sums[name].item() for name in ("retention", "coherence")}
+        return found
 
 
-def evaluate(
-    subject: Subject,
-    measuring: Measuring,
-    nets: Networks,
-    device: torch.device,
-    progress: Progress,
-    before: Evaluation | None = None,
-) -> Evaluation:
-    """Measures a run, the simple reconstructions and the truth.
+def as_bytes(images: Tensor) -> Tensor:
+    """[0, 1] to uint8."""
+    return (images.nan_to_num().clamp(0, 1) * 255).round().to(torch.uint8)
 
-    Args:
-        nets: of `networks(measuring)`.
-        before: an evaluation of another run under the same settings; under the same protocol too its simple
-            reconstructions are taken over.
 
-    Raises:
-        InvalidSetting: the data is not to be had, or has changed since `before`.
+def _sum(total: Tensor | None, more: Tensor) -> Tensor:
+    return more if total is None else total + more
+
+
+def luma_moments(pair: Pair, *images: Tensor) -> Tensor:
+    """Summed second moments of 1, of images (B, 3, H, W) and of the truth: their hidden patches' luminance, if finite.
+
+    D = p² DCT coefficients of each, or the 64 of lowest frequency of larger patches: (1 + kD, 1 + kD) float64.
     """
-    settings = subject.trained.settings
-    protocol = protocol_of(settings, subject.trained.model.patch_size, measuring)
-    training, held_out = (open_source(settings, split, measuring) for split in ("train", "val"))
-    instruments = make_instruments(nets, protocol, held_out, device)
-    rows = run = rows_of_run(subject, device, measuring.render, measuring.draws)
-    if before is None or before.protocol != protocol:
-        before = None
-        rows = [*run, *rows_beside(protocol, training, measuring.training_images, measuring.batch, progress)]
-    seen = look(rows, protocol, held_out, measuring, instruments, device, progress)
-    if before is not None:
-        if before.seen.digest != seen.digest:
-            raise InvalidSetting(f"{subject.folder} finds other images of {protocol.data} than the run before it")
-        beside = [row for row in before.rows if row.kind != "run"]
-        rows = [*run, *beside]
-        seen.measured |= {row.key: before.seen.measured[row.key] for row in beside}
-    _excess(seen.measured)
-    _exact(rows, seen)
-    return Evaluation(
-        protocol,
-        seen,
-        rows,
-        metrics=metric_infos(measuring, bound="bayes" in seen.measured),
-        provenance=nets.provenance,
-        caveat=held_out.caveat,
-    )
+    side = min(8, pair.patch_size)
+    each = [grey_patches(image, pair.patch_size) for image in images] + [pair.true_grey_patches]
+    found = [dct2(patches[pair.mask].double())[:, :side, :side].flatten(1) for patches in each]
+    vectors = torch.cat(found, dim=1)
+    return moments(vectors[vectors.isfinite().all(1)])
 
 
-def look(
-    rows: list[Row],
-    protocol: Protocol,
-    source: Source | StreamedSource,
-    measuring: Measuring,
-    instruments: Instruments,
-    device: torch.device,
-    progress: Progress,
-) -> Seen:
-    """Every row's numbers, in one pass over the images."""
-    digest, names, shown, masks = Digest(), [], [], []
-    gauge = Gauge(instruments, protocol.patch_size, device)
-    positions = spread(measuring.pictures, protocol, source)
-    ratios = other_ratios(measuring, protocol)
-    # Draws take their time: at other ratios the run's own row and the oracle's alone.
-    at_ratios = [row for row in rows if row.kind == "run" and row.key in ("run", "oracle")]
-
-    def measured(batch: Batch) -> tuple[dict[str, Part], dict[tuple[str, float], RatioPart]]:
-        looked_at = [i for i in range(len(batch.names)) if len(names) + i in positions]
-        digest.add(batch)
-        names.extend(batch.names)
-        shown.extend(batch.names[i] for i in looked_at)
-        masks.append(batch.mask[looked_at])
-        features = None if instruments.features is None else instruments.features(batch.images.to(device)).cpu()
-        parts = {
-            row.key: gauge.measure(pair, features, image[looked_at], row.distribution, looked_at)
-            for row, image, pair in reconstructed(rows, batch.images, batch.mask, device)
-        }
-        points = {
-            (row.key, ratio): at_ratio(pair, instruments.colour)
-            for ratio in ratios
-            for row, _, pair in reconstructed(at_ratios, batch.images, protocol.masks(batch.names, ratio), device)
-        }
-        return parts, points
-
-    total = -(-protocol.images // measuring.batch)
-    found = [measured(batch) for batch in progress(batches(protocol, source, measuring.batch), "metrics", total)]
-    results = {row.key: gauge.result([parts[row.key] for parts, _ in found]) for row in rows}
-    by_ratio = {
-        row.key: {ratio: ratio_point([p[row.key, ratio] for _, p in found]) for ratio in ratios} for row in at_ratios
-    }
-    return Seen(digest.hexdigest(), names, shown, torch.cat(masks), results, by_ratio)
-
-
-def reconstructed(
-    rows: Iterable[Row], images: Tensor, mask: Tensor, device: torch.device
-) -> Iterator[tuple[Row, Tensor, Pair]]:
-    """Every row's prediction of a batch as it is, and beside the truth, hidden patches alone."""
-    truth, mask = images.to(device), mask.to(device)
-    for row in rows:
-        image = row.reconstruct(truth, mask)
-        yield row, image, Pair(image, truth, mask)
-
-
-def spread(count: int, protocol: Protocol, source: Source | StreamedSource) -> set[int]:
-    """Positions of `count` images among those that are measured."""
-    images = protocol.images if isinstance(source, StreamedSource) else min(protocol.images, len(source))
-    return {i * images // count for i in range(count)}
-
-
-def other_ratios(measuring: Measuring, protocol: Protocol) -> list[float]:
-    """Those that were asked for, less what would hide all of so few patches, or none."""
-    patches = protocol.grid[0] * protocol.grid[1]
-    return [ratio for ratio in dict.fromkeys(measuring.ratios) if 0 < int(patches * (1 - ratio)) < patches]
-
-
-def _excess(measured: dict[str, Measured]) -> None:
-    """Where the least possible error is known, every row's error beyond it."""
-    if "bayes" in measured:
-        least = measured["bayes"].values["masked_mse"]
-        for row in measured.values():
-            if "masked_mse" in row.values:
-                row.values["excess_mse"] = row.values["masked_mse"] - least
-
-
-def _exact(rows: list[Row], seen: Seen) -> None:
-    """What theory expects of a bound under masks such as these, of which a few stand for all."""
-    for row in rows:
-        if row.exact_retention is not None and seen.measured[row.key].exact_retention is None:
-            with suppress(Undefined):  # patches too small for bands
-                seen.measured[row.key].exact_retention = row.exact_retention(seen.masks[:EXACT_MASKS])
+def moments_by_distance(pair: Pair, colour: Tensor) -> Tensor:
+    """`band_moments` of the hidden patches at each distance from the nearest visible one: (B, FURTHEST, bands, 4)."""
+    distance = distance_to_visible(pair.mask, pair.grid).clamp(max=FURTHEST)
+    at = one_hot(distance, FURTHEST + 1).mT[:, 1:]  # (B, FURTHEST, N); visible patches are at none
+    return band_moments(pair.patches, pair.true_patches, at, colour)

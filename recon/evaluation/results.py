@@ -1,234 +1,222 @@
-"""evaluation.json, what a reader needs; evaluation.safetensors, every image's numbers, from which runs are compared."""
+"""Results as one tidy table, with a line for every number; and an evaluation on disk, which is such a table.
+
+Printed tables, the report's page, plots, CSV files and comparisons are look-ups in the table. evaluation.json is what a
+reader needs; evaluation.safetensors holds every image's numbers, from which runs are compared.
+"""
 
 import json
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from recon.evaluation.evaluator import Evaluation
-from recon.evaluation.measures import Measured
 from recon.evaluation.protocol import Protocol
-from recon.loaded_run import Subject
-from recon.metrics import GROUPS, MetricInfo
-from recon.metrics.intervals import mean_interval, statistic_interval
-from recon.metrics.recovery import RECOVERY, Recovery, summary
-from recon.metrics.spectrum import band_frequency
-from recon.metrics.uncertainty import blend, coverage, plane
+from recon.metrics import MetricInfo
 from recon.runs import write_text
-from recon.study_config import Measuring
 
-FORMAT = "recon evaluation 2"
+FORMAT = "recon evaluation 3"
 JSON, TENSORS = "evaluation.json", "evaluation.safetensors"
-
-Numbers = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Record:
-    """An evaluation as it lies on disk. `page`: evaluation.json. `tensors`: "row/metric" -> (n,), "row/moments" and
-    "row/pictures" as in `Measured`, "masks"."""
+class Value:
+    """One line of the table: a number with its interval, and the number of images behind it.
 
-    page: dict[str, Any]
-    tensors: dict[str, Tensor]
+    Args:
+        run: name of the run that gave it; "" for a simple reconstruction, a bound or the truth.
+        row: key of the row.
+        variant: "" for the number of the whole row. Otherwise the value is a point of a curve, and this is the curve's
+            kind: "bands", "by_distance", ...; `at` is the point's place (a frequency, a distance, ...).
+        value: None where it is not defined; then `reason` says why, but for points of curves.
+        low, high: the 95% interval; None where there is none.
+    """
+
+    run: str
+    row: str
+    metric: str
+    variant: str = ""
+    at: float | None = None
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    n: int = 0
+    reason: str | None = None
 
     @property
-    def protocol(self) -> Protocol:
-        found = {key: self.page["protocol"][key] for key in Protocol.__dataclass_fields__}
-        return Protocol(**found | {"image_size": tuple(found["image_size"])})
+    def interval(self) -> tuple[float, float] | None:
+        return None if self.low is None or self.high is None else (self.low, self.high)
 
 
-def write(subject: Subject, measuring: Measuring, evaluation: Evaluation) -> Record:
-    """Writes both files into the run's folder, the numbers first; what is read back later is what is returned."""
-    page = as_page(subject, measuring, evaluation)
-    tensors: dict[str, Tensor] = {"masks": evaluation.seen.masks}
-    for key, measured in evaluation.seen.measured.items():
-        tensors |= {f"{key}/{name}": values.contiguous() for name, values in measured.values.items()}
-        tensors[f"{key}/pictures"] = measured.pictures
-        if measured.distribution is not None:
-            tensors |= {f"{key}/ranks": measured.distribution.ranks, f"{key}/draws": measured.distribution.pictures}
-        if measured.moments is not None:
-            tensors |= {f"{key}/moments": measured.moments, f"{key}/power": measured.power}
-    temporary = subject.folder / f"{TENSORS}.tmp"
-    temporary.write_bytes(save(tensors, metadata=_belongs_to(page)))
-    temporary.replace(subject.folder / TENSORS)
-    write_text(subject.folder / JSON, json.dumps(page, indent=1, allow_nan=False) + "\n")
-    return Record(page, tensors)
+@dataclass(frozen=True)
+class RowInfo:
+    """Describes a row. `kind`: "run", "simple", "bound" (the best that is possible) or "truth". `rendering`: of a run
+    with several rows, which of its reconstructions this one is."""
+
+    key: str
+    label: str
+    kind: str
+    note: str | None = None
+    rendering: str | None = None
 
 
-def read(folder: Path) -> Record | None:
-    """The evaluation in a run's folder; None where there is none that can be read."""
+@dataclass(frozen=True)
+class Column:
+    """Describes a metric, as `MetricInfo`; `low` and `high` are None where its range is not bounded."""
+
+    group: str
+    name: str
+    description: str
+    unit: str
+    low: float | None
+    high: float | None
+    better: str
+    reference: str
+    paired: bool
+
+    @classmethod
+    def of(cls, group: str, info: MetricInfo) -> "Column":
+        known = {field.name: getattr(info, field.name) for field in fields(MetricInfo)}
+        return cls(group, **known | {"low": rounded(info.low), "high": rounded(info.high)})
+
+
+class Curves(NamedTuple):
+    """Curves of one row over the same places: `columns` has a value per place for each metric, None where undefined."""
+
+    at: list[float]
+    columns: dict[str, list[float | None]]
+
+
+class Results:
+    """The tidy table: a list of `Value`, with look-ups."""
+
+    def __init__(self, values: Iterable[Value] = ()):
+        self.values = list(values)
+        self._numbers = {(v.row, v.metric): v for v in self.values if not v.variant}
+        self._curves: dict[tuple[str, str], dict[str, dict[float, float | None]]] = {}
+        for v in self.values:
+            if v.variant:
+                self._curves.setdefault((v.row, v.variant), {}).setdefault(v.metric, {})[v.at] = v.value
+
+    def __iter__(self) -> Iterator[Value]:
+        return iter(self.values)
+
+    def __add__(self, more: Iterable[Value]) -> "Results":
+        return Results([*self.values, *more])
+
+    def get(self, row: str, metric: str) -> Value:
+        """A row's number; one without a value where it was not measured."""
+        return self._numbers.get((row, metric)) or Value("", row, metric, reason="not measured")
+
+    def number(self, row: str, metric: str) -> float | None:
+        return self.get(row, metric).value
+
+    def curves(self, row: str, variant: str) -> Curves | None:
+        """A row's curves of one kind; None where it has none."""
+        found = self._curves.get((row, variant))
+        if found is None:
+            return None
+        at = sorted({place for points in found.values() for place in points})
+        return Curves(at, {name: [points.get(place) for place in at] for name, points in found.items()})
+
+
+def rounded(number: float | None) -> float | None:
+    """To as many digits as a result carries; None for NaN and infinity, which JSON does not know."""
+    return None if number is None or not math.isfinite(number) else float(f"{number:.7g}")
+
+
+def points(run: str, row: str, variant: str, at: Sequence[float], **columns: Sequence[float | None]) -> list[Value]:
+    """Curves as lines of the table: one for every place and every metric of `columns`."""
+    return [
+        Value(run, row, metric, variant, place, rounded(value))
+        for metric, values in columns.items()
+        for place, value in zip(at, values, strict=True)
+    ]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A run's rows and those of simple reconstructions, all on the same images and masks.
+
+    Args:
+        model: "sha256" of its file, "step" and "steps".
+        protocol: with the number of images that the data had. digest: checksum of images and masks.
+        measuring: the settings under which it was made. weights: where the networks' weights came from.
+        images: names of all images. pictures: of those that are kept to look at.
+        tensors: "row/metric" -> (n,) float64, NaN where an image has no value; "row/moments" (n, distances, bands, 4)
+            and "row/power" (n, bands), of hidden patches; "row/pictures" (pictures, 3, H, W) uint8, predictions as they
+            are; of a row that is the mean of S draws "row/draws" (pictures, S, 3, H, W) uint8 and "row/ranks"
+            (n, S + 1); "masks" (pictures, N) bool.
+    """
+
+    run: str
+    model: dict[str, Any]
+    objective: str
+    protocol: Protocol
+    digest: str
+    caveat: str | None
+    measuring: dict[str, Any]
+    weights: dict[str, dict[str, str]]
+    images: list[str]
+    pictures: list[str]
+    columns: list[Column]
+    rows: list[RowInfo]
+    results: Results
+    tensors: dict[str, Tensor]
+
+
+def write(folder: Path, evaluation: Evaluation) -> None:
+    """Writes both files into a run's folder, the numbers of images first."""
+    temporary = folder / f"{TENSORS}.tmp"
+    tensors = {name: tensor.contiguous() for name, tensor in evaluation.tensors.items()}
+    temporary.write_bytes(save(tensors, metadata=_belongs_to(evaluation.digest, evaluation.model)))
+    temporary.replace(folder / TENSORS)
+    tables = {"columns": evaluation.columns, "rows": evaluation.rows, "values": evaluation.results}
+    head = {f.name: getattr(evaluation, f.name) for f in fields(evaluation) if f.name not in ("results", "tensors")}
+    head = {"format": FORMAT} | head | {"protocol": asdict(evaluation.protocol)}
+    write_text(folder / JSON, as_json({key: head[key] for key in head if key not in tables}, tables))
+
+
+def read(folder: Path) -> Evaluation | None:
+    """The evaluation in a run's folder; None where there is none that this program can read."""
     try:
         page = json.loads((folder / JSON).read_text())
+        if page.pop("format") != FORMAT:
+            return None
         with safe_open(folder / TENSORS, framework="pt") as file:
-            if page["format"] != FORMAT or file.metadata() != _belongs_to(page):  # killed between the two files
+            if file.metadata() != _belongs_to(page["digest"], page["model"]):  # killed between the two files
                 return None
-            return Record(page, {key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        size = tuple(page["protocol"]["image_size"])
+        page["protocol"] = Protocol(**page["protocol"] | {"image_size": size})
+        page |= {"columns": read_table(Column, page["columns"]), "rows": read_table(RowInfo, page["rows"])}
+        return Evaluation(results=Results(read_table(Value, page.pop("values"))), tensors=tensors, **page)
     except (OSError, ValueError, SafetensorError, TypeError, KeyError):
         return None
 
 
-def _belongs_to(page: dict[str, Any]) -> dict[str, str]:
+def as_json(head: dict[str, Any], tables: dict[str, Iterable[Any]]) -> str:
+    """JSON with a line for each item of the tables, which are dataclasses; fields at their defaults are left out."""
+    lines = {
+        name: ",\n  ".join(
+            json.dumps({f.name: v for f in fields(item) if (v := getattr(item, f.name)) != f.default}, allow_nan=False)
+            for item in items
+        )
+        for name, items in tables.items()
+    }
+    text = json.dumps(head, indent=1, allow_nan=False).removesuffix("\n}")
+    return text + "".join(f',\n "{name}": [\n  {each}\n ]' for name, each in lines.items()) + "\n}\n"
+
+
+def read_table(kind: type, lines: list[dict[str, Any]]) -> list[Any]:
+    """The items of a table that `as_json` wrote."""
+    return [kind(**line) for line in lines]
+
+
+def _belongs_to(digest: str, model: dict[str, Any]) -> dict[str, str]:
     """What ties the two files of an evaluation together."""
-    return {"digest": page["protocol"]["digest"], "model": page["model"]["sha256"]}
-
-
-def as_page(subject: Subject, measuring: Measuring, evaluation: Evaluation) -> dict[str, Any]:
-    trained = subject.trained
-    protocol = asdict(evaluation.protocol) | {
-        "images": len(evaluation.seen.names),
-        "digest": evaluation.seen.digest,
-        "caveat": evaluation.caveat,
-    }
-    groups = {name: group for group, names in GROUPS.items() for name in names}
-    return {
-        "format": FORMAT,
-        "run": subject.name,
-        "model": {"sha256": trained.sha256, "step": trained.step, "steps": trained.resolved["steps"]},
-        "objective": trained.resolved["objective"],
-        "protocol": protocol,
-        "measuring": asdict(measuring) | {"run": None},
-        "weights": evaluation.provenance,
-        "images": evaluation.seen.names,
-        "pictures": evaluation.seen.shown,
-        "metrics": [{"group": groups[name], **info_values(info)} for name, info in evaluation.metrics.items()],
-        "rows": {
-            row.key: {
-                "label": row.label,
-                "kind": row.kind,
-                "rendering": row.rendering,
-                "note": row.note,
-                "values": {
-                    name: figures(name, evaluation.seen.measured[row.key], evaluation.protocol.patch_size)
-                    for name in evaluation.metrics
-                },
-                **textures(evaluation.seen.measured[row.key], evaluation.protocol.patch_size),
-                **spread_out(evaluation.seen.measured[row.key], evaluation.protocol.patch_size),
-                "by_ratio": by_ratio(evaluation.seen.by_ratio.get(row.key, {})),
-            }
-            for row in evaluation.rows
-        },
-    }
-
-
-def info_values(info: MetricInfo) -> dict[str, Any]:
-    names = {"description": "what"} | {n: n for n in ("name", "unit", "low", "high", "better", "reference", "paired")}
-    return {key: plain(getattr(info, name)) for name, key in names.items()}
-
-
-def figures(name: str, measured: Measured, patch_size: int) -> Numbers:
-    """A cell of the table: value, interval, number of images behind it, and the reason where there is no value."""
-    if name in measured.reasons:
-        return no_value(f"not defined: {measured.reasons[name]}")
-    if name in {metric.name for metric in RECOVERY}:
-        value, low, high, images = statistic_interval(measured.moments.sum(1), lambda sums: summary(sums)[name])
-    elif name == "luma_w2":  # of the set alone; no image has a part in it
-        images = len(measured.values["masked_mse"])
-        value, low, high = plane_of(measured, patch_size)[1], math.nan, math.nan
-    elif name in measured.values:
-        value, low, high, images = mean_interval(measured.values[name])
-    else:
-        return no_value("not defined here")
-    if not math.isfinite(value):
-        return no_value("not defined: no image has a value" if math.isnan(value) else "infinite")
-    return {"value": plain(value), "low": plain(low), "high": plain(high), "n": images, "reason": None}
-
-
-def no_value(reason: str) -> Numbers:
-    return {"value": None, "low": None, "high": None, "n": 0, "reason": reason}
-
-
-def textures(measured: Measured, patch_size: int) -> dict[str, Any]:
-    """What the plots show of the bands: recovery, its change with the distance, and the power spectrum."""
-    if measured.moments is None:
-        return {"bands": None, "by_distance": None, "spectrum": None}
-    moments = measured.moments[measured.moments.flatten(1).isfinite().all(1)].sum(0)  # (distances, bands, 4)
-    there = [d for d in range(len(moments)) if moments[d, 0, 0] > 0]
-    each = [summary(moments[d]) for d in there]
-    frequency = band_frequency(patch_size).tolist()
-    recovery = Recovery(moments.sum(0))
-    power = measured.power[measured.power.isfinite().all(1)].mean(0)
-    named = ("retention", "coherence", "error", "gain")
-    bands = {"frequency": frequency} | {name: plain(getattr(recovery, name).tolist()) for name in named}
-    if measured.exact_retention is not None:
-        bands["exact_retention"] = plain(measured.exact_retention.tolist())
-    return {
-        "bands": bands,
-        "by_distance": {
-            "distance": [d + 1 for d in there],
-            "mse": [plain(squared_error(moments[d])) for d in there],
-            "retention": [plain(s["retention"].item()) for s in each],
-            "coherence": [plain(s["coherence"].item()) for s in each],
-        },
-        "spectrum": {"frequency": frequency[1:], "power": plain(power[1:].tolist())},
-    }
-
-
-def spread_out(measured: Measured, patch_size: int) -> dict[str, Any]:
-    """Where the row lies between perception and distortion, in luminance per pixel; and what its draws tell.
-
-    calibration: the shares of truths above 0, ..., S of S draws, and how many lie within central intervals. blend: the
-    way from the mean (alpha 0) to a draw (1).
-    """
-    mse, w2 = plane_of(measured, patch_size)
-    found: dict[str, Any] = {"plane": {"mse": plain(mse), "w2": plain(w2)}}
-    if measured.distribution is None:
-        return found | {"calibration": None, "blend": None}
-    counts = measured.distribution.ranks
-    counts = counts[counts.isfinite().all(1)].sum(0)
-    expected, within = coverage(counts)
-    alphas = [i / 20 for i in range(21)]
-    d, share = kept_of(patch_size)
-    mses, w2s = blend(measured.distribution.luma, d, alphas)
-    return found | {
-        "calibration": {
-            "draws": len(counts) - 1,
-            "ranks": plain((counts / counts.sum()).tolist()),
-            "expected": plain(expected.tolist()),
-            "coverage": plain(within.tolist()),
-        },
-        "blend": {
-            "alpha": alphas,
-            "mse": plain([share * mse for mse in mses]),
-            "w2": plain([math.sqrt(share) * w2 for w2 in w2s]),
-        },
-    }
-
-
-def plane_of(measured: Measured, patch_size: int) -> tuple[float, float]:
-    """Squared error and distance to the truth of the luminance of hidden patches, per pixel."""
-    d, share = kept_of(patch_size)
-    mse, w2 = plane(measured.luma, d)
-    return share * mse, math.sqrt(share) * w2
-
-
-def kept_of(patch_size: int) -> tuple[int, float]:
-    """How many values `luma_moments` keeps of a patch, and what share of all: what the others add is left out."""
-    d = min(8, patch_size) ** 2
-    return d, d / patch_size**2
-
-
-def squared_error(moments: Tensor) -> float:
-    """Mean squared error of a pixel from the summed moments (bands, 4): the DCT keeps squares."""
-    count, true, predicted, both = moments.unbind(-1)
-    return ((true + predicted - 2 * both).sum() / count.sum()).item()
-
-
-def by_ratio(points: dict[float, dict[str, float]]) -> dict[str, list[float]] | None:
-    if not points:
-        return None
-    names = next(iter(points.values()))
-    return {"ratio": list(points)} | {name: [plain(point[name]) for point in points.values()] for name in names}
-
-
-def plain(value: Any) -> Any:
-    """Numbers as JSON knows them: no NaN, no infinity; and no more digits than they carry."""
-    if isinstance(value, list):
-        return [plain(item) for item in value]
-    if isinstance(value, float):
-        return float(f"{value:.7g}") if math.isfinite(value) else None
-    return value
+    return {"digest": digest, "model": model["sha256"]}

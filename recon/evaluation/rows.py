@@ -1,4 +1,4 @@
-"""What stands in the table: the run, the simple reconstructions beside it, and the truth."""
+"""The rows of an evaluation: the run, the simple reconstructions beside it, and the truth."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator
@@ -10,7 +10,7 @@ from torch import Tensor
 from losses import InvalidSetting, MixtureHead, NormalisedPixelHead
 from recon.baselines import SIMPLE, Ridge
 from recon.baselines.bayes import Bayes, PosteriorDraw
-from recon.console import Progress
+from recon.console import progress_bar
 from recon.data import Source, StreamedSource, evaluation_crop, in_random_order
 from recon.data.gaussian_field import GaussianField
 from recon.evaluation.protocol import Protocol
@@ -19,8 +19,8 @@ from recon.model import MaskedAutoencoder
 
 Reconstruct = Callable[[Tensor, Tensor], Tensor]
 
-# Which of five images in a row are fitted with their mirror image too: the ridge regression holds back every eighth
-# of what it is given, and must not know that one by its mirror image.
+# Which of five consecutive images are fitted with their mirror image too. The ridge regression holds back every eighth
+# image that it is given, and must not have been fitted on the mirror image of one of those.
 MIRRORED = (True, True, True, False, False)
 
 LABELS = {
@@ -32,11 +32,12 @@ LABELS = {
 
 @dataclass(frozen=True)
 class Row:
-    """`reconstruct(truth (B, 3, H, W), mask (B, N))` gives images (B, 3, H, W) in [0, 1], which may overshoot.
+    """What is measured in one row of the table; key, label, kind, note and rendering are those of `RowInfo`.
 
-    `kind`: "run", "simple", "bound" (the best that is possible) or "truth". `exact_retention(mask (B, N))` gives the
-    bound's expected retention per band, (bands,), where it is known. `rendering`: of a run that has several rows, what
-    this one shows. `distribution`: of the mean of draws, that whose draws are scored.
+    Args:
+        reconstruct: (truth (B, 3, H, W), mask (B, N)) -> images (B, 3, H, W) in [0, 1], which may overshoot.
+        exact_retention: mask (B, N) -> a bound's expected retention per band, (bands,), where it is known.
+        distribution: of the row that is the mean of draws, the distribution whose draws are scored.
     """
 
     key: str
@@ -50,12 +51,12 @@ class Row:
 
 
 def named(run: str, rendering: str | None) -> str:
-    """A run's row in words."""
+    """The label of one of a run's rows."""
     return f"{run} ({rendering})" if rendering else run
 
 
 class Distribution:
-    """What a model predicts, as `draws` samples of each image; those of the last batch are kept for other rows."""
+    """Draws `draws` samples of each image from a model; those of the last batch are kept for the other rows."""
 
     def __init__(self, model: MaskedAutoencoder, draws: int):
         self.model, self.draws = model, draws
@@ -75,7 +76,7 @@ class Distribution:
         return self.samples(truth, mask).mean(0)
 
     def rendered(self, rendering: str) -> Reconstruct:
-        """One answer."""
+        """The function that reconstructs by one rendering: "mean", "mode" or "sample"."""
         if rendering == "sample":
             return lambda truth, mask: self.samples(truth, mask, 1)[0]
         return lambda truth, mask: self.model.render(truth, mask, rendering).predicted_image
@@ -94,11 +95,12 @@ class Distribution:
         return nats / math.log(2)
 
 
-def rows_of_run(subject: Subject, device: torch.device, render: str | None = None, draws: int = 1) -> list[Row]:
-    """The run's honest prediction; where its head needs patch statistics also the rendering with the true ones; of a
-    predicted distribution a row for every rendering (or `render` alone), and one for the mean of the draws.
+def run_rows(subject: Subject, device: torch.device, render: str | None = None, draws: int = 1) -> list[Row]:
+    """The rows of a run.
 
-    A checkpoint of others that predicts normalised patches has no statistics: there the oracle's rendering is alone.
+    A run has a row for its honest prediction, and an oracle row where its head needs patch statistics. One that
+    predicts a distribution has a row for every rendering (or for `render` alone) and one for the mean of the draws. A
+    checkpoint of another code that predicts normalised patches without their statistics has the oracle row alone.
 
     Raises:
         InvalidSetting: the head has no such rendering.
@@ -121,7 +123,7 @@ def rows_of_run(subject: Subject, device: torch.device, render: str | None = Non
     rows = []
     note = "; ".join([*made, *([subject.unfinished] if subject.unfinished else [])])
     if model.head.renderings:
-        rows += rows_of_distribution(subject.name, Distribution(model, draws), render, note or None)
+        rows += distribution_rows(subject.name, Distribution(model, draws), render, note or None)
     elif honest(model):
         rows.append(Row("run", subject.name, "run", predicted, note or None))
     if isinstance(model.head, NormalisedPixelHead):
@@ -131,8 +133,8 @@ def rows_of_run(subject: Subject, device: torch.device, render: str | None = Non
     return rows
 
 
-def rows_of_distribution(name: str, of: Distribution, render: str | None, note: str | None) -> list[Row]:
-    """The first is the run's own; scores of the whole distribution stand in the row of the mean of its draws."""
+def distribution_rows(name: str, of: Distribution, render: str | None, note: str | None) -> list[Row]:
+    """The first row is the run's own; the row of the mean of the draws has the scores of the whole distribution."""
     renderings = of.model.head.renderings if render is None else (render,)
     keys = ["run", *renderings[1:]]
     rows = [
@@ -148,18 +150,12 @@ def rows_of_distribution(name: str, of: Distribution, render: str | None, note: 
 
 
 def honest(model: MaskedAutoencoder) -> bool:
-    """Whether a model's prediction can be drawn without the truth's help."""
+    """Whether a model's prediction can be drawn without statistics of the truth."""
     return bool(model.head.statistics) or not isinstance(model.head, NormalisedPixelHead)
 
 
-def rows_beside(
-    protocol: Protocol,
-    source: Source | StreamedSource,
-    training_images: int,
-    batch: int,
-    progress: Progress,
-) -> list[Row]:
-    """The simple reconstructions, the bound where the data has a known one, and the truth.
+def baseline_rows(protocol: Protocol, source: Source | StreamedSource, training_images: int, batch: int) -> list[Row]:
+    """The rows of the simple reconstructions, of the bound where the data has a known one, and of the truth.
 
     Args:
         source: the training images, for the ridge regression.
@@ -168,7 +164,7 @@ def rows_beside(
     """
     rows = [Row(key, LABELS[key], "simple", simple) for key, simple in SIMPLE.items()]
     crops = _crops(source, protocol, training_images, batch)
-    shown = progress(crops, "ridge regression", -(-training_images * 8 // (5 * batch)))
+    shown = progress_bar(crops, "ridge regression", -(-training_images * 8 // (5 * batch)))
     rows.append(_ridge(shown, protocol))
     if isinstance(source, GaussianField):
         bayes = Bayes(protocol.image_size)

@@ -1,4 +1,4 @@
-"""Everything that is measured: metrics that need no network, those that do, and what each says of itself."""
+"""Everything that is measured: metrics that need no network, those that do, and the columns of the table."""
 
 import math
 from collections.abc import Mapping
@@ -10,6 +10,7 @@ from torch import Tensor
 from losses import InvalidSetting
 from recon.data import Source, StreamedSource
 from recon.evaluation.protocol import Protocol
+from recon.evaluation.results import Column
 from recon.metrics import GROUPS, METRICS, SET_METRICS, Metric, MetricInfo, Undefined
 from recon.metrics.deep import LPIPS, VGG, FeatureDistance, Lpips, PooledFeatures, feature_distance_metric, lpips_metric
 from recon.study_config import Measuring
@@ -27,11 +28,11 @@ EXCESS = MetricInfo(
 
 
 @dataclass(frozen=True)
-class Instruments:
+class MetricSuite:
     """All that is measured on a pair.
 
-    metrics: per image, by name. features: of KID, where its network can be had. missing: metric -> why it cannot.
-    colour: (3,), the data's mean.
+    metrics: per image, by name. features: KID's, where its network is available. missing: metric -> why it is not
+    available. colour: (3,), the dataset's mean.
     """
 
     metrics: Mapping[str, Metric]
@@ -42,7 +43,7 @@ class Instruments:
 
 @dataclass(frozen=True)
 class Networks:
-    """Those that some metrics need, where their weights came from, and why one is missing."""
+    """The networks that some metrics need, where their weights came from, and why one is missing."""
 
     metrics: dict[str, Metric]
     features: PooledFeatures | None
@@ -51,8 +52,8 @@ class Networks:
     modules: list[torch.nn.Module]
 
 
-def networks(measuring: Measuring) -> Networks:
-    """LPIPS, the feature distance and KID's features, on the CPU; one that cannot be had is a reason."""
+def load_networks(measuring: Measuring) -> Networks:
+    """Loads LPIPS, the feature distance and KID's features onto the CPU; one that is not available has a reason."""
     found = Networks({}, None, {}, {}, [])
     makers = {
         "lpips": (lambda: Lpips(measuring.lpips.net, measuring.lpips.weights), lpips_metric),
@@ -74,26 +75,27 @@ def networks(measuring: Measuring) -> Networks:
     return found
 
 
-def make_instruments(
-    nets: Networks, protocol: Protocol, source: Source | StreamedSource, device: torch.device
-) -> Instruments:
-    """All metrics, on the device."""
-    for module in nets.modules:
+def make_suite(
+    networks: Networks, protocol: Protocol, source: Source | StreamedSource, device: torch.device
+) -> MetricSuite:
+    """All metrics, with their networks on the device."""
+    for module in networks.modules:
         module.to(device)
-    features, missing = nets.features, dict(nets.missing)
+    features, missing = networks.features, dict(networks.missing)
     if features is not None:
         try:
             features(torch.zeros(1, 3, *protocol.image_size, device=device))
         except Undefined as reason:
             features, missing["kid"] = None, str(reason)
     colour = torch.tensor(source.mean, dtype=torch.float64)
-    return Instruments({**METRICS, **nets.metrics}, features, missing, colour)
+    return MetricSuite({**METRICS, **networks.metrics}, features, missing, colour)
 
 
-def metric_infos(measuring: Measuring, bound: bool) -> dict[str, MetricInfo]:
-    """What every column means, in the table's order; those that could not be had too.
+def columns_of(measuring: Measuring, bound: bool) -> list[Column]:
+    """The columns of an evaluation's table, in order, those of metrics that are not available too.
 
-    `bound`: whether the least possible error is known, and so the excess over it.
+    Args:
+        bound: whether the least possible error is known, and with it the excess over it.
     """
     kid = SET_METRICS["kid"]
     features = f" Features: {measuring.features.tap} of VGG19 ({measuring.features.weights}), not Inception's."
@@ -105,5 +107,9 @@ def metric_infos(measuring: Measuring, bound: bool) -> dict[str, MetricInfo]:
         "vgg19": VGG,
         EXCESS.name: EXCESS,
     }
-    names = [name for group in GROUPS.values() for name in group]
-    return {name: known[name] for name in names if name != EXCESS.name or bound}
+    return [
+        Column.of(group, known[name])
+        for group, names in GROUPS.items()
+        for name in names
+        if bound or name != EXCESS.name
+    ]

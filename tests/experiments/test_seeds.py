@@ -7,22 +7,23 @@ import pytest
 
 from experiments import seeds
 from losses import InvalidSetting
+from recon.comparison.assemble import Comparison, Made
+from recon.evaluation.protocol import Protocol
+from recon.evaluation.results import Results, RowInfo, Value
 
 
-def comparison(*runs: tuple[str, int, float, dict]) -> dict:
+def comparison(*runs: tuple[str, int, float, dict]) -> Comparison:
     """Of (objective, seed, PSNR, other settings); tenengrad is a tenth of the PSNR, the truth's is 4."""
-
-    def row(key, kind, psnr):
-        values = {"masked_psnr": {"value": psnr}, "tenengrad": {"value": psnr and psnr / 10}}
-        return {"key": key, "label": key, "kind": kind, "values": values}
-
-    keys = [f"run/{i}" for i in range(len(runs))]
-    rows = [row(key, "run", psnr) for key, (_, _, psnr, _) in zip(keys, runs, strict=True)]
+    psnr = {f"run/{i}": run[2] for i, run in enumerate(runs)} | {"ridge": 15.0, "truth": 40.0}
+    values = [Value("", key, "masked_psnr", value=value) for key, value in psnr.items()]
+    values += [Value("", key, "tenengrad", value=value and value / 10) for key, value in psnr.items()]
     made = {
-        key: {"expression": expression, "differs": {"seed": seed} | other}
-        for key, (expression, seed, _, other) in zip(keys, runs, strict=True)
+        f"run/{i}": Made(expression, {"seed": seed} | other, {}, 1, "", [])
+        for i, (expression, seed, _, other) in enumerate(runs)
     }
-    return {"rows": [*rows, row("ridge", "simple", 15.0), row("truth", "truth", 40.0)], "made": made}
+    rows = [RowInfo(key, key, "run" if key in made else "simple") for key in psnr]
+    protocol = Protocol("photos", "val", 10, (16, 16), 4, "random", 0.75, 0)
+    return Comparison("", "", protocol, "", None, [], rows, Results(values), {}, [], made)
 
 
 def test_means_over_seeds_with_half_of_their_range():
@@ -59,7 +60,7 @@ def test_what_changes_nothing_may_differ():
 
 def test_a_checkpoint_called_as_an_objective_is_a_row_of_its_own():
     others = comparison(("mse", 0, 16.0, {}), ("mse", 1, 18.0, {}))
-    others["rows"].insert(0, others["rows"][0] | {"key": "run/mse", "label": "mse"})
+    others.rows.insert(0, RowInfo("run/mse", "mse", "run"))
     table = seeds.seeds(others)
     assert [line[0] for line in table[1:3]] == ["mse", "mse (2 seeds)"]
 

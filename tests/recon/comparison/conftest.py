@@ -1,11 +1,10 @@
-"""Runs to compare, and a record made of numbers."""
+"""Runs to compare, and tensors of an evaluation made of numbers."""
 
 from pathlib import Path
 
 import pytest
 from torch import Tensor
 
-from recon.evaluation.results import Record
 from recon.study_config import CompareSettings
 from tests.recon.evaluation.conftest import measuring, trained
 
@@ -16,9 +15,9 @@ def comparing(*runs: Path, **changes) -> CompareSettings:
     return CompareSettings(**quick, runs=[str(run) for run in runs])
 
 
-def made_of(rows: dict[str, dict[str, Tensor]]) -> Record:
-    """Rows of per-image numbers as an evaluation's record."""
-    return Record({}, {f"{row}/{name}": values for row, numbers in rows.items() for name, values in numbers.items()})
+def made_of(rows: dict[str, dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Rows of per-image numbers as an evaluation's tensors."""
+    return {f"{row}/{name}": values for row, numbers in rows.items() for name, values in numbers.items()}
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save
 from losses import InvalidSetting
 from recon.comparison import compare_runs as command
 from recon.comparison import gather
+from recon.comparison.assemble import Comparison, read_comparison
 from recon.comparison.compare_runs import compare
 from recon.evaluation import results as record
 from recon.loaded_run import open_run
@@ -35,25 +36,25 @@ def evaluations(monkeypatch):
     return made
 
 
-def report_of(out) -> dict:
-    return json.loads((out / "comparison.json").read_text())
+def report_of(out) -> Comparison:
+    return read_comparison(out / "comparison.json")
 
 
 def test_a_report_has_every_run_every_file_and_every_name_as_a_name(tmp_path, one, two, capsys):
     out = tmp_path / "report"
     assert compare(comparing(one, two, out=str(out))) == 0
     report = report_of(out)
-    labels = [row["label"] for row in report["rows"]]
+    labels = [row.label for row in report.rows]
     assert labels[:3] == ["one", "<script>two", "<script>two (oracle)"]
-    assert [row["kind"] for row in report["rows"]][3:] == ["simple"] * 4 + ["truth"]
+    assert [row.kind for row in report.rows][3:] == ["simple"] * 4 + ["truth"]
     names = {path.name for path in out.iterdir()}
     assert {"index.html", "comparison.json", "table.csv", "differences.csv", "retention_coherence.png"} <= names
     assert not any(name.endswith(".tmp") for name in names)
     page = (out / "index.html").read_text()
     assert "<script>two" not in page and "&lt;script&gt;two" in page
     assert "<script>two" in capsys.readouterr().out
-    assert "seed" in report["made"]["run/one"]["differs"]
-    assert not any("oracle" in key for keys in report["best"].values() for key in keys)
+    assert "seed" in report.made["run/one"].differs
+    assert not any("oracle" in key for keys in report.best.values() for key in keys)
 
 
 @pytest.mark.slow
@@ -65,7 +66,7 @@ def test_evaluations_that_are_there_are_used_and_others_are_made(tmp_path, one, 
     assert evaluations == []
     compare(comparing(one, two, out=out, images=6))
     assert evaluations == [one, two]
-    assert report_of(tmp_path / "report")["protocol"]["images"] == 6
+    assert report_of(tmp_path / "report").protocol.images == 6
     compare(comparing(one, out=out, images=6, again=True))
     assert evaluations == [one, two, one]
 
@@ -73,7 +74,7 @@ def test_evaluations_that_are_there_are_used_and_others_are_made(tmp_path, one, 
 def test_a_run_that_has_been_trained_on_is_evaluated_anew(one):
     settings = comparing(one)
     (candidate,) = gather.gather([one], settings, command.announced)
-    weights, subject = candidate.found.page["weights"], open_run(one)
+    weights, subject = candidate.found.weights, open_run(one)
     assert gather.usable(subject, settings, weights) is not None
     assert gather.usable(subject, settings, weights | {"vgg19": {"sha256": "other"}}) is None
     trained_on = replace(subject, trained=replace(subject.trained, sha256="0" * 64))
@@ -96,9 +97,9 @@ def test_a_run_may_be_called_like_a_simple_reconstruction(tmp_path, one):
     shutil.copytree(one, other)
     out = tmp_path / "report"
     compare(comparing(one, other, out=str(out)))
-    rows = {row["key"]: row for row in report_of(out)["rows"]}
-    assert rows["run/mean"]["values"]["tenengrad"]["value"] > 0 == rows["mean"]["values"]["tenengrad"]["value"]
-    assert rows["run/mean"]["kind"] == "run" and rows["mean"]["kind"] == "simple"
+    report = report_of(out)
+    assert report.results.number("run/mean", "tenengrad") > 0 == report.results.number("mean", "tenengrad")
+    assert report.row("run/mean").kind == "run" and report.row("mean").kind == "simple"
 
 
 @pytest.mark.slow
@@ -130,7 +131,7 @@ def test_evaluations_on_other_images_are_never_mixed(tmp_path, one):
     settings = comparing(one, other)
     gather.gather([one, other], settings, command.announced)
     page, tensors = json.loads((other / record.JSON).read_text()), load_file(other / record.TENSORS)
-    page["protocol"]["digest"] = "of other images"
+    page["digest"] = "of other images"
     (other / record.JSON).write_text(json.dumps(page))
     metadata = {"digest": "of other images", "model": page["model"]["sha256"]}
     (other / record.TENSORS).write_bytes(save(tensors, metadata=metadata))
@@ -145,8 +146,8 @@ def test_a_run_that_cannot_be_read_stops_nobody_else(tmp_path, one, capsys):
     out = tmp_path / "report"
     assert compare(comparing(one, torn, out=str(out))) == 1
     assert str(torn) in capsys.readouterr().err
-    row = next(row for row in report_of(out)["rows"] if row["label"] == "torn")
-    assert all(cell["value"] is None and str(torn) in cell["reason"] for cell in row["values"].values())
+    found = [v for v in report_of(out).results if v.row == "run/torn" and not v.variant]
+    assert found and all(v.value is None and str(torn) in v.reason for v in found)
 
 
 def test_a_run_for_which_memory_runs_out_is_told_what_to_lower(one):
@@ -182,5 +183,5 @@ def test_two_runs_of_one_name_keep_apart(tmp_path, one):
     shutil.copytree(one, other)
     out = tmp_path / "report"
     compare(comparing(one, other, out=str(out)))
-    assert [row["label"] for row in report_of(out)["rows"]][:2] == [str(one), str(other)]
-    assert all(d["value"] == 0 and not d["excludes_zero"] for d in report_of(out)["differences"])
+    assert [row.label for row in report_of(out).rows][:2] == [str(one), str(other)]
+    assert all(d.value == 0 and not d.excludes_zero for d in report_of(out).differences)

@@ -4,10 +4,13 @@ import pytest
 import torch
 
 from recon.comparison.differences import best, difference, differences, farther_from_truth
+from recon.evaluation.results import Column
 from tests.recon.comparison.conftest import made_of
 
 N = 60
-HIGHER, LOWER, TRUTH = ({"name": "score", "better": better} for better in ("higher", "lower", "truth"))
+HIGHER, LOWER, TRUTH = (
+    Column("group", "score", "", "", None, None, better, "", paired=False) for better in ("higher", "lower", "truth")
+)
 
 
 def hardness() -> torch.Tensor:
@@ -49,8 +52,8 @@ def test_turned_round_a_difference_changes_its_sign(rows):
 
 def test_every_two_rows_are_compared_once(rows):
     found = differences([HIGHER], rows)
-    assert [(d["a"], d["b"]) for d in found] == [("good", "same"), ("good", "alike"), ("same", "alike")]
-    assert [d["excludes_zero"] for d in found] == [True, True, False]
+    assert [(d.a, d.b) for d in found] == [("good", "same"), ("good", "alike"), ("same", "alike")]
+    assert [d.excludes_zero for d in found] == [True, True, False]
 
 
 def test_the_leader_is_best_and_what_cannot_be_told_from_it(rows):

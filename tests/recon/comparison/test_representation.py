@@ -1,14 +1,15 @@
 """What the representations are worth, in a comparison: columns, controls, differences, curves."""
 
-import json
 import shutil
 from dataclasses import replace
 
 import pytest
 import torch
 
+from recon.comparison.assemble import Comparison, read_comparison
 from recon.comparison.compare_runs import compare
-from recon.comparison.probed import curves, with_probes
+from recon.comparison.probed import GROUP, Answer, curves, with_probes
+from recon.evaluation.results import Results, Value
 from recon.probing import probe_results as probes
 from tests.recon.comparison.conftest import comparing
 from tests.recon.probing.conftest import probed
@@ -29,36 +30,50 @@ def runs(tmp_path_factory, one, two):
 
 
 @pytest.fixture(scope="module")
-def report(runs, tmp_path_factory):
+def folder(runs, tmp_path_factory):
     out = tmp_path_factory.mktemp("report") / "report"
     assert compare(comparing(*runs, out=str(out))) == 0
-    return json.loads((out / "comparison.json").read_text()) | {"out": out}
+    return out
 
 
-def values(report, key: str) -> dict:
-    return next(row["values"] for row in report["rows"] if row["key"] == key)
+@pytest.fixture(scope="module")
+def report(folder) -> Comparison:
+    return read_comparison(folder / "comparison.json")
+
+
+def reduced(report: Comparison, *keys: str) -> Comparison:
+    """The comparison as it was before the probes were added, of these rows alone."""
+    columns = [column for column in report.columns if column.group != GROUP]
+    names = {column.name for column in columns}
+    return replace(
+        report,
+        columns=columns,
+        rows=[row for row in report.rows if row.key in keys],
+        results=Results(v for v in report.results if v.row in keys and v.metric in names),
+        differences=[],
+    )
 
 
 def test_what_was_probed_has_columns(report, runs):
-    group = [metric["name"] for metric in report["metrics"] if metric["group"] == "representation"]
+    group = [column.name for column in report.columns if column.group == GROUP]
     assert group == ["linear_class", "knn_20_class", "linear_mean", "knn_20_mean", "finetune_0.1_epochs"]
     entries = {entry["name"]: entry for entry in probes.read(runs[0]).page["results"]}
     for column, name in {"linear_mean": "run/linear/mean/4/1", "knn_20_class": "run/knn/k=20/class/4/1"}.items():
-        found = values(report, "run/one")[column]
-        assert found["value"] == pytest.approx(entries[name]["value"], rel=1e-6)
-        assert found["low"] < found["value"] < found["high"] and found["n"] == entries[name]["images"]
+        found = report.results.get("run/one", column)
+        assert found.value == pytest.approx(entries[name]["value"], rel=1e-6)
+        assert found.low < found.value < found.high and found.n == entries[name]["images"]
 
 
 def test_controls_and_the_baseline_are_rows_before_the_truth(report):
-    keys = [row["key"] for row in report["rows"]]
+    keys = [row.key for row in report.rows]
     added = keys[keys.index("ridge") + 1 :]
     assert [key.partition("/")[0] for key in added] == ["scratch", "untrained", "pixels", "truth"]
-    pixels = values(report, "pixels")
-    assert pixels["linear_mean"] == pixels["linear_class"] and pixels["masked_psnr"]["reason"] == "not a reconstruction"
-    scratch = values(report, "scratch/scratch-nano-4-photos-16")
-    assert scratch["linear_mean"]["value"] is None and 0 <= scratch["finetune_0.1_epochs"]["value"] <= 1
-    assert values(report, "run/one")["finetune_0.1_epochs"]["reason"] == "not probed this way"
-    assert values(report, "mean")["linear_mean"]["reason"] == "has no encoder"
+    get, scratch = report.results.get, "scratch/scratch-nano-4-photos-16"
+    assert get("pixels", "linear_mean") == replace(get("pixels", "linear_class"), metric="linear_mean")
+    assert get("pixels", "masked_psnr").reason == "not a reconstruction"
+    assert get(scratch, "linear_mean").value is None and 0 <= get(scratch, "finetune_0.1_epochs").value <= 1
+    assert get("run/one", "finetune_0.1_epochs").reason == "not probed this way"
+    assert get("mean", "linear_mean").reason == "has no encoder"
 
 
 def test_the_printed_table_has_accuracies_too(runs, tmp_path, capsys):
@@ -69,23 +84,22 @@ def test_the_printed_table_has_accuracies_too(runs, tmp_path, capsys):
 
 
 def test_differences_are_paired_over_test_images(report, runs):
-    (found,) = [d for d in report["differences"] if d["metric"] == "linear_mean"]
+    (found,) = [d for d in report.differences if d.metric == "linear_mean"]
     right = [probes.read(run).correct["run/linear/mean/4/1"].double().mean(0) for run in runs[:2]]
     gap = right[0] - right[1]
-    assert (found["a"], found["b"]) == ("run/one", "run/two")
-    assert found["value"] == pytest.approx(gap.mean().item(), abs=1e-6)
-    assert found["n"] == len(gap)
-    assert found["excludes_zero"] == (found["low"] > 0 or found["high"] < 0)
+    assert (found.a, found.b) == ("run/one", "run/two")
+    assert found.value == pytest.approx(gap.mean().item(), abs=1e-6)
+    assert found.n == len(gap)
+    assert found.excludes_zero == (found.low > 0 or found.high < 0)
 
 
-def test_curves_over_depth_and_labels(report):
-    depth = report["by_depth"]["run/one"]
-    assert depth["layer"] == [1, 2, 3, 4]
-    assert depth["linear mean of the patch tokens"][-1] == values(report, "run/one")["linear_mean"]["value"]
-    labels = report["by_labels"]["run/one"]
-    assert labels["fraction"] == [0.1, 1.0]
-    assert labels["linear mean of the patch tokens"][-1] == values(report, "run/one")["linear_mean"]["value"]
-    names = {path.name for path in report["out"].iterdir()}
+def test_curves_over_depth_and_labels(report, folder):
+    for variant, places in {"by_depth": [1, 2, 3, 4], "by_labels": [0.1, 1.0]}.items():
+        found = report.results.curves("run/one", variant)
+        assert found.at == places
+        line = found.columns["linear mean of the patch tokens"]
+        assert line[-1] == report.results.number("run/one", "linear_mean")
+    names = {path.name for path in folder.iterdir()}
     assert {
         "sharpness_accuracy.png",
         "accuracy_by_depth.png",
@@ -97,37 +111,30 @@ def test_curves_over_depth_and_labels(report):
 
 @pytest.mark.parametrize("change", [{"digest": "another"}, {"image_size": [24, 24]}])
 def test_probings_of_other_images_sizes_or_labels_are_not_mixed(report, runs, change):
-    plain = {key: report[key] for key in ("metrics", "rows", "best", "differences")}
-    plain["rows"] = [row for row in plain["rows"] if row["key"] in ("run/one", "run/two", "truth")]
+    plain = reduced(report, "run/one", "run/two", "truth")
     first, second = (probes.read(run) for run in runs[:2])
     data = second.page["data"] | change
     other = replace(second, page=second.page | {"data": data})
     mixed = with_probes(plain, {"run/one": first, "run/two": other})
-    assert values(mixed, "run/two")["linear_mean"] == {
-        "value": None,
-        "low": None,
-        "high": None,
-        "n": 0,
-        "reason": "probed on other images or labels",
-    }
-    assert mixed["best"]["linear_mean"] == []
-    assert "run/two" not in mixed["by_depth"]
+    reason = "probed on other images or labels"
+    assert mixed.results.get("run/two", "linear_mean") == Value("two", "run/two", "linear_mean", reason=reason)
+    assert mixed.best["linear_mean"] == []
+    assert mixed.results.curves("run/two", "by_depth") is None
 
 
 def test_the_better_run_is_marked_where_the_intervals_allow_it(report, runs):
     first, second = (probes.read(run) for run in runs[:2])
-    plain = {key: report[key] for key in ("metrics", "rows", "best", "differences")}
-    plain["rows"] = [row for row in plain["rows"] if row["key"] in ("run/one", "run/two", "truth")]
+    plain = reduced(report, "run/one", "run/two", "truth")
     name = "run/linear/mean/4/1"
     wrong = replace(second, correct=second.correct | {name: torch.zeros_like(second.correct[name])})
-    assert with_probes(plain, {"run/one": first, "run/two": wrong})["best"]["linear_mean"] == ["run/one"]
+    assert with_probes(plain, {"run/one": first, "run/two": wrong}).best["linear_mean"] == ["run/one"]
     same = replace(second, correct=second.correct | {name: first.correct[name]})
-    assert with_probes(plain, {"run/one": first, "run/two": same})["best"]["linear_mean"] == []
+    assert with_probes(plain, {"run/one": first, "run/two": same}).best["linear_mean"] == []
 
 
 def test_a_comparison_without_probes_has_no_such_columns(report):
-    plain = with_probes({"metrics": [], "rows": []}, {})
-    assert plain["metrics"] == [] and plain["by_depth"] == plain["by_blocks"] == plain["by_labels"] == {}
+    plain = reduced(report, "run/one", "truth")
+    assert with_probes(plain, {}) == plain and not any(column.group == GROUP for column in plain.columns)
 
 
 def altered(record, changes: dict[str, dict]) -> probes.Record:
@@ -141,50 +148,43 @@ def test_the_column_is_of_most_labels_whoever_was_asked_with_them(report, runs):
     """A run that was asked with a tenth of the labels does not hide what another was asked with all of them."""
     first, second = (probes.read(run) for run in runs[:2])
     fewer = altered(second, {e["name"]: None for e in second.page["results"] if e["fraction"] == 1})
-    plain = {key: report[key] for key in ("metrics", "rows", "best", "differences")}
-    plain["metrics"] = [m for m in plain["metrics"] if m["group"] != "representation"]
-    plain["rows"] = [row for row in plain["rows"] if row["key"] in ("run/one", "run/two", "truth")]
+    plain = reduced(report, "run/one", "run/two", "truth")
     for order in ({"run/one": first, "run/two": fewer}, {"run/two": fewer, "run/one": first}):
         mixed = with_probes(plain, order)
-        names = [metric["name"] for metric in mixed["metrics"]]
+        names = [column.name for column in mixed.columns]
         assert len(names) == len(set(names))
-        assert values(mixed, "run/one")["linear_mean"]["value"] == values(report, "run/one")["linear_mean"]["value"]
-        assert values(mixed, "run/two")["linear_mean"]["reason"] == "not probed this way"
+        assert mixed.results.get("run/one", "linear_mean") == report.results.get("run/one", "linear_mean")
+        assert mixed.results.get("run/two", "linear_mean").reason == "not probed this way"
 
 
 def test_a_probe_with_few_labels_has_a_column_beside_one_with_all(report, runs):
     first = probes.read(runs[0])
     names = [entry["name"] for entry in first.page["results"]]
     few = altered(first, {n: None for n in names if n.startswith("run/knn") and n.endswith("/1")})
-    plain = {key: report[key] for key in ("metrics", "rows", "best", "differences")}
-    plain["metrics"] = []
-    plain["rows"] = [row for row in plain["rows"] if row["key"] in ("run/one", "truth")]
+    plain = reduced(report, "run/one", "truth")
     found = with_probes(plain, {"run/one": few})
-    what = {metric["name"]: metric["what"] for metric in found["metrics"]}
+    what = {column.name: column.description for column in found.columns}
     assert "10% of the training labels" in what["knn_20_mean"] and "100% of the" in what["linear_mean"]
 
 
 def test_a_control_that_runs_share_has_the_answers_of_all(report, runs):
     first, second = (probes.read(run) for run in runs[:2])
     without = altered(first, {e["name"]: None for e in first.page["results"] if e["probe"] == "linear"})
-    plain = {key: report[key] for key in ("metrics", "rows", "best", "differences")}
-    plain["metrics"] = []
-    plain["rows"] = [row for row in plain["rows"] if row["key"] in ("run/one", "run/two", "truth")]
+    plain = reduced(report, "run/one", "run/two", "truth")
     found = with_probes(plain, {"run/one": without, "run/two": second})
-    assert values(found, "pixels")["linear_mean"] == values(report, "pixels")["linear_mean"]
+    assert found.results.get("pixels", "linear_mean") == report.results.get("pixels", "linear_mean")
 
 
 def test_curves_keep_lengths_of_training_apart():
-    def entry(blocks: float, epochs: int, value: float) -> dict:
-        known = {"contestant": "run", "probe": "partial", "feature": "", "fraction": 1.0, "value": value}
-        return known | {"variant": f"blocks={blocks:g}, {epochs} epochs"}
+    def answer(blocks: float, epochs: int, value: float) -> Answer:
+        known = {"name": "", "probe": "partial", "feature": "", "fraction": 1.0, "value": value}
+        entry = known | {"variant": f"blocks={blocks:g}, {epochs} epochs", "low": 0, "high": 1, "images": 9}
+        return Answer.of(entry)
 
-    results = [entry(0, 20, 0.3), entry(1, 20, 0.5), entry(1, 100, 0.8)]
-    assert curves(probes.Record({"results": results}, {}), "run")["by_blocks"] == {
-        "blocks": [0, 1],
-        "partial 20 epochs": [0.3, 0.5],
-        "partial 100 epochs": [None, 0.8],
-    }
+    found = Results(curves("one", "run/one", [answer(0, 20, 0.3), answer(1, 20, 0.5), answer(1, 100, 0.8)]))
+    by_blocks = found.curves("run/one", "by_blocks")
+    assert by_blocks.at == [0, 1]
+    assert by_blocks.columns == {"partial 20 epochs": [0.3, 0.5], "partial 100 epochs": [None, 0.8]}
 
 
 def test_a_probing_of_a_network_that_has_changed_is_left_out(runs, tmp_path, capsys):
@@ -195,7 +195,7 @@ def test_a_probing_of_a_network_that_has_changed_is_left_out(runs, tmp_path, cap
         shutil.copy(runs[0] / name, place / "two" / name)
     out = tmp_path / "report"
     assert compare(comparing(place / "one", place / "two", out=str(out))) == 0
-    found = json.loads((out / "comparison.json").read_text())
-    assert values(found, "run/one")["linear_mean"]["value"] is not None
-    assert values(found, "run/two")["linear_mean"]["reason"] == "not probed"
+    found = read_comparison(out / "comparison.json").results
+    assert found.number("run/one", "linear_mean") is not None
+    assert found.get("run/two", "linear_mean").reason == "not probed"
     assert "two has changed since it was probed" in capsys.readouterr().err

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from recon.evaluation.evaluate_run import evaluated
-from recon.evaluation.evaluator import Evaluation
-from recon.evaluation.suite import networks
+from recon.evaluation.evaluation_pass import evaluate
+from recon.evaluation.results import Evaluation
+from recon.evaluation.suite import load_networks
 from recon.loaded_run import Subject, open_run
 from recon.study_config import EvaluateSettings
 from tests.recon.training.conftest import SMALL, pretrain
@@ -41,4 +41,4 @@ def subject(run) -> Subject:
 
 @pytest.fixture(scope="session")
 def evaluation(subject) -> Evaluation:
-    return evaluated(subject, measuring(), networks(measuring()))
+    return evaluate(subject, measuring(), load_networks(measuring()))

@@ -1,8 +1,8 @@
 """A whole evaluation of a small run: its rows, what it writes, and how it says what is wrong."""
 
-import json
 import re
 import shutil
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -11,88 +11,97 @@ import yaml
 
 from losses import InvalidSetting
 from recon.evaluation import results as record
-from recon.evaluation.evaluate_run import evaluate_run, evaluated
-from recon.evaluation.suite import networks
+from recon.evaluation.evaluate_run import evaluate_run
+from recon.evaluation.evaluation_pass import evaluate
+from recon.evaluation.suite import load_networks
 from recon.loaded_run import load_run, open_run
 from recon.metrics import GROUPS
 from recon.study_config import FeatureSettings, LpipsSettings
 from tests.recon.evaluation.conftest import measuring, trained
 
 
-@pytest.fixture(scope="module")
-def page(subject, evaluation):
-    return record.as_page(subject, measuring(), evaluation)
+def numbers(evaluation, row: str) -> dict[str, float | None]:
+    """Metric -> a row's number."""
+    return {column.name: evaluation.results.number(row, column.name) for column in evaluation.columns}
 
 
-def test_every_row_stands_in_the_table(page):
-    kinds = {key: row["kind"] for key, row in page["rows"].items()}
+def test_every_row_stands_in_the_table(evaluation):
+    kinds = {row.key: row.kind for row in evaluation.rows}
     simple = dict.fromkeys(("mean", "nearest", "biharmonic", "ridge"), "simple")
     assert kinds == {"run": "run", "oracle": "run", **simple, "truth": "truth"}
-    assert "oracle" in page["rows"]["oracle"]["note"]
+    assert "oracle" in next(row.note for row in evaluation.rows if row.key == "oracle")
 
 
-def test_every_column_has_its_description_and_every_cell_a_value_or_a_reason(page):
-    names = [metric["name"] for metric in page["metrics"]]
+def test_every_column_has_its_description_and_every_cell_a_value_or_a_reason(evaluation):
+    names = [column.name for column in evaluation.columns]
     everything = {name for group in GROUPS.values() for name in group}
     assert set(names) == everything - {"excess_mse"}
-    for metric in page["metrics"]:
-        assert metric["what"].endswith(".") and metric["unit"] and metric["reference"]
-        assert metric["better"] in ("higher", "lower", "truth")
-    for row in page["rows"].values():
-        assert list(row["values"]) == names
-        for cell in row["values"].values():
-            assert (cell["value"] is None) == bool(cell["reason"])
-    assert "lpips" in page["rows"]["run"]["values"]["lpips"]["reason"].lower()
+    for column in evaluation.columns:
+        assert column.description.endswith(".") and column.unit and column.reference
+        assert column.better in ("higher", "lower", "truth")
+    for row in evaluation.rows:
+        found = [v for v in evaluation.results if v.row == row.key and not v.variant]
+        assert [v.metric for v in found] == [*names, "luma_mse"]
+        assert {v.run for v in found} == {"plain" if row.kind == "run" else ""}
+        for value in found:
+            assert (value.value is None) == bool(value.reason)
+    assert "lpips" in evaluation.results.get("run", "lpips").reason.lower()
 
 
-def test_the_truth_is_perfect(page):
-    values = {name: cell["value"] for name, cell in page["rows"]["truth"]["values"].items()}
+def test_the_truth_is_perfect(evaluation):
+    values = numbers(evaluation, "truth")
     assert values["masked_psnr"] == pytest.approx(58.92, abs=0.01)  # the rounding to 8 bits
     assert values["masked_mse"] == values["masked_l1"] == values["vgg19"] == values["kid"] == 0
     assert values["retention"] == pytest.approx(1, abs=1e-6) and values["coherence"] == pytest.approx(1, abs=1e-6)
     assert values["sliced_wasserstein"] == 0 and values["log_spectral_distance"] == 0
 
 
-def test_a_value_lies_in_its_interval(page):
-    for row in page["rows"].values():
-        for name, cell in row["values"].items():
-            if cell["low"] is not None:
-                assert cell["low"] <= cell["value"] <= cell["high"], name
+def test_a_value_lies_in_its_interval(evaluation):
+    for found in evaluation.results:
+        if found.interval is not None:
+            assert found.low <= found.value <= found.high, found
 
 
-def test_the_mean_colour_has_no_detail_at_all(page):
-    values = {name: cell["value"] for name, cell in page["rows"]["mean"]["values"].items()}
+def test_the_mean_colour_has_no_detail_at_all(evaluation):
+    values = numbers(evaluation, "mean")
     for name in ("variance_of_laplacian", "tenengrad", "brenner", "retention", "coherence", "invented"):
         assert values[name] == pytest.approx(0, abs=1e-9), name
     assert values["blur_effect"] == 1 and values["missing"] == pytest.approx(1)
 
 
+def test_curves_are_points_of_the_table(evaluation):
+    bands = evaluation.results.curves("truth", "bands")
+    assert bands.at == [0, 0.125, 0.25, 0.375] and set(bands.columns) == {"retention", "coherence", "error", "gain"}
+    assert bands.columns["error"] == pytest.approx([0] * 4, abs=1e-6)
+    assert evaluation.results.curves("truth", "spectra").at == bands.at[1:]
+    assert evaluation.results.curves("truth", "by_ratio") is None  # it was not asked for
+
+
 def test_two_evaluations_of_one_run_are_the_same(subject, evaluation):
-    again = evaluated(subject, measuring(batch=12), networks(measuring()))
-    assert again.seen.digest == evaluation.seen.digest
-    for key, measured in again.seen.measured.items():
-        for name, values in measured.values.items():
-            torch.testing.assert_close(
-                values, evaluation.seen.measured[key].values[name], rtol=1e-4, atol=1e-5, equal_nan=True
-            )
+    again = evaluate(subject, measuring(batch=12), load_networks(measuring()))
+    assert again.digest == evaluation.digest
+    assert again.tensors.keys() == evaluation.tensors.keys()
+    for name, values in again.tensors.items():
+        if not name.endswith(("masks", "pictures", "moments", "power")):
+            torch.testing.assert_close(values, evaluation.tensors[name], rtol=1e-4, atol=1e-5, equal_nan=True)
 
 
 def test_another_run_s_evaluation_lends_its_simple_reconstructions(subject, evaluation):
-    lent = evaluated(subject, measuring(), networks(measuring()), evaluation)
-    assert [row.key for row in lent.rows] == [row.key for row in evaluation.rows]
-    assert lent.seen.measured["ridge"] is evaluation.seen.measured["ridge"]
-    assert lent.seen.measured["run"] is not evaluation.seen.measured["run"]
+    lent = evaluate(subject, measuring(), load_networks(measuring()), evaluation)
+    assert lent.rows == evaluation.rows and set(lent.results) == set(evaluation.results)
+    assert lent.tensors["ridge/masked_mse"] is evaluation.tensors["ridge/masked_mse"]
+    assert lent.tensors["run/masked_mse"] is not evaluation.tensors["run/masked_mse"]
 
 
 def test_what_is_written_comes_back(tmp_path, run, evaluation):
     folder = tmp_path / "runs" / "copy"
     shutil.copytree(run, folder)
-    written = record.write(open_run(folder), measuring(), evaluation)
+    record.write(folder, evaluation)
     found = record.read(folder)
-    assert found.page == json.loads(json.dumps(written.page))
-    assert found.tensors.keys() == written.tensors.keys()
-    assert all(torch.equal(found.tensors[key].nan_to_num(), t.nan_to_num()) for key, t in written.tensors.items())
-    assert found.protocol == evaluation.protocol
+    assert list(found.results) == list(evaluation.results)
+    assert replace(found, results=None, tensors=None) == replace(evaluation, results=None, tensors=None)
+    assert found.tensors.keys() == evaluation.tensors.keys()
+    assert all(torch.equal(found.tensors[key].nan_to_num(), t.nan_to_num()) for key, t in evaluation.tensors.items())
     for name in (record.JSON, record.TENSORS):
         whole = (folder / name).read_bytes()
         (folder / name).write_bytes(whole[: len(whole) // 2])
@@ -106,10 +115,10 @@ def test_the_command_writes_its_record_and_prints_every_row(tmp_path, run, capsy
     before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
     assert evaluate_run(measuring(run=str(folder), ratios=[0.5], images=4)) == 0
     out = capsys.readouterr().out
-    page = record.read(folder).page
-    assert all(row["label"] in out for row in page["rows"].values())
+    found = record.read(folder)
+    assert all(row.label in out for row in found.rows)
     assert "4 held-out images of photos, 16x16 pixels, patches of 4, 75% hidden" in out
-    assert page["rows"]["run"]["by_ratio"]["ratio"] == [0.5]
+    assert found.results.curves("run", "by_ratio").at == [0.5]
     after = {path.name: path.read_bytes() for path in folder.iterdir() if path.name in before}
     assert after == before  # evaluating touches no other file of the run
 
@@ -180,15 +189,13 @@ def test_an_unfinished_run_says_how_far_it_came(tmp_path, run):
 
 def test_on_fields_with_a_known_answer_nothing_beats_bayes(tmp_path):
     run = trained(tmp_path, "fields", "loss=mse", "data.name=gaussian_field")
-    found = evaluated(open_run(run), measuring(images=16), networks(measuring()))
-    for key, measured in found.seen.measured.items():
-        excess = measured.values["excess_mse"]
-        assert excess.mean() > 0 or key in ("bayes", "truth"), key
-    drawn = found.seen.measured["posterior"].values
-    assert 1.5 < drawn["masked_mse"].mean() / found.seen.measured["bayes"].values["masked_mse"].mean() < 2.5
-    assert (found.seen.measured["bayes"].values["excess_mse"] == 0).all()
-    assert found.seen.measured["truth"].values["excess_mse"].mean() < 0  # the truth is no reconstruction
-    bands = record.textures(found.seen.measured["bayes"], 4)["bands"]
+    found = evaluate(open_run(run), measuring(images=16), load_networks(measuring()))
+    of = found.tensors
+    for row in found.rows:
+        assert of[f"{row.key}/excess_mse"].mean() > 0 or row.key in ("bayes", "truth"), row.key
+    assert 1.5 < of["posterior/masked_mse"].mean() / of["bayes/masked_mse"].mean() < 2.5
+    assert (of["bayes/excess_mse"] == 0).all()
+    assert of["truth/excess_mse"].mean() < 0  # the truth is no reconstruction
+    bands = found.results.curves("bayes", "bands").columns
     assert bands["exact_retention"] == pytest.approx(bands["retention"], rel=0.5)  # of 16 images
     assert all(a > b for a, b in pairwise(bands["exact_retention"]))  # the finer, the less can be known
-    assert record.textures(found.seen.measured["run"], 4)["bands"].keys() == bands.keys() - {"exact_retention"}

@@ -1,6 +1,5 @@
 """Checkpoints of others stand where a run stands: evaluated, refused where there is nothing to draw, compared."""
 
-import json
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -9,12 +8,12 @@ import pytest
 import torch
 
 from losses import InvalidSetting, NormalisedPixelHead
-from recon.comparison.assemble import assemble, learnt_rows
+from recon.comparison.assemble import assemble, learnt_rows, read_comparison
 from recon.comparison.compare_runs import announced, compare
 from recon.comparison.gather import gather, usable
 from recon.evaluation import results as record
 from recon.evaluation.evaluate_run import evaluate_run
-from recon.evaluation.rows import rows_of_run
+from recon.evaluation.rows import run_rows
 from recon.loaded_run import open_run
 from recon.model.formats import Architecture, Checkpoint, read, write
 from recon.study_config import CompareSettings, Where
@@ -72,19 +71,18 @@ def test_raw_pixels_are_evaluated_as_a_run_is(place, capsys):
     assert evaluate_run(asked(place / "pixels.safetensors")) == 0
     found = record.read(place / "pixels.safetensors-results")
     assert found is not None and str(place / "pixels.safetensors-results/evaluation.json") in capsys.readouterr().out
-    page = found.page
-    assert page["rows"]["run"]["kind"] == "run" and "oracle" not in page["rows"]
-    assert page["rows"]["run"]["note"] == "a checkpoint of this project"
-    assert page["protocol"]["data"] == page["measuring"]["data"]["name"] == "photos"
-    assert page["model"]["sha256"] == read(place / "pixels.safetensors").sha256
+    (row,) = (row for row in found.rows if row.kind == "run")
+    assert (row.key, row.note) == ("run", "a checkpoint of this project")
+    assert found.protocol.data == found.measuring["data"]["name"] == "photos"
+    assert found.model["sha256"] == read(place / "pixels.safetensors").sha256
 
 
 def test_normalised_pixels_without_statistics_stand_as_the_oracle_alone(place, capsys):
     assert evaluate_run(asked(place / "unknown.pth", target="normalised")) == 0
-    page = record.read(place / "unknown.pth-results").page
-    assert [key for key, row in page["rows"].items() if row["kind"] == "run"] == ["oracle"]
-    assert "leaks the answer" in page["rows"]["oracle"]["note"]
-    assert page["rows"]["oracle"]["values"]["masked_psnr"]["value"] is not None
+    found = record.read(place / "unknown.pth-results")
+    (row,) = (row for row in found.rows if row.kind == "run")
+    assert row.key == "oracle" and "leaks the answer" in row.note
+    assert found.results.number("oracle", "masked_psnr") is not None
     assert "unknown (oracle)" in capsys.readouterr().out
 
 
@@ -93,7 +91,7 @@ def test_normalised_pixels_with_statistics_are_drawn_honestly_too(tmp_path):
     architecture = Architecture(128, 2, 2, 4, (16, 16), 64, 1, 2)
     whole = Checkpoint(model.state_dict(), "recon", True, "normalised pixels", architecture, "0" * 64)
     write(whole, tmp_path / "own.safetensors", "recon")
-    rows = rows_of_run(open_run(tmp_path / "own.safetensors"), torch.device("cpu"))
+    rows = run_rows(open_run(tmp_path / "own.safetensors"), torch.device("cpu"))
     assert [row.key for row in rows] == ["run", "oracle"]
 
 
@@ -126,19 +124,19 @@ def test_files_and_runs_stand_in_one_report(place, capsys):
     assert compare(settings) == 1  # one was left out
     printed = capsys.readouterr()
     assert "encoder.pth holds no decoder" in printed.err
-    made_of = json.loads((place / "report/comparison.json").read_text())
-    rows = {row["key"]: row for row in made_of["rows"] if row["kind"] == "run"}
+    found = read_comparison(place / "report/comparison.json")
+    rows = {row.key: row for row in found.rows if row.kind == "run"}
     wanted = {"oracle/normalised", "run/plain", "oracle/plain", "run/pixels", "run/hf", "run/encoder"}
     assert set(rows) == wanted
-    values = {key: row["values"]["masked_psnr"]["value"] for key, row in rows.items()}
+    values = {key: found.results.number(key, "masked_psnr") for key in rows}
     assert values["run/hf"] == values["run/pixels"] and values["run/encoder"] is None
-    assert "holds no decoder" in rows["run/encoder"]["note"]
-    assert all("oracle/normalised" not in best for best in made_of["best"].values())
-    assert set(made_of["made"]) == {"run/plain"}
-    assert set(made_of["checkpoints"]) == {"oracle/normalised", "run/pixels", "run/hf"}
-    assert "data.name=photos" in made_of["checkpoints"]["run/hf"]["command"]
+    assert "holds no decoder" in rows["run/encoder"].note
+    assert all("oracle/normalised" not in best for best in found.best.values())
+    assert set(found.made) == {"run/plain"}
+    assert set(found.checkpoints) == {"oracle/normalised", "run/pixels", "run/hf"}
+    assert "data.name=photos" in found.checkpoints["run/hf"]["command"]
     assert (place / "report/index.html").is_file()
-    assert made_of["protocol"]["data"] == "photos"
+    assert found.protocol.data == "photos"
 
     evaluated_again = []
     gather([place / name for name in runs], settings, lambda *_: evaluated_again.append(1))
@@ -162,10 +160,10 @@ def test_the_target_that_is_given_is_for_the_files_that_cannot_tell(place):
     assert set(learnt_rows(candidates)) == {"run/pixels", "oracle/unknown"}
     other = comparing(place, data=PHOTOS, target="pixels")
     other_target = open_run(place / "unknown.pth", "pixels")
-    weights = candidates[1].found.page["weights"]
+    weights = candidates[1].found.weights
     assert usable(candidates[1].subject, comparing(place, data=PHOTOS, target="normalised"), weights) is not None
     assert usable(other_target, other, weights) is None
-    assert assemble(candidates, learnt_rows(candidates), other)["rows"]
+    assert assemble(candidates, learnt_rows(candidates), other).rows
 
 
 def test_a_run_is_judged_on_other_data_and_the_record_says_so(place, tmp_path):
@@ -173,8 +171,8 @@ def test_a_run_is_judged_on_other_data_and_the_record_says_so(place, tmp_path):
     elsewhere = Where(name="dead_leaves")
     assert evaluate_run(asked(tmp_path / "plain", data=elsewhere)) == 0
     found = record.read(tmp_path / "plain")
-    assert found.page["protocol"]["data"] == "dead_leaves"
-    assert found.page["measuring"]["data"] == asdict(elsewhere)
-    subject, weights = open_run(tmp_path / "plain"), found.page["weights"]
+    assert found.protocol.data == "dead_leaves"
+    assert found.measuring["data"] == asdict(elsewhere)
+    subject, weights = open_run(tmp_path / "plain"), found.weights
     assert usable(subject, comparing(tmp_path, data=elsewhere), weights) is not None
     assert usable(subject, comparing(tmp_path), weights) is None  # on its own data it has not been evaluated

@@ -8,10 +8,10 @@ import torch
 
 from losses import InvalidSetting, MixtureHead, Reconstruction
 from losses.mixture import Basis
-from recon.evaluation import results as record
-from recon.evaluation.evaluate_run import evaluate_run, evaluated
+from recon.evaluation.evaluate_run import evaluate_run
+from recon.evaluation.evaluation_pass import evaluate
 from recon.evaluation.rows import Distribution
-from recon.evaluation.suite import networks
+from recon.evaluation.suite import load_networks
 from recon.loaded_run import open_run
 from tests.recon.evaluation.conftest import measuring, trained
 
@@ -36,7 +36,7 @@ def mixture(place):
 
 def evaluation_of(run, **changes):
     settings = measuring(**changes)
-    return evaluated(open_run(run), settings, networks(settings))
+    return evaluate(open_run(run), settings, load_networks(settings))
 
 
 @pytest.fixture(scope="module")
@@ -76,27 +76,27 @@ def test_what_a_head_does_not_have_is_refused_in_one_line(flow, run):
 
 def test_draws_differ_and_visible_pixels_are_kept_in_all_of_them(of_flow, of_mixture):
     for evaluation in (of_flow, of_mixture):
-        drawn = evaluation.seen.measured["draws"].distribution.pictures
+        drawn = evaluation.tensors["draws/draws"]
         assert drawn.shape[:2] == (3, 3) and drawn.dtype == torch.uint8
-        assert torch.equal(drawn[:, 0], evaluation.seen.measured["sample"].pictures)
+        assert torch.equal(drawn[:, 0], evaluation.tensors["sample/pictures"])
         assert (drawn[:, 0] != drawn[:, 1]).any(dim=(1, 2, 3)).all()
 
 
 def test_the_mean_of_the_draws_is_their_mean(of_mixture):
-    drawn, mean = (of_mixture.seen.measured["draws"].distribution.pictures, of_mixture.seen.measured["draws"].pictures)
+    drawn, mean = (of_mixture.tensors[f"draws/{name}"] for name in ("draws", "pictures"))
     assert (drawn.float().mean(1) - mean.float()).abs().max() <= 1  # both were rounded
 
 
 def test_one_answer_is_scored_by_its_absolute_error_and_draws_by_less(of_mixture):
     """A fair score of draws is the first draw's error less half of what draws differ by."""
-    crps = {key: m.values["crps"].mean().item() for key, m in of_mixture.seen.measured.items()}
+    crps = {row.key: of_mixture.tensors[f"{row.key}/crps"].mean().item() for row in of_mixture.rows}
     assert crps["truth"] == 0 < crps["draws"] < crps["sample"]
-    assert "bits_per_dim" not in of_mixture.seen.measured["run"].values
+    assert "run/bits_per_dim" not in of_mixture.tensors
 
 
 def test_only_a_density_has_a_likelihood(of_flow, of_mixture):
-    assert "bits_per_dim" not in of_flow.seen.measured["draws"].values
-    assert of_mixture.seen.measured["draws"].values["bits_per_dim"].isfinite().all()
+    assert "draws/bits_per_dim" not in of_flow.tensors
+    assert of_mixture.tensors["draws/bits_per_dim"].isfinite().all()
 
 
 def test_bits_are_those_of_a_gaussian_over_levels():
@@ -117,22 +117,22 @@ def test_bits_are_those_of_a_gaussian_over_levels():
     torch.testing.assert_close(found, torch.full((2,), expected, dtype=torch.float64), rtol=0, atol=0.02)
 
 
-def test_the_blend_begins_at_the_mean_and_ends_at_a_draw(flow, of_flow):
-    page = record.as_page(open_run(flow), measuring(draws=3), of_flow)
-    blend = page["rows"]["draws"]["blend"]
-    ends = [page["rows"][key]["plane"] for key in ("run", "sample")]
+def test_the_blend_begins_at_the_mean_and_ends_at_a_draw(of_flow):
+    results = of_flow.results
+    blend = results.curves("draws", "blends").columns
     for name in ("mse", "w2"):
-        assert [blend[name][0], blend[name][-1]] == pytest.approx([end[name] for end in ends], rel=1e-5, abs=1e-7)
-    assert page["rows"]["truth"]["plane"] == pytest.approx({"mse": 0, "w2": 0}, abs=1e-6)
-    calibration = page["rows"]["draws"]["calibration"]
-    assert calibration["draws"] == 3 and sum(calibration["ranks"]) == pytest.approx(1)
-    assert page["rows"]["run"]["calibration"] is None and page["rows"]["mean"]["blend"] is None
+        ends = [results.number(key, f"luma_{name}") for key in ("run", "sample")]
+        assert [blend[name][0], blend[name][-1]] == pytest.approx(ends, rel=1e-5, abs=1e-7)
+        assert results.number("truth", f"luma_{name}") == pytest.approx(0, abs=1e-6)
+    ranks = results.curves("draws", "ranks")
+    assert ranks.at == [0, 1, 2, 3] and sum(ranks.columns["share"]) == pytest.approx(1)
+    assert results.curves("run", "ranks") is None and results.curves("mean", "blends") is None
 
 
 def test_an_evaluation_is_the_same_however_images_are_batched(flow, of_flow):
     again = evaluation_of(flow, draws=3, batch=12)
     for key in ("run", "sample", "draws"):
-        one, other = (e.seen.measured[key].values["crps"] for e in (of_flow, again))
+        one, other = (e.tensors[f"{key}/crps"] for e in (of_flow, again))
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
 
 

@@ -10,9 +10,8 @@ from losses import Reconstruction, build_objective
 from losses.finite import gradient_norm, step_unless
 from recon.data.batches import Batch
 from recon.data.crops import Crops
-from recon.evaluation import results as record
-from recon.evaluation.evaluate_run import evaluated
-from recon.evaluation.suite import networks
+from recon.evaluation.evaluation_pass import evaluate
+from recon.evaluation.suite import load_networks
 from recon.loaded_run import open_run
 from recon.model import create_model, velocity
 from recon.study_config import EvaluateSettings
@@ -168,15 +167,12 @@ def test_a_killed_run_resumes_to_the_same_bits(device, name, tmp_path, pictures)
 def test_a_run_is_measured_alike(device, tmp_path, pictures, monkeypatch):
     assert pretrain(tmp_path, *words(device, pictures, "loss=mse", "train.steps=4", "name=run")) == 0
     monkeypatch.chdir(tmp_path)
-    pages = []
+    found = []
     for d in ("cpu", device):
         subject = open_run(tmp_path / "runs" / "run")
         settings = EvaluateSettings(run="runs/run", device=str(d), images=3)
-        pages.append(record.as_page(subject, settings, evaluated(subject, settings, networks(settings))))
-    here, there = (
-        {(row, name): of["value"] for row in page["rows"] for name, of in page["rows"][row]["values"].items()}
-        for page in pages
-    )
+        found.append(evaluate(subject, settings, load_networks(settings)).results)
+    here, there = ({(v.row, v.metric): v.value for v in results if not v.variant} for results in found)
     assert here.keys() == there.keys()
     for key, value in here.items():
         assert (there[key] is None) == (value is None)
