@@ -14,7 +14,7 @@ from recon import config
 from recon.data import create_dataset, held_out_images
 from recon.loaded_run import load_run
 from recon.report.pictures import reconstruction_rows, write_rows
-from recon.training.preview import Preview, figures
+from recon.training.preview import Preview, held_out_figures
 from recon.training.setup import masking_of
 
 
@@ -46,7 +46,7 @@ def gallery(folders: list[Path], images: int, out: Path, draws: int = 1) -> None
             title += f" from {settings.losses.flow.source}" if model.head.name == "flow" else ""
             answers = {f"{title}\ndraw {i + 1}": model.render(r.image, r.mask, "sample", i) for i in range(draws)}
         for title, answer in answers.items():
-            seen = figures([answer])
+            seen = held_out_figures([answer])
             shown = reconstruction_rows(answer.image, answer.hidden_pixels, answer.composite)
             rows |= {"truth": shown["truth"], "masked": shown["masked"]}
             numbers = f"{seen['masked_psnr']:.2f} dB\ndetail {seen.get('detail', float('nan')):.2f}"

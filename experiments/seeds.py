@@ -17,7 +17,7 @@ from losses import InvalidSetting
 from recon.comparison.assemble import Comparison, read_comparison
 from recon.console import aligned
 from recon.evaluation.evaluate_run import COLUMNS
-from recon.runs import HARMLESS
+from recon.saved_settings import RESUME_OVERRIDES
 
 Cell = tuple[float, float] | None  # mean, half of the range
 
@@ -55,7 +55,7 @@ def seeds(comparison: Comparison) -> list[list[str]]:
 
 def _check(label: str, differs: list[dict[str, Any]]) -> None:
     """Raises InvalidSetting where runs of an objective are not each other's seeds."""
-    settings = [{k: v for k, v in each.items() if k not in HARMLESS} for each in differs]
+    settings = [{k: v for k, v in each.items() if k not in RESUME_OVERRIDES} for each in differs]
     if odd := sorted({k for each in settings for k in each if k != "seed" and each[k] != settings[0].get(k)}):
         raise InvalidSetting(f"runs of {label} differ in more than their seed: {', '.join(odd)}; compare them apart")
     found = [each.get("seed") for each in settings]

@@ -13,7 +13,7 @@ from recon.config import _node
 from recon.data import StreamedSource, create_dataset
 from recon.data.packing import pack
 from recon.data.shrinking import Chunk
-from recon.training.loop import Interrupt
+from recon.training.loop import StopSignal
 
 
 @dataclass
@@ -53,7 +53,7 @@ def pack_dataset(settings: PackSettings, given: frozenset[str] = frozenset()) ->
     chunks = pack(sources, data.name, out, settings.size, settings.workers)
     progress = tqdm(total=total, unit="image", disable=not sys.stderr.isatty())
     try:
-        with closing(chunks), progress, Interrupt() as stop:
+        with closing(chunks), progress, StopSignal() as stop:
             for chunk in chunks:
                 note(chunk, unreadable, total, settings)
                 progress.update(len(chunk.images) + len(chunk.unreadable))

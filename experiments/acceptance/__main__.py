@@ -44,7 +44,7 @@ from experiments.acceptance.parts import PARTS, Part
 from experiments.acceptance.task import Task
 from losses import InvalidSetting, nearest
 from recon.distributed import ALONE
-from recon.training.device import placed
+from recon.training.device import resolve_device
 
 CARRIED = Path(".gpu")  # where what a machine without network was given lies
 GIVEN = {
@@ -145,7 +145,7 @@ def understood(words: Sequence[str]) -> tuple[Task, float, list[Part]]:
     minutes = _minutes(given.pop("minutes", "8"))
     named = given.pop("parts", None)
     parts = PARTS if named is None else [_part(name) for name in named.split("+")]
-    kind, index = placed(given.get("device", "cuda"), ALONE)
+    kind, index = resolve_device(given.get("device", "cuda"), ALONE)
     if kind not in ("cuda", "cpu"):
         raise InvalidSetting(f"device={kind}: choose cuda, or cpu for the same small")
     device = f"{kind}:{index}" if index else kind

@@ -41,7 +41,7 @@ from losses.term import Term
 from recon.data import create_dataset, held_out_images
 from recon.loaded_run import load_run
 from recon.model import MaskedAutoencoder, create_model
-from recon.training import checkpoint
+from recon.runs import CHECKPOINT, read_checkpoint
 from recon.training.device import fast_bfloat16, make_fabric
 
 BATCHES = 4
@@ -154,7 +154,7 @@ def _objective(choice: Choice, size: tuple[int, int], options: argparse.Namespac
         **{choice.term: own | choice.options},
     )
     if options.run and choice.term == "adversarial":
-        saved = checkpoint.read(Path(options.run) / checkpoint.NAME)["objective"]
+        saved = read_checkpoint(Path(options.run) / CHECKPOINT)["objective"]
         objective.load_state({name: state for name, state in saved.items() if name == choice.term})
     return objective
 

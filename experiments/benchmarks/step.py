@@ -30,7 +30,7 @@ from experiments.benchmarks.turns import compare, in_turns
 from losses import Objective, Reconstruction, build_objective
 from losses.finite import gradient_norm, step_unless
 from recon.model import create_model
-from recon.training.accumulator import Tally
+from recon.training.accumulator import MetricAccumulator
 from recon.training.device import fast_bfloat16, make_fabric
 from recon.training.optim import adamw, set_learning_rate
 
@@ -79,7 +79,7 @@ class Bench:
         set_learning_rate(self.optimizer, 1e-4)
         self.images = torch.rand(options.batch, 3, *size, device=self.device)
         self.noise = torch.rand(options.batch, self.model.patches, device=self.device)
-        self.tally = Tally(self.device)
+        self.metrics = MetricAccumulator(self.device)
         self.step = 0  # of ours
         self.decoded: float | None = 1.0  # as training does: hidden patches alone
         self.parts: dict[str, float] = {}
@@ -102,7 +102,7 @@ class Bench:
         with self._part("critic's update"):
             self.objective.update(self.step)
         with self._part("tally"):
-            self.tally.record([result], self.objective, norm, norm.isfinite())
+            self.metrics.record([result], self.objective, norm, norm.isfinite())
         self.step += 1
 
     def plain(self) -> None:

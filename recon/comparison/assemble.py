@@ -12,7 +12,7 @@ from recon.evaluation.protocol import Protocol
 from recon.evaluation.results import Column, Evaluation, Results, RowInfo, Value, as_json, points, read_table
 from recon.evaluation.rows import named
 from recon.loaded_run import curves
-from recon.runs import flat
+from recon.saved_settings import flat
 from recon.study_config import EvaluateSettings, Measuring, Where
 from recon.usage import written
 

@@ -76,8 +76,7 @@ def give_data(candidates: list[Candidate]) -> None:
         trained = candidate.subject.trained
         if own is not None and trained.settings.data.name is None:
             data = replace(trained.settings.data, name=own.name, root=own.root)
-            trained = replace(trained, settings=replace(trained.settings, data=data))
-            candidate.subject = replace(candidate.subject, trained=trained)
+            candidate.subject = replace(candidate.subject, settings=replace(trained.settings, data=data))
 
 
 def refuse_other_protocols(protocols: list[tuple[Path, Protocol]]) -> None:

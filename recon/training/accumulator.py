@@ -1,31 +1,29 @@
-"""What happened since the last line of the log, kept on the device until somebody prints."""
+"""Means of what the steps since the last line of the log measured, kept on the device until they are read."""
 
 from collections import Counter
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from losses.objective import Objective, Result
 
-PARTS = ("/loss", "/push")
+PARTS = ("/loss", "/weighted_norm")
 
 
-class Tally:
-    """Means over the steps that counted, and who was to blame for those that did not.
+class MetricAccumulator:
+    """Means over the steps that were taken, and counts of the skipped ones by the term whose gradient was not finite.
 
-    A term that is evaluated at every k-th step has its own numbers averaged over those steps, and there its weight and
-    push over the k steps they stand for. The loss and the shares are made of these means, so they say what the same
-    term would at every step; in a line of the log without any of its steps they take its part from the last line that
-    had some.
+    A term that is evaluated at every k-th step has its numbers averaged over those steps; its weight, its part of the
+    loss and its weighted gradient norm are divided by k, so that the loss and the gradient shares are those of a term
+    evaluated at every step. A line of the log without any of its steps takes these from the last line that had some.
 
-    Reading (`means`, `skipped`, `in_a_row`) waits for the device; recording never does.
+    Reading (`means`, `skipped`, `skipped_in_a_row`) waits for the device; recording never does.
     """
 
     def __init__(self, device: torch.device):
         self.device = device
         self.sums: dict[tuple[str, ...], Tensor] = {}  # by the curves that a step has: their sums, and how many steps
-        self.parts: dict[str, float] = {}  # each term's part of the loss and of the push, as last known
+        self.parts: dict[str, float] = {}  # each term's part of the loss and its weighted gradient norm, as last known
         self.skipped_by: dict[str, Tensor] = {}
         self.row = self._zero()
 
@@ -38,15 +36,15 @@ class Tally:
         values = torch.stack([value.float() for value in (*curves.values(), torch.ones_like(norm))])
         self.sums[tuple(curves)] = self.sums.get(tuple(curves), 0.0) + torch.where(good, values, 0.0)
         self.row = (self.row + 1) * ~good
-        blamed = self._zero().bool()
+        explained = self._zero().bool()
         for name in results[0].terms:
             finite = torch.stack(
                 [r.terms[name].gradient_norm.isfinite() & r.terms[name].value.isfinite() for r in results]
             )
             at_fault = ~good & ~finite.all()
             self.skipped_by[name] = self.skipped_by.get(name, self._zero()) + at_fault
-            blamed |= at_fault
-        self.skipped_by["model"] = self.skipped_by.get("model", self._zero()) + (~good & ~blamed)
+            explained |= at_fault
+        self.skipped_by["model"] = self.skipped_by.get("model", self._zero()) + (~good & ~explained)
 
     def means(self) -> dict[str, float]:
         """Means since the last call, for one line of the log; empty where every step was skipped."""
@@ -64,20 +62,25 @@ class Tally:
         """Steps skipped for a gradient that was not finite, by the term at fault; `model`: no term was."""
         return {name: int(count) for name, count in self.skipped_by.items() if int(count)}
 
-    def in_a_row(self) -> int:
+    def skipped_in_a_row(self) -> int:
         """How many of the last steps in a row were skipped."""
         return int(self.row)
 
     def state(self) -> dict[str, object]:
-        rows, parts, blamed = dict(self.sums), dict(self.parts), dict(self.skipped_by)
-        return {"rows": rows, "parts": parts, "skipped_by": blamed, "row": self.row}
+        return {
+            "rows": dict(self.sums),
+            "parts": dict(self.parts),
+            "skipped_by": dict(self.skipped_by),
+            "row": self.row,
+        }
 
     def load_state(self, state: dict) -> None:
-        def here(tensors: dict[Any, Tensor]) -> dict[Any, Tensor]:
-            return {key: tensor.to(self.device) for key, tensor in tensors.items()}
+        def today(curve: str) -> str:  # earlier versions had another name, and did not save "rows" and "parts"
+            return curve.replace("/push", "/weighted_norm")
 
-        self.sums, self.skipped_by = here(state.get("rows", {})), here(state["skipped_by"])  # "rows": not saved before
-        self.parts = dict(state.get("parts", {}))  # likewise
+        self.sums = {tuple(map(today, curves)): sums.to(self.device) for curves, sums in state.get("rows", {}).items()}
+        self.parts = {today(key): part for key, part in state.get("parts", {}).items()}
+        self.skipped_by = {name: count.to(self.device) for name, count in state["skipped_by"].items()}
         self.row = state["row"].to(self.device)
 
     def _zero(self) -> Tensor:
@@ -94,7 +97,7 @@ class Tally:
             curves[f"{name}/weight"] = mean([t.weight for t in of_term]) / term.every
             curves[f"{name}/gradient_norm"] = mean([t.gradient_norm for t in of_term])
             curves[f"{name}/loss"] = mean([t.weight * t.value for t in of_term]) / term.every
-            curves[f"{name}/push"] = mean([t.weight * t.gradient_norm for t in of_term]) / term.every
+            curves[f"{name}/weighted_norm"] = mean([t.weight * t.gradient_norm for t in of_term]) / term.every
             curves |= {f"{name}/{key}": value for key, value in term.logs().items()}
         for pair in results[0].cosines:
             curves[f"cosine/{pair[0]}~{pair[1]}"] = mean([r.cosines[pair] for r in results])
@@ -102,9 +105,9 @@ class Tally:
 
 
 def _with_shares(means: dict[str, float], parts: dict[str, float]) -> dict[str, float]:
-    """The means with the loss, and with each term's share of the push."""
-    pushes = {key.removesuffix("/push"): part for key, part in parts.items() if key.endswith("/push")}
-    loss = sum(parts[f"{name}/loss"] for name in pushes)
-    total = sum(pushes.values())
-    shares = {f"{name}/gradient_share": push / total if total > 0 else 0.0 for name, push in pushes.items()}
+    """The means with the loss, and with each term's share of the summed weighted gradient norms."""
+    norms = {key.removesuffix("/weighted_norm"): part for key, part in parts.items() if key.endswith("/weighted_norm")}
+    loss = sum(parts[f"{name}/loss"] for name in norms)
+    total = sum(norms.values())
+    shares = {f"{name}/gradient_share": norm / total if total > 0 else 0.0 for name, norm in norms.items()}
     return {"loss": loss} | means | shares

@@ -1,4 +1,4 @@
-"""What a person reads before and after a run."""
+"""What pretraining prints before and after a run."""
 
 import shlex
 from typing import Any
@@ -28,7 +28,7 @@ def facts(run: Run, steps: int, source: Source | StreamedSource) -> dict[str, An
     }
 
 
-def before(
+def describe_plan(
     settings: Settings, run: Run, steps: int, source: Source | StreamedSource, preview: Preview, fabric: Fabric
 ) -> str:
     """What will run."""
@@ -61,8 +61,8 @@ def before(
     return "\n".join(f"{key:<10} {value}" for key, value in lines.items())
 
 
-def other_readers(before: dict[str, int], now: dict[str, int]) -> str:
-    """What a change of ranks or workers does to a stream."""
+def reader_warning(before: dict[str, int], now: dict[str, int]) -> str:
+    """What a change of ranks or workers does to the order of a stream."""
     had, has = (f"{of['ranks']} x {of['workers']}" for of in (before, now))
     return (
         f"warning: {has} processes and workers read the shards, before it was {had}: from here on samples come in "
@@ -70,15 +70,15 @@ def other_readers(before: dict[str, int], now: dict[str, int]) -> str:
     )
 
 
-def after(run: Run, seconds: float) -> str:
+def describe_result(run: Run, seconds: float) -> str:
     """What came of it, where it is, and what to type next."""
-    ours, baseline = run.seen["masked_psnr"], run.seen["mean_colour_psnr"]
-    earlier = run.before.seen if run.before else {}
-    skipped = sum(run.tally.skipped().values())
+    ours, baseline = run.held_out["masked_psnr"], run.held_out["mean_colour_psnr"]
+    earlier = run.earlier.figures if run.earlier else {}
+    skipped = sum(run.metrics.skipped().values())
     detail = []
-    if "detail" in run.seen:
+    if "detail" in run.held_out:
         was = _was(earlier, "detail", "")
-        detail = [f"detail of the truth's: {run.seen['detail']:.2f}{was} (squared gradient; 1: as sharp)"]
+        detail = [f"detail of the truth's: {run.held_out['detail']:.2f}{was} (squared gradient; 1: as sharp)"]
     lines = [
         f"finished {run.step} steps in {duration(seconds)}",
         f"masked PSNR on held-out images: {ours:.2f} dB{_was(earlier, 'masked_psnr', ' dB')}",

@@ -1,4 +1,4 @@
-"""Which device, which precision, and how batches come to it."""
+"""The device and precision of a run, and how batches are copied to it."""
 
 import inspect
 import os
@@ -22,10 +22,10 @@ if TYPE_CHECKING:  # every command asks for a device, and not every one for data
     from recon.data import Batch
 
 
-class InputsAsTheyAre(MixedPrecision):
-    """Mixed precision that leaves the model's inputs alone.
+class MixedPrecisionKeepingInputs(MixedPrecision):
+    """Mixed precision that does not cast the model's inputs.
 
-    Fabric's rounds every floating input to bfloat16: the truth that is the target, and the noise that is the mask.
+    Fabric's rounds every floating input to bfloat16: the images, which are the target, and the noise of the masks.
     """
 
     def convert_input(self, data: Any) -> Any:
@@ -33,7 +33,7 @@ class InputsAsTheyAre(MixedPrecision):
 
 
 PRECISIONS: dict[str, Callable[[str], Precision]] = {
-    "bf16": lambda kind: InputsAsTheyAre("bf16-mixed", kind),
+    "bf16": lambda kind: MixedPrecisionKeepingInputs("bf16-mixed", kind),
     "fp32": lambda kind: Precision(),
 }
 
@@ -41,16 +41,16 @@ PRECISIONS: dict[str, Callable[[str], Precision]] = {
 def make_fabric(device: str, precision: str, ranks: Ranks = ALONE, sharded: bool = False) -> Fabric:
     """Lightning Fabric for `auto`, `cpu`, `cuda`, `cuda:N` or `mps`, and `auto`, `bf16` or `fp32`.
 
-    Of several processes on a machine each takes the device of its number there; their gradients are averaged by DDP,
-    or by FSDP2 where the model is to be `sharded`.
+    Each of several processes on a machine takes the device of its local rank; DDP averages their gradients, or FSDP2
+    where the model is to be `sharded`.
 
-    Where training multiplies in float32 (`precision=fp32`, and what autocast leaves alone), CUDA may round factors to
-    TF32, in products and in convolutions. Evaluation takes that back.
+    CUDA may use TF32 for products and convolutions in float32 (`precision=fp32`, and what autocast leaves alone).
+    Evaluation turns that off.
 
     Raises:
         InvalidSetting: an unknown name, or a device that is not there.
     """
-    kind, index = placed(device, ranks)
+    kind, index = resolve_device(device, ranks)
     if precision == "auto":
         precision = "bf16" if fast_bfloat16(kind) else "fp32"
     if precision not in PRECISIONS:
@@ -61,7 +61,7 @@ def make_fabric(device: str, precision: str, ranks: Ranks = ALONE, sharded: bool
     plugins = [PRECISIONS[precision](kind)]
     if ranks.count == 1:
         return Fabric(accelerator=kind, devices=[int(index)] if index else 1, plugins=plugins)
-    # The model's buffers are constants; to broadcast them would make the first one's pictures wait for the others.
+    # The model's buffers are constants; broadcasting them would make rank zero's pictures wait for the other ranks.
     renamed = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters  # torch 2.15
     ddp = DDPStrategy(**{"forward_sync_buffers" if renamed else "broadcast_buffers": False})
     strategy = sharding.strategy(ranks.count) if sharded else ddp
@@ -71,10 +71,10 @@ def make_fabric(device: str, precision: str, ranks: Ranks = ALONE, sharded: bool
 
 
 class Upload:
-    """Brings batches to the device; to a CUDA device while it still works on the step before.
+    """Copies batches to the device; to a CUDA device while it still computes the step before.
 
-    The copies, from pinned memory, and what the device makes of them have a stream of their own there. The host waits
-    for neither.
+    There the copies, from pinned memory, and the augmentation on the device run in a CUDA stream of their own, and the
+    host waits for neither.
     """
 
     def __init__(self, device: torch.device):
@@ -89,24 +89,24 @@ class Upload:
             training = torch.cuda.current_stream(self.device)
             training.wait_stream(self.stream)
             for tensor in found:
-                tensor.record_stream(training)  # its memory is not given away while the step reads it
+                tensor.record_stream(training)  # so that its memory is not reused while the step reads it
         return found
 
 
 def own_fabric(device: str, precision: str, ranks: Ranks) -> Fabric:
-    """The same where processes share no model: each works alone, on the device of its number on its machine."""
+    """The same for processes that share no model: each computes alone, on the device of its local rank."""
     if ranks.count == 1:
         return make_fabric(device, precision)
-    kind, _ = placed(device, ranks)
+    kind, _ = resolve_device(device, ranks)
     number = ranks.rank % ranks.per_node
     fabric = make_fabric(f"cuda:{number}" if kind == "cuda" else kind, precision)
-    fabric.launch()  # so that this is the device that is meant where none is named
+    fabric.launch()  # sets the current CUDA device
     return fabric
 
 
-def placed(device: str, ranks: Ranks) -> tuple[str, str]:
-    """A device's kind, and its number where one was given; see `make_fabric`."""
-    kind, _, index = (_best() if device == "auto" else device).partition(":")
+def resolve_device(device: str, ranks: Ranks) -> tuple[str, str]:
+    """The kind of device, and its number where one was given; errors as `make_fabric`."""
+    kind, _, index = (_best_device() if device == "auto" else device).partition(":")
     if kind not in ("cpu", "cuda", "mps") or (index and (kind != "cuda" or not index.isdigit())):
         raise InvalidSetting(
             f"unknown device '{device}'{nearest(kind, ('auto', 'cpu', 'cuda', 'mps'))} (auto, cpu, cuda, cuda:N, mps)"
@@ -125,19 +125,19 @@ def placed(device: str, ranks: Ranks) -> tuple[str, str]:
 
 
 def set_deterministic(on: bool, device: torch.device) -> None:
-    """Whether CUDA takes kernels that give the same bits every time, where it has some that are faster and do not.
+    """Makes CUDA use kernels that give the same bits every time, also where faster ones do not.
 
-    With them an operation that has no other raises a RuntimeError; see `without_deterministic_kernel`.
+    Then an operation without such a kernel raises a RuntimeError; see `without_deterministic_kernel`.
     """
     on = on and device.type == "cuda"
     if on:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS wants it, before its first product
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it at its first product
     torch.use_deterministic_algorithms(on)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # of memory that nobody reads
+    torch.utils.deterministic.fill_uninitialized_memory = False  # memory that nobody reads need not be filled
 
 
 def without_deterministic_kernel(error: RuntimeError) -> str | None:
-    """The operation of which torch complains so, if it is that."""
+    """The operation that has no deterministic kernel, if that is the error."""
     found = re.match(r"(\w+) does not have a deterministic implementation", str(error))
     return found and found[1]
 
@@ -158,5 +158,5 @@ def fast_bfloat16(kind: str) -> bool:
     return False
 
 
-def _best() -> str:
+def _best_device() -> str:
     return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"

@@ -1,24 +1,66 @@
-"""From `init=` to a model that begins with somebody's weights, and a record of what was taken."""
+"""The model that a run starts with: random, or with the weights that `init=` names, and a record of what was taken."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from losses import InvalidSetting, PixelHead
+import torch
+
+from losses import TERMS, InvalidSetting, PixelHead, head_of
+from losses.mixture import Basis
+from losses.patches import patchify
 from recon import config
 from recon.config import Settings
-from recon.model import DECODER_HEAD_WIDTH, SIZES, MaskedAutoencoder
+from recon.data import Source, StreamedSource, evaluation_crop, in_random_order
+from recon.distributed import Ranks
+from recon.model import DECODER_HEAD_WIDTH, SIZES, MaskedAutoencoder, create_model
 from recon.model.bundled import BUNDLED, NAMES, SHARPENED, bundled
 from recon.model.formats import FORMATS, Architecture, Checkpoint, read
 from recon.model.formats.architecture import NORM_EPS
 from recon.model.mae import BESIDE, decoder_parts
-from recon.runs import flat
+from recon.saved_settings import flat
+
+
+def make_model(settings: Settings, head: PixelHead, mean: Sequence[float], std: Sequence[float]) -> MaskedAutoencoder:
+    """The model of the settings, with random weights."""
+    model = create_model(
+        settings.model.name,
+        image_size=config.image_size(settings),
+        patch_size=settings.model.patch_size,
+        decoder_width=settings.model.decoder_width,
+        decoder_depth=settings.model.decoder_depth,
+        mask_tokens=settings.model.mask_tokens,
+        refiner_width=settings.model.refiner_width if type(head) is PixelHead else 0,
+        mask_strategy=settings.masking.strategy,
+        mask_ratio=settings.masking.ratio,
+        gradient_checkpointing=settings.model.gradient_checkpointing,
+        head=head,
+        mean=mean,
+        std=std,
+    )
+    if settings.compile:
+        model.predict = torch.compile(model.predict)
+    return model
+
+
+def losses_of(settings: Settings) -> dict[str, Any]:
+    """Every term's options."""
+    return {name: getattr(settings.losses, name) for name in TERMS}
+
+
+def principal_components(source: Source | StreamedSource, model: MaskedAutoencoder, seed: int) -> Basis:
+    """Of the patches of 256 training images, standardised as the model does."""
+    images = islice(in_random_order(source, seed), 256)
+    crops = torch.stack([evaluation_crop(image, model.image_size, native=source.native) for image in images])
+    standardised = (crops.float() / 255 - model.mean) / model.std
+    return Basis.of(patchify(standardised, model.patch_size).flatten(0, 1))
 
 
 @dataclass(frozen=True)
 class Start:
-    """A checkpoint that a run begins with.
+    """A checkpoint that a run starts with.
 
     Args:
         source: what the user gave.
@@ -78,8 +120,27 @@ class Start:
         return list(found)
 
 
+def load_start(settings: Settings, given: frozenset[str], ranks: Ranks) -> Start | None:
+    """`find_start` on every rank; then says that a refiner is left out where the objective does not predict pixels.
+
+    Raises:
+        InvalidSetting: as `find_start`; a refiner was asked for that has no pixels to correct.
+    """
+    head = head_of(settings.loss, **losses_of(settings))
+    start = ranks.rank_zero_first(lambda: find_start(settings, given, head))
+    if settings.model.refiner_width and type(head) is not PixelHead:
+        if "model.refiner_width" in given or settings.train.parts == "refiner":
+            raise InvalidSetting(
+                f"model.refiner_width={settings.model.refiner_width}: a refiner corrects pixels, and "
+                f"{settings.loss} predicts {head.name}; leave it out"
+            )
+        ranks.print0(f"no refiner: it corrects pixels, and {settings.loss} has a head of its own ({head.name})")
+    config.check(settings, ranks.count)  # again, with the sizes of the checkpoint
+    return start
+
+
 def find_start(settings: Settings, given: frozenset[str], head: PixelHead) -> Start | None:
-    """The checkpoint of `init=`, and the settings made to fit it; None where the run begins with nothing.
+    """The checkpoint of `init=`, and the settings made to fit it; None where the run starts with random weights.
 
     Sizes that the user did not set himself are the checkpoint's. Images may have another size than it was trained on,
     since positions are a formula.

@@ -14,47 +14,48 @@ from recon.distributed import ALONE, Ranks
 from recon.training.device import Upload
 from recon.training.optim import set_learning_rate
 from recon.training.preview import Preview
-from recon.training.sharding import full
-from recon.training.state import Rhythm, Run
-from recon.training.train_logger import Watch
+from recon.training.sharding import full_tensor
+from recon.training.state import Run, Schedule
+from recon.training.train_logger import TrainLogger
 
 
-class Interrupt:
-    """`with Interrupt() as stop:` sets `stop.signal` to the number of the first SIGTERM or SIGINT.
+class StopSignal:
+    """`with StopSignal() as stop:` sets `stop.signal` to the number of the first SIGTERM or SIGINT; a second one acts
+    as it would without this.
 
-    `patient` is deaf to a second one, and to any after an error: torchrun passes on what a process may have heard
-    already, asks those to end that are about to say why, and kills in the end.
+    Under torchrun, `ignore_repeats`: it passes on a signal that the process may have received already, terminates
+    processes that are about to report an error, and kills in the end. There a second signal does nothing.
     """
 
     signal: int | None = None
 
-    def __init__(self, patient: bool = False):
-        self.patient = patient
+    def __init__(self, ignore_repeats: bool = False):
+        self.ignore_repeats = ignore_repeats
 
     def __enter__(self) -> Self:
         self._before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
         return self
 
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
-        if self.patient and (self.signal or error):
+        if self.ignore_repeats and (self.signal or error):
             return
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.signal = self.signal or number
-        if self.patient:
+        if self.ignore_repeats:
             return
         for each, handler in self._before.items():
             signal.signal(each, handler)
 
 
 def train(
-    run: Run, fabric: Fabric, batches: Iterator[Batch], rhythm: Rhythm, preview: Preview, ranks: Ranks = ALONE
+    run: Run, fabric: Fabric, batches: Iterator[Batch], schedule: Schedule, preview: Preview, ranks: Ranks = ALONE
 ) -> int | None:
     """Trains to the end, or until a signal asks to stop, and saves; returns the signal, or None.
 
-    Each of the `ranks` has its part of every batch in `batches`; all of them take the same steps.
+    Each rank has its part of every batch in `batches`; all of them take the same steps.
 
     Raises:
         Diverged: many steps in a row had no finite gradient.
@@ -64,34 +65,34 @@ def train(
     model, _ = fabric.setup(run.model, run.optimizer)
     parameters = [p for p in run.model.parameters() if p.requires_grad]
     upload = Upload(fabric.device)
-    with Interrupt(patient=ranks.count > 1) as stop, Watch(run, rhythm, ranks.is_zero) as watch:
+    with StopSignal(ignore_repeats=ranks.count > 1) as stop, TrainLogger(run, schedule, ranks.is_zero) as logger:
         if run.step == 0:
-            watch.save()  # a run can be resumed from its first moment
-        while (signal := ranks.any_signal(stop.signal)) is None and run.step < rhythm.steps:
-            set_learning_rate(run.optimizer, rhythm.learning_rate(run.step))
+            logger.save()  # so that a run can be resumed at any time
+        while (signal := ranks.any_signal(stop.signal)) is None and run.step < schedule.steps:
+            set_learning_rate(run.optimizer, schedule.learning_rate(run.step))
             results = []
-            for last in [False] * (rhythm.accumulate - 1) + [True]:
+            for last in [False] * (schedule.accumulate - 1) + [True]:
                 batch = next(batches)
-                watch.unreadable(batch.unreadable)
+                logger.note_unreadable(batch.unreadable)
                 images, noise = upload(batch)
                 with fabric.no_backward_sync(model, enabled=not last):
-                    reconstruction = model(images, noise=noise, decoded=rhythm.decoded)
+                    reconstruction = model(images, noise=noise, decoded=schedule.decoded)
                     result = run.objective(reconstruction, run.step)
-                    gradient = result.gradient / rhythm.accumulate
+                    gradient = result.gradient / schedule.accumulate
                     fabric.backward(reconstruction.prediction, gradient=gradient, model=model)
                 results.append(result)
-            norm = full(gradient_norm(parameters))
-            if rhythm.clip is not None:
-                torch.nn.utils.clip_grads_with_norm_(parameters, rhythm.clip, norm)
-            good = norm.isfinite() & torch.stack([result.value for result in results]).isfinite().all()
-            step_unless(run.optimizer, ~good)
+            norm = full_tensor(gradient_norm(parameters))
+            if schedule.clip is not None:
+                torch.nn.utils.clip_grads_with_norm_(parameters, schedule.clip, norm)
+            finite = norm.isfinite() & torch.stack([result.value for result in results]).isfinite().all()
+            step_unless(run.optimizer, ~finite)
             if run.average is not None:
-                run.average.update(run.model, run.step, good)
+                run.average.update(run.model, run.step, finite)
             run.optimizer.zero_grad()
             run.objective.update(run.step)
-            run.tally.record(results, run.objective, norm, good)
+            run.metrics.record(results, run.objective, norm, finite)
             run.step += 1
-            watch.step(model, preview, images=len(images) * rhythm.accumulate * ranks.count)
+            logger.after_step(model, preview, images=len(images) * schedule.accumulate * ranks.count)
         if signal is not None:
-            watch.save()
+            logger.save()
     return signal

@@ -1,4 +1,4 @@
-"""An exponential moving average of a model's weights (of a GAN's generator: Yazıcı et al. 2018, arXiv 1806.04498)."""
+"""AdamW, the learning rate's schedule, and a moving average of the weights."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -37,10 +37,10 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 
 
 class WeightAverage:
-    """Follows a model's trained weights.
+    """Exponential moving average of a model's trained weights (for GANs: Yazıcı et al. 2018, arXiv 1806.04498).
 
-    After step t, counted from 0, the average moves by 1 - d towards the weights, d the smaller of `decay` and
-    (1 + t) / (10 + t): so a short run is no average of its first weights.
+    After step t, counted from 0, the average moves by 1 - d towards the weights, where d is the smaller of `decay`
+    and (1 + t) / (10 + t), so that the first weights do not dominate the average of a short run.
     """
 
     def __init__(self, model: nn.Module, decay: float):
@@ -48,9 +48,9 @@ class WeightAverage:
         self.weights = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
 
     @torch.no_grad()
-    def update(self, model: nn.Module, step: int, good: Tensor) -> None:
-        """Moves; `good`, a bool scalar on the device, says whether the step was taken."""
-        rate = good.to(torch.float32) * (1 - min(self.decay, (1 + step) / (10 + step)))
+    def update(self, model: nn.Module, step: int, finite: Tensor) -> None:
+        """Moves the average; `finite`, a bool scalar on the device, says whether the step was taken."""
+        rate = finite.to(torch.float32) * (1 - min(self.decay, (1 + step) / (10 + step)))
         towards = torch._foreach_sub(
             [parameter for name, parameter in model.named_parameters() if name in self.weights],
             list(self.weights.values()),
@@ -69,7 +69,7 @@ class WeightAverage:
             self._fill(model, own)
 
     def load(self, weights: dict[str, Tensor]) -> None:
-        """Takes up saved ones."""
+        """Continues from saved weights."""
         for name, tensor in weights.items():
             self.weights[name].copy_(tensor)
 

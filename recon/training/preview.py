@@ -48,37 +48,39 @@ class Preview:
 
 
 @dataclass(frozen=True)
-class Before:
-    """What the weights of `init` draw, before training.
+class EarlierPicture:
+    """What the weights of `init` reconstruct before training.
 
     Args:
         title: of its row in the picture.
         pictures: (few, 3, H, W) uint8, the composites that are shown.
-        seen: the figures of all held-out images.
+        figures: of all held-out images.
         beside: rows of other models on the same images, by title, as `pictures`.
     """
 
     title: str
     pictures: Tensor
-    seen: dict[str, float]
+    figures: dict[str, float]
     beside: dict[str, Tensor] = field(default_factory=dict)
 
     @classmethod
     def of(cls, state: dict[str, Any]) -> Self:
-        return cls(**state)
+        return cls(state["title"], state["pictures"], state["seen"], state.get("beside", {}))
 
     def state(self) -> dict[str, Any]:
         """As a checkpoint holds it."""
-        return dict(vars(self))
+        return {"title": self.title, "pictures": self.pictures, "seen": self.figures, "beside": self.beside}
 
 
-def before(title: str, reconstructions: list[Reconstruction], beside: dict[str, list[Reconstruction]]) -> Before:
-    """What a model draws now, kept for later; and what others do, by the titles of their rows."""
+def earlier_picture(
+    title: str, reconstructions: list[Reconstruction], beside: dict[str, list[Reconstruction]]
+) -> EarlierPicture:
+    """What a model reconstructs now, kept for later pictures; and what others do, by the titles of their rows."""
     others = {of: _kept(drawn) for of, drawn in beside.items()}
-    return Before(title, _kept(reconstructions), figures(reconstructions), others)
+    return EarlierPicture(title, _kept(reconstructions), held_out_figures(reconstructions), others)
 
 
-def figures(reconstructions: list[Reconstruction]) -> dict[str, float]:
+def held_out_figures(reconstructions: list[Reconstruction]) -> dict[str, float]:
     """Means over the held-out images.
 
     masked_psnr: dB. mean_colour_psnr: dB, of filling with the mean of the visible colours. detail: squared gradient
@@ -97,22 +99,22 @@ def figures(reconstructions: list[Reconstruction]) -> dict[str, float]:
     return found
 
 
-def in_words(seen: dict[str, float]) -> str:
+def describe(figures: dict[str, float]) -> str:
     """The figures for a caption."""
-    detail = f", detail {seen['detail']:.2f} of the truth's" if "detail" in seen else ""
-    colour = f"mean of the visible colours {seen['mean_colour_psnr']:.2f} dB"
-    return f"masked PSNR {seen['masked_psnr']:.2f} dB ({colour}){detail}"
+    detail = f", detail {figures['detail']:.2f} of the truth's" if "detail" in figures else ""
+    colour = f"mean of the visible colours {figures['mean_colour_psnr']:.2f} dB"
+    return f"masked PSNR {figures['masked_psnr']:.2f} dB ({colour}){detail}"
 
 
-def draw(
+def write_picture(
     reconstructions: list[Reconstruction],
     caption: str,
     path: Path,
-    before: Before | None = None,
+    earlier: EarlierPicture | None = None,
     samples: dict[str, Tensor] | None = None,
 ) -> Tensor:
-    """Writes truth, masked, what was there before, reconstruction, samples, what others draw, error, and where the head
-    needs statistics the oracle; returns the grid."""
+    """Writes the rows truth, masked, earlier, reconstruction, samples, other models, error, and the oracle where
+    the head needs statistics; returns the grid."""
     rows: dict[str, list[Tensor]] = {}
     for r in reconstructions:
         found = reconstruction_rows(r.image, r.hidden_pixels, r.composite.float())
@@ -121,13 +123,13 @@ def draw(
         for title, images in found.items():
             rows.setdefault(title, []).append(images)
     shown = {title: _shown(torch.cat(parts)) for title, parts in rows.items()}
-    if before is not None:
+    if earlier is not None:
         truth, masked, (_, ours), *rest = shown.items()
-        earlier, *beside = (
+        first, *beside = (
             (title, pictures.float() / 255)
-            for title, pictures in [(before.title, before.pictures), *before.beside.items()]
+            for title, pictures in [(earlier.title, earlier.pictures), *earlier.beside.items()]
         )
-        shown = dict([truth, masked, earlier, ("after", ours), *(samples or {}).items(), *beside, *rest])
+        shown = dict([truth, masked, first, ("after", ours), *(samples or {}).items(), *beside, *rest])
     elif samples:
         truth, masked, (_, ours), *rest = shown.items()
         shown = dict([truth, masked, ("the mean", ours), *samples.items(), *rest])

@@ -10,18 +10,18 @@ from torch import nn
 
 from losses import InvalidSetting
 from losses.objective import Objective
-from recon.training import checkpoint
-from recon.training.accumulator import Tally
+from recon.randomness import random_states, set_random_states
+from recon.training.accumulator import MetricAccumulator
 from recon.training.optim import WeightAverage
-from recon.training.preview import Before
-from recon.training.sharding import load_model, load_optimizer, whole
+from recon.training.preview import EarlierPicture
+from recon.training.sharding import full_state, load_model, load_optimizer
 
-FEW = 1000  # samples of a stream, of which a share that cannot be read says little
+MIN_SAMPLES = 1000  # of a stream, before a share of unreadable ones is judged
 
 
 @dataclass(frozen=True)
-class Rhythm:
-    """How long, and how often what; in optimiser steps."""
+class Schedule:
+    """The length of a run, its learning rate, and how often it logs and saves; in optimiser steps."""
 
     steps: int
     accumulate: int  # micro-batches per step
@@ -42,38 +42,38 @@ class Run:
     model: nn.Module
     objective: Objective
     optimizer: torch.optim.Optimizer
-    tally: Tally
+    metrics: MetricAccumulator
     images: int  # in the training data; 0: a stream that does not tell
     max_unreadable: float
     average: WeightAverage | None = None  # of train.ema
     start: dict[str, Any] | None = None  # record of what init brought
-    before: Before | None = None  # held-out images as the weights of init draw them
+    earlier: EarlierPicture | None = None  # held-out images as the weights of init reconstruct them
     stream: dict[str, int] = field(default_factory=dict)  # its shards, and the ranks and workers that read them
     step: int = 0
-    seen: dict[str, float] = field(default_factory=dict)  # the preview's figures of the held-out images
+    held_out: dict[str, float] = field(default_factory=dict)  # the preview's figures of the held-out images
     unreadable: dict[str, None] = field(default_factory=dict)  # a set that keeps its order
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint holds. Where the model is sharded all processes call it, and the first has all."""
+        """What a checkpoint holds. Where the model is sharded all ranks call it, and rank zero has the whole."""
         return {
             "settings": self.settings,
             "step": self.step,
-            "seen": self.seen,
+            "seen": self.held_out,
             "images": self.images,
             "stream": self.stream,
-            "model": whole(self.model.state_dict()),
+            "model": full_state(self.model.state_dict()),
             "average": self.average.weights if self.average else {},
             "start": self.start,
-            "before": self.before.state() if self.before else None,
-            "optimizer": whole(self.optimizer.state_dict()),
+            "before": self.earlier.state() if self.earlier else None,
+            "optimizer": full_state(self.optimizer.state_dict()),
             "objective": self.objective.state(),
-            "tally": self.tally.state(),
+            "tally": self.metrics.state(),
             "unreadable": list(self.unreadable),
-            "random": checkpoint.random_states(),
+            "random": random_states(),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Takes up a `state`.
+        """Continues from a `state`.
 
         Raises:
             InvalidSetting: it was made on other data.
@@ -88,17 +88,17 @@ class Run:
                     f"cannot resume {self.folder}: its training data had {had} {what}, now {has}; "
                     "set data.root to the data it began with"
                 )
-        self.step, self.seen = state["step"], state.get("seen", {})  # "seen": not saved before
+        self.step, self.held_out = state["step"], state.get("seen", {})  # earlier versions did not save "seen"
         load_model(self.model, state["model"])
         if self.average:
             self.average.load(state["average"])
         self.start = state.get("start")
-        self.before = Before.of(state["before"]) if state.get("before") else None
+        self.earlier = EarlierPicture.of(state["before"]) if state.get("before") else None
         load_optimizer(self.optimizer, state["optimizer"])
         self.objective.load_state(state["objective"])
-        self.tally.load_state(state["tally"])
+        self.metrics.load_state(state["tally"])
         self.unreadable = dict.fromkeys(state["unreadable"])
-        checkpoint.set_random_states(state["random"])
+        set_random_states(state["random"])
 
     def note_unreadable(self, lines: list[str]) -> list[str]:
         """Takes note of files that could not be read; returns the new ones.
@@ -108,7 +108,7 @@ class Run:
         """
         new = [line for line in dict.fromkeys(lines) if line not in self.unreadable]
         self.unreadable |= dict.fromkeys(new)
-        images = self.images or max(FEW, (self.step + 1) * self.settings["batch.size"])
+        images = self.images or max(MIN_SAMPLES, (self.step + 1) * self.settings["batch.size"])
         if new and len(self.unreadable) > self.max_unreadable * images:
             of = f"of {images} files" if self.images else f"of the first {images} samples"
             raise InvalidSetting(

@@ -1,4 +1,4 @@
-"""What happens beside the algorithm: logs, pictures, checkpoints, and the decision to give up."""
+"""What happens beside the algorithm: logs, pictures, checkpoints, and the end of a run that diverges."""
 
 import json
 import sys
@@ -13,10 +13,9 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from recon.console import QUIET_SECONDS, duration
-from recon.runs import write_text
-from recon.training import checkpoint
-from recon.training.preview import Preview, draw, figures, in_words
-from recon.training.state import Rhythm, Run
+from recon.runs import METRICS, MODEL, PICTURE, TENSORBOARD, save_checkpoint, write_bytes, write_text
+from recon.training.preview import Preview, describe, held_out_figures, write_picture
+from recon.training.state import Run, Schedule
 
 
 class Console:
@@ -36,7 +35,7 @@ class Console:
     def __exit__(self, *_: object) -> None:
         self.bar.close()
 
-    def say(self, line: str) -> None:
+    def print(self, line: str) -> None:
         self.bar.write(line, file=sys.stdout)
         sys.stdout.flush()
 
@@ -48,9 +47,9 @@ class Console:
             self.marks.append((step, now))
             if len(self.marks) == 2:
                 seconds = (now - self.marks[0][1]) / 5 * (self.steps - step)
-                self.say(f"estimated time: {duration(seconds)} for {self.steps - step} more steps")
+                self.print(f"estimated time: {duration(seconds)} for {self.steps - step} more steps")
 
-    def numbers(self, step: int, means: dict[str, float], images_per_second: float) -> None:
+    def log_metrics(self, step: int, means: dict[str, float], images_per_second: float) -> None:
         shown = {"loss": means.get("loss")} | {
             key.removesuffix("/value"): v for key, v in means.items() if key.endswith("/value")
         }
@@ -63,22 +62,22 @@ class Console:
         now = time.monotonic()
         if self.bar.disable and now - self.printed > QUIET_SECONDS:
             self.printed = now
-            self.say(f"step {step}/{self.steps}  " + "  ".join(f"{key} {value}" for key, value in written.items()))
+            self.print(f"step {step}/{self.steps}  " + "  ".join(f"{key} {value}" for key, value in written.items()))
 
 
-class RunLog:
+class FileLog:
     """Appends lines to metrics.jsonl and curves to tensorboard/.
 
     A resumed run drops the lines after its checkpoint's step: those steps are made again.
     """
 
     def __init__(self, folder: Path, start: int):
-        path = folder / "metrics.jsonl"
+        path = folder / METRICS
         if path.exists():
             lines = [line for line in path.read_text().splitlines() if _step(line) <= start]
             write_text(path, "".join(f"{line}\n" for line in lines))
         self.file = path.open("a")
-        self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1)
+        self.board = SummaryWriter(str(folder / TENSORBOARD), purge_step=start + 1)
 
     def __enter__(self) -> Self:
         return self
@@ -87,13 +86,13 @@ class RunLog:
         self.file.close()
         self.board.close()
 
-    def numbers(self, step: int, values: dict[str, float]) -> None:
+    def log_metrics(self, step: int, values: dict[str, float]) -> None:
         self.file.write(json.dumps({"step": step, **values}) + "\n")
         self.file.flush()
         for key, value in values.items():
             self.board.add_scalar(key, value, step)
 
-    def picture(self, step: int, grid: Tensor) -> None:
+    def log_picture(self, step: int, grid: Tensor) -> None:
         self.board.add_image("reconstructions", grid, step)
 
 
@@ -111,19 +110,19 @@ class Diverged(RuntimeError):
     """Many steps in a row had no finite gradient; the message names the term at fault."""
 
 
-class Watch:
-    """Follows a run; waits for the device only where its `Rhythm` says that something is due.
+class TrainLogger:
+    """Logs, pictures and saves a run when its `Schedule` says so; waits for the device only then.
 
-    Where several processes train, one `speaks`: it prints and writes. The others take part in what needs all
-    of the model, and give up when it does.
+    Of several ranks the one with `writes` prints and writes. The others take part in what needs the whole model, and
+    end with it when the run diverges.
     """
 
-    def __init__(self, run: Run, rhythm: Rhythm, speaks: bool = True):
-        self.run, self.rhythm, self.speaks = run, rhythm, speaks
+    def __init__(self, run: Run, schedule: Schedule, writes: bool = True):
+        self.run, self.schedule, self.writes = run, schedule, writes
         self.open = ExitStack()
-        if speaks:
-            self.log = self.open.enter_context(RunLog(run.folder, run.step))
-            self.console = self.open.enter_context(Console(run.step, rhythm.steps))
+        if writes:
+            self.log = self.open.enter_context(FileLog(run.folder, run.step))
+            self.console = self.open.enter_context(Console(run.step, schedule.steps))
         self.images, self.since = 0, time.monotonic()
         self.warned: set[str] = set()
 
@@ -133,88 +132,85 @@ class Watch:
     def __exit__(self, *_: object) -> None:
         self.open.close()
 
-    def step(self, model: nn.Module, preview: Preview, images: int) -> None:
-        """After each optimiser step, which took `images` images."""
-        step, rhythm = self.run.step, self.rhythm
-        last = step == rhythm.steps
+    def after_step(self, model: nn.Module, preview: Preview, images: int) -> None:
+        """Does what is due after an optimiser step on `images` images."""
+        step, schedule = self.run.step, self.schedule
+        last = step == schedule.steps
         self.images += images
-        if self.speaks:
+        if self.writes:
             self.console.advance(step)
-        looking = last or step % rhythm.picture_every == 0
-        seen = self.picture(model, preview) if looking else {}
-        if looking or step % rhythm.log_every == 0:
-            self.numbers(seen)
-        due = step % rhythm.checkpoint_every == 0
-        if last or (due and not self.run.tally.in_a_row()):  # inside a streak the last good one stands
+        picture_due = last or step % schedule.picture_every == 0
+        figures = self.log_picture(model, preview) if picture_due else {}
+        if picture_due or step % schedule.log_every == 0:
+            self.log_metrics(figures)
+        due = step % schedule.checkpoint_every == 0
+        if last or (due and not self.run.metrics.skipped_in_a_row()):  # or the last good checkpoint would be replaced
             self.save()
 
-    def numbers(self, seen: dict[str, float]) -> None:
-        """One line of the log, with what was `seen` of the held-out images."""
-        means = self.run.tally.means()  # waits for the device
-        if self.speaks:
-            self._write(means, seen)
-        self.give_up()
-        if self.speaks:
-            skipped = self.run.tally.skipped().items()
+    def log_metrics(self, figures: dict[str, float]) -> None:
+        """One line of the log, with the `figures` of the held-out images."""
+        means = self.run.metrics.means()  # waits for the device
+        if self.writes:
+            self._write(means, figures)
+        self.raise_if_diverged()
+        if self.writes:
+            skipped = self.run.metrics.skipped().items()
             self._warn([f"skipped {count} steps: no finite loss and gradient from {name}" for name, count in skipped])
             self._warn([line for term in self.run.objective.terms.values() if (line := term.warning())])
 
-    def _write(self, means: dict[str, float], seen: dict[str, float]) -> None:
+    def _write(self, means: dict[str, float], figures: dict[str, float]) -> None:
         now = time.monotonic()
         speed = self.images / (now - self.since)
         self.images, self.since = 0, now
-        extra = {"learning_rate": self.rhythm.learning_rate(self.run.step - 1), "images_per_second": speed}
-        extra |= {f"skipped/{name}": count for name, count in self.run.tally.skipped().items()}
-        self.log.numbers(self.run.step, means | extra | seen)
-        self.console.numbers(self.run.step, means, speed)
+        extra = {"learning_rate": self.schedule.learning_rate(self.run.step - 1), "images_per_second": speed}
+        extra |= {f"skipped/{name}": count for name, count in self.run.metrics.skipped().items()}
+        self.log.log_metrics(self.run.step, means | extra | figures)
+        self.console.log_metrics(self.run.step, means, speed)
 
-    def picture(self, model: nn.Module, preview: Preview) -> dict[str, float]:
-        """reconstructions.png, and the masked PSNR of the same held-out images throughout."""
+    def log_picture(self, model: nn.Module, preview: Preview) -> dict[str, float]:
+        """Writes reconstructions.png; returns the figures of the held-out images, which are the same at every call."""
         began = time.monotonic()
         run = self.run
         with run.average.applied(run.model) if run.average else nullcontext():
-            reconstructions = preview.reconstruct(model)  # in all processes: no one has all of a sharded model
+            reconstructions = preview.reconstruct(model)  # on all ranks: none has the whole of a sharded model
             samples = preview.draws(run.model, reconstructions)
-        if not self.speaks:
+        if not self.writes:
             return {}
-        run.seen = figures(reconstructions)
-        caption = f"{run.objective.expression}   step {run.step}/{self.rhythm.steps}   {in_words(run.seen)}"
-        grid = draw(reconstructions, caption, run.folder / "reconstructions.png", run.before, samples)
-        self.log.picture(run.step, grid)
+        run.held_out = held_out_figures(reconstructions)
+        caption = f"{run.objective.expression}   step {run.step}/{self.schedule.steps}   {describe(run.held_out)}"
+        grid = write_picture(reconstructions, caption, run.folder / PICTURE, run.earlier, samples)
+        self.log.log_picture(run.step, grid)
         self.since += time.monotonic() - began  # not training time
-        return {f"held_out/{name}": value for name, value in run.seen.items()}
+        return {f"held_out/{name}": value for name, value in run.held_out.items()}
 
     def save(self) -> None:
-        """The checkpoint, and the model alone; not once the run has diverged, so that the last good one stands."""
-        self.give_up()
+        """Writes the checkpoint, and the model alone; not once the run has diverged, to keep the last good one."""
+        self.raise_if_diverged()
         state = self.run.state()
-        if not self.speaks:
+        if not self.writes:
             return
-        checkpoint.save(self.run.folder, state)
-        temporary = self.run.folder / "model.safetensors.tmp"
+        save_checkpoint(self.run.folder, state)
         weights = {key: value.contiguous() for key, value in (state["model"] | state["average"]).items()}
-        # Not save_file, whose files nobody but their owner may read.
-        temporary.write_bytes(save(weights, metadata={"step": str(self.run.step)}))
-        temporary.replace(self.run.folder / "model.safetensors")
+        write_bytes(self.run.folder / MODEL, save(weights, metadata={"step": str(self.run.step)}))
 
-    def give_up(self) -> None:
-        """Raises Diverged where nothing finite has come for long; waits for the device."""
-        if self.run.tally.in_a_row() >= SKIPPED_IN_A_ROW:
-            by = ", ".join(f"{name} {count}" for name, count in self.run.tally.skipped().items())
+    def raise_if_diverged(self) -> None:
+        """Raises Diverged after SKIPPED_IN_A_ROW steps without a finite gradient; waits for the device."""
+        if self.run.metrics.skipped_in_a_row() >= SKIPPED_IN_A_ROW:
+            by = ", ".join(f"{name} {count}" for name, count in self.run.metrics.skipped().items())
             raise Diverged(
-                f"{self.run.tally.in_a_row()} steps in a row had no finite loss and gradient (skipped, by the term "
-                f"at fault: {by}); the last good checkpoint is intact; lower optim.base_lr or set optim.clip"
+                f"{self.run.metrics.skipped_in_a_row()} steps in a row had no finite loss and gradient (skipped, by "
+                f"the term at fault: {by}); the last good checkpoint is intact; lower optim.base_lr or set optim.clip"
             )
 
-    def unreadable(self, lines: list[str]) -> None:
+    def note_unreadable(self, lines: list[str]) -> None:
         for line in self.run.note_unreadable(lines) if lines else ():
-            if self.speaks:
-                self.console.say(f"skipped an unreadable file: {line}")
+            if self.writes:
+                self.console.print(f"skipped an unreadable file: {line}")
 
     def _warn(self, lines: list[str]) -> None:
-        """Says each warning when it first comes up; counts in it may change."""
+        """Prints each warning once, also when the counts in it change."""
         for line in lines:
             kind = "".join(c for c in line if not c.isdigit())
             if kind not in self.warned:
                 self.warned.add(kind)
-                self.console.say(f"warning: {line}")
+                self.console.print(f"warning: {line}")

@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_iter
 
 from losses import TERMS, MixtureHead, Reconstruction, build_objective
 from losses.mixture import Basis
-from recon.training.accumulator import Tally
+from recon.training.accumulator import MetricAccumulator
 from tests.losses.scenes import SMALL
 
 META = torch.device("meta")
@@ -65,7 +65,7 @@ def copied(expression: str) -> list[str]:
         head = head.with_basis(Basis(torch.empty(192, 192, device=META), torch.empty(192, device=META)))  # as those
     images = torch.empty(2, 3, 64, 64, device=META)
     mask = torch.empty(2, 64, dtype=torch.bool, device=META)
-    tally = Tally(META)
+    tally = MetricAccumulator(META)
     found: list[str] = []
     with Copies(found), Made(found):
         for step in (0, 5):

@@ -10,7 +10,7 @@ import yaml
 
 from recon import cli as command
 from recon.config import Settings
-from recon.training import checkpoint
+from recon.runs import CHECKPOINT, read_checkpoint
 from tests.recon.training.conftest import SMALL, contents, differences, save_pictures, small_run, state_of
 
 RUN = [*(word for word in SMALL if not word.startswith("data.name")), "train.steps=2"]
@@ -153,7 +153,7 @@ def test_a_run_goes_on_with_harmless_settings_and_those_it_had(type_in, tmp_path
     assert status == 0, err
     config = yaml.safe_load((tmp_path / "runs" / "mine" / "config.yaml").read_text())
     assert config["train"]["log_every"] == 1 and config["model"]["decoder_depth"] == 1
-    assert checkpoint.read(tmp_path / "runs" / "mine" / checkpoint.NAME)["step"] == 2
+    assert read_checkpoint(tmp_path / "runs" / "mine" / CHECKPOINT)["step"] == 2
 
 
 def raises_of_cuda(settings, given):

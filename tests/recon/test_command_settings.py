@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 
 from recon import cli as command
 from recon.config import Settings, check, every_setting
-from recon.runs import flat
+from recon.saved_settings import flat
 from recon.usage import presets
 
 

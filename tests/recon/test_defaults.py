@@ -12,7 +12,7 @@ from recon.config import Settings, check
 from recon.model import SIZES, create_model
 from recon.pretrain import COMMAND
 from recon.probe import COMMAND as PROBE
-from recon.runs import flat
+from recon.saved_settings import flat
 from recon.usage import presets, written
 
 PAPER = {  # arXiv 2111.06377, table 8; 40 of 800 epochs are warm-up

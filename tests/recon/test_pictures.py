@@ -9,7 +9,7 @@ from losses.heads import NormalisedPixelHead
 from losses.reconstruction import Reconstruction
 from recon.metrics.fidelity import masked_psnr, mean_of_visible
 from recon.report.pictures import GAP, GREY, image_grid, reconstruction_rows, write_rows
-from recon.training.preview import SHOWN, Before, before, draw, figures
+from recon.training.preview import SHOWN, EarlierPicture, earlier_picture, held_out_figures, write_picture
 
 H, W = 8, 12
 
@@ -84,7 +84,7 @@ def reconstructions(number: int, head: object = None) -> list[Reconstruction]:
 
 def test_the_preview_shows_images_spread_over_the_held_out_ones(tmp_path):
     found = reconstructions(20)
-    grid = draw(found, "caption", tmp_path / "picture.png")
+    grid = write_picture(found, "caption", tmp_path / "picture.png")
     shown = range(0, 20, 3)
     assert len(shown) <= SHOWN and grid.shape == (3, 4 * (H + GAP) - GAP, len(shown) * (W + GAP) - GAP)
     for column, i in enumerate(shown):
@@ -97,11 +97,11 @@ def test_a_warm_start_shows_what_was_drawn_before_and_what_others_draw(tmp_path)
     earlier, now, other = (reconstructions(7) for _ in range(3))
     earlier = [r.at(r.prediction + 1, "hidden") for r in earlier]
     other = [r.at(r.prediction - 1, "hidden") for r in other]
-    kept = before("before", earlier, {"another": other})
-    again = Before.of(kept.state())  # as from a checkpoint
-    grid = draw(now, "caption", tmp_path / "picture.png", again)
+    kept = earlier_picture("before", earlier, {"another": other})
+    again = EarlierPicture.of(kept.state())  # as from a checkpoint
+    grid = write_picture(now, "caption", tmp_path / "picture.png", again)
     assert grid.shape[1] == 6 * (H + GAP) - GAP
-    assert again.seen == figures(earlier)
+    assert again.figures == held_out_figures(earlier)
     rows = (now[0].image, None, *(r[0].composite.clamp(0, 1) for r in (earlier, now, other)))
     for row, images in enumerate(rows):
         if images is not None:
@@ -109,21 +109,21 @@ def test_a_warm_start_shows_what_was_drawn_before_and_what_others_draw(tmp_path)
 
 
 def test_a_run_from_before_others_were_shown_goes_on_without(tmp_path):
-    state = before("before", reconstructions(2), {}).state()
+    state = earlier_picture("before", reconstructions(2), {}).state()
     del state["beside"]
-    assert Before.of(state).beside == {}
+    assert EarlierPicture.of(state).beside == {}
 
 
 def test_a_head_with_statistics_shows_the_oracle_too(tmp_path):
     found = reconstructions(2, NormalisedPixelHead())
-    grid = draw(found, "caption", tmp_path / "picture.png")
+    grid = write_picture(found, "caption", tmp_path / "picture.png")
     assert grid.shape[1] == 5 * (H + GAP) - GAP
     assert torch.equal(cell(grid, 4, 1), found[0].oracle_composite[1].clamp(0, 1))
 
 
 def test_psnrs_are_means_over_images_not_over_batches():
     found = reconstructions(7)
-    seen = figures(found)
+    seen = held_out_figures(found)
     ours, baseline = seen["masked_psnr"], seen["mean_colour_psnr"]
     image, truth, hidden = (
         torch.cat([getattr(r, view) for r in found]) for view in ("composite", "image", "hidden_pixels")

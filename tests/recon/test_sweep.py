@@ -13,8 +13,8 @@ import yaml
 
 from losses import InvalidSetting
 from recon import sweep
+from recon.runs import load_checkpoint
 from recon.sweep import launcher_of
-from recon.training import checkpoint
 from tests.recon.training.conftest import SMALL, differences, save_pictures, small_run, state_of
 from tests.recon.training.test_processes import last_step
 
@@ -107,7 +107,7 @@ def test_a_signal_ends_the_sweep_with_all_its_runs_and_one_line(tmp_path, pictur
     assert process.returncode == 143, err
     assert err.count("go on with each by name=NAME resume=true") == 1 and "Traceback" not in err, err
     folders = list((tmp_path / "runs").iterdir())
-    assert len(folders) == 2 and all(checkpoint.load(folder)[0]["step"] >= 2 for folder in folders)
+    assert len(folders) == 2 and all(load_checkpoint(folder)[0]["step"] >= 2 for folder in folders)
 
 
 @pytest.mark.parametrize(("launcher", "extra"), [("joblib", "sweep"), ("submitit_slurm", "slurm")])

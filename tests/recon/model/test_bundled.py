@@ -13,7 +13,7 @@ from recon.model import bundled as carried
 from recon.model import create_model
 from recon.model.bundled import BUNDLED, FILE, NAMES, REFINER, SHARPENED, bundled
 from recon.training.initialisation import find_start
-from recon.training.preview import Preview, figures
+from recon.training.preview import Preview, held_out_figures
 from recon.training.setup import masking_of
 from tests.recon.training.conftest import settings
 
@@ -40,7 +40,7 @@ def test_the_sharpened_one_draws_sharper_photographs_at_some_cost_in_psnr():
         images, noise, _ = held_out_images(
             create_dataset("photos", "val"), model.image_size, 64, 0, masking_of(chosen, model)
         )
-        found[name] = figures(Preview(images, noise, 32).reconstruct(model))
+        found[name] = held_out_figures(Preview(images, noise, 32).reconstruct(model))
     assert found[SHARPENED]["detail"] > 1.5 * found[BUNDLED]["detail"]
     assert found[BUNDLED]["masked_psnr"] - 2.5 < found[SHARPENED]["masked_psnr"] < found[BUNDLED]["masked_psnr"]
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from recon.cli import typed
 from recon.config import Settings
-from recon.training import checkpoint
+from recon.runs import CHECKPOINT, PREVIOUS, read_checkpoint
 from recon.training import setup as pretraining
 
 SMALL = [
@@ -67,7 +67,7 @@ def as_killed_after_its_first_checkpoint(finished: Path, name: str) -> Path:
     """A copy of a run of two checkpoints as SIGKILL leaves it between them: lines of later steps, the last one torn."""
     folder = finished.with_name(name)
     shutil.copytree(finished, folder)
-    (folder / checkpoint.PREVIOUS).replace(folder / checkpoint.NAME)
+    (folder / PREVIOUS).replace(folder / CHECKPOINT)
     with (folder / "metrics.jsonl").open("a") as file:
         file.write('{"step": 9')
     return folder
@@ -97,7 +97,7 @@ def bits(tensor: torch.Tensor) -> torch.Tensor:
 
 def state_of(folder: Path) -> dict[str, Any]:
     """The last checkpoint, less what a resumed run is called."""
-    state = checkpoint.read(folder / checkpoint.NAME)
+    state = read_checkpoint(folder / CHECKPOINT)
     harmless = ("name", "resume", "data.workers")
     return state | {"settings": {key: value for key, value in state["settings"].items() if key not in harmless}}
 

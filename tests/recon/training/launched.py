@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from recon.training import checkpoint
+from recon.runs import CHECKPOINT, read_checkpoint
 from tests.recon.launched import processes_of, torchrun
 from tests.recon.training.conftest import lines_of
 from tests.recon.training.test_processes import last_step
@@ -35,7 +35,7 @@ def momentum(state: dict) -> dict[int, torch.Tensor]:
 
 def assert_same_but_for_rounding(left: Path, right: Path) -> None:
     """Two finished runs: weights, optimiser, critics, what is drawn next, and the log."""
-    one, two = (checkpoint.read(folder / checkpoint.NAME) for folder in (left, right))
+    one, two = (read_checkpoint(folder / CHECKPOINT) for folder in (left, right))
     assert one["step"] == two["step"] and one["unreadable"] == two["unreadable"]
     assert distance(one["model"], two["model"]) < TOLERANCE
     assert distance(momentum(one), momentum(two)) < TOLERANCE

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from recon.training import checkpoint
+from recon.runs import CHECKPOINT, read_checkpoint
 from tests.recon.training.conftest import lines_of, small_run
 
 
@@ -14,7 +14,7 @@ def test_micro_batches_give_the_gradient_of_the_large_batch(tmp_path, pictures, 
         small_run(tmp_path, pictures, name, f"loss={loss}", "train.steps=1", "train.log_every=1", words)
         for name, words in (("whole", "batch.per_device=8"), ("parts", "batch.per_device=2"))
     )
-    states = [checkpoint.read(folder / checkpoint.NAME)["optimizer"]["state"] for folder in (whole, parts)]
+    states = [read_checkpoint(folder / CHECKPOINT)["optimizer"]["state"] for folder in (whole, parts)]
     gradients = [torch.cat([state["exp_avg"].flatten() for state in of.values()]).double() for of in states]
     assert (gradients[0] - gradients[1]).norm() < 3e-6 * gradients[0].norm() != 0
     means = [next(line for line in lines_of(folder) if "loss" in line) for folder in (whole, parts)]

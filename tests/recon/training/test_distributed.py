@@ -10,7 +10,7 @@ import yaml
 from losses import InvalidSetting
 from recon.config import check
 from recon.distributed import Ranks
-from recon.training import checkpoint
+from recon.runs import CHECKPOINT, read_checkpoint
 from recon.training.device import make_fabric
 from tests.recon.launched import said, torchrun
 from tests.recon.training.conftest import (
@@ -90,13 +90,13 @@ class TestEnds:
         out = (place / "out").read_text()
         assert out.count("another process of the run is gone") == 1 and "name=killed resume=true" in out
         assert "recon/training" not in (place / "err").read_text()  # no traceback but the launcher's own
-        assert checkpoint.read(place / "runs" / "killed" / checkpoint.NAME)["step"] in range(5, 24, 5)
+        assert read_checkpoint(place / "runs" / "killed" / CHECKPOINT)["step"] in range(5, 24, 5)
 
     @pytest.mark.parametrize("name", ["asked", "all"])
     def test_where_one_or_all_are_asked_to_stop_all_stop_after_the_same_step_and_the_first_saves(self, ended, name):
         place, status = ended[name]
         folder = place / "runs" / name
-        step = checkpoint.read(folder / checkpoint.NAME)["step"]
+        step = read_checkpoint(folder / CHECKPOINT)["step"]
         assert status != 0 and 7 <= step < 24 and step == max(line["step"] for line in lines_of(folder))
         assert (place / "out").read_text().count(f"stopped at step {step} of 24") == 1
         assert "recon/training" not in (place / "err").read_text()
@@ -127,7 +127,7 @@ def test_two_processes_begin_warm_as_one_does(tmp_path, pictures):
     assert launched.wait(100) == 0, said(tmp_path)
     two = tmp_path / "runs" / "two"
     assert_same_but_for_rounding(one, two)
-    averages = [checkpoint.read(folder / checkpoint.NAME)["average"] for folder in (one, two)]
+    averages = [read_checkpoint(folder / CHECKPOINT)["average"] for folder in (one, two)]
     assert distance(*averages) < 4 * TOLERANCE  # of the decoder alone, not of the model: 2.5e-5 seen
 
 

@@ -7,7 +7,7 @@ import torch
 
 from losses import InvalidSetting
 from recon.config import check
-from recon.training import checkpoint
+from recon.runs import CHECKPOINT, read_checkpoint
 from tests.recon.training.conftest import SMALL, differences, lines_of, pretrain, settings, small_run, state_of
 
 
@@ -32,7 +32,7 @@ def test_a_step_that_decodes_a_part_learns_from_that_part(tmp_path, pictures, pl
     assert "12 of 16 hidden (random), 50% of those decoded" in capsys.readouterr().out
     first = [next(line["loss"] for line in lines_of(folder) if "loss" in line) for folder in (plain, part)]
     assert first[0] == pytest.approx(first[1], rel=0.05) and first[0] != first[1]
-    models = [checkpoint.read(folder / checkpoint.NAME)["model"] for folder in (plain, part)]
+    models = [read_checkpoint(folder / CHECKPOINT)["model"] for folder in (plain, part)]
     assert not torch.equal(*(model["decoder_pred.weight"] for model in models))
 
 

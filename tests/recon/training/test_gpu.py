@@ -18,7 +18,7 @@ from recon.study_config import EvaluateSettings
 from recon.training import loop
 from recon.training.device import Upload
 from recon.training.optim import adamw, set_learning_rate
-from recon.training.train_logger import Watch
+from recon.training.train_logger import TrainLogger
 from tests.recon.training.conftest import (
     SMALL,
     as_killed_after_its_first_checkpoint,
@@ -183,7 +183,7 @@ def test_no_step_waits_for_the_device(device, tmp_path, pictures, monkeypatch):
     """But where something is due: a line of the log, a picture, a checkpoint."""
     if device.type != "cuda":
         pytest.skip("torch tells of waits for CUDA alone")
-    rate, watched, guarded = loop.set_learning_rate, Watch.step, []
+    rate, watched, guarded = loop.set_learning_rate, TrainLogger.after_step, []
 
     def begins(optimizer, value):
         if optimizer.state:  # the first step makes it
@@ -196,7 +196,7 @@ def test_no_step_waits_for_the_device(device, tmp_path, pictures, monkeypatch):
         watched(self, *args, **named)
 
     monkeypatch.setattr(loop, "set_learning_rate", begins)
-    monkeypatch.setattr(Watch, "step", ends)
+    monkeypatch.setattr(TrainLogger, "after_step", ends)
     try:
         for loss in ("loss=norm_mse", "loss=200%perceptual+200%adversarial+10%l1+mse"):
             guarded.clear()

@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 from losses import InvalidSetting
 from recon.loaded_run import load_run
 from recon.model.formats import read, write
-from recon.training import checkpoint
+from recon.runs import CHECKPOINT, PREVIOUS, read_checkpoint
 from tests.recon.training.conftest import SMALL, contents, differences, pretrain, resumed, small_run
 
 START = ["train.steps=2", "loss=mse"]
@@ -155,9 +155,9 @@ def test_a_killed_warm_start_resumes_to_the_same_bits_without_its_start(place, p
     killed.mkdir()
     for name in ("config.yaml", "metrics.jsonl"):
         (killed / name).write_bytes((whole / name).read_bytes())
-    (killed / checkpoint.NAME).write_bytes((whole / checkpoint.PREVIOUS).read_bytes())
+    (killed / CHECKPOINT).write_bytes((whole / PREVIOUS).read_bytes())
     resumed(place, "cut")
-    left, right = (checkpoint.read(folder / checkpoint.NAME) for folder in (whole, killed))
+    left, right = (read_checkpoint(folder / CHECKPOINT) for folder in (whole, killed))
     for state in (left, right):
         state.pop("settings")
     assert differences(left, right) == []

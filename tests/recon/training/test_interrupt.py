@@ -1,11 +1,11 @@
-"""The first signal asks, the second one is not caught."""
+"""The first signal asks a run to stop, the second one is not caught."""
 
 import os
 import signal
 
 import pytest
 
-from recon.training.loop import Interrupt
+from recon.training.loop import StopSignal
 
 BOTH = [signal.SIGTERM, signal.SIGINT]
 
@@ -23,7 +23,7 @@ def heard():
 @pytest.mark.parametrize("first", BOTH)
 @pytest.mark.parametrize("second", BOTH)
 def test_the_first_signal_asks_and_the_second_goes_to_whoever_listened_before(heard, first, second):
-    with Interrupt() as stop:
+    with StopSignal() as stop:
         assert stop.signal is None
         os.kill(os.getpid(), first)
         assert stop.signal == first and heard == []
@@ -31,16 +31,16 @@ def test_the_first_signal_asks_and_the_second_goes_to_whoever_listened_before(he
         assert stop.signal == first and heard == [second]
 
 
-def test_a_patient_one_is_deaf_to_what_comes_after_the_first_or_after_an_error(heard):
-    with Interrupt(patient=True) as stop:
+def test_repeats_are_ignored_after_the_first_signal_and_after_an_error(heard):
+    with StopSignal(ignore_repeats=True) as stop:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
             os.kill(os.getpid(), number)
     os.kill(os.getpid(), signal.SIGTERM)
     assert stop.signal == signal.SIGTERM and heard == []
 
 
-def test_a_patient_one_leaves_signals_as_they_were_where_nothing_happened(heard):
-    with Interrupt(patient=True):
+def test_signals_are_as_they_were_where_nothing_happened(heard):
+    with StopSignal(ignore_repeats=True):
         pass
     os.kill(os.getpid(), signal.SIGTERM)
     assert heard == [signal.SIGTERM]
@@ -48,14 +48,14 @@ def test_a_patient_one_leaves_signals_as_they_were_where_nothing_happened(heard)
 
 @pytest.mark.parametrize("number", BOTH)
 def test_afterwards_signals_go_where_they_went_before(heard, number):
-    with Interrupt():
+    with StopSignal():
         pass
     os.kill(os.getpid(), number)
     assert heard == [number]
 
 
 def test_every_run_begins_without_a_signal(heard):
-    with Interrupt() as stop:
+    with StopSignal() as stop:
         os.kill(os.getpid(), signal.SIGTERM)
-    with Interrupt() as stop:
+    with StopSignal() as stop:
         assert stop.signal is None

@@ -14,13 +14,13 @@ from losses.expression import WeightedTerm, parse
 from losses.pixel import MSE
 from recon.data import Batch
 from recon.model import create_model
-from recon.training import checkpoint
-from recon.training.accumulator import Tally
+from recon.runs import load_checkpoint
+from recon.training.accumulator import MetricAccumulator
 from recon.training.device import make_fabric
 from recon.training.loop import train
 from recon.training.optim import adamw, learning_rate
 from recon.training.preview import Preview
-from recon.training.state import Rhythm, Run
+from recon.training.state import Run, Schedule
 from recon.training.train_logger import SKIPPED_IN_A_ROW, Diverged
 from tests.recon.training.conftest import differences
 
@@ -59,11 +59,11 @@ def made(folder: Path, poison: Poison) -> Run:
     objective = Objective(parse("mse+poison", {name: WeightedTerm(name, 1.0) for name in terms}), terms)
     optimizer = adamw(model, weight_decay=0.05, betas=(0.9, 0.95))
     folder.mkdir(exist_ok=True)
-    return Run(folder, {}, model, objective, optimizer, Tally(torch.device("cpu")), images=4, max_unreadable=0.0)
+    return Run(folder, {}, model, objective, optimizer, MetricAccumulator(torch.device("cpu")), 4, 0.0)
 
 
 def trained(run: Run, steps: int, log_every: int = 1, accumulate: int = 1) -> int | None:
-    rhythm = Rhythm(
+    schedule = Schedule(
         steps=steps,
         accumulate=accumulate,
         checkpoint_every=2,
@@ -74,7 +74,7 @@ def trained(run: Run, steps: int, log_every: int = 1, accumulate: int = 1) -> in
         decoded=1.0,
     )
     preview = Preview(torch.rand(2, 3, 8, 8), torch.rand(2, 4), 2)
-    return train(run, make_fabric("cpu", "fp32"), batches(), rhythm, preview)
+    return train(run, make_fabric("cpu", "fp32"), batches(), schedule, preview)
 
 
 def logged(folder: Path) -> list[dict]:
@@ -88,7 +88,7 @@ def test_a_poisoned_step_leaves_the_weights_and_training_goes_on(tmp_path, seede
     assert trained(run, 10) is None and run.step == 10
     stood_still = [step for step in range(9) if differences(poison.met[step], poison.met[step + 1]) == []]
     assert stood_still == [3, 4, 7]
-    assert run.tally.skipped() == {"poison": 3}
+    assert run.metrics.skipped() == {"poison": 3}
 
 
 def test_a_poisoned_step_is_as_if_it_had_never_been_for_the_optimiser(tmp_path, seeded):
@@ -112,7 +112,7 @@ def test_one_bad_micro_batch_skips_the_whole_step(tmp_path, seeded):
     run = made(tmp_path, poison)
     trained(run, 4, accumulate=2)
     assert differences(poison.met[2], poison.met[4]) == [] != differences(poison.met[4], poison.met[6])
-    assert run.tally.skipped() == {"poison": 1}
+    assert run.metrics.skipped() == {"poison": 1}
 
 
 def test_a_gradient_that_the_model_made_bad_is_the_model_s(tmp_path, seeded):
@@ -120,7 +120,7 @@ def test_a_gradient_that_the_model_made_bad_is_the_model_s(tmp_path, seeded):
     run.model.decoder_pred.weight.register_hook(lambda gradient: gradient * float("inf"))
     before = {name: p.detach().clone() for name, p in run.model.named_parameters()}
     trained(run, 3)
-    assert run.tally.skipped() == {"model": 3}
+    assert run.metrics.skipped() == {"model": 3}
     assert differences(before, dict(run.model.named_parameters())) == []
 
 
@@ -129,7 +129,7 @@ def test_a_loss_that_is_not_finite_skips_the_step_even_where_the_gradient_is(tmp
     poison = Poison(when={2}, value=value, gradient=0.0)
     run = made(tmp_path, poison)
     trained(run, 5)
-    assert run.tally.skipped() == {"poison": 1}
+    assert run.metrics.skipped() == {"poison": 1}
     assert differences(poison.met[2], poison.met[3]) == []
     assert all("NaN" not in json.dumps(line) and "Infinity" not in json.dumps(line) for line in logged(tmp_path))
 
@@ -143,7 +143,7 @@ def test_poison_for_good_ends_the_run_and_leaves_the_last_good_checkpoint(tmp_pa
         trained(run, 200, log_every=log_every)
     assert len(str(error.value).splitlines()) == 1
     assert run.step == -(-(first + SKIPPED_IN_A_ROW) // log_every) * log_every  # noticed with the log's next line
-    state, refused = checkpoint.load(tmp_path)
+    state, refused = load_checkpoint(tmp_path)
     assert refused == [] and state["step"] == first // 2 * 2
     then = poison.met[state["step"]]
     assert differences({name: state["model"][name] for name in then}, then) == []
@@ -158,5 +158,5 @@ def test_poison_for_good_is_noticed_even_if_the_log_is_not_yet_due(tmp_path, see
 def test_a_run_whose_last_step_was_skipped_still_leaves_its_model_and_its_last_step(tmp_path, seeded):
     run = made(tmp_path, Poison(when={4}))
     assert trained(run, 5) is None
-    assert checkpoint.load(tmp_path)[0]["step"] == 5
-    assert differences(checkpoint.load(tmp_path)[0]["model"], run.model.state_dict()) == []
+    assert load_checkpoint(tmp_path)[0]["step"] == 5
+    assert differences(load_checkpoint(tmp_path)[0]["model"], run.model.state_dict()) == []

@@ -3,7 +3,7 @@
 import pytest
 
 from recon.config import Settings
-from recon.runs import flat, resumed_settings
+from recon.saved_settings import flat, resumed_settings
 from tests.recon.training.conftest import settings
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from recon.training import checkpoint
+from recon.runs import CHECKPOINT, read_checkpoint
 from tests.recon.training.conftest import SMALL, differences, lines_of, resumed, small_run, state_of, timeless
 
 STEPS = 40
@@ -89,7 +89,7 @@ def test_a_process_ended_by_a_signal_says_so_by_its_exit_status(ended, name):
 @pytest.mark.parametrize("name", ["terminated", "ctrl-c"])
 def test_a_process_that_was_asked_to_stop_saves_at_that_very_step_and_says_how_to_go_on(ended, name):
     folder, _, out, _ = ended[name]
-    step = checkpoint.read(folder / checkpoint.NAME)["step"]
+    step = read_checkpoint(folder / CHECKPOINT)["step"]
     assert 0 < step < STEPS and step == max(line["step"] for line in lines_of(folder))
     assert f"stopped at step {step} of {STEPS}" in out and f"name={name} resume=true" in out
 
@@ -97,7 +97,7 @@ def test_a_process_that_was_asked_to_stop_saves_at_that_very_step_and_says_how_t
 @pytest.mark.parametrize("name", ENDS)
 def test_a_run_that_was_ended_resumes_to_the_same_bits(ended, straight, name):
     folder, *_ = ended[name]
-    step = checkpoint.read(folder / checkpoint.NAME)["step"]
+    step = read_checkpoint(folder / CHECKPOINT)["step"]
     assert 10 <= step < STEPS and (step % 10 == 0 or name != "killed")
     resumed(folder.parent.parent, name)
     assert differences(state_of(straight), state_of(folder)) == []

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from losses import InvalidSetting
-from recon.training import checkpoint
+from recon.runs import CHECKPOINT, PREVIOUS, read_checkpoint
 from tests.recon.training.conftest import (
     as_killed_after_its_first_checkpoint,
     contents,
@@ -53,7 +53,7 @@ def straight_and_resumed(request, tmp_path_factory, pictures):
         "train.log_every=3",
     )
     killed = as_killed_after_its_first_checkpoint(straight, "killed")
-    assert checkpoint.read(killed / checkpoint.NAME)["step"] == 4
+    assert read_checkpoint(killed / CHECKPOINT)["step"] == 4
     torch.manual_seed(99)
     random.seed(99)
     np.random.seed(99)
@@ -79,7 +79,7 @@ def test_the_picture_is_the_same(straight_and_resumed):
 def test_every_step_matters(straight_and_resumed):
     """Were training to stand still, all laws above would hold of it."""
     straight, _ = straight_and_resumed
-    before, after = (checkpoint.read(straight / name) for name in (checkpoint.PREVIOUS, checkpoint.NAME))
+    before, after = (read_checkpoint(straight / name) for name in (PREVIOUS, CHECKPOINT))
     assert (before["step"], after["step"]) == (4, 8)
     for part in ("model", "optimizer", "random"):
         assert differences(before[part], after[part])
@@ -118,7 +118,7 @@ def test_a_finished_run_resumed_changes_nothing(tmp_path, pictures, capsys):
 def test_a_torn_checkpoint_is_refused_by_name_and_the_one_before_it_used(tmp_path, pictures, capsys):
     straight = small_run(tmp_path, pictures, "straight", "loss=mse", "train.steps=4", "train.checkpoint_every=2")
     finished = state_of(straight)
-    newest = straight / checkpoint.NAME
+    newest = straight / CHECKPOINT
     newest.write_bytes(newest.read_bytes()[: newest.stat().st_size // 2])
     capsys.readouterr()
     resumed(tmp_path, "straight")

@@ -14,9 +14,8 @@ from safetensors.torch import load_file
 from losses import InvalidSetting
 from recon import runs as run_folder
 from recon.config import every_setting
-from recon.runs import HARMLESS, RUNS, create, existing, flat, nested, resumed_settings
-from recon.training import checkpoint
-from recon.training.setup import from_values
+from recon.runs import CHECKPOINT, PREVIOUS, RUNS, create, existing, read_checkpoint
+from recon.saved_settings import RESUME_OVERRIDES, flat, nested, resumed_settings, settings_from
 from tests.recon.training.conftest import differences, lines_of, settings, small_run
 
 KEYS = [s.key for s in every_setting()]
@@ -45,7 +44,7 @@ def test_a_run_leaves_these_files_and_no_others(run):
 def test_config_holds_every_setting_and_what_was_found(run):
     config = yaml.safe_load((run / "config.yaml").read_text())
     found = config.pop("resolved")
-    assert flat(from_values(flat_of(config))).keys() == set(KEYS)
+    assert flat(settings_from(flat_of(config))).keys() == set(KEYS)
     assert config["loss"] == "mse+20%perceptual" and config["batch"]["size"] == 8
     assert found["objective"] == "mse + 20%perceptual" and found["steps"] == 5 and found["training_images"] == 10
     assert found["weights"]["perceptual"]["source"] == "random"
@@ -67,7 +66,7 @@ def test_the_environment_is_written_down(run):
 
 
 def test_the_model_file_is_the_model_of_the_checkpoint(run):
-    assert differences(load_file(run / "model.safetensors"), checkpoint.read(run / checkpoint.NAME)["model"]) == []
+    assert differences(load_file(run / "model.safetensors"), read_checkpoint(run / CHECKPOINT)["model"]) == []
 
 
 def test_the_picture_is_a_picture(run):
@@ -112,7 +111,7 @@ def test_percentages_hold_in_the_log(run):
 
 
 def test_a_run_older_than_a_setting_goes_on_under_its_default(run):
-    saved = checkpoint.read(run / checkpoint.NAME)["settings"]
+    saved = read_checkpoint(run / CHECKPOINT)["settings"]
     del saved["data.repeats"]
     assert resumed_settings(saved, *settings("data.repeats=1"))["data.repeats"] == 1
     with pytest.raises(InvalidSetting, match=r"data\.repeats=2 \(was 1\)"):
@@ -165,7 +164,7 @@ class TestNames:
             create(settings("name=mine")[0])
 
     def test_of_two_runs_of_one_name_that_begin_at_once_one_is_refused(self, monkeypatch):
-        monkeypatch.setattr(run_folder, "_holds_a_run", lambda folder: False)  # neither has seen the other
+        monkeypatch.setattr(run_folder, "holds_a_run", lambda folder: False)  # neither has seen the other
         create(settings("name=mine")[0])
         with pytest.raises(InvalidSetting, match=r"^cannot make the folder runs/mine: File exists$"):
             create(settings("name=mine")[0])
@@ -175,7 +174,7 @@ class TestNames:
             existing(settings("resume=true")[0])
         there = RUNS / "mine"
         there.mkdir(parents=True)
-        (there / checkpoint.NAME).touch()
+        (there / CHECKPOINT).touch()
         for words in (["resume=true"], ["resume=true", "name=mien"]):
             with pytest.raises(InvalidSetting, match="mine") as error:
                 existing(settings(*words)[0])
@@ -185,7 +184,7 @@ class TestNames:
     def test_a_run_whose_newest_checkpoint_is_missing_is_listed_too(self):
         there = RUNS / "mine"
         there.mkdir(parents=True)
-        (there / checkpoint.PREVIOUS).touch()
+        (there / PREVIOUS).touch()
         assert existing(settings("resume=true", "name=mine")[0]) == there
         with pytest.raises(InvalidSetting, match="mine"):
             existing(settings("resume=true")[0])
@@ -214,22 +213,22 @@ def changed(key: str) -> dict:
     return SAVED | {"loss": "mse", "name": "mine", "resume": True} | {key: another(key)}
 
 
-@pytest.mark.parametrize("key", sorted(set(KEYS) - HARMLESS))
+@pytest.mark.parametrize("key", sorted(set(KEYS) - RESUME_OVERRIDES))
 def test_a_setting_that_differs_is_refused_by_name_if_it_was_given(key):
-    now = from_values(changed(key))
+    now = settings_from(changed(key))
     with pytest.raises(InvalidSetting) as error:
         resumed_settings(SAVED, now, frozenset({"name", "resume", key}))
     assert f"{key}=" in str(error.value) and len(str(error.value).splitlines()) == 1
     assert "loss=" not in str(error.value) or key == "loss"
 
 
-@pytest.mark.parametrize("key", sorted(HARMLESS))
+@pytest.mark.parametrize("key", sorted(RESUME_OVERRIDES))
 def test_a_harmless_setting_that_differs_is_taken(key):
-    now = from_values(changed(key))
+    now = settings_from(changed(key))
     assert resumed_settings(SAVED, now, frozenset({key})) == SAVED | {key: another(key)}
 
 
-@pytest.mark.parametrize("key", sorted(set(KEYS) - HARMLESS))
+@pytest.mark.parametrize("key", sorted(set(KEYS) - RESUME_OVERRIDES))
 def test_a_setting_that_was_not_given_is_the_saved_run_s(key):
     saved = changed(key)
     assert resumed_settings(saved, settings("name=mine", "resume=true")[0], frozenset()) == saved
@@ -238,17 +237,17 @@ def test_a_setting_that_was_not_given_is_the_saved_run_s(key):
 @pytest.mark.parametrize("key", KEYS)
 def test_a_setting_given_again_is_no_difference(key):
     saved = changed(key)
-    assert resumed_settings(saved, from_values(saved), frozenset({key})) == saved
+    assert resumed_settings(saved, settings_from(saved), frozenset({key})) == saved
 
 
 def test_a_whole_node_given_again_is_looked_into():
-    now = from_values(changed("optim.base_lr"))
+    now = settings_from(changed("optim.base_lr"))
     with pytest.raises(InvalidSetting, match=r"optim\.base_lr="):
         resumed_settings(SAVED, now, frozenset({"optim"}))
 
 
 def test_a_preset_gives_what_it_changes():
-    now = from_values(changed("optim.base_lr"))
+    now = settings_from(changed("optim.base_lr"))
     with pytest.raises(InvalidSetting, match=r"optim\.base_lr="):
         resumed_settings(SAVED, now, frozenset({"preset"}))
 
@@ -256,10 +255,10 @@ def test_a_preset_gives_what_it_changes():
 def test_harmless_is_what_touches_neither_the_weights_nor_what_they_mean():
     where = {"name", "resume", "device", "shard", "data.root", "data.workers", "data.download", "data.max_unreadable"}
     to_the_bit = {"model.gradient_checkpointing", "losses.flow.steps"}  # of a draw, which teaches nothing
-    assert where | to_the_bit | {f"train.{what}_every" for what in ("checkpoint", "log", "picture")} == HARMLESS
-    assert set(KEYS) >= HARMLESS
+    assert where | to_the_bit | {f"train.{what}_every" for what in ("checkpoint", "log", "picture")} == RESUME_OVERRIDES
+    assert set(KEYS) >= RESUME_OVERRIDES
 
 
 def test_settings_by_key_and_as_a_tree_are_the_same():
     values = flat(settings("data.image_size=[16,32]", "batch.size=8")[0])
-    assert flat(from_values(values)) == values and flat_of(nested(values)) == values
+    assert flat(settings_from(values)) == values and flat_of(nested(values)) == values

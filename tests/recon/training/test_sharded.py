@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from recon.training import checkpoint
+from recon.runs import CHECKPOINT, read_checkpoint
 from tests.recon.launched import said, torchrun
 from tests.recon.training.conftest import (
     SMALL,
@@ -104,17 +104,17 @@ def test_each_process_holds_half_of_the_parameters_gradients_and_moments(two):
 
 
 def parameters_of(folder: Path) -> dict[str, torch.Tensor]:
-    weights = checkpoint.read(folder / checkpoint.NAME)["model"]
+    weights = read_checkpoint(folder / CHECKPOINT)["model"]
     return {name: tensor for name, tensor in weights.items() if not name.endswith("pos_embed")}
 
 
 def test_what_they_save_is_what_one_process_saves(one, two):
     """By names, shapes and kinds of numbers, so that it loads wherever one process's does."""
-    left, right = (checkpoint.read(folder / checkpoint.NAME) for folder in (one["mse"], two["two0"]))
+    left, right = (read_checkpoint(folder / CHECKPOINT) for folder in (one["mse"], two["two0"]))
     differing = {"name", "shard", "batch.per_device"}
     assert {key for key in left["settings"] if left["settings"][key] != right["settings"][key]} == differing
     parts = [state["tally"].pop("parts") for state in (left, right)]
-    assert parts[0].keys() == parts[1].keys() == {"mse/loss", "mse/push"}
+    assert parts[0].keys() == parts[1].keys() == {"mse/loss", "mse/weighted_norm"}
     for state in (left, right):
         del state["settings"], state["random"], state["seen"]
     assert differences(kinds(left), kinds(right)) == []
@@ -130,7 +130,7 @@ def kinds(tree):
 
 
 def test_an_infinite_gradient_in_one_process_s_share_makes_all_skip_the_step(two):
-    state = checkpoint.read(two["poisoned"] / checkpoint.NAME)
+    state = read_checkpoint(two["poisoned"] / CHECKPOINT)
     assert state["step"] == 8 and {float(of["step"]) for of in state["optimizer"]["state"].values()} == {7.0}
     assert float(state["tally"]["skipped_by"]["model"]) == 1
     assert all(tensor.isfinite().all() for tensor in state["model"].values())
@@ -138,7 +138,7 @@ def test_an_infinite_gradient_in_one_process_s_share_makes_all_skip_the_step(two
 
 def test_in_bfloat16_the_gradient_is_what_it_is_where_each_process_has_the_whole_model(two):
     """The first step's momentum is a tenth of the gradient: units gathered in bfloat16 are what autocast rounds to."""
-    apart, shared = (checkpoint.read(two[name] / checkpoint.NAME) for name in ("lowfalse", "lowtrue"))
+    apart, shared = (read_checkpoint(two[name] / CHECKPOINT) for name in ("lowfalse", "lowtrue"))
     assert distance(momentum(apart), momentum(shared)) < 1e-6
 
 
@@ -169,12 +169,12 @@ class TestEnds:
         out = (place / "out").read_text()
         assert out.count("another process of the run is gone") == 1 and "name=killed resume=true" in out, said(place)
         assert "recon/training" not in (place / "err").read_text()  # no traceback but the launcher's own
-        assert checkpoint.read(place / "runs" / "killed" / checkpoint.NAME)["step"] in range(5, 24, 5)
+        assert read_checkpoint(place / "runs" / "killed" / CHECKPOINT)["step"] in range(5, 24, 5)
 
     def test_where_one_is_asked_to_stop_all_stop_after_the_same_step_and_their_shares_are_saved(self, ended):
         place, status = ended["asked"]
         folder = place / "runs" / "asked"
-        step = checkpoint.read(folder / checkpoint.NAME)["step"]
+        step = read_checkpoint(folder / CHECKPOINT)["step"]
         assert status != 0 and 7 <= step < 24 and step == max(line["step"] for line in lines_of(folder))
         assert (place / "out").read_text().count(f"stopped at step {step} of 24") == 1
 

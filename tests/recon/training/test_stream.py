@@ -5,7 +5,7 @@ import json
 import pytest
 
 from losses import InvalidSetting
-from recon.training import checkpoint
+from recon.runs import CHECKPOINT, read_checkpoint
 from tests.recon.data.conftest import write_shard
 from tests.recon.training.conftest import (
     SMALL,
@@ -66,7 +66,7 @@ def test_with_other_workers_a_run_goes_on_and_says_what_is_not_the_same(straight
     again = resumed(straight.parents[1], "other", "data.workers=0")
     out = capsys.readouterr().out
     assert "1 x 1 processes and workers read the shards, before it was 1 x 2" in out and out.count("warning") == 1
-    assert checkpoint.read(again / checkpoint.NAME)["step"] == 30
+    assert read_checkpoint(again / CHECKPOINT)["step"] == 30
     assert "/cls_token" in differences(state_of(straight)["model"], state_of(again)["model"])
 
 
@@ -126,4 +126,4 @@ def test_more_unreadable_samples_than_the_set_share_end_the_run(tmp_path):
     write_shard(tmp_path / "birds" / "val-0.tar", range(3))
     with pytest.raises(InvalidSetting, match=r"^1. of the first 1000 samples cannot be read, .*max_unreadable=0.01"):
         pretrain(tmp_path, *words(tmp_path, "train.steps=20", "name=strict"))
-    assert checkpoint.read(tmp_path / "runs" / "strict" / checkpoint.NAME)["step"] == 0
+    assert read_checkpoint(tmp_path / "runs" / "strict" / CHECKPOINT)["step"] == 0

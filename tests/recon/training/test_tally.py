@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from losses import Objective, Result, TermResult, build_objective
-from recon.training.accumulator import Tally
+from recon.training.accumulator import MetricAccumulator
 
 NAN, INF = float("nan"), float("inf")
 CPU = torch.device("cpu")
@@ -26,14 +26,14 @@ def result(mse: float = 1.0, l1: float = 2.0, norms: tuple[float, float] = (3.0,
     return Result(scalar(mse + 0.5 * l1), torch.zeros(1), terms, {("mse", "l1"): scalar(cosine)})
 
 
-def record(tally: Tally, results: Result | list[Result], norm: float = 1.0) -> None:
+def record(tally: MetricAccumulator, results: Result | list[Result], norm: float = 1.0) -> None:
     tally.record(
         results if isinstance(results, list) else [results], objective(), scalar(norm), scalar(norm).isfinite()
     )
 
 
 def test_means_are_over_the_steps_since_the_last_line():
-    tally = Tally(CPU)
+    tally = MetricAccumulator(CPU)
     record(tally, result(mse=1, l1=2, cosine=0.25), norm=8)
     record(tally, result(mse=3, l1=4, cosine=0.75), norm=2)
     assert tally.means() == {
@@ -63,7 +63,7 @@ def without_l1(mse: float) -> Result:
 
 def test_a_term_of_every_kth_step_is_logged_as_if_it_came_at_every_step():
     """Nothing is diluted, however many of its steps a line has; without any it takes its part from the line before."""
-    straight, sparse, of = Tally(CPU), Tally(CPU), objective()
+    straight, sparse, of = MetricAccumulator(CPU), MetricAccumulator(CPU), objective()
     of.terms["l1"].every = 3
     seldom = result(mse=3, l1=4, norms=(1, 8), cosine=0.75)
     seldom.terms["l1"].weight *= 3
@@ -71,7 +71,7 @@ def test_a_term_of_every_kth_step_is_logged_as_if_it_came_at_every_step():
         record(straight, result(mse=3, l1=4, norms=(1, 8), cosine=0.75))
         sparse.record([without_l1(3) if step % 3 else seldom], of, scalar(1), torch.tensor(True))
     assert sparse.means() == straight.means()
-    resumed = Tally(CPU)
+    resumed = MetricAccumulator(CPU)
     resumed.load_state(sparse.state())
     for tally in (sparse, resumed):
         tally.record([without_l1(5)], of, scalar(1), torch.tensor(True))
@@ -83,21 +83,21 @@ def test_a_term_of_every_kth_step_is_logged_as_if_it_came_at_every_step():
 
 
 def test_micro_batches_are_averaged_into_one_step():
-    tally = Tally(CPU)
+    tally = MetricAccumulator(CPU)
     record(tally, [result(mse=1), result(mse=3)])
     record(tally, [result(mse=5), result(mse=7)])
     assert tally.means()["mse/value"] == 4
 
 
 def test_without_any_push_no_term_has_a_share():
-    tally = Tally(CPU)
+    tally = MetricAccumulator(CPU)
     record(tally, result(norms=(0, 0)))
     means = tally.means()
     assert means["mse/gradient_share"] == means["l1/gradient_share"] == 0
 
 
 def test_skipped_steps_are_left_out_of_the_means():
-    tally = Tally(CPU)
+    tally = MetricAccumulator(CPU)
     record(tally, result(mse=1))
     record(tally, result(mse=NAN, norms=(NAN, 4)), norm=NAN)
     record(tally, result(mse=3))
@@ -105,7 +105,7 @@ def test_skipped_steps_are_left_out_of_the_means():
 
 
 def test_where_every_step_was_skipped_there_is_no_mean():
-    tally = Tally(CPU)
+    tally = MetricAccumulator(CPU)
     record(tally, result(mse=NAN), norm=NAN)
     assert tally.means() == {}
     record(tally, result(mse=5))
@@ -124,22 +124,22 @@ def test_where_every_step_was_skipped_there_is_no_mean():
 )
 @pytest.mark.parametrize("norm", [NAN, INF])
 def test_the_term_at_fault_is_named_and_the_model_where_none_is(bad, blamed, norm):
-    tally = Tally(CPU)
+    tally = MetricAccumulator(CPU)
     record(tally, [result(), bad], norm=norm)
-    assert tally.skipped() == blamed and tally.in_a_row() == 1
+    assert tally.skipped() == blamed and tally.skipped_in_a_row() == 1
 
 
 def test_a_finite_step_ends_a_row():
-    tally = Tally(CPU)
+    tally = MetricAccumulator(CPU)
     rows = []
     for norm in (NAN, NAN, 1.0, NAN):
         record(tally, result(), norm=norm)
-        rows.append(tally.in_a_row())
+        rows.append(tally.skipped_in_a_row())
     assert rows == [1, 2, 0, 1] and tally.skipped() == {"model": 3}
 
 
 def test_a_tally_taken_up_again_says_the_same():
-    straight, first, second = Tally(CPU), Tally(CPU), Tally(CPU)
+    straight, first, second = MetricAccumulator(CPU), MetricAccumulator(CPU), MetricAccumulator(CPU)
     for tally in (straight, first):
         record(tally, result(mse=1))
         record(tally, result(mse=NAN), norm=NAN)
@@ -152,7 +152,7 @@ def test_a_tally_taken_up_again_says_the_same():
 
 
 def test_a_tally_from_before_parts_were_kept_is_taken_up():
-    old, new = Tally(CPU), Tally(CPU)
+    old, new = MetricAccumulator(CPU), MetricAccumulator(CPU)
     record(old, result(mse=1))
     state = old.state()
     del state["rows"], state["parts"]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from losses import InvalidSetting
-from recon.training import checkpoint
+from recon.runs import CHECKPOINT, load_checkpoint, read_checkpoint
 from tests.recon.training.conftest import SMALL, as_killed_after_its_first_checkpoint, pretrain, resumed, save_picture
 
 
@@ -28,7 +28,7 @@ def words(root, share: float, *more: str) -> list[str]:
 def test_unreadable_files_are_named_once_counted_and_passed_over_also_after_a_resumption(tmp_path, half_torn, capsys):
     assert pretrain(tmp_path, *words(half_torn, 0.3, "name=tolerant", "train.checkpoint_every=3")) == 0
     straight = capsys.readouterr().out
-    state = checkpoint.read(tmp_path / "runs" / "tolerant" / checkpoint.NAME)
+    state = read_checkpoint(tmp_path / "runs" / "tolerant" / CHECKPOINT)
     assert state["step"] == 6 and len(state["unreadable"]) == 3
     as_killed_after_its_first_checkpoint(tmp_path / "runs" / "tolerant", "killed")
     resumed(tmp_path, "killed")
@@ -45,7 +45,7 @@ def test_more_than_the_set_share_ends_the_run_in_one_line_and_leaves_the_checkpo
     message = str(error.value)
     assert len(message.splitlines()) == 1
     assert "3 of 10" in message and "data.max_unreadable=0.2" in message and f"{half_torn}/train/" in message
-    state, refused = checkpoint.load(tmp_path / "runs" / "strict")
+    state, refused = load_checkpoint(tmp_path / "runs" / "strict")
     assert refused == [] and 1 <= state["step"] < 6 and torch.isfinite(state["model"]["cls_token"]).all()
     folder = resumed(tmp_path, "strict", "data.max_unreadable=0.3")  # harmless, so the run may go on
-    assert checkpoint.read(folder / checkpoint.NAME)["step"] == 6
+    assert read_checkpoint(folder / CHECKPOINT)["step"] == 6

@@ -1,0 +1,120 @@
+"""Settings as a run saves them: by key, with the meaning that they had, and which ones may change on resuming."""
+
+from dataclasses import is_dataclass
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from losses import InvalidSetting, defaults
+from losses.expression import WeightedTerm, parse
+from recon.config import RENAMED, Settings, every_setting
+
+# Settings that may change when a run is resumed, because they change neither the weights nor what they mean. With
+# data.workers the order of a stream's samples changes, and `announcement.reader_warning` says so.
+RESUME_OVERRIDES = {
+    "name",
+    "resume",
+    "device",
+    "shard",
+    "losses.flow.steps",
+    "data.root",
+    "data.workers",
+    "data.download",
+    "data.max_unreadable",
+    "model.gradient_checkpointing",
+    "train.checkpoint_every",
+    "train.log_every",
+    "train.picture_every",
+}
+
+
+def resumed_settings(saved: dict[str, Any], now: Settings, given: frozenset[str]) -> dict[str, Any]:
+    """The saved run's settings, with those of `RESUME_OVERRIDES` that were given now.
+
+    Args:
+        saved: settings by key, as in the checkpoint.
+        given: what the user set on the command line; a preset gives all that it changes.
+
+    Raises:
+        InvalidSetting: a given setting differs from the saved run's and may not change.
+    """
+    current, known = flat(now), {s.key: s.default for s in every_setting()}
+    saved = known | upgraded(saved)  # a run may be older than a setting
+    changed = {key for key, value in current.items() if value != known[key]} if "preset" in given else set()
+    chosen = {key for key in current if any(key == g or key.startswith(f"{g}.") for g in given)} | changed
+    # The length of a run is one setting in two units; the one that was not given is null.
+    differing = {key: value for key, value in current.items() if key in chosen and value != saved[key]}
+    refused = [
+        f"{key}={_shown(value)} (was {_shown(saved[key])})"
+        for key, value in differing.items()
+        if key not in RESUME_OVERRIDES
+    ]
+    if refused:
+        raise InvalidSetting(
+            f"cannot resume with other settings: {', '.join(refused)}; leave them out, or start anew with another name="
+        )
+    return saved | {key: value for key, value in differing.items() if key in RESUME_OVERRIDES}
+
+
+def upgraded(saved: dict[str, Any]) -> dict[str, Any]:
+    """A run's settings, translated from the names and defaults of earlier versions to those of today.
+
+    In earlier versions discriminators did not see the mask, a bare `adversarial` was 0.01*adversarial; features were
+    compared per position, a bare `perceptual` was 0.01*perceptual, a bare `feature_matching` 200%.
+    """
+    saved = {RENAMED.get(key, key): value for key, value in saved.items()}
+    changed: dict[str, Any] = {}
+    then = defaults()
+    if "losses.adversarial.game" in saved and "losses.adversarial.mask_aware" not in saved:
+        then["adversarial"] = WeightedTerm("adversarial", 0.01)
+        penalty = saved["losses.adversarial.penalty"] if saved["losses.adversarial.game"] == "relativistic" else 0.0
+        changed |= {"losses.adversarial.mask_aware": False, "losses.adversarial.penalty": penalty}
+    if "losses.perceptual.weights" in saved and "losses.feature_matching.pool" not in saved:
+        then["perceptual"] = WeightedTerm("perceptual", 0.01)
+        then["feature_matching"] = WeightedTerm("feature_matching", 200.0, share=True)
+        pool = saved.get("losses.perceptual.pool", 1)
+        changed |= {"losses.perceptual.pool": pool, "losses.feature_matching.pool": 1}
+    if changed:
+        meant = str(parse(saved["loss"], then))
+        changed |= {"loss": meant} if meant != str(parse(saved["loss"], defaults())) else {}
+    return saved | changed
+
+
+def flat(settings: Settings) -> dict[str, Any]:
+    """Settings by key, as plain values that a checkpoint can hold."""
+    return flattened(_plain(settings))
+
+
+def flattened(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A tree of settings, as in config.yaml, by key. A tree of an earlier version lacks the settings added since."""
+    values: dict[str, Any] = {}
+    for name, value in tree.items():
+        values |= flattened(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return values
+
+
+def nested(values: dict[str, Any]) -> dict[str, Any]:
+    """Settings by key -> the tree of config.yaml."""
+    tree: dict[str, Any] = {}
+    for key, value in values.items():
+        *nodes, leaf = key.split(".")
+        node = tree
+        for name in nodes:
+            node = node.setdefault(name, {})
+        node[leaf] = value
+    return tree
+
+
+def settings_from(values: dict[str, Any]) -> Settings:
+    """Settings from values by key; the inverse of `flat`."""
+    return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Settings), nested(values)))
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value):
+        return {name: _plain(getattr(value, name)) for name in value.__dataclass_fields__}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _shown(value: Any) -> str:
+    return "null" if value is None else str(value).replace(" ", "")
