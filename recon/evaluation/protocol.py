@@ -13,7 +13,7 @@ from losses import InvalidSetting
 from recon import config
 from recon.config import Settings
 from recon.data import Source, StreamedSource, create_dataset, held_out_batches, noise_of
-from recon.model.masking import kept, mask_from_noise, strategy
+from recon.model.masking import mask_from_noise, strategy, visible_count
 from recon.study_config import Measuring
 
 
@@ -52,7 +52,7 @@ class Protocol:
     def hidden(self, noise: Tensor, ratio: float | None = None) -> Tensor:
         """(B, N) noise -> (B, N) bool, True where hidden."""
         patches = self.grid[0] * self.grid[1]
-        return mask_from_noise(noise, kept(patches, self.ratio if ratio is None else ratio))
+        return mask_from_noise(noise, visible_count(patches, self.ratio if ratio is None else ratio))
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from losses.heads import PixelHead
 from losses.mixture import MixtureHead
 from recon.model.layers import SHRINK
 from recon.model.mae import MaskedAutoencoder
-from recon.model.masking import kept
-from recon.model.velocity import SMALLEST
+from recon.model.masking import visible_count
+from recon.model.velocity import SIDE_MULTIPLE
 
 # The MAE paper's sizes with its decoder; tiny (DeiT's) and small with a decoder about half as wide as the encoder.
 SIZES: dict[str, dict[str, int]] = {
@@ -25,7 +25,7 @@ DECODER_HEAD_WIDTH = 32  # 512 / 16, the paper's
 
 
 def create_model(name: str, *, image_size: int | tuple[int, int] = 224, **overrides: Any) -> MaskedAutoencoder:
-    """A masked autoencoder by size: tiny, small, base, large or huge.
+    """A masked autoencoder by size: nano, tiny, small, base, large or huge.
 
     Args:
         image_size: H = W, or (H, W), in pixels.
@@ -63,14 +63,14 @@ def create_model(name: str, *, image_size: int | tuple[int, int] = 224, **overri
     head = made.get("head")
     if isinstance(head, MixtureHead):
         head.mixed(3 * p**2)  # refuses more components than a patch has values
-    if isinstance(head, FlowHead) and head.network == "conv" and any(side % SMALLEST for side in size):
+    if isinstance(head, FlowHead) and head.network == "conv" and any(side % SIDE_MULTIPLE for side in size):
         raise InvalidSetting(
-            f"losses.flow.network=conv needs image sides that are multiples of {SMALLEST}, not {size[0]}x{size[1]}; "
-            "give losses.flow.network=patch"
+            f"losses.flow.network=conv needs image sides that are multiples of {SIDE_MULTIPLE}, "
+            f"not {size[0]}x{size[1]}; give losses.flow.network=patch"
         )
     ratio = made.get("mask_ratio", 0.75)
     patches = (size[0] // p) * (size[1] // p)
-    if not 0 <= ratio < 1 or not 0 < kept(patches, ratio) < patches:
+    if not 0 <= ratio < 1 or not 0 < visible_count(patches, ratio) < patches:
         raise InvalidSetting(
             f"masking.ratio={ratio} with {patches} patches does not leave at least one visible and one hidden"
         )

@@ -1,6 +1,4 @@
-"""The layers beside the decoder that a head of a distribution needs, and how completions are drawn with them."""
-
-from collections.abc import Sequence
+"""The layers that a head of a predicted distribution needs after the decoder, and how its samples are drawn."""
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +13,9 @@ from recon.randomness import seed_of
 
 
 class MixtureLayers(nn.Module):
-    """From the decoder's features to the parameters of every patch's mixture, through one hidden layer.
+    """Predicts the parameters of every patch's mixture from the decoder's features, through one hidden layer.
 
-    At first all Gaussians are as wide as the data and stand around the decoder's prediction, which is their mean.
+    At initialisation all Gaussians are as wide as the data and centred near the decoder's prediction, their mean.
     """
 
     def __init__(self, head: MixtureHead, width: int, patch_size: int):
@@ -28,7 +26,7 @@ class MixtureLayers(nn.Module):
         self.layers = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, outputs))
         initialise_linear(self.layers)
         nn.init.zeros_(self.layers[-1].weight)
-        # Gaussians that begin alike would stay alike.
+        # Gaussians with equal parameters would get equal gradients and stay equal.
         k, d = head.gaussians, head.mixed(values)
         means = 0.5 * torch.randn(k, d)
         self.layers[-1].bias.data[k : k + k * d] = (means - means.mean(0)).flatten()
@@ -37,18 +35,18 @@ class MixtureLayers(nn.Module):
         self.register_buffer("deviations", deviations)
 
     @torch.no_grad()
-    def take(self, basis: Basis) -> None:
-        """The principal components of the data that it is to learn."""
+    def set_basis(self, basis: Basis) -> None:
+        """Sets the principal components of the training data."""
         self.axes.copy_(basis.axes)
         self.deviations.copy_(basis.deviations)
 
     @property
     def head(self) -> MixtureHead:
-        """The head, which knows the principal components."""
+        """The head with the principal components."""
         return self.plain_head.with_basis(Basis(self.axes, self.deviations))
 
     def draw(self, r: Reconstruction, features: Tensor, uniform: Tensor, normal: Tensor) -> Tensor:
-        """A completion, (B, N, P) standardised, every patch by itself; by the numbers of `chance_of`."""
+        """A sample, (B, N, P) standardised, every patch by itself; `uniform` and `normal` from `random_numbers`."""
         return r.head.sample_pixels(r, uniform, normal)
 
     def forward(self, prediction: Tensor, features: Tensor) -> Tensor:
@@ -57,30 +55,48 @@ class MixtureLayers(nn.Module):
 
 
 def layers_for(
-    head: PixelHead, width: int, patch_size: int, image_size: tuple[int, int], std: Sequence[float]
+    head: PixelHead, width: int, patch_size: int, image_size: tuple[int, int], std: Tensor
 ) -> MixtureLayers | FlowLayers | None:
-    """What a model needs beside a decoder of that width; None where the head predicts no distribution."""
+    """The layers after a decoder of that width; None where the head predicts no distribution."""
     if isinstance(head, MixtureHead):
         return MixtureLayers(head, width, patch_size)
     return FlowLayers(head, width, patch_size, image_size, std) if head.renderings else None
 
 
-def chance_of(images: Tensor, mask: Tensor, draw: int) -> tuple[Tensor, Tensor]:
-    """What the `draw`-th completion of each image is drawn with: uniform numbers (B, N) and normal ones (B, N, P).
+def rendered_pixels(
+    layers: MixtureLayers | FlowLayers | None, r: Reconstruction, features: Tensor, rendering: str, draw: int
+) -> Tensor:
+    """The "mean", the "mode" or a "sample" of a predicted distribution: (B, N, P), standardised.
 
-    They depend on the mask, the visible pixels and `draw` alone, not on what else is in the batch, nor on the device if
+    Args:
+        r: the model's prediction of every patch.
+        features: (B, N, D), of the decoder.
+        draw: the number of the sample.
+
+    Raises:
+        ValueError: the head has no such rendering.
+    """
+    if rendering not in r.head.renderings:
+        has = ", ".join(r.head.renderings) or "none: one answer to each image"
+        raise ValueError(f"{r.head.name} has no rendering {rendering!r} ({has})")
+    if rendering == "sample":
+        return layers.draw(r, features, *random_numbers(r.image, r.mask, draw))
+    return r.pixels if rendering == "mean" else r.head.mode_pixels(r)
+
+
+def random_numbers(images: Tensor, mask: Tensor, draw: int) -> tuple[Tensor, Tensor]:
+    """What the `draw`-th sample of each image is made from: uniform numbers (B, N) and normal ones (B, N, P).
+
+    They depend on the mask, the visible pixels and `draw` only: not on the rest of the batch, nor on the device if
     the images are the same floats there.
     """
     patch_size = round((images[0, 0].numel() / mask.shape[1]) ** 0.5)
-    values, found = 3 * patch_size**2, []
-    for image, hidden in zip(visible_bytes(images, mask, patch_size), mask.cpu().numpy(), strict=True):
-        generator = torch.Generator().manual_seed(seed_of("draw", draw, hidden.tobytes().hex(), image))
-        uniform = torch.rand(mask.shape[1], generator=generator)
-        found.append((uniform, torch.randn(mask.shape[1], values, generator=generator)))
-    uniform, normal = (torch.stack(each).to(images.device) for each in zip(*found, strict=True))
-    return uniform, normal
-
-
-def visible_bytes(images: Tensor, mask: Tensor, patch_size: int) -> list[str]:
     hidden = spread(mask, (images.shape[2] // patch_size, images.shape[3] // patch_size), patch_size)
-    return [image.tobytes().hex() for image in torch.where(hidden, 0, images).float().cpu().numpy()]
+    visible = torch.where(hidden, 0, images).float().cpu().numpy()
+    uniform, normal = [], []
+    for image, row in zip(visible, mask.cpu().numpy(), strict=True):
+        seed = seed_of("draw", draw, row.tobytes().hex(), image.tobytes().hex())
+        generator = torch.Generator().manual_seed(seed)
+        uniform.append(torch.rand(len(row), generator=generator))
+        normal.append(torch.randn(len(row), 3 * patch_size**2, generator=generator))
+    return torch.stack(uniform).to(images.device), torch.stack(normal).to(images.device)

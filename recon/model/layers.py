@@ -1,4 +1,4 @@
-"""The refiner: a small convolutional network that lets neighbouring hidden patches agree."""
+"""Layers of the masked autoencoder: positions, transformer blocks, and the refiner."""
 
 from functools import partial
 
@@ -33,10 +33,12 @@ LayerNorm = partial(nn.LayerNorm, eps=1e-6)
 
 
 class Attention(TimmAttention):
-    """On a CPU two products and a softmax, written out in autocast's precision; elsewhere torch's fused kernels.
+    """timm's attention: on a CPU two products and a softmax, elsewhere torch's fused kernels.
 
-    On a CPU the flash kernel's backward takes half of a ViT's step, and torch's other way computes in float32 what
-    autocast has in bfloat16.
+    torch's kernel for CPUs is slow in bfloat16, which training uses where the processor has such units: with it a
+    training step takes 1.43 times as long (nano/8, 64 pixels, batch 16), or 1.16 times (base/16, 224 pixels, batch 8);
+    in float32 it takes 0.98 and 0.96 times as long. One thread, processor time, medians, `Bench("mse")` of
+    `python -m experiments.benchmarks.step`.
     """
 
     @property
@@ -45,7 +47,7 @@ class Attention(TimmAttention):
 
     @fused_attn.setter
     def fused_attn(self, switched: bool) -> None:
-        """timm's global switch is not heard: numbers would depend on what ran before a model was made."""
+        """Ignores timm's global switch: numbers would depend on what ran before a model was made."""
 
 
 def initialise_linear(module: nn.Module) -> None:
@@ -62,6 +64,11 @@ def transformer_blocks(depth: int, width: int, heads: int) -> nn.ModuleList:
     return nn.ModuleList(kind(width, heads) for _ in range(depth))
 
 
+def gather_tokens(tokens: Tensor, positions: Tensor) -> Tensor:
+    """(B, N, D) at (B, n) -> (B, n, D)."""
+    return tokens.gather(1, positions.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
+
+
 def statistics_head(width: int, outputs: int) -> nn.Sequential:
     """(..., width) -> (..., outputs), through one hidden layer."""
     head = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, outputs))
@@ -75,13 +82,13 @@ SHRINK = 2  # works at half resolution, within at a quarter: pixels of 2x2 squar
 class Refiner(nn.Module):
     """A residual correction of the hidden patches, read from visible and predicted pixels together.
 
-    The decoder's last layer draws every patch alone, so a step remains where two patches meet, and texture cannot run
-    on from one to the next. Convolutions over the whole composite can: a U-Net of two resolutions. Its last layer
-    begins at zero: a model that gets a refiner predicts at first what it did before.
+    The decoder's last layer predicts every patch by itself, so edges remain where two patches meet, and texture does
+    not continue from one to the next. This U-Net of two resolutions sees the whole composite. Its last layer is zero at
+    initialisation, so that a model predicts the same with a new refiner as without.
 
-    It also reads grain, a fixed map of Gaussian noise, as StyleGAN's layers do (Karras et al. 2018, arXiv 1812.04948).
-    Out of smooth predictions convolutions make regular patterns alone; irregular texture has to come from somewhere.
-    The grain is the same for every image, so a model still has one answer to each.
+    It also reads a fixed map of Gaussian noise (`grain`), as StyleGAN's layers do (Karras et al. 2018, arXiv
+    1812.04948): without it convolutions make only regular patterns from smooth predictions. The map is the same for
+    every image, so the model stays deterministic.
 
     Args:
         width: channels at half resolution; twice as many at a quarter.
@@ -106,23 +113,24 @@ class Refiner(nn.Module):
         self.register_buffer("grain", grain, persistent=False)
 
     def forward(self, prediction: Tensor, truth: Tensor, mask: Tensor, hidden: Tensor) -> Tensor:
-        """The prediction with the hidden patches corrected.
+        """The prediction with the hidden patches corrected, in its own shape.
 
         Args:
-            prediction: (B, n, P), standardised pixels of the patches `hidden`; n is the number of hidden patches.
+            prediction: standardised pixels of every patch, (B, N, P), or of the patches `hidden` alone, (B, n, P).
             truth: (B, 3, H, W), standardised.
             mask: (B, N) bool, True = hidden.
-            hidden: (B, n), the hidden patches' positions.
+            hidden: (B, n), the positions of all hidden patches, n < N.
         """
         p = round((prediction.shape[-1] // 3) ** 0.5)
         grid = truth.shape[2] // p, truth.shape[3] // p
         at = hidden.unsqueeze(-1).expand(-1, -1, prediction.shape[-1])
         pixels = prediction.to(torch.promote_types(prediction.dtype, torch.float32))
-        whole = pixels.new_zeros(*mask.shape, pixels.shape[-1]).scatter(1, at, pixels)
+        everywhere = prediction.shape[1] == mask.shape[1]
+        whole = pixels if everywhere else pixels.new_zeros(*mask.shape, pixels.shape[-1]).scatter(1, at, pixels)
         covered = spread(mask, grid, p)
         composite = torch.where(covered, unpatchify(whole, grid), truth)
-        correction = self.correction(composite, covered.to(composite.dtype)).to(pixels.dtype)
-        return pixels + patchify(correction, p).gather(1, at)
+        correction = patchify(self.correction(composite, covered.to(composite.dtype)).to(pixels.dtype), p)
+        return pixels + (correction * mask.unsqueeze(-1) if everywhere else correction.gather(1, at))
 
     def correction(self, composite: Tensor, covered: Tensor) -> Tensor:
         """(B, 3, H, W), of a standardised composite (B, 3, H, W) and where it is predicted (B, 1, H, W), 0 or 1."""

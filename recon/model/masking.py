@@ -1,6 +1,6 @@
-"""Which patches to hide, said as noise: the lowest values stay visible, as in the official MAE code.
+"""Which patches to hide, given as noise: the lowest values stay visible, as in the official MAE code.
 
-A strategy gives one image's noise (N,) from a generator, so an image's mask depends on nothing else.
+A strategy draws one image's noise (N,) from a generator, so an image's mask depends on nothing else.
 """
 
 from collections.abc import Callable
@@ -14,18 +14,18 @@ Strategy = Callable[[tuple[int, int], float, torch.Generator | None], Tensor]
 
 
 def random(grid: tuple[int, int], ratio: float, generator: torch.Generator | None) -> Tensor:
-    """Every patch alike."""
+    """Every patch is hidden with the same probability."""
     return torch.rand(grid[0] * grid[1], generator=generator)
 
 
 def block(grid: tuple[int, int], ratio: float, generator: torch.Generator | None) -> Tensor:
     """Hides rectangles, of areas from 16 patches up and aspect ratios 0.3 to 3.3, until the ratio is reached.
 
-    After BEiT (Bao et al. 2021, arXiv 2106.08254, algorithm 1), the MAE paper's "block". The last rectangle is cut
-    by chance to the exact number.
+    After BEiT (Bao et al. 2021, arXiv 2106.08254, algorithm 1), the MAE paper's "block". The last rectangle loses
+    random patches, so that the number is exact.
     """
     rows, columns = grid
-    hidden_count = rows * columns - kept(rows * columns, ratio)
+    hidden_count = rows * columns - visible_count(rows * columns, ratio)
     noise = torch.rand(rows, columns, generator=generator)
     hidden = torch.zeros(rows, columns, dtype=torch.bool)
     while (missing := hidden_count - int(hidden.sum())) > 0:
@@ -48,7 +48,7 @@ def block(grid: tuple[int, int], ratio: float, generator: torch.Generator | None
 def regular(grid: tuple[int, int], ratio: float, generator: torch.Generator | None) -> Tensor:
     """Keeps patches on a regular grid: at ratio 0.75 the first of every 2 x 2, the MAE paper's "grid".
 
-    Other ratios keep the first in the order of a Bayer matrix, which spreads any number evenly. No chance in it.
+    Other ratios keep the first in the order of a Bayer matrix, which spreads any number evenly. Nothing is random.
     """
     size = 1
     bayer = torch.zeros(1, 1)
@@ -72,7 +72,7 @@ def strategy(name: str) -> Strategy:
     return STRATEGIES[name]
 
 
-def kept(patches: int, ratio: float) -> int:
+def visible_count(patches: int, ratio: float) -> int:
     """How many of `patches` stay visible: `int(patches * (1 - ratio))`, the official code's rounding."""
     return int(patches * (1 - ratio))
 
@@ -82,3 +82,35 @@ def mask_from_noise(noise: Tensor, visible: int) -> Tensor:
     order = noise.argsort(dim=1, stable=True)
     mask = torch.ones_like(noise, dtype=torch.bool)
     return mask.scatter_(1, order[:, :visible], False)
+
+
+def count_visible(mask: Tensor) -> int:
+    """The number of visible patches in every row of (B, N); waits for the device.
+
+    Raises:
+        ValueError: the rows differ.
+    """
+    counts = (~mask).sum(dim=1).unique()
+    if len(counts) != 1:
+        raise ValueError(f"every image must hide the same number of patches, not {counts.tolist()} visible")
+    return int(counts)
+
+
+def decoding_order(mask: Tensor, visible: int, share: float = 1, noise: Tensor | None = None) -> Tensor:
+    """The patches that a decoder sees, visible ones first, each kind by position: (B, N) -> (B, n).
+
+    Args:
+        mask: (B, N) bool, True = hidden.
+        visible: how many are visible in every row.
+        share: of the hidden patches, those with the lowest `noise` (B, N), which a share below 1 needs.
+
+    Raises:
+        ValueError: a share below 1 without noise.
+    """
+    order, shown = mask.to(torch.uint8), mask.shape[1]
+    if share < 1:
+        if noise is None:
+            raise ValueError(f"decoded={share} of the hidden patches are those with the lowest noise; give noise")
+        shown = visible + max(1, round(share * (shown - visible)))
+        order += mask_from_noise(noise, shown)
+    return order.argsort(dim=1, stable=True)[:, :shown]

@@ -1,8 +1,7 @@
-"""Rectified flow inside hidden patches: the velocity network, its random times, and how a completion is drawn."""
+"""Rectified flow inside hidden patches: the velocity network, its random times, and how a sample is drawn."""
 
 import itertools
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor, distributed, nn
@@ -12,28 +11,28 @@ from losses.flow import FlowHead, random_times
 from losses.patches import patchify, spread, unpatchify
 from losses.reconstruction import Reconstruction
 
-SHRINK = 2  # the U-Net works at half resolution and below: pixels of 2x2 squares become channels
-WIDTHS = (64, 128, 256)  # of the U-Net at a half, a quarter and an eighth
-BLOCKS = (1, 2, 2)  # residual blocks at each, on the way down
-SMALLEST = SHRINK * 2 ** (len(WIDTHS) - 1)  # image sides are multiples of it
-TIME = 128  # values that tell the time
+SHRINK = 2  # the U-Net works at half resolution and below: the pixels of 2x2 squares become channels
+WIDTHS = (64, 128, 256)  # channels of the U-Net at a half, a quarter and an eighth of the resolution
+BLOCKS = (1, 2, 2)  # residual blocks of its encoder at each resolution
+SIDE_MULTIPLE = SHRINK * 2 ** (len(WIDTHS) - 1)  # image sides are multiples of it
+TIME_WIDTH = 128  # values that encode the time
 
 
 class FlowLayers(nn.Module):
     """The velocity network of a `FlowHead`.
 
-    The state is an image whose visible pixels are the truth at every time; the network also sees the mean, where it is
-    hidden, and the decoder's features. The mean is a constant to it: it learns from its own squared error alone.
+    The state is an image whose visible pixels are the truth at every time; the network also sees the mean of the hidden
+    pixels and the decoder's features. No gradient flows into the mean, which its own squared error alone trains.
 
     Args:
         width: of the decoder's features.
         image_size: (H, W); multiples of 8 for the U-Net.
-        std: of the data set, per channel: images are standardised by it.
+        std: (3, 1, 1), of the data set, by which images are standardised.
     """
 
-    def __init__(self, head: FlowHead, width: int, patch_size: int, image_size: tuple[int, int], std: Sequence[float]):
+    def __init__(self, head: FlowHead, width: int, patch_size: int, image_size: tuple[int, int], std: Tensor):
         super().__init__()
-        self.register_buffer("noise", head.noise / torch.as_tensor(std).view(3, 1, 1), persistent=False)
+        self.register_buffer("noise", head.noise / std, persistent=False)
         self.head, self.patch_size = head, patch_size
         self.grid = image_size[0] // patch_size, image_size[1] // patch_size
         self.network = ConvVelocity(width) if head.network == "conv" else PatchVelocity(width, patch_size)
@@ -44,7 +43,7 @@ class FlowLayers(nn.Module):
         """Mean, velocity at `time` and source of every patch, (B, N, 3P).
 
         Args:
-            prediction: (B, N, P), the mean, standardised; of visible patches too, which is not read.
+            prediction: (B, N, P), the mean, standardised; visible patches are not read.
             features: (B, N, D) of the decoder.
             truth: (B, 3, H, W), standardised.
             mask: (B, N) bool, True = hidden.
@@ -55,34 +54,34 @@ class FlowLayers(nn.Module):
         source, mean = self.source(prediction.detach(), truth, covered, noise)
         t = time.view(-1, 1, 1, 1)
         velocity = self.network((1 - t) * source + t * truth, mean, covered, self.on_grid(features), time)
-        # A visible patch stays where it is: its velocity is 0.
+        # A visible patch does not change: its velocity is 0.
         velocity = torch.where(covered, velocity.to(truth.dtype), 0)
         return torch.cat([prediction, *(patchify(x, self.patch_size) for x in (velocity, source))], dim=-1)
 
     def draw(self, r: Reconstruction, features: Tensor, uniform: Tensor, normal: Tensor) -> Tensor:
-        """A completion, (B, N, P) standardised, by the midpoint method: two evaluations a step.
+        """A sample, (B, N, P) standardised, by the midpoint method: two evaluations of the network a step.
 
         Args:
-            r: what the model predicts, everywhere.
+            r: the model's prediction of every patch.
             features: (B, N, D) of the decoder.
-            uniform, normal: of `chance_of`; the uniform numbers are not needed.
+            uniform, normal: from `distributions.random_numbers`; the uniform numbers are not used.
         """
         covered, truth = r.hidden_pixels, r.standardised_image
         x, mean = self.source(r.pixels, truth, covered, unpatchify(normal, self.grid))
         features, step = self.on_grid(features), 1 / self.head.steps
 
-        def moved(begin: Tensor, at: Tensor, time: float, by: float) -> Tensor:
-            """From `begin`, with the velocity that the state `at` has at a time, for so long."""
+        def advance(begin: Tensor, at: Tensor, time: float, duration: float) -> Tensor:
+            """`begin` moved for a duration with the velocity of the state `at` at a time."""
             velocity = self.network(at, mean, covered, features, at.new_full((len(at),), time))
-            return torch.where(covered, begin + by * velocity.to(begin.dtype), truth)
+            return torch.where(covered, begin + duration * velocity.to(begin.dtype), truth)
 
         for i in range(self.head.steps):
-            half = moved(x, x, i * step, step / 2)
-            x = moved(x, half, (i + 0.5) * step, step)
+            half = advance(x, x, i * step, step / 2)
+            x = advance(x, half, (i + 0.5) * step, step)
         return patchify(x, self.patch_size)
 
     def source(self, prediction: Tensor, truth: Tensor, covered: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Where the way begins, and the mean, both with the truth where it is visible: two (B, 3, H, W)."""
+        """The flow's source and the mean, both with the truth in visible patches: two (B, 3, H, W)."""
         mean = torch.where(covered, unpatchify(prediction, self.grid).to(truth.dtype), truth)
         begin = noise if self.head.source == "noise" else mean + self.noise * noise
         return torch.where(covered, begin.to(truth.dtype), truth), mean
@@ -93,15 +92,17 @@ class FlowLayers(nn.Module):
 
 
 class ConvVelocity(nn.Module):
-    """A U-Net over the image, so that hidden patches are drawn together and fit where they meet.
+    """A U-Net over the whole image, so that neighbouring hidden patches are drawn together and match at their borders.
 
-    The decoder's features enter at an eighth of the resolution: of patches below 8 pixels some share a place there.
-    Shapes: see `forward`. The last layer begins at zero.
+    The decoder's features enter at an eighth of the resolution, where patches below 8 pixels are interpolated. The last
+    layer is zero at initialisation.
     """
 
     def __init__(self, features: int):
         super().__init__()
-        self.time = nn.Sequential(nn.Linear(TIME, TIME), nn.SiLU(), nn.Linear(TIME, TIME), nn.SiLU())
+        self.time = nn.Sequential(
+            nn.Linear(TIME_WIDTH, TIME_WIDTH), nn.SiLU(), nn.Linear(TIME_WIDTH, TIME_WIDTH), nn.SiLU()
+        )
         self.inputs = nn.Conv2d(7 * SHRINK**2, WIDTHS[0], 3, padding=1)
         self.features = nn.Conv2d(features, WIDTHS[-1], 1)
         self.before = nn.ModuleList(
@@ -120,12 +121,12 @@ class ConvVelocity(nn.Module):
         """Velocity (B, 3, H, W).
 
         Args:
-            x, mean: (B, 3, H, W), the state and the mean, with the truth where it is visible.
+            x, mean: (B, 3, H, W), the state and the mean, with the truth in visible patches.
             covered: (B, 1, H, W) bool, True where hidden.
             features: (B, D, rows, columns), the decoder's.
             time: (B,) in [0, 1].
         """
-        when = self.time(waves(time).to(features.dtype))
+        when = self.time(encode_time(time).to(features.dtype))
         x = F.pixel_unshuffle(torch.cat([x, mean, covered.to(x.dtype)], dim=1), SHRINK)
         x, skipped = self.inputs(x.contiguous(memory_format=torch.channels_last)), []
         for level, blocks in enumerate(self.before):
@@ -143,13 +144,13 @@ class ConvVelocity(nn.Module):
 
 
 class Residual(nn.Module):
-    """x plus two 3x3 convolutions of it, scaled and shifted by the time in between."""
+    """x plus two 3x3 convolutions of it, scaled and shifted by the time between them."""
 
     def __init__(self, width: int):
         super().__init__()
         self.norms = nn.ModuleList(nn.GroupNorm(8, width) for _ in range(2))
         self.convs = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(2))
-        self.when = nn.Linear(TIME, 2 * width)
+        self.when = nn.Linear(TIME_WIDTH, 2 * width)
 
     def forward(self, x: Tensor, when: Tensor) -> Tensor:
         scale, shift = self.when(when)[..., None, None].chunk(2, dim=1)
@@ -158,10 +159,10 @@ class Residual(nn.Module):
 
 
 class PatchVelocity(nn.Module):
-    """Every patch by itself, given the decoder's feature: cheap, and neighbours do not agree.
+    """An MLP on every patch by itself, given the decoder's feature: cheap, but neighbouring patches do not match.
 
     The network of the per-token loss of MAR (Li et al. 2024, arXiv 2406.11838, section 3.2): residual blocks of two
-    layers, whose norm the condition scales and shifts. Shapes: as `ConvVelocity`.
+    layers, whose norm the condition scales and shifts.
     """
 
     WIDTH, DEPTH = 512, 3
@@ -169,7 +170,7 @@ class PatchVelocity(nn.Module):
     def __init__(self, features: int, patch_size: int):
         super().__init__()
         self.patch_size, values = patch_size, 3 * patch_size**2
-        self.time = nn.Sequential(nn.Linear(TIME, self.WIDTH), nn.SiLU(), nn.Linear(self.WIDTH, self.WIDTH))
+        self.time = nn.Sequential(nn.Linear(TIME_WIDTH, self.WIDTH), nn.SiLU(), nn.Linear(self.WIDTH, self.WIDTH))
         self.features = nn.Linear(features, self.WIDTH)
         self.inputs = nn.Linear(2 * values, self.WIDTH)
         self.norms = nn.ModuleList(nn.LayerNorm(self.WIDTH, elementwise_affine=False) for _ in range(self.DEPTH))
@@ -183,7 +184,10 @@ class PatchVelocity(nn.Module):
         nn.init.zeros_(self.outputs.bias)
 
     def forward(self, x: Tensor, mean: Tensor, covered: Tensor, features: Tensor, time: Tensor) -> Tensor:
-        condition = F.silu(self.features(features.flatten(2).mT) + self.time(waves(time).to(features.dtype))[:, None])
+        """As `ConvVelocity.forward`."""
+        condition = F.silu(
+            self.features(features.flatten(2).mT) + self.time(encode_time(time).to(features.dtype))[:, None]
+        )
         x, mean = (patchify(image, self.patch_size) for image in (x, mean))
         x = self.inputs(torch.cat([x, mean], dim=-1))
         for norm, when, layers in zip(self.norms, self.when, self.layers, strict=True):
@@ -192,17 +196,17 @@ class PatchVelocity(nn.Module):
         return unpatchify(self.outputs(F.silu(x)), features.shape[2:])
 
 
-def waves(time: Tensor) -> Tensor:
-    """Sines and cosines of (B,) times in [0, 1], from a hundredth of a turn to ten: (B, TIME)."""
-    frequency = 2 * math.pi * torch.logspace(-2, 1, TIME // 2, device=time.device)
+def encode_time(time: Tensor) -> Tensor:
+    """Sines and cosines of times (B,) in [0, 1], of 0.01 to 10 periods: (B, TIME_WIDTH)."""
+    frequency = 2 * math.pi * torch.logspace(-2, 1, TIME_WIDTH // 2, device=time.device)
     angle = time.float()[:, None] * frequency
     return torch.cat([angle.sin(), angle.cos()], dim=1)
 
 
-def chance(images: Tensor) -> tuple[Tensor, Tensor]:
+def time_and_noise(images: Tensor) -> tuple[Tensor, Tensor]:
     """Times (B,) and noise (B, 3, H, W) of a training step, seeded by torch's CPU generator, drawn on the device.
 
-    Processes that share a batch have that generator in common; each draws others.
+    Processes that share a batch have the same state of that generator; each draws its own numbers.
     """
     rank = distributed.get_rank() if distributed.is_available() and distributed.is_initialized() else 0
     generator = torch.Generator(images.device).manual_seed(int(torch.randint(2**62, ())) + rank)

@@ -19,7 +19,7 @@ from recon.model import DECODER_HEAD_WIDTH, SIZES, MaskedAutoencoder, create_mod
 from recon.model.bundled import BUNDLED, NAMES, SHARPENED, bundled
 from recon.model.formats import FORMATS, Architecture, Checkpoint, read
 from recon.model.formats.architecture import NORM_EPS
-from recon.model.mae import BESIDE, decoder_parts
+from recon.model.mae import EXTRA_LAYERS, decoder_prefixes
 from recon.saved_settings import flat
 
 
@@ -107,7 +107,7 @@ class Start:
         return {f"sharpened for long\n({SHARPENED})": other}
 
     def _of_decoder(self, name: str) -> bool:
-        return name.startswith(decoder_parts(self.checkpoint.architecture.mask_tokens))
+        return name.startswith(decoder_prefixes(self.checkpoint.architecture.mask_tokens))
 
     def _parts(self, names: Iterable[str]) -> list[str]:
         """The model's parts that tensors belong to, each once: encoder, decoder, and those beside it."""
@@ -116,7 +116,7 @@ class Start:
             if name not in ("pos_embed", "decoder_pos_embed"):  # a formula
                 first = name.partition(".")[0]
                 of = "decoder" if self._of_decoder(name) else "encoder"
-                found[first if f"{first}." in BESIDE else of] = None
+                found[first if f"{first}." in EXTRA_LAYERS else of] = None
         return list(found)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from losses.statistics import IMAGENET_MEAN, IMAGENET_STD
 from recon.model import DECODER_HEAD_WIDTH, SIZES
-from recon.model.masking import kept
+from recon.model.masking import visible_count
 
 LEARNING_RATE, WEIGHT_DECAY, BETAS = 1e-4, 0.05, (0.9, 0.95)
 
@@ -44,7 +44,7 @@ class Task:
 
     @property
     def visible(self) -> int:
-        return kept(self.patches, self.mask_ratio)
+        return visible_count(self.patches, self.mask_ratio)
 
     @cached_property
     def images(self) -> Tensor:

@@ -12,7 +12,7 @@ from losses import TERMS, InvalidSetting, NormalisedPixelHead, PixelHead
 from losses.statistics import IMAGENET_MEAN, IMAGENET_STD
 from recon.model import SIZES, MaskedAutoencoder
 from recon.model.formats.stored import parse
-from recon.model.mae import decoder_parts
+from recon.model.mae import decoder_prefixes
 
 PIXELS, NORMALISED = PixelHead.name, NormalisedPixelHead.name
 TARGETS = {"pixels": PIXELS, "normalised": NORMALISED, NORMALISED: NORMALISED}
@@ -106,7 +106,7 @@ class Architecture:
         """
         with torch.device("meta"):  # allocates nothing, and draws from no generator
             state = self.build(NormalisedPixelHead() if statistics else None).state_dict()
-        other = () if self.decoder_width else decoder_parts("decoder")
+        other = () if self.decoder_width else decoder_prefixes("decoder")
         return {name: tuple(tensor.shape) for name, tensor in state.items() if not name.startswith(other)}
 
 

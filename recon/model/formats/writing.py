@@ -12,7 +12,7 @@ from torch import Tensor
 from losses import InvalidSetting, nearest
 from recon.model.formats import hugging_face
 from recon.model.formats.architecture import FACTS, FORMATS, NORM_EPS, Checkpoint
-from recon.model.mae import decoder_parts
+from recon.model.mae import decoder_prefixes
 
 SUFFIXES = {"official": (".pth", ".pt"), "timm": (".safetensors",), "recon": (".safetensors",), "huggingface": ("",)}
 DEFAULTS = {".safetensors": "recon", ".pth": "official", ".pt": "official", "": "huggingface"}
@@ -71,7 +71,7 @@ def _storable(c: Checkpoint, format: str) -> tuple[dict[str, Tensor], list[str]]
     if format in ("official", "timm") and eps != NORM_EPS:
         left_out.append(f"the norms' epsilon of {eps} (theirs is {NORM_EPS}; this program reads it back)")
     if format == "timm" and c.has_decoder:
-        state = {name: tensor for name, tensor in state.items() if not name.startswith(decoder_parts("decoder"))}
+        state = {name: tensor for name, tensor in state.items() if not name.startswith(decoder_prefixes("decoder"))}
         left_out.append("the decoder")
     elif format in ("official", "huggingface") and c.has_decoder:
         if c.architecture.mask_tokens != "decoder":

@@ -7,8 +7,8 @@ from losses import FlowHead, InvalidSetting, MixtureHead, PixelHead, build_objec
 from losses.mixture import Basis
 from losses.patches import patchify
 from recon.model import SIZES, create_model
-from recon.model.distributions import chance_of
-from recon.model.velocity import chance
+from recon.model.distributions import random_numbers
+from recon.model.velocity import time_and_noise
 from tests.recon.model.conftest import small
 from tests.recon.model.drawn import (
     HEADS,
@@ -117,22 +117,22 @@ def test_answers_move_no_generator(kind):
 
 def test_what_a_draw_is_made_with_depends_on_the_draw_the_mask_and_visible_pixels_alone():
     truth, mask = pictures(), masks()
-    numbers = chance_of(truth, mask, 0)
+    numbers = random_numbers(truth, mask, 0)
     assert numbers[0].shape == (3, PATCHES) and numbers[1].shape == (3, PATCHES, VALUES)
     same = [(repainted(truth, mask), mask), (truth.float(), mask)]
     for images, hidden in same:
-        assert all(torch.equal(a, b) for a, b in zip(chance_of(images, hidden, 0), numbers, strict=True))
+        assert all(torch.equal(a, b) for a, b in zip(random_numbers(images, hidden, 0), numbers, strict=True))
     one = torch.arange(PATCHES) == (~mask).float().argmax(1, keepdim=True)  # the first visible patch of each
     for images, hidden, draw in [(truth, mask, 1), (repainted(truth, one), mask, 0), (truth, masks(seed=1), 0)]:
-        assert not any((a == b).any() for a, b in zip(chance_of(images, hidden, draw), numbers, strict=True))
+        assert not any((a == b).any() for a, b in zip(random_numbers(images, hidden, draw), numbers, strict=True))
     black = torch.zeros_like(truth)  # shows the same under every mask
-    pairs = zip(chance_of(black, mask, 0), chance_of(black, masks(seed=1), 0), strict=True)
+    pairs = zip(random_numbers(black, mask, 0), random_numbers(black, masks(seed=1), 0), strict=True)
     assert not any((a == b).any() for a, b in pairs)
 
 
 def test_every_image_has_numbers_of_its_own_and_they_are_uniform_and_normal():
     """5 standard errors of mean and variance."""
-    uniform, normal = chance_of(pictures(200), masks(200), 0)
+    uniform, normal = random_numbers(pictures(200), masks(200), 0)
     assert len(uniform[:, 0].unique()) == 200
     assert (uniform >= 0).all() and (uniform < 1).all()
     for found, mean, variance, of_variance in [(uniform, 1 / 2, 1 / 12, 1 / 180), (normal, 0, 1, 2)]:
@@ -202,7 +202,7 @@ def test_an_untrained_copy_draws_too_and_is_the_same_for_a_seed(kind):
 
 def test_a_file_of_weights_has_the_principal_components():
     model, other = made("mixture"), made("mixture", seed=1)
-    model.distribution.take(Basis.of(patchify(pictures(9), PATCH).flatten(0, 1)))
+    model.distribution.set_basis(Basis.of(patchify(pictures(9), PATCH).flatten(0, 1)))
     other.load_state_dict(model.state_dict())
     r, copy = (m(pictures(), mask=masks()) for m in (model, other))
     assert torch.equal(r.head.nats(r), copy.head.nats(copy))
@@ -293,5 +293,5 @@ def test_processes_draw_other_times_and_noise(monkeypatch):
         torch.manual_seed(0)
         monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
         monkeypatch.setattr("torch.distributed.get_rank", lambda rank=rank: rank)
-        found.append(chance(torch.zeros(4, 3, 8, 8)))
+        found.append(time_and_noise(torch.zeros(4, 3, 8, 8)))
     assert not any((a == b).any() for a, b in zip(*found, strict=True))

@@ -8,7 +8,7 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from losses import InvalidSetting
-from recon.model.masking import STRATEGIES, kept, mask_from_noise, strategy
+from recon.model.masking import STRATEGIES, mask_from_noise, strategy, visible_count
 
 grids = st.tuples(st.integers(1, 16), st.integers(1, 16))
 ratios = st.floats(0.01, 0.99)
@@ -21,7 +21,7 @@ def seeded(seed: int) -> torch.Generator:
 def masks(name: str, grid: tuple[int, int], ratio: float, number: int) -> torch.Tensor:
     """(number, rows, columns) bool, True = hidden."""
     noise = torch.stack([strategy(name)(grid, ratio, seeded(seed)) for seed in range(number)])
-    return mask_from_noise(noise, kept(grid[0] * grid[1], ratio)).view(number, *grid)
+    return mask_from_noise(noise, visible_count(grid[0] * grid[1], ratio)).view(number, *grid)
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
@@ -34,15 +34,15 @@ def test_every_strategy_hides_exactly_the_number_that_the_ratio_says(name, grid,
     assume(0 < visible < patches)
     noise = strategy(name)(grid, ratio, seeded(seed))
     assert noise.shape == (patches,) and noise.dtype == torch.float32
-    assert mask_from_noise(noise[None], kept(patches, ratio)).sum() == patches - visible
+    assert mask_from_noise(noise[None], visible_count(patches, ratio)).sum() == patches - visible
 
 
 @given(grid=grids, ratio=ratios, seed=st.integers(0, 2**32))
 def test_block_noise_says_by_itself_what_is_hidden(grid, ratio, seed):
     patches = grid[0] * grid[1]
-    assume(0 < kept(patches, ratio) < patches)
+    assume(0 < visible_count(patches, ratio) < patches)
     noise = strategy("block")(grid, ratio, seeded(seed))
-    assert (noise >= 1).sum() == patches - kept(patches, ratio)
+    assert (noise >= 1).sum() == patches - visible_count(patches, ratio)
 
 
 @given(grid=grids, ratio=ratios)
@@ -109,7 +109,7 @@ def test_the_grid_is_the_same_for_all_images():
 
 @given(patches=st.integers(1, 400), ratio=st.floats(0, 1))
 def test_kept_is_the_official_rounding(patches, ratio):
-    assert kept(patches, ratio) == int(patches * (1 - ratio))
+    assert visible_count(patches, ratio) == int(patches * (1 - ratio))
 
 
 def test_ties_stay_visible_by_position():

@@ -118,7 +118,7 @@ def test_a_mixture_draws_from_the_posterior(training, held_out):
     torch.manual_seed(0)
     layers = MixtureLayers(MixtureHead(gaussians=1), WIDTH, PATCH)
     images, mask, mean = training
-    layers.take(Basis.of((patchify(standardised(images), PATCH) - mean)[mask]))
+    layers.set_basis(Basis.of((patchify(standardised(images), PATCH) - mean)[mask]))
     features = torch.zeros(BATCH, 16, WIDTH)
     taught(layers, "mixture", 600, training, lambda mean, *_: layers(mean, features))
     with torch.no_grad():

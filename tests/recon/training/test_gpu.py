@@ -61,12 +61,12 @@ RUNS = {
 @pytest.fixture(autouse=True)
 def one_chance(monkeypatch):
     """A flow's times and noise are drawn on the device, and so are others on each: here those of the CPU on both."""
-    drawn = velocity.chance
+    drawn = velocity.time_and_noise
 
     def on_cpu(images):
         return tuple(tensor.to(images.device) for tensor in drawn(images.cpu()))
 
-    monkeypatch.setattr(velocity, "chance", on_cpu)
+    monkeypatch.setattr(velocity, "time_and_noise", on_cpu)
 
 
 def words(device: torch.device, pictures, *more: str) -> list[str]:
