@@ -1,6 +1,8 @@
 """Command: many runs on the same images and masks, one report."""
 
+from losses import InvalidSetting
 from recon.cli import Command, run
+from recon.runs import missing
 from recon.study_config import CompareSettings
 
 COMMAND = Command(
@@ -13,6 +15,9 @@ COMMAND = Command(
 
 
 def compare(settings: CompareSettings, given: frozenset[str]) -> int:
+    reasons = [missing(run) for run in settings.runs]
+    if reasons and all(reasons):
+        raise InvalidSetting("; ".join(filter(None, reasons)))
     from recon.comparison.compare_runs import compare
 
     return compare(settings, given)

@@ -1,6 +1,8 @@
 """Command: how sharp and how faithful a run's reconstructions are."""
 
+from losses import InvalidSetting
 from recon.cli import Command, run
+from recon.runs import missing
 from recon.study_config import EvaluateSettings
 
 COMMAND = Command(
@@ -12,6 +14,8 @@ COMMAND = Command(
 
 
 def evaluate(settings: EvaluateSettings, given: frozenset[str]) -> int:
+    if settings.run is not None and (why := missing(settings.run)):
+        raise InvalidSetting(why)
     from recon.evaluation.evaluate_run import evaluate_run
 
     return evaluate_run(settings, given)

@@ -19,7 +19,7 @@ from recon.model.bundled import NAMES, bundled
 from recon.model.formats import FORMATS, Checkpoint, read
 from recon.model.formats.architecture import head_named
 from recon.model.formats.hugging_face import WEIGHTS
-from recon.runs import CONFIG, MODEL, RUNS, read_metrics
+from recon.runs import CONFIG, MODEL, RUNS, missing, read_metrics
 from recon.saved_settings import flattened, settings_from, upgraded
 from recon.training.initialisation import make_model
 
@@ -109,7 +109,7 @@ def open_run(path: Path, target: str | None = None) -> LoadedRun:
             return load_run(path)
         return _of_checkpoint(path, path, read(path, target))
     if not path.is_file():
-        raise InvalidSetting(f"there is no run {path}{_others(path.parent)}")
+        raise InvalidSetting(missing(name) or f"{path} is no file that can be read")
     if path.name in WEIGHTS and (path.parent / CONFIG).is_file():
         raise InvalidSetting(f"{path} is the model of the run {path.parent}; give the run")
     if path.name in WEIGHTS and (path.parent / "config.json").is_file():
@@ -171,11 +171,6 @@ def _metadata(content: bytes) -> dict[str, str]:
     """Of a safetensors file: its header is a length in 8 bytes, then JSON."""
     length = int.from_bytes(content[:8], "little")
     return json.loads(content[8 : 8 + length]).get("__metadata__", {})
-
-
-def _others(parent: Path) -> str:
-    there = sorted(path.parent.name for path in parent.glob(f"*/{CONFIG}"))
-    return f" ({parent}/ has {', '.join(there)})" if there else ""
 
 
 # Old names, until the packages that measure have the new ones.

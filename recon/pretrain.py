@@ -2,6 +2,7 @@
 
 from recon.cli import Command, run
 from recon.config import Settings
+from recon.runs import existing
 
 COMMAND = Command(
     "pretrain",
@@ -11,6 +12,8 @@ COMMAND = Command(
 
 
 def pretrain(settings: Settings, given: frozenset[str]) -> int:
+    if settings.resume:
+        existing(settings)  # a run that is missing is told at once
     from recon.training.setup import pretrain
 
     return pretrain(settings, given)

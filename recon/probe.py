@@ -1,6 +1,8 @@
 """Command: what a run's representation is worth."""
 
+from losses import InvalidSetting
 from recon.cli import Command, run
+from recon.runs import missing
 from recon.study_config import ProbeSettings
 
 COMMAND = Command(
@@ -12,6 +14,8 @@ COMMAND = Command(
 
 
 def probe(settings: ProbeSettings, given: frozenset[str]) -> int:
+    if settings.run is not None and (why := missing(settings.run)):
+        raise InvalidSetting(why)
     from recon.probing.probe_run import probe
 
     return probe(settings, given)

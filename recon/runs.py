@@ -11,14 +11,16 @@ from contextlib import contextmanager
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-import torch
 import yaml
 
 from losses import InvalidSetting
-from recon.config import Settings
+from recon.config import BUNDLED, Settings
 from recon.saved_settings import flat, nested
+
+if TYPE_CHECKING:
+    import torch
 
 RUNS = Path("runs")
 CONFIG, ENVIRONMENT, METRICS = "config.yaml", "environment.json", "metrics.jsonl"
@@ -73,6 +75,15 @@ def existing(settings: Settings) -> Path:
     return folder
 
 
+def missing(run: str) -> str | None:
+    """Why there is nothing to open under that name; None where there is a run, a checkpoint or a bundled model."""
+    path = Path(run)
+    if run in BUNDLED or path.exists():
+        return None
+    others = sorted(other.parent.name for other in path.parent.glob(f"*/{CONFIG}"))
+    return f"there is no run {path}" + (f" ({path.parent}/ has {', '.join(others)})" if others else "")
+
+
 def holds_a_run(folder: Path) -> bool:
     return any((folder / name).exists() for name in (CONFIG, CHECKPOINT, PREVIOUS))
 
@@ -108,8 +119,10 @@ def write_config(folder: Path, settings: Settings, facts: dict[str, Any]) -> Non
     write_text(folder / CONFIG, text)
 
 
-def write_environment(folder: Path, device: torch.device, processes: int, sharded: bool) -> None:
+def write_environment(folder: Path, device: "torch.device", processes: int, sharded: bool) -> None:
     """environment.json: what the run ran on."""
+    import torch
+
     packages = [
         "torch",
         "torchvision",
@@ -147,6 +160,8 @@ def read_metrics(folder: Path) -> dict[str, list[float | None]]:
 
 def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
     """Writes `state` as the newest checkpoint and keeps the one before it; a whole one exists at every moment."""
+    import torch
+
     with write_atomically(folder / CHECKPOINT) as file:
         torch.save({"format": CHECKPOINT_FORMAT, **state}, file)
         file.flush()
@@ -184,6 +199,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         InvalidSetting: the file is cut short, has a changed byte, holds objects, or is no checkpoint of this program.
     """
+    import torch
+
     try:
         with zipfile.ZipFile(path) as archive:
             if (member := archive.testzip()) is not None:  # torch.load checks no checksums

@@ -25,3 +25,19 @@ def test_help_and_mistyped_settings_need_no_torch(command, word, status, said, t
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=100)
     assert said in done.stdout + done.stderr, done.stderr
     assert f"status {status}\nimported []" in done.stdout, done.stdout[-300:]
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("pretrain", ["name=nothing", "resume=true"]),
+        ("evaluate", ["run=runs/nothing"]),
+        ("compare", ["runs/nothing", "runs/less"]),
+        ("probe", ["run=runs/nothing"]),
+    ],
+)
+def test_a_missing_run_needs_no_torch(command, words, tmp_path):
+    code = ASKED.format(command=command, words=[command, *words])
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=100)
+    assert "there is no run runs/nothing" in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
+    assert "status 2\nimported []" in done.stdout, done.stdout[-300:]
