@@ -226,7 +226,7 @@ def model_to_train(
         mean, std = record["mean"], record["std"]
     model = make_model(settings, head, mean, std)
     if isinstance(model.distribution, MixtureLayers) and not saved:
-        model.distribution.take(ranks.on_rank_zero(lambda: principal_components(source, model, settings.seed)))
+        model.distribution.set_basis(ranks.on_rank_zero(lambda: principal_components(source, model, settings.seed)))
     return model
 
 
