@@ -21,6 +21,7 @@ from losses import InvalidSetting
 from recon.loaded_run import open_run
 from recon.model.bundled import BASE, FILE, REFINER
 from recon.model.formats import Checkpoint, read, write
+from recon.runs import write_bytes
 
 LARGEST = 5_000_000  # bytes, of both files
 
@@ -41,10 +42,7 @@ def export(run: Path) -> Path:
     refiner = {name: tensor for name, tensor in halved.items() if name.startswith("refiner.")}
     if refiner:
         _check_base(run, checkpoint)
-        temporary = REFINER.with_name(REFINER.name + ".tmp")
-        # Not save_file, whose files nobody but their owner may read.
-        temporary.write_bytes(save(refiner, metadata={BASE: read(FILE).sha256}))
-        temporary.replace(REFINER)
+        write_bytes(REFINER, save(refiner, metadata={BASE: read(FILE).sha256}))
         return REFINER
     FILE.unlink(missing_ok=True)
     write(replace(checkpoint, state=halved), FILE, "recon")

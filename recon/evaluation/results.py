@@ -17,7 +17,7 @@ from torch import Tensor
 
 from recon.evaluation.protocol import Protocol
 from recon.metrics import MetricInfo
-from recon.runs import write_text
+from recon.runs import write_bytes, write_text
 
 FORMAT = "recon evaluation 3"
 JSON, TENSORS = "evaluation.json", "evaluation.safetensors"
@@ -171,10 +171,8 @@ class Evaluation:
 
 def write(folder: Path, evaluation: Evaluation) -> None:
     """Writes both files into a run's folder, the numbers of images first."""
-    temporary = folder / f"{TENSORS}.tmp"
     tensors = {name: tensor.contiguous() for name, tensor in evaluation.tensors.items()}
-    temporary.write_bytes(save(tensors, metadata=_belongs_to(evaluation.digest, evaluation.model)))
-    temporary.replace(folder / TENSORS)
+    write_bytes(folder / TENSORS, save(tensors, metadata=_belongs_to(evaluation.digest, evaluation.model)))
     tables = {"columns": evaluation.columns, "rows": evaluation.rows, "values": evaluation.results}
     head = {f.name: getattr(evaluation, f.name) for f in fields(evaluation) if f.name not in ("results", "tensors")}
     head = {"format": FORMAT} | head | {"protocol": asdict(evaluation.protocol)}

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from losses import InvalidSetting
 from recon import runs as run_folder
 from recon.config import every_setting
-from recon.runs import CHECKPOINT, PREVIOUS, RUNS, create, existing, read_checkpoint
+from recon.runs import CHECKPOINT, PREVIOUS, RUNS, create, existing, read_checkpoint, write_atomically, write_text
 from recon.saved_settings import RESUME_OVERRIDES, flat, nested, resumed_settings, settings_from
 from tests.recon.training.conftest import differences, lines_of, settings, small_run
 
@@ -262,3 +262,27 @@ def test_harmless_is_what_touches_neither_the_weights_nor_what_they_mean():
 def test_settings_by_key_and_as_a_tree_are_the_same():
     values = flat(settings("data.image_size=[16,32]", "batch.size=8")[0])
     assert flat(settings_from(values)) == values and flat_of(nested(values)) == values
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "file"
+    write_text(path, "before")
+    with pytest.raises(KeyboardInterrupt), write_atomically(path) as file:
+        file.write(b"half")
+        raise KeyboardInterrupt
+    assert path.read_text() == "before" and list(tmp_path.iterdir()) == [path]
+
+
+def test_two_that_write_one_file_at_once_do_not_mix(tmp_path):
+    path = tmp_path / "file"
+    with write_atomically(path) as one, write_atomically(path) as two:
+        for half in (b"first ", b"second"):
+            one.write(half)
+            two.write(half.upper())
+    assert path.read_text() == "first second" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_can_be_read_by_those_who_may_read_others(tmp_path):
+    (tmp_path / "plain").touch()
+    write_text(tmp_path / "written", "")
+    assert (tmp_path / "written").stat().st_mode == (tmp_path / "plain").stat().st_mode
