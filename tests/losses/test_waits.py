@@ -65,7 +65,7 @@ def copied(expression: str) -> list[str]:
         head = head.with_basis(Basis(torch.empty(192, 192, device=META), torch.empty(192, device=META)))  # as those
     images = torch.empty(2, 3, 64, 64, device=META)
     mask = torch.empty(2, 64, dtype=torch.bool, device=META)
-    tally = MetricAccumulator(META)
+    metrics = MetricAccumulator(META)
     found: list[str] = []
     with Copies(found), Made(found):
         for step in (0, 5):
@@ -74,7 +74,7 @@ def copied(expression: str) -> list[str]:
             result = objective(r, step)
             prediction.backward(result.gradient)
             norm = torch.linalg.vector_norm(prediction.grad)
-            tally.record([result], objective, norm, norm.isfinite())
+            metrics.record([result], objective, norm, norm.isfinite())
     return found
 
 

@@ -26,17 +26,17 @@ def result(mse: float = 1.0, l1: float = 2.0, norms: tuple[float, float] = (3.0,
     return Result(scalar(mse + 0.5 * l1), torch.zeros(1), terms, {("mse", "l1"): scalar(cosine)})
 
 
-def record(tally: MetricAccumulator, results: Result | list[Result], norm: float = 1.0) -> None:
-    tally.record(
+def record(metrics: MetricAccumulator, results: Result | list[Result], norm: float = 1.0) -> None:
+    metrics.record(
         results if isinstance(results, list) else [results], objective(), scalar(norm), scalar(norm).isfinite()
     )
 
 
 def test_means_are_over_the_steps_since_the_last_line():
-    tally = MetricAccumulator(CPU)
-    record(tally, result(mse=1, l1=2, cosine=0.25), norm=8)
-    record(tally, result(mse=3, l1=4, cosine=0.75), norm=2)
-    assert tally.means() == {
+    metrics = MetricAccumulator(CPU)
+    record(metrics, result(mse=1, l1=2, cosine=0.25), norm=8)
+    record(metrics, result(mse=3, l1=4, cosine=0.75), norm=2)
+    assert metrics.means() == {
         "loss": 3.5,
         "gradient_norm": 5.0,
         "mse/value": 2.0,
@@ -49,8 +49,8 @@ def test_means_are_over_the_steps_since_the_last_line():
         "l1/gradient_share": pytest.approx(0.4),
         "cosine/mse~l1": 0.5,
     }
-    record(tally, result(mse=7))
-    assert tally.means()["mse/value"] == 7
+    record(metrics, result(mse=7))
+    assert metrics.means()["mse/value"] == 7
 
 
 def without_l1(mse: float) -> Result:
@@ -73,9 +73,9 @@ def test_a_term_of_every_kth_step_is_logged_as_if_it_came_at_every_step():
     assert sparse.means() == straight.means()
     resumed = MetricAccumulator(CPU)
     resumed.load_state(sparse.state())
-    for tally in (sparse, resumed):
-        tally.record([without_l1(5)], of, scalar(1), torch.tensor(True))
-        means = tally.means()
+    for metrics in (sparse, resumed):
+        metrics.record([without_l1(5)], of, scalar(1), torch.tensor(True))
+        means = metrics.means()
         assert means["loss"] == 5 + 0.5 * 4  # 3 + 0.5 * 4 before
         assert means["mse/gradient_share"] == 1 / (1 + 0.5 * 8)
         assert means["l1/gradient_share"] == 4 / (1 + 0.5 * 8)
@@ -83,33 +83,33 @@ def test_a_term_of_every_kth_step_is_logged_as_if_it_came_at_every_step():
 
 
 def test_micro_batches_are_averaged_into_one_step():
-    tally = MetricAccumulator(CPU)
-    record(tally, [result(mse=1), result(mse=3)])
-    record(tally, [result(mse=5), result(mse=7)])
-    assert tally.means()["mse/value"] == 4
+    metrics = MetricAccumulator(CPU)
+    record(metrics, [result(mse=1), result(mse=3)])
+    record(metrics, [result(mse=5), result(mse=7)])
+    assert metrics.means()["mse/value"] == 4
 
 
 def test_without_any_push_no_term_has_a_share():
-    tally = MetricAccumulator(CPU)
-    record(tally, result(norms=(0, 0)))
-    means = tally.means()
+    metrics = MetricAccumulator(CPU)
+    record(metrics, result(norms=(0, 0)))
+    means = metrics.means()
     assert means["mse/gradient_share"] == means["l1/gradient_share"] == 0
 
 
 def test_skipped_steps_are_left_out_of_the_means():
-    tally = MetricAccumulator(CPU)
-    record(tally, result(mse=1))
-    record(tally, result(mse=NAN, norms=(NAN, 4)), norm=NAN)
-    record(tally, result(mse=3))
-    assert tally.means()["mse/value"] == 2 and tally.skipped() == {"mse": 1}
+    metrics = MetricAccumulator(CPU)
+    record(metrics, result(mse=1))
+    record(metrics, result(mse=NAN, norms=(NAN, 4)), norm=NAN)
+    record(metrics, result(mse=3))
+    assert metrics.means()["mse/value"] == 2 and metrics.skipped() == {"mse": 1}
 
 
 def test_where_every_step_was_skipped_there_is_no_mean():
-    tally = MetricAccumulator(CPU)
-    record(tally, result(mse=NAN), norm=NAN)
-    assert tally.means() == {}
-    record(tally, result(mse=5))
-    assert tally.means()["mse/value"] == 5
+    metrics = MetricAccumulator(CPU)
+    record(metrics, result(mse=NAN), norm=NAN)
+    assert metrics.means() == {}
+    record(metrics, result(mse=5))
+    assert metrics.means()["mse/value"] == 5
 
 
 @pytest.mark.parametrize(
@@ -124,29 +124,29 @@ def test_where_every_step_was_skipped_there_is_no_mean():
 )
 @pytest.mark.parametrize("norm", [NAN, INF])
 def test_the_term_at_fault_is_named_and_the_model_where_none_is(bad, blamed, norm):
-    tally = MetricAccumulator(CPU)
-    record(tally, [result(), bad], norm=norm)
-    assert tally.skipped() == blamed and tally.skipped_in_a_row() == 1
+    metrics = MetricAccumulator(CPU)
+    record(metrics, [result(), bad], norm=norm)
+    assert metrics.skipped() == blamed and metrics.skipped_in_a_row() == 1
 
 
 def test_a_finite_step_ends_a_row():
-    tally = MetricAccumulator(CPU)
+    metrics = MetricAccumulator(CPU)
     rows = []
     for norm in (NAN, NAN, 1.0, NAN):
-        record(tally, result(), norm=norm)
-        rows.append(tally.skipped_in_a_row())
-    assert rows == [1, 2, 0, 1] and tally.skipped() == {"model": 3}
+        record(metrics, result(), norm=norm)
+        rows.append(metrics.skipped_in_a_row())
+    assert rows == [1, 2, 0, 1] and metrics.skipped() == {"model": 3}
 
 
 def test_a_tally_taken_up_again_says_the_same():
     straight, first, second = MetricAccumulator(CPU), MetricAccumulator(CPU), MetricAccumulator(CPU)
-    for tally in (straight, first):
-        record(tally, result(mse=1))
-        record(tally, result(mse=NAN), norm=NAN)
+    for metrics in (straight, first):
+        record(metrics, result(mse=1))
+        record(metrics, result(mse=NAN), norm=NAN)
     second.load_state(first.state())
-    for tally in (straight, second):
-        record(tally, result(mse=NAN), norm=NAN)
-        record(tally, result(mse=4))
+    for metrics in (straight, second):
+        record(metrics, result(mse=NAN), norm=NAN)
+        record(metrics, result(mse=4))
     assert straight.skipped() == second.skipped() == {"mse": 2}
     assert straight.means() == second.means()
 
