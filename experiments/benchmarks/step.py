@@ -101,7 +101,7 @@ class Bench:
             self.optimizer.zero_grad()
         with self._part("critic's update"):
             self.objective.update(self.step)
-        with self._part("tally"):
+        with self._part("metrics"):
             self.metrics.record([result], self.objective, norm, norm.isfinite())
         self.step += 1
 

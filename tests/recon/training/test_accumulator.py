@@ -138,7 +138,7 @@ def test_a_finite_step_ends_a_row():
     assert rows == [1, 2, 0, 1] and metrics.skipped() == {"model": 3}
 
 
-def test_a_tally_taken_up_again_says_the_same():
+def test_an_accumulator_restored_from_its_state_has_the_same_means():
     straight, first, second = MetricAccumulator(CPU), MetricAccumulator(CPU), MetricAccumulator(CPU)
     for metrics in (straight, first):
         record(metrics, result(mse=1))
@@ -151,7 +151,7 @@ def test_a_tally_taken_up_again_says_the_same():
     assert straight.means() == second.means()
 
 
-def test_a_tally_from_before_parts_were_kept_is_taken_up():
+def test_a_state_from_before_parts_were_saved_loads():
     old, new = MetricAccumulator(CPU), MetricAccumulator(CPU)
     record(old, result(mse=1))
     state = old.state()
@@ -159,3 +159,15 @@ def test_a_tally_from_before_parts_were_kept_is_taken_up():
     new.load_state(state)
     record(new, result(mse=5, l1=2))
     assert new.means()["loss"] == 5 + 0.5 * 2
+
+
+def test_a_state_with_the_name_that_weighted_norms_had_before_loads():
+    old, new = MetricAccumulator(CPU), MetricAccumulator(CPU)
+    record(old, result(mse=1))
+    state = old.state()
+    earlier = {
+        tuple(c.replace("/weighted_norm", "/push") for c in curves): sums for curves, sums in state["rows"].items()
+    }
+    new.load_state(state | {"rows": earlier, "parts": {"mse/push": 3.0}})
+    assert earlier != state["rows"] and new.parts == {"mse/weighted_norm": 3.0}
+    assert new.means() == old.means()
