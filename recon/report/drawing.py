@@ -1,14 +1,27 @@
-"""What a plot is before it is drawn, and how rows look in all of them."""
+"""How rows look in every plot, and drawing: a plot as SVG for the page and as PNG for papers."""
 
 import colorsys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+import io
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
 
-Interval = tuple[float, float] | None
+import matplotlib.style
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.markers import MarkerStyle
+from matplotlib.ticker import LogLocator, MaxNLocator
+from matplotlib.transforms import Bbox
 
+from recon.report.series import Interval, Plot, Series
+
+# (on white, on black). Trained runs have vivid colours, simple reconstructions muted ones, bounds gold, the truth ink.
 INK = ("#1c1e21", "#e8e8e6")
-# (on white, on black): trained runs are vivid, simple reconstructions muted, bounds gold, the truth is the ink.
 VIVID = [
     ("#3563d9", "#82a4ff"),
     ("#e06a12", "#ff9f56"),
@@ -27,90 +40,215 @@ MUTE = [
     ("#a1839a", "#b799b0"),
 ]
 GOLD = [("#b58a00", "#ecc04a"), ("#8f7a35", "#c9b26a")]
-MARKERS = {"run": ("circle", "o"), "simple": ("square", "s"), "bound": ("diamond", "D"), "truth": ("star", "*")}
-DASHES = [("solid", "-"), ("dot", ":"), ("dash", "--"), ("dashdot", "-."), ("longdash", (0, (8, 3)))]
+PALETTES = {"run": VIVID, "simple": MUTE, "bound": GOLD, "truth": [INK]}
+# Rows of a kind differ in their marker too: colour alone is lost in print and to the colour-blind.
+MARKERS = {"run": "o^vp<>h", "simple": "sPXd", "bound": "D", "truth": "*"}
+DASHES = ["-", ":", "--", "-.", (0, (8, 3))]
+
+# Names of the page's style sheet, by the colour that stands for each in a drawing.
+PAPER, MUTED, LINE, STRONG_LINE = "#ffffff", "#686d74", "#e3e3df", "#bfc0bb"
+THEME = {PAPER: "paper", INK[0]: "ink", MUTED: "muted", LINE: "line", STRONG_LINE: "strong-line"}
+STYLE = Path(__file__).with_name("plots.mplstyle")
+UNPRINTABLE = re.compile("[^\n\\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # characters that XML does not allow
+WIDTH, HEIGHT = 6.4, 3.7  # inches, without the legend of the rows
 
 
 @dataclass(frozen=True)
-class Series:
-    """One line, or the points, of one row.
-
-    Args:
-        row: key of the row; it decides colour and marker.
-        x, y: of equal length; None is a gap.
-        variant: what tells this line from the row's others ("coherence", a term's name); it decides the dash.
-        text: per point, shown on hover beside x and y.
-        x_interval, y_interval: per point, (low, high) or None.
-    """
-
-    row: str
-    label: str
-    x: Sequence[float | None]
-    y: Sequence[float | None]
-    mode: Literal["lines", "markers", "lines+markers"] = "lines+markers"
-    variant: str = ""
-    text: Sequence[str] = ()
-    x_interval: Sequence[Interval] = ()
-    y_interval: Sequence[Interval] = ()
-
-
-@dataclass(frozen=True)
-class Plot:
-    """Axes and series.
-
-    Args:
-        name: of its file.
-        about: a sentence or two on how to read it.
-        diagonal: draws y = x.
-        ticks: where x has ticks; by default the axis chooses.
-        guide: a point (x, y) that dotted lines cross in, such as the truth's.
-    """
-
-    name: str
-    title: str
-    about: str
-    x_label: str
-    y_label: str
-    series: list[Series] = field(default_factory=list)
-    log_x: bool = False
-    log_y: bool = False
-    ticks: Sequence[float] = ()
-    diagonal: bool = False
-    guide: tuple[float, float] | None = None
-
-    @property
-    def variants(self) -> list[str]:
-        """What dashes tell apart, in order of appearance; empty where a row has one line."""
-        return [name for name in dict.fromkeys(series.variant for series in self.series) if name]
-
-    def dash(self, variant: str) -> tuple[str, Any]:
-        """In plotly's words and in matplotlib's."""
-        return DASHES[self.variants.index(variant) % len(DASHES)] if variant else DASHES[0]
-
-
-@dataclass(frozen=True)
-class Look:
-    """How a row looks in every plot: colour on white and on black, and its place among the rows."""
+class RowStyle:
+    """How a row looks in every plot and table: place among the rows, colour on white and on black, marker."""
 
     position: int
     light: str
     dark: str
-    kind: str
+    marker: str
+
+    @property
+    def outline(self) -> str:
+        """The marker as a shape of CSS, for a swatch beside the row's name."""
+        if self.marker == "o":
+            return "circle()"
+        shape = MarkerStyle(self.marker)
+        (corners,) = shape.get_path().transformed(shape.get_transform()).to_polygons()
+        size = 2 * abs(corners).max()
+        return f"polygon({', '.join(f'{50 + 100 * x / size:.0f}% {50 - 100 * y / size:.0f}%' for x, y in corners)})"
 
 
-def looks(rows: Sequence[Mapping[str, Any]]) -> dict[str, Look]:
-    """Row key -> look. Colours are told apart within a kind; the ninth run and later ones get paler hues."""
-    palettes = {"run": VIVID, "simple": MUTE, "bound": GOLD, "truth": [INK]}
+def row_styles(rows: Sequence[Mapping[str, Any]]) -> dict[str, RowStyle]:
+    """Row key -> style. Colours differ between all rows; the ninth run and later ones get paler hues."""
     seen: dict[str, int] = {}
-    found = {}
+    styles = {}
     for position, row in enumerate(rows):
         i = seen[row["kind"]] = seen.get(row["kind"], -1) + 1
-        palette = palettes[row["kind"]]
+        palette, markers = PALETTES[row["kind"]], MARKERS[row["kind"]]
         light, dark = palette[i] if i < len(palette) else (_hue(i, 0.42), _hue(i, 0.68))
-        found[row["key"]] = Look(position, light, dark, row["kind"])
-    return found
+        styles[row["key"]] = RowStyle(position, light, dark, markers[i % len(markers)])
+    return styles
 
 
 def _hue(i: int, lightness: float) -> str:
     channels = colorsys.hls_to_rgb(i * 0.381966 % 1, lightness, 0.45)  # golden angle: neighbours differ
     return "#" + "".join(f"{round(255 * channel):02x}" for channel in channels)
+
+
+def write_png(plot: Plot, styles: Mapping[str, RowStyle], path: Path) -> None:
+    """Draws the plot under its title; the file is written under a temporary name, then renamed."""
+    temporary = path.with_name(path.name + ".tmp")
+    with matplotlib.style.context(STYLE):
+        figure = draw(plot, styles)
+        figure.suptitle(plot.title)
+        figure.savefig(temporary, format="png", bbox_inches=_frame(figure))
+    temporary.replace(path)
+
+
+def svg(plot: Plot, styles: Mapping[str, RowStyle]) -> str:
+    """Draws the plot as an <svg> element for an HTML page; the same plot gives the same bytes.
+
+    Colours are the variables of the page's style sheet (--ink, --row-3), everything of a row has its position as
+    `data-row`, lines and points have tooltips, and ids differ between plots.
+    """
+    file = io.BytesIO()
+    with matplotlib.style.context([STYLE, {"svg.hashsalt": plot.name}]):
+        figure = draw(plot, styles)
+        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None}, bbox_inches=_frame(figure))
+    root = ElementTree.fromstring(file.getvalue())
+    for name in ("metadata", "defs"):  # the first <defs> holds a style sheet, which would be the whole page's
+        root.remove(root.find(f"{{*}}{name}"))
+    colours = {look.light: f"row-{look.position}" for look in styles.values()} | THEME
+    for element in root.iter():
+        element.tag = element.tag.rpartition("}")[2]  # HTML knows <svg> without a namespace
+        attributes = {key.rpartition("}")[2]: value for key, value in element.attrib.items()}
+        kind, _, number = attributes.get("id", "").partition("-")
+        if look := attributes.get("style"):
+            look = re.sub("#[0-9a-f]{6}", lambda found: f"var(--{colours[found[0]]})", look)
+            attributes["style"] = re.sub(r"font-family: [^;]*;\s*", "", look)  # the page's
+        if number:
+            del attributes["id"]
+            series = plot.series[int(number)] if kind == "series" else None
+            attributes["data-row"] = str(styles[series.row].position) if series else number
+            _add_tooltips(element, plot, series) if series else None
+        element.attrib = attributes
+    used = set(re.findall(r"#(\w+)", " ".join(value for each in root.iter() for value in each.attrib.values())))
+    for element in root.iter():
+        if element.get("id") not in used:
+            element.attrib.pop("id", None)
+    del root.attrib["width"], root.attrib["height"]
+    return ElementTree.tostring(root, encoding="unicode")
+
+
+def _add_tooltips(element: ElementTree.Element, plot: Plot, series: Series) -> None:
+    """Names the series on hover, and of each marked point its x, y and note."""
+    name = UNPRINTABLE.sub("\ufffd", series.name)
+    texts = []
+    for i, (x, y) in enumerate(zip(*_coordinates(plot, series), strict=True)):
+        if series.mark_every and i % series.mark_every == 0 and math.isfinite(x) and math.isfinite(y):
+            note = series.notes[i : i + 1]
+            texts.append("\n".join([name, f"{plot.x_label} {x:.4g}", f"{plot.y_label} {y:.4g}", *note]))
+    for each, text in zip([element, *element.iterfind(".//{*}use")], [name, *texts], strict=True):
+        title = ElementTree.Element("title")
+        title.text = text
+        each.insert(0, title)
+
+
+def draw(plot: Plot, styles: Mapping[str, RowStyle]) -> Figure:
+    """The plot as a figure: axes, the variants' dashes above, the rows below. Call it in the style `STYLE`."""
+    labels = {series.row: series.label for series in plot.series}
+    columns = _columns(labels.values())
+    figure = Figure(figsize=(WIDTH, HEIGHT + 0.17 * math.ceil(len(labels) / columns)), layout="constrained")
+    axes = figure.add_subplot()
+    if plot.diagonal:
+        axes.axline((0, 0), slope=1, color=MUTED, linestyle="--", linewidth=0.8)
+    if plot.guide:
+        axes.axvline(plot.guide[0], color=MUTED, linestyle=":", linewidth=0.8)
+        axes.axhline(plot.guide[1], color=MUTED, linestyle=":", linewidth=0.8)
+    for i, series in enumerate(plot.series):
+        _draw_series(axes, plot, i, styles[series.row])
+    _format_axes(axes, plot)
+    line = "-" if any(series.line for series in plot.series) else "none"
+    rows = [Line2D([], [], linestyle=line, **_look(styles[row], 5)) for row in labels]
+    _add_legend(figure, rows, list(labels.values()), ncols=columns, loc="outside lower left")
+    dashes = [Line2D([], [], color=MUTED, linestyle=_dash(plot, variant)) for variant in plot.variants]
+    if dashes:
+        _add_legend(axes, dashes, plot.variants, ncols=_columns(plot.variants), loc="lower left", bbox_to_anchor=(0, 1))
+    return figure
+
+
+def _look(row: RowStyle, size: float) -> dict[str, Any]:
+    """Of a line, for matplotlib; a border of paper keeps markers apart that lie on each other."""
+    size *= 1.6 if row.marker == "*" else 1
+    border = {"markeredgecolor": PAPER, "markeredgewidth": 0.4}
+    return {"color": row.light, "marker": row.marker, "markersize": size, "gid": f"row-{row.position}"} | border
+
+
+def _dash(plot: Plot, variant: str) -> Any:
+    """Line style of a variant, as matplotlib takes it."""
+    return DASHES[plot.variants.index(variant) % len(DASHES)] if variant else DASHES[0]
+
+
+def _draw_series(axes: Axes, plot: Plot, index: int, style: RowStyle) -> None:
+    series = plot.series[index]
+    x, y = _coordinates(plot, series)
+    look = _look(style, 4.5 if series.line else 7.5) | (
+        {"markevery": series.mark_every} if series.mark_every else {"marker": "none"}
+    )
+    line, _, bars = axes.errorbar(
+        x,
+        y,
+        xerr=_distances(series.x, series.x_interval) if series.x_interval else None,
+        yerr=_distances(series.y, series.y_interval) if series.y_interval else None,
+        linestyle=_dash(plot, series.variant) if series.line else "none",
+        elinewidth=0.8,
+        **look,
+    )
+    line.set_gid(f"series-{index}")
+    for bar in bars:
+        bar.set_gid(look["gid"])
+
+
+def _format_axes(axes: Axes, plot: Plot) -> None:
+    axes.set_xlabel(plot.x_label)
+    axes.set_ylabel(plot.y_label)
+    for axis, log, set_scale in ((axes.xaxis, plot.log_x, axes.set_xscale), (axes.yaxis, plot.log_y, axes.set_yscale)):
+        if log:
+            set_scale("log")
+            low, high = axis.get_view_interval()
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high > 5 * low else (1, 1.5, 2, 3, 4, 5, 7)))
+            axis.set_major_formatter("{x:g}")
+            axis.set_minor_formatter("")
+        else:
+            axis.set_major_locator(MaxNLocator(7, steps=[1, 2, 2.5, 5, 10]))
+    if plot.ticks:
+        axes.set_xticks(plot.ticks)
+
+
+def _columns(labels: Iterable[str]) -> int:
+    """How many columns of a legend fit into the width of a figure."""
+    return max(1, min(6, int(WIDTH / (0.45 + 0.058 * max(map(len, labels))))))
+
+
+def _add_legend(parent: Figure | Axes, lines: list[Line2D], names: list[str], **options: Any) -> None:
+    legend = parent.legend(lines, ["-"] * len(lines), **options)
+    for line, handle, name, text in zip(lines, legend.legend_handles, names, legend.get_texts(), strict=True):
+        handle.set_gid(line.get_gid())
+        text.set_gid(line.get_gid())
+        text.set_text(UNPRINTABLE.sub("\ufffd", name))  # set late: "_" in front would drop the entry
+
+
+def _frame(figure: Figure) -> Bbox:
+    """The figure in inches, wider where a long name needs it."""
+    figure.draw_without_rendering()
+    return Bbox.union([figure.bbox_inches, figure.get_tightbbox()])
+
+
+def _coordinates(plot: Plot, series: Series) -> list[list[float]]:
+    """x and y with NaN for a gap, and for what a logarithmic axis cannot show."""
+    return [
+        [math.nan if value is None or (log and value <= 0) else value for value in values]
+        for values, log in ((series.x, plot.log_x), (series.y, plot.log_y))
+    ]
+
+
+def _distances(values: Sequence[float | None], intervals: Sequence[Interval]) -> tuple[list[float], list[float]]:
+    """How far each interval reaches below and above its value."""
+    pairs = list(zip(values, intervals, strict=True))
+    low = [max(value - interval[0], 0.0) if interval else 0.0 for value, interval in pairs]
+    return low, [max(interval[1] - value, 0.0) if interval else 0.0 for value, interval in pairs]

@@ -27,16 +27,8 @@ def chromium() -> Iterator[object]:
 
 
 @pytest.fixture(scope="session")
-def whole_file(tmp_path_factory) -> Path:
-    return write_page(comparison(), pictures(), tmp_path_factory.mktemp("page"))
-
-
-@pytest.fixture(scope="session")
 def file(tmp_path_factory) -> Path:
-    """The page but for the five megabytes of plotly.js, so that each test can open it anew."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("plotly.offline.get_plotlyjs", lambda: "window.Plotly = { react() {} };")
-        return write_page(comparison(), pictures(), tmp_path_factory.mktemp("page"))
+    return write_page(comparison(), pictures(), tmp_path_factory.mktemp("page"))
 
 
 @pytest.fixture
@@ -63,11 +55,6 @@ def open_page(chromium):
     for context in contexts:
         context.close()
     assert complaints == []
-
-
-@pytest.fixture
-def whole_page(open_page, whole_file):
-    return open_page(whole_file)
 
 
 @pytest.fixture

@@ -1,5 +1,7 @@
 """The whole page in a real browser: it opens, stays silent and harmless, and its plots belong together."""
 
+import pytest
+
 from tests.recon.report.comparison import ROWS, SCRIPT, comparison
 
 PLOTS = [
@@ -20,66 +22,82 @@ PLOTS = [
     "accuracy_by_depth",
     "accuracy_by_labels",
 ]
-# [row, colour of line, colour of marker, shown] of every row's line in every plot
-TRACES = """() => [...document.querySelectorAll(".plot")].flatMap(plot => plot.data.filter(trace => trace.meta)
-    .map(trace => [trace.meta.row, trace.line.color, trace.marker.color, trace.visible]))"""
+# [row, colour of its lines, colour of its markers, whether it is shown], of everything that is drawn of a row
+DRAWN = """() => [...document.querySelectorAll(".plot g[data-row]")].flatMap(group => {
+    const [line, marker] = [group.querySelector("path[clip-path], path:not(defs path)"), group.querySelector("use")];
+    const colour = (one, name) => one && getComputedStyle(one)[name];
+    const shown = colour(group, "display") !== "none";
+    return [[Number(group.dataset.row), colour(line, "stroke"), colour(marker, "fill"), shown]];
+})"""
+SWATCHES = "all => all.map(one => getComputedStyle(one.querySelector('.swatch')).backgroundColor)"
 
 
-def draw_all(page) -> None:
-    """Plots are drawn when they come near the window."""
-    for plot in page.locator(".plot").all():
-        plot.scroll_into_view_if_needed()
-        plot.locator(".main-svg").first.wait_for()
-
-
-def test_the_page_opens_from_disk_without_a_request_an_error_or_a_dialog(whole_page):
-    draw_all(whole_page)
-    whole_page.wait_for_load_state("networkidle")
-    names = whole_page.eval_on_selector_all(".plot", "plots => plots.map(plot => plot.id)")
+def test_the_page_opens_from_disk_without_a_request_an_error_or_a_dialog(page):
+    page.wait_for_load_state("networkidle")
+    names = page.eval_on_selector_all(".plot", "plots => plots.map(plot => plot.id)")
     assert names == [f"plot-{name}" for name in PLOTS]
-    assert whole_page.locator("h1").inner_text() == comparison()["title"]
-    assert whole_page.complaints == []
+    assert all(box["width"] > 400 and box["height"] > 300 for box in map(_box, page.locator(".plot svg").all()))
+    ids = page.eval_on_selector_all("[id]", "all => all.map(one => one.id)")
+    assert len(set(ids)) == len(ids)
+    assert page.locator("h1").inner_text() == comparison()["title"]
+    assert page.complaints == []
 
 
-def test_no_plot_offers_to_upload_itself(whole_page):
-    plot = whole_page.locator("#plot-bands")
-    plot.scroll_into_view_if_needed()
-    plot.hover()
-    titles = whole_page.eval_on_selector_all(".modebar-btn", "all => all.map(one => one.dataset.title)")
-    assert any("Zoom" in title for title in titles)
-    assert not [title for title in titles if "share" in title.lower() or "cloud" in title.lower()]
+def _box(locator) -> dict[str, float]:
+    return locator.bounding_box()
 
 
-def test_a_run_called_script_is_just_a_name(whole_page):
+@pytest.mark.slow
+def test_a_run_called_script_is_just_a_name(page):
     places = ["#table th.name", "#rows label", "#panels figcaption", "#wipe option", "#differences th", "#made h3"]
-    for place in places:
-        assert whole_page.locator(place, has_text=SCRIPT).count() > 0, place
-    assert whole_page.locator("h1 b, td script, th script, label script, option script").count() == 0
-    plot = whole_page.locator("#plot-perception_distortion")
-    plot.scroll_into_view_if_needed()
-    plot.locator(".point").nth(2).hover(force=True)
-    assert SCRIPT in plot.locator(".hovertext").text_content()
-    assert whole_page.complaints == []
+    for place in [*places, ".plot text", ".plot g > title", ".plot use > title"]:
+        assert page.locator(place, has_text=SCRIPT).count() > 0, place
+    assert page.locator("h1 b, td script, th script, label script, option script, svg script").count() == 0
+    assert page.complaints == []
 
 
-def test_a_row_has_one_colour_and_leaves_every_plot_together(whole_page):
-    draw_all(whole_page)
-    traces = whole_page.evaluate(TRACES)
-    colours = {row: line for row, line, _, _ in traces}
-    assert all(line == marker == colours[row] and shown for row, line, marker, shown in traces)
-    assert len(set(colours.values())) == len(ROWS)
-    whole_page.locator("#rows input").nth(1).uncheck()
-    assert {row for row, _, _, shown in whole_page.evaluate(TRACES) if not shown} == {1}
-    assert {row for row, _, _, shown in whole_page.evaluate(TRACES) if shown} == set(colours) - {1}
+@pytest.mark.slow
+def test_a_point_tells_its_row_and_its_values_on_hover(page):
+    point = page.locator("#plot-perception_distortion g[data-row='1'] use").first
+    values = next(row for row in comparison()["rows"] if row["key"] == "runs/mse")["values"]
+    told = f"mse\nmasked MSE {values['masked_mse']['value']:.4g}\nKID {values['kid']['value']:.4g}"
+    assert point.locator("title").text_content() == told
 
 
-def test_the_page_follows_the_theme(whole_page):
-    draw_all(whole_page)
-    font = "() => document.querySelector('#plot-bands').layout.font.color"
+@pytest.mark.slow
+def test_a_row_has_one_colour_and_leaves_every_plot_together(page):
+    swatches = page.eval_on_selector_all("#rows label", SWATCHES)
+    assert len(set(swatches)) == len(ROWS)
+    drawn = page.evaluate(DRAWN)
+    assert {row for row, *_ in drawn} == set(range(len(ROWS)))
+    for row, line, marker, shown in drawn:
+        assert {line, marker} - {None} <= {swatches[row]} and shown
+    assert sum(line is not None for _, line, _, _ in drawn) > 100
+    assert sum(marker is not None for _, _, marker, _ in drawn) > 100
+    page.locator("#rows input").nth(1).uncheck()
+    assert {row for row, _, _, shown in page.evaluate(DRAWN) if not shown} == {1}
+    assert {row for row, _, _, shown in page.evaluate(DRAWN) if shown} == set(range(len(ROWS))) - {1}
+    page.locator("#rows input").nth(1).check()
+    assert page.evaluate(DRAWN) == drawn
+
+
+@pytest.mark.slow
+def test_the_text_of_a_plot_can_be_selected(page):
+    page.evaluate("getSelection().selectAllChildren(document.getElementById('plot-bands'))")
+    selected = page.evaluate("getSelection().toString()")
+    assert "frequency (cycles per pixel)" in selected and "coherence γ²" in selected and SCRIPT in selected
+
+
+@pytest.mark.slow
+def test_the_page_follows_the_theme(page):
+    places = ["#plot-bands text", "#plot-bands g[data-row='1'] use"]
+    colours = "places => places.map(place => getComputedStyle(document.querySelector(place)).fill)"
     seen = {}
     for scheme in ("light", "dark"):
-        whole_page.emulate_media(color_scheme=scheme)
-        whole_page.wait_for_function(f"seen => !seen.includes(({font})())", arg=list(seen.values()))
-        seen[scheme] = whole_page.evaluate(font)
-    assert seen == {"light": "#1c1e21", "dark": "#e8e8e6"}
-    assert whole_page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(20, 21, 23)"
+        page.emulate_media(color_scheme=scheme)
+        seen[scheme] = page.evaluate(colours, places)
+    assert seen == {
+        "light": ["rgb(28, 30, 33)", "rgb(53, 99, 217)"],
+        "dark": ["rgb(232, 232, 230)", "rgb(130, 164, 255)"],
+    }
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(20, 21, 23)"

@@ -7,6 +7,8 @@ from recon.report.page import write_page
 from tests.recon.report.canvas import PANEL, VIEWS, drawn, expected, labelled, magnified, seen, show
 from tests.recon.report.comparison import ROWS, comparison, comparison_but, pictures
 
+pytestmark = pytest.mark.slow
+
 KEYS = [key for key, _, _ in ROWS]
 BLEND = "flow: from the mean to a draw"
 
@@ -87,8 +89,7 @@ def test_arrows_on_the_slider_move_it_and_neither_image_nor_lens(page):
     assert shows(page, "flow: draw 1", seen("composite", pictures()["draws"]["draws/flow"][0, 0]))
 
 
-def test_sliders_of_two_distributions_move_together(open_page, tmp_path, monkeypatch):
-    monkeypatch.setattr("plotly.offline.get_plotlyjs", lambda: "window.Plotly = { react() {} };")
+def test_sliders_of_two_distributions_move_together(open_page, tmp_path):
     rows, shown = list(comparison()["rows"]), dict(pictures(), rows=dict(pictures()["rows"]))
     for kind, source in (("run", "runs/mse"), ("sample", "runs/adversarial"), ("draws", "draws/flow")):
         row = next(row for row in rows if row["key"] == f"{kind}/flow")
@@ -115,8 +116,7 @@ def test_a_row_takes_its_draws_with_it_and_brings_them_back(page):
     assert shows(page, "flow: draw 2", seen("composite", pictures()["draws"]["draws/flow"][0, 1]))
 
 
-def test_a_page_without_distributions_has_no_slider_and_shows_its_pictures(open_page, tmp_path, monkeypatch):
-    monkeypatch.setattr("plotly.offline.get_plotlyjs", lambda: "window.Plotly = { react() {} };")
+def test_a_page_without_distributions_has_no_slider_and_shows_its_pictures(open_page, tmp_path):
     found = comparison_but("run/flow", "sample/flow", "draws/flow")
     page = open_page(write_page(found, pictures() | {"draws": {}}, tmp_path))
     assert slider(page).count() == 0 and page.locator(".draws").count() == 0
@@ -132,8 +132,7 @@ def test_captions_of_draws_stay_within_their_panels(page, width):
     assert max(right) <= width
 
 
-def test_what_tells_the_rows_of_a_run_apart_is_not_cut_from_a_long_name(open_page, tmp_path, monkeypatch):
-    monkeypatch.setattr("plotly.offline.get_plotlyjs", lambda: "window.Plotly = { react() {} };")
+def test_what_tells_the_rows_of_a_run_apart_is_not_cut_from_a_long_name(open_page, tmp_path):
     name = "a_name_that_says_all_there_is_to_say_about_a_run_of_400_epochs"
     rows = [row | {"label": row["label"].replace("flow (", f"{name} (")} for row in comparison()["rows"]]
     page = open_page(write_page(comparison() | {"rows": rows}, pictures(), tmp_path))

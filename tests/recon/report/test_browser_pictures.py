@@ -9,6 +9,8 @@ from PIL import Image
 from tests.recon.report.canvas import PANEL, VIEWS, WIPE, drawn, expected, magnified, panel, show
 from tests.recon.report.comparison import IMAGES, ROWS, H, P, W, pictures
 
+pytestmark = pytest.mark.slow
+
 KEYS = [key for key, _, _ in ROWS]
 
 

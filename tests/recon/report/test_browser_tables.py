@@ -4,6 +4,8 @@ import pytest
 
 from tests.recon.report.comparison import METRICS, REASONS, ROWS, comparison
 
+pytestmark = pytest.mark.slow
+
 
 def order(page) -> list[str]:
     return page.eval_on_selector_all("#table tbody tr", "rows => rows.map(row => row.dataset.key)")

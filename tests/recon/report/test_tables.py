@@ -1,11 +1,21 @@
-"""Tables as CSV say what the comparison says, to the last digit."""
+"""Tables: CSV to the last digit, and cells with the digits that their uncertainty is worth."""
 
 import copy
 import csv
 
 import pytest
 
-from recon.report.tables import write_tables
+from recon.report.tables import (
+    cell,
+    column_cells,
+    decimals,
+    difference_table,
+    group_metrics,
+    write_tables,
+)
+from recon.report.tables import (
+    number as formatted,
+)
 from tests.recon.report.comparison import METRICS, ROWS, comparison
 
 
@@ -81,3 +91,71 @@ def test_any_name_survives(tmp_path):
     write_tables(found, tmp_path)
     record = read(tmp_path / "table.csv")[1]
     assert record["label"] == record["note"] == name
+
+
+def values(value, low=None, high=None, reason=None):
+    return {"value": value, "low": low, "high": high, "n": 64, "reason": reason}
+
+
+@pytest.mark.parametrize(
+    ("spread", "places"), [(0.3, 2), (0.03, 3), (3.0, 1), (30.0, 0), (3000.0, 0), (0.00021, 5), (1e-12, 7)]
+)
+def test_a_column_has_two_digits_of_its_typical_uncertainty(spread, places):
+    assert decimals([values(21.0, 21.0 - spread, 21.0 + spread), values(None), values(5.0)]) == places
+
+
+@pytest.mark.parametrize(("value", "places"), [(0.0123, 4), (1.5, 2), (123.0, 0)])
+def test_without_uncertainty_a_column_has_three_digits_of_its_typical_value(value, places):
+    assert decimals([values(value), values(0.0), values(0.0, 0.0, 0.0)]) == places
+
+
+def test_a_column_of_nothing_has_no_decimals():
+    assert decimals([values(None), values(0.0)]) == 0
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [(21.346, "21.35"), (-0.5, "\N{MINUS SIGN}0.50"), (-0.001, "0.00"), (0.0, "0.00")]
+)
+def test_a_number_has_a_true_minus_sign_unless_it_is_shown_as_zero(value, shown):
+    assert formatted(value, 2) == shown
+
+
+def test_a_cell_tells_its_interval_and_full_precision():
+    found = cell(values(21.34567, 21.0, 21.7), 1, None)
+    assert (found.shown, found.interval) == ("21.3", "[21.0, 21.7]")
+    assert found.tip == "21.3457, interval 21 to 21.7, 64 images"
+
+
+def test_a_cell_without_a_value_tells_why():
+    found = cell(values(None, reason="not defined: patches below 8 pixels"), 2, None)
+    assert (found.value, found.shown, found.interval) == (None, "\N{EN DASH}", "")
+    assert found.tip == "not defined: patches below 8 pixels"
+
+
+def test_only_where_the_truth_is_the_aim_a_cell_is_told_as_a_share_of_it():
+    rows = comparison()["rows"]
+    sharp, psnr = (
+        next(m for m in comparison()["metrics"] if m["name"] == name) for name in ("tenengrad", "masked_mse")
+    )
+    truth, blurred = (
+        next(r for r in rows if r["key"] == key)["values"]["tenengrad"]["value"] for key in ("truth", "runs/mse")
+    )
+    assert column_cells(rows, sharp)["runs/mse"].tip.endswith(f"; {blurred / truth:.3g} of the truth's")
+    assert "truth" not in column_cells(rows, psnr)["runs/mse"].tip
+
+
+def test_metrics_stand_in_their_groups_in_the_order_given():
+    groups = group_metrics(comparison()["metrics"])
+    named = ["fidelity", "structure", "sharpness", "recovery", "distribution", "representation"]
+    assert [name for name, _ in groups] == named
+    assert [metric["name"] for _, metrics in groups for metric in metrics] == list(METRICS)
+
+
+def test_differences_have_a_sign_and_a_verdict():
+    found = difference_table(comparison())
+    assert len(found["pairs"]) == 6
+    for difference in comparison()["differences"]:
+        shown, excludes = found["cells"][difference["a"], difference["b"], difference["metric"]]
+        assert shown.value == difference["value"]
+        assert excludes == difference["excludes_zero"]
+        assert shown.shown[0] == ("+" if difference["value"] > 0 else "\N{MINUS SIGN}")

@@ -1,11 +1,11 @@
-"""Plots of what is not known, and what bounds them."""
+"""Plots of predicted distributions and what bounds them, and of representations."""
 
 import pytest
 
-from recon.report.drawing import Plot
-from recon.report.draws_plots import BLEND, LEAST
 from recon.report.plots import plots
-from tests.recon.report.comparison import ROWS, comparison
+from recon.report.series import Plot
+from recon.report.study_plots import BLEND, LEAST
+from tests.recon.report.comparison import ROWS, TRAINED, comparison
 
 DRAWN = "draws/flow"
 
@@ -20,7 +20,7 @@ def line(plot: Plot, variant: str):
 
 
 def test_every_row_but_the_truth_stands_at_its_error_and_distance():
-    points = {s.row: (s.x, s.y) for s in drawn()["frontier"].series if s.mode == "markers"}
+    points = {s.row: (s.x, s.y) for s in drawn()["frontier"].series if not s.line}
     planes = comparison()["planes"]
     assert points == {key: ([planes[key]["mse"]], [planes[key]["w2"]]) for key, _, _ in ROWS if key != "truth"}
 
@@ -55,7 +55,7 @@ def test_a_row_whose_error_is_not_defined_has_no_point():
 
 def test_from_the_mean_to_a_draw_starts_and_ends_at_their_points():
     blend, planes = line(drawn()["frontier"], BLEND), comparison()["planes"]
-    assert blend.row == DRAWN and blend.text[0] == "alpha 0" and blend.text[-1] == "alpha 1"
+    assert blend.row == DRAWN and blend.notes[0] == "alpha 0" and blend.notes[-1] == "alpha 1"
     for i, key in ((0, "run/flow"), (-1, "sample/flow")):
         assert (blend.x[i], blend.y[i]) == pytest.approx(tuple(planes[key].values()))
     assert (blend.x, blend.y) == (comparison()["blends"][DRAWN]["mse"], comparison()["blends"][DRAWN]["w2"])
@@ -95,3 +95,24 @@ def test_without_distributions_there_is_no_calibration_and_without_planes_no_fro
     assert not {"ranks", "coverage"} & set(found)
     assert found["frontier"].variants == [LEAST]
     assert "frontier" not in drawn(planes={})
+
+
+def test_accuracy_stands_against_sharpness_for_rows_that_have_both():
+    plot = drawn()["sharpness_accuracy"]
+    runs = [row for row in comparison()["rows"] if row["key"] in TRAINED]
+    truth = next(row for row in comparison()["rows"] if row["kind"] == "truth")["values"]["tenengrad"]["value"]
+    assert [series.row for series in plot.series] == [row["key"] for row in runs]
+    for series, row in zip(plot.series, runs, strict=True):
+        sharp = row["values"]["tenengrad"]
+        assert series.x == [pytest.approx(sharp["value"] / truth)]
+        assert series.x_interval == [(pytest.approx(sharp["low"] / truth), pytest.approx(sharp["high"] / truth))]
+        assert series.y == [row["values"]["linear_mean"]["value"]]
+
+
+def test_curves_of_accuracy_are_drawn_where_more_than_one_place_was_asked():
+    found = drawn()
+    depth = found["accuracy_by_depth"]
+    assert [series.variant for series in depth.series] == ["linear mean", "linear class"] * 2 + ["linear mean"] * 2
+    assert depth.series[1].y == [0.1, 0.2, None, 0.3] and depth.ticks == [1, 2, 3, 4]
+    assert found["accuracy_by_labels"].log_x and found["accuracy_by_labels"].series[0].x == [0.01, 0.1, 1.0]
+    assert "accuracy_by_blocks" not in found
