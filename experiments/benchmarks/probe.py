@@ -24,9 +24,10 @@ from recon.console import progress_bar
 from recon.loaded_run import open_run
 from recon.model import MaskedAutoencoder
 from recon.probing.accuracy import accuracy, difference
-from recon.probing.features import Encoder, crops, extract
+from recon.probing.features import EncoderFeatures, extract
 from recon.probing.fine_tuning import tune
-from recon.probing.labelled import Labelled, Task, fraction, open_task
+from recon.probing.image_batches import central_crops
+from recon.probing.labelled import LabelledImages, ProbeTask, open_task, stratified_subset
 from recon.probing.linear import linear_probe
 from recon.probing.recipes import Recipe, paper_linear, small
 from recon.training.device import make_fabric
@@ -47,9 +48,9 @@ def main() -> None:
     subject = open_run(options.run)
     model, trained = subject.trained.model, subject.trained.settings.data
     task = open_task(options.data or trained.name, options.root or trained.root)
-    part = task.train.subset(fraction(task.train.labels, options.fraction, 0))
+    part = task.train.subset(stratified_subset(task.train.labels, options.fraction, 0))
     print(
-        f"{subject.name}: {len(part)} training and {len(task.answers)} test images of {task.name}, "
+        f"{subject.name}: {len(part)} training and {len(task.test_labels)} test images of {task.name}, "
         f"{model.image_size[0]}x{model.image_size[1]}; {fabric.device}, {torch.get_num_threads()} threads"
     )
     extraction(model, part, fabric, options.batch, options.repeats)
@@ -57,7 +58,7 @@ def main() -> None:
     ours, right = timed(lambda: features_once(model, task, part, fabric, options.batch))
     theirs, paper = timed(lambda: through_the_encoder(model, task, part, recipe, fabric, options.batch))
     passes = len(part), recipe.steps(len(part)) * min(recipe.batch, len(part) // 2 * 2)
-    right, paper = task.answers.correct("features once", right), task.answers.correct("paper", paper)
+    right, paper = task.test_labels.correct("features once", right), task.test_labels.correct("paper", paper)
     report("features once", ours, passes[0], right)
     report(f"{options.epochs:g} epochs through it", theirs, passes[1], paper)
     gap = difference(right[None], paper[None])
@@ -67,9 +68,9 @@ def main() -> None:
     )
 
 
-def extraction(model: MaskedAutoencoder, part: Labelled, fabric: Fabric, batch: int, repeats: int) -> None:
-    encoder = Encoder(model, [len(model.blocks)], fabric)
-    batches = list(crops(part.source, part.indices[:batch], model.image_size, batch, 0)) * 4
+def extraction(model: MaskedAutoencoder, part: LabelledImages, fabric: Fabric, batch: int, repeats: int) -> None:
+    encoder = EncoderFeatures(model, [len(model.blocks)], fabric)
+    batches = list(central_crops(part.source, part.indices[:batch], model.image_size, batch, 0)) * 4
     bare = [few.to(fabric.device).float() / 255 for few in batches]
 
     def forward() -> None:
@@ -80,27 +81,29 @@ def extraction(model: MaskedAutoencoder, part: Labelled, fabric: Fabric, batch: 
     ours, floor = compare(lambda: extract(encoder, batches, fabric.device), forward, repeats, fabric.device)
     images = sum(map(len, batches))
     print(f"extraction  {images / ours:8.0f} images/s, bare forward {images / floor:.0f}: {floor / ours:.1%} of it")
-    files = crops(part.source, part.indices, model.image_size, batch, 0)
+    files = central_crops(part.source, part.indices, model.image_size, batch, 0)
     seconds, _ = timed(lambda: extract(encoder, files, fabric.device))
     print(f"from files  {len(part) / seconds:8.0f} images/s")
 
 
-def features_once(model: MaskedAutoencoder, task: Task, part: Labelled, fabric: Fabric, batch: int) -> Tensor:
+def features_once(
+    model: MaskedAutoencoder, task: ProbeTask, part: LabelledImages, fabric: Fabric, batch: int
+) -> Tensor:
     """Predictions for the test images, by the best of many heads on the class token."""
-    encoder, name = Encoder(model, [len(model.blocks)], fabric), f"class/{len(model.blocks)}"
+    encoder, name = EncoderFeatures(model, [len(model.blocks)], fabric), f"class/{len(model.blocks)}"
     train, test = (
-        extract(encoder, crops(source, indices, model.image_size, batch, 0), fabric.device)[name]
+        extract(encoder, central_crops(source, indices, model.image_size, batch, 0), fabric.device)[name]
         for source, indices in ((part.source, part.indices), (task.test_source, task.test_indices))
     )
     return linear_probe(train, part.labels, len(task.classes), seed=0).predict(test)
 
 
 def through_the_encoder(
-    model: MaskedAutoencoder, task: Task, part: Labelled, recipe: Recipe, fabric: Fabric, batch: int
+    model: MaskedAutoencoder, task: ProbeTask, part: LabelledImages, recipe: Recipe, fabric: Fabric, batch: int
 ) -> Tensor:
     """Predictions for the test images, by the paper's recipe."""
     classifier = tune(model, recipe, part, model.image_size, 0, fabric, progress_bar)
-    return classifier.predict(crops(task.test_source, task.test_indices, model.image_size, batch, 0))
+    return classifier.predict(central_crops(task.test_source, task.test_indices, model.image_size, batch, 0))
 
 
 def timed(way) -> tuple[float, Tensor]:

@@ -19,7 +19,7 @@ from recon.evaluation.results import Evaluation
 from recon.evaluation.suite import Networks
 from recon.loaded_run import RESULTS, Subject
 from recon.probing import probe_results as probes
-from recon.probing.context import Contestant
+from recon.probing.features import ProbedEncoder
 from recon.report.page import write_page
 from recon.report.plots import write_plots
 from recon.report.tables import write_tables
@@ -73,10 +73,10 @@ def report(
 def from_scratch(folder: Path) -> bool:
     """Whether a folder holds the probing of a model that was trained on the labels alone."""
     found = probes.read(folder)
-    return found is not None and "scratch" in found.page["contestants"]
+    return found is not None and "scratch" in found.encoders
 
 
-def probings(learnt: dict[str, Learnt], baselines: list[Path]) -> dict[str, probes.Record]:
+def probings(learnt: dict[str, Learnt], baselines: list[Path]) -> dict[str, probes.ProbeRecord]:
     """The probing of every run that has one, by the key of its first row, and of models from scratch."""
     found, seen = {}, set()
     for key, row in learnt.items():
@@ -88,11 +88,11 @@ def probings(learnt: dict[str, Learnt], baselines: list[Path]) -> dict[str, prob
     return {key: record for key, record in found.items() if record is not None}
 
 
-def probing_of(subject: Subject) -> probes.Record | None:
+def probing_of(subject: Subject) -> probes.ProbeRecord | None:
     """The probing in a run's folder, if it is of the encoder that stands there now."""
     found = probes.read(subject.folder)
-    encoder = Contestant("run", subject.name, subject.trained.model).checksum
-    if found is not None and found.page["contestants"].get("run", {}).get("encoder") != encoder:
+    encoder = ProbedEncoder("run", subject.name, subject.trained.model)
+    if found is not None and found.checksum != encoder.checksum:
         print(f"{subject.folder} has changed since it was probed: probe it again", file=sys.stderr)
         return None
     return found

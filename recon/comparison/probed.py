@@ -1,17 +1,14 @@
 """What the runs' representations are worth, beside their reconstructions: columns, control rows and curves."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
-
-from torch import Tensor
+from dataclasses import dataclass, replace
 
 from recon.comparison.assemble import Comparison
 from recon.comparison.differences import leaders, pairwise
 from recon.evaluation.results import Column, RowInfo, Value, points, rounded
 from recon.metrics.intervals import Interval
 from recon.probing.accuracy import difference
-from recon.probing.probe_results import Record
+from recon.probing.probe_results import DataInfo, ProbeRecord, ProbeResult
 
 GROUP = "representation"
 NEIGHBOURS = "k=20"  # of several k, the one that has a column
@@ -26,66 +23,20 @@ FEATURES = {"mean": "mean of the patch tokens", "class": "class token", "pixels"
 
 
 @dataclass(frozen=True)
-class Answer:
-    """One probe's accuracy.
-
-    Args:
-        name: of the result in its probing.
-        kind: of the features: "mean", "class", "pixels"; "" where the whole encoder was trained.
-        layer: number of the block that was read; 0 where the whole encoder was trained.
-        fraction: of the training labels.
-    """
-
-    name: str
-    probe: str
-    variant: str
-    kind: str
-    layer: int
-    fraction: float
-    value: float
-    low: float
-    high: float
-    images: int
-
-    @classmethod
-    def of(cls, entry: dict[str, Any]) -> "Answer":
-        """From a result of probe.json."""
-        kind, _, layer = entry["feature"].partition("/")
-        known = {
-            name: entry.get(name) for name in ("name", "probe", "variant", "fraction", "value", "low", "high", "images")
-        }
-        return cls(**known, kind=kind, layer=int(layer or 0))
-
-    @property
-    def blocks(self) -> float:
-        """How many blocks were trained: of the variant "blocks=0.5, 20 epochs", 0.5."""
-        return float(self.variant.partition("=")[2].partition(",")[0])
-
-    @property
-    def line(self) -> str:
-        """The curve that it is a point of, in words."""
-        parts = [part for part in self.variant.split(", ") if not part.startswith(("blocks=", NEIGHBOURS))]
-        return " ".join(filter(None, (self.probe, FEATURES.get(self.kind), ", ".join(parts))))
-
-
-@dataclass(frozen=True)
 class Probed:
-    """The answers of one encoder, or of the pixels (`pixels`); result's name -> (S, n) bool, which were right."""
+    """The results of one encoder, or of the pixels (`pixels`), by name."""
 
-    answers: list[Answer]
-    correct: dict[str, Tensor] = field(default_factory=dict)
+    results: dict[str, ProbeResult]
     pixels: bool = False
 
     @classmethod
-    def of(cls, record: Record, contestant: str) -> "Probed":
-        answers = [Answer.of(entry) for entry in record.page["results"] if entry["contestant"] == contestant]
-        return cls(answers, record.correct, contestant == "pixels")
+    def of(cls, record: ProbeRecord, encoder: str) -> "Probed":
+        results = {name: result for name, result in record.results.items() if result.encoder == encoder}
+        return cls(results, encoder == "pixels")
 
     def joined(self, other: "Probed") -> "Probed":
-        """With the answers that only the other has."""
-        known = {answer.name for answer in self.answers}
-        more = [answer for answer in other.answers if answer.name not in known]
-        return replace(self, answers=[*self.answers, *more], correct=other.correct | self.correct)
+        """With the results that only the other has."""
+        return replace(self, results=self.results | {k: v for k, v in other.results.items() if k not in self.results})
 
 
 @dataclass(frozen=True)
@@ -102,40 +53,39 @@ class Question:
         words = (self.probe, *self.variant.replace("=", "").replace("k20", "20").split(), self.kind)
         return "_".join(filter(None, words))
 
-    def answer(self, of: Probed) -> Answer | None:
-        """The answer at the deepest probed block; pixels answer for every kind of feature."""
+    def result(self, of: Probed) -> ProbeResult | None:
+        """The result at the deepest probed block; pixels have one result for every kind of feature."""
         asked = (self.probe, self.variant, "pixels" if of.pixels and self.kind else self.kind, self.fraction)
-        same = [
-            answer for answer in of.answers if (answer.probe, answer.variant, answer.kind, answer.fraction) == asked
-        ]
-        return max(same, key=lambda answer: answer.layer, default=None)
+        same = [r for r in of.results.values() if (r.probe, r.variant, r.kind, r.fraction) == asked]
+        return max(same, key=lambda result: result.layer, default=None)
 
     def value(self, run: str, row: str, of: Probed) -> Value:
-        found = self.answer(of)
-        if found is None:
+        result = self.result(of)
+        if result is None:
             return Value(run, row, self.name, reason="not probed this way")
-        value, low, high = map(rounded, (found.value, found.low, found.high))
+        found = result.accuracy
+        value, low, high = map(rounded, (found.mean, found.low, found.high))
         return Value(run, row, self.name, value=value, low=low, high=high, n=found.images)
 
     def gap(self, one: Probed, other: Probed) -> Interval | None:
         """How much more accurate the one is than the other, paired over test images."""
-        answers = self.answer(one), self.answer(other)
-        if None in answers:
+        a, b = self.result(one), self.result(other)
+        if a is None or b is None:
             return None
-        found = difference(*(of.correct[answer.name] for of, answer in zip((one, other), answers, strict=True)))
+        found = difference(a.correct, b.correct)
         return Interval(found.mean, found.low, found.high, found.images)
 
-    def column(self, data: dict[str, Any]) -> Column:
+    def column(self, data: DataInfo) -> Column:
         about, reference = ABOUT[self.probe]
         of = f", on the {FEATURES[self.kind]}" if self.kind else f", {self.variant}" if self.variant else ""
         description = (
-            f"Accuracy of {about}{of}; {data['test']:,} test images of {data['name']}, "
+            f"Accuracy of {about}{of}; {data.test:,} test images of {data.name}, "
             f"{self.fraction:.0%} of the training labels."
         )
         return Column(GROUP, self.name, description, "share of test images", 0, 1, "higher", reference, paired=False)
 
 
-def with_probes(comparison: Comparison, records: dict[str, Record]) -> Comparison:
+def with_probes(comparison: Comparison, records: dict[str, ProbeRecord]) -> Comparison:
     """The comparison with a group of columns for what was probed, and controls and baselines as rows.
 
     Probings of other images, sizes or labels than the first one's are not mixed with it; their cells say so.
@@ -146,12 +96,12 @@ def with_probes(comparison: Comparison, records: dict[str, Record]) -> Compariso
     if not records:
         return comparison
     first = next(iter(records.values()))
-    same = {key: record for key, record in records.items() if record.task == first.task}
+    same = {key: record for key, record in records.items() if record.images == first.images}
     known = {row.key for row in comparison.rows}
-    probed = {key: Probed.of(record, contestant_of(record)) for key, record in same.items()}
+    probed = {key: Probed.of(record, encoder_of(record)) for key, record in same.items()}
     runs = {key: found for key, found in probed.items() if key in known}
     asked = questions(list(probed.values()))  # the controls follow
-    added = [RowInfo(key, record.page["run"], "simple") for key, record in records.items() if key not in known]
+    added = [RowInfo(key, record.run, "simple") for key, record in records.items() if key not in known]
     for key, label, found in controls(list(same.values())):
         added.append(RowInfo(key, label, "simple"))
         probed[key] = found
@@ -162,7 +112,7 @@ def with_probes(comparison: Comparison, records: dict[str, Record]) -> Compariso
         run = row.key.partition("/")[2] if row.kind == "run" else ""
         if row.key in probed:
             values += [question.value(run, row.key, probed[row.key]) for question in asked]
-            values += curves(run, row.key, probed[row.key].answers)
+            values += curves(run, row.key, list(probed[row.key].results.values()))
         else:
             reason = "not probed" if row.kind == "run" else "has no encoder"
             reason = "probed on other images or labels" if row.key in records else reason
@@ -170,7 +120,7 @@ def with_probes(comparison: Comparison, records: dict[str, Record]) -> Compariso
     gaps = {q.name: lambda a, b, q=q: q.gap(runs[a], runs[b]) for q in asked}
     return replace(
         comparison,
-        columns=comparison.columns + [question.column(first.page["data"]) for question in asked],
+        columns=comparison.columns + [question.column(first.data) for question in asked],
         rows=rows,
         results=comparison.results + values,
         best=comparison.best | {name: leaders(list(runs), gap) for name, gap in gaps.items()},
@@ -181,50 +131,63 @@ def with_probes(comparison: Comparison, records: dict[str, Record]) -> Compariso
 def questions(probed: Sequence[Probed]) -> list[Question]:
     """What has a column: each probe with most labels, of several k one, and of partial fine-tuning none."""
     most: dict[tuple[str, str, str], float] = {}
-    for answer in (answer for of in probed for answer in of.answers):
-        has_column = answer.probe in ABOUT and (answer.probe != "knn" or answer.variant == NEIGHBOURS)
-        if has_column and answer.kind != "pixels":
-            asked = answer.probe, answer.variant, answer.kind
-            most[asked] = max(answer.fraction, most.get(asked, 0))
+    for result in (result for of in probed for result in of.results.values()):
+        has_column = result.probe in ABOUT and (result.probe != "knn" or result.variant == NEIGHBOURS)
+        if has_column and result.kind != "pixels":
+            asked = result.probe, result.variant, result.kind
+            most[asked] = max(result.fraction, most.get(asked, 0))
     return [Question(*asked, fraction) for asked, fraction in most.items()]
 
 
-def controls(records: list[Record]) -> Iterator[tuple[str, str, Probed]]:
-    """Key, label and answers of each control; one that probings share is one row with all their answers."""
+def controls(records: list[ProbeRecord]) -> Iterator[tuple[str, str, Probed]]:
+    """Key, label and results of each control; one that probings share is one row with all their results."""
     found: dict[str, tuple[str, str, Probed]] = {}
     for record in records:
-        for contestant, control in record.page["contestants"].items():
-            key = {"untrained": f"untrained/{control['encoder'][:12]}", "pixels": "pixels"}.get(contestant)
+        for encoder, control in record.encoders.items():
+            key = {"untrained": f"untrained/{control.checksum[:12]}", "pixels": "pixels"}.get(encoder)
             if key is not None:
-                answers = Probed.of(record, contestant)
-                run, label, before = found.get(key, (record.page["run"], control["label"], None))
-                found[key] = run, label, before.joined(answers) if before else answers
+                probed = Probed.of(record, encoder)
+                run, label, before = found.get(key, (record.run, control.label, None))
+                found[key] = run, label, before.joined(probed) if before else probed
     several = sum(key.startswith("untrained") for key in found) > 1
-    for key, (run, label, answers) in found.items():
-        yield key, label if answers.pixels else f"untrained encoder{f' of {run}' if several else ''}", answers
+    for key, (run, label, probed) in found.items():
+        yield key, label if probed.pixels else f"untrained encoder{f' of {run}' if several else ''}", probed
 
 
-def contestant_of(record: Record) -> str:
-    """Who was probed: the run, or a model from scratch."""
-    return "run" if "run" in record.page["contestants"] else "scratch"
+def encoder_of(record: ProbeRecord) -> str:
+    """What was probed: the run, or a model from scratch."""
+    return "run" if "run" in record.encoders else "scratch"
 
 
-def curves(run: str, row: str, answers: list[Answer]) -> list[Value]:
+def curves(run: str, row: str, results: list[ProbeResult]) -> list[Value]:
     """Accuracy by depth, by the number of trained blocks and by the share of the labels."""
-    answers = [answer for answer in answers if answer.probe != "knn" or answer.variant == NEIGHBOURS]
-    most = max((answer.fraction for answer in answers), default=0)
-    deepest = max((answer.layer for answer in answers), default=0)
-    partial = [answer for answer in answers if answer.probe == "partial"]
-    by_labels = [answer for answer in answers if answer.layer in (0, deepest) and answer not in partial]
+    results = [result for result in results if result.probe != "knn" or result.variant == NEIGHBOURS]
+    most = max((result.fraction for result in results), default=0)
+    deepest = max((result.layer for result in results), default=0)
+    partial = [result for result in results if result.probe == "partial"]
+    by_labels = [result for result in results if result.layer in (0, deepest) and result.probe != "partial"]
     return [
-        *curve(run, row, "by_depth", lambda a: a.layer, [a for a in answers if a.layer and a.fraction == most]),
-        *curve(run, row, "by_blocks", lambda a: a.blocks, [a for a in partial if a.fraction == most]),
-        *curve(run, row, "by_labels", lambda a: a.fraction, by_labels),
+        *curve(run, row, "by_depth", lambda r: r.layer, [r for r in results if r.layer and r.fraction == most]),
+        *curve(run, row, "by_blocks", blocks_of, [r for r in partial if r.fraction == most]),
+        *curve(run, row, "by_labels", lambda r: r.fraction, by_labels),
     ]
 
 
-def curve(run: str, row: str, variant: str, place: Callable[[Answer], float], answers: list[Answer]) -> list[Value]:
+def curve(
+    run: str, row: str, variant: str, place: Callable[[ProbeResult], float], results: list[ProbeResult]
+) -> list[Value]:
     """Accuracy at each place, a line for each probe; nothing where there is one place alone."""
-    if len({place(answer) for answer in answers}) < 2:
+    if len({place(result) for result in results}) < 2:
         return []
-    return [value for a in answers for value in points(run, row, variant, [place(a)], **{a.line: [a.value]})]
+    return [p for r in results for p in points(run, row, variant, [place(r)], **{line_of(r): [r.accuracy.mean]})]
+
+
+def blocks_of(result: ProbeResult) -> float:
+    """How many blocks were trained: of the variant "blocks=0.5, 20 epochs", 0.5."""
+    return float(result.variant.partition("=")[2].partition(",")[0])
+
+
+def line_of(result: ProbeResult) -> str:
+    """The curve that the result is a point of, in words."""
+    parts = [part for part in result.variant.split(", ") if not part.startswith(("blocks=", NEIGHBOURS))]
+    return " ".join(filter(None, (result.probe, FEATURES.get(result.kind), ", ".join(parts))))

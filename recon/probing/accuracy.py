@@ -1,7 +1,7 @@
-"""Accuracy of a probe with its uncertainty, over test images and over seeds."""
+"""Accuracy of a probe with its 95% interval over test images and seeds."""
 
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
 import scipy.stats
 from torch import Tensor
@@ -13,16 +13,16 @@ LEVEL = 0.95
 
 @dataclass(frozen=True)
 class Accuracy:
-    """A share of images that are right, or a difference of two shares, with its 95% interval.
+    """An accuracy, or a difference of two, with its 95% interval.
 
     Args:
         mean: over seeds and images, in [0, 1]; of a difference in [-1, 1].
         low, high: the interval.
-        per_seed: one accuracy per seed; of a difference none, as its seeds have no partners.
+        per_seed: one accuracy per seed; none for a difference, whose seeds are not paired.
         images: how many.
-        covers: "images and seeds", or "images" where a probe has one seed: another seed may then well fall outside.
+        covers: "images and seeds", or "images" where a probe has one seed, so that other seeds may fall outside.
         standard_error: of the mean.
-        freedom: degrees of freedom of the Student quantile.
+        freedom: degrees of freedom of Student's t.
     """
 
     mean: float
@@ -36,34 +36,30 @@ class Accuracy:
 
     @property
     def excludes_zero(self) -> bool:
-        """Whether the interval lies on one side of zero, which is asked of a difference."""
+        """Whether the interval of a difference lies on one side of zero."""
         return self.low > 0 or self.high < 0
-
-    def as_dict(self) -> dict:
-        """In plain values."""
-        return asdict(self)
 
 
 def accuracy(correct: Tensor) -> Accuracy:
     """Mean accuracy of S seeds on the same n test images: (S, n) bool.
 
-    Other images would give another number, and so would other seeds. With c_i the share of seeds that are right on
-    image i, and a_s the accuracy of seed s,
+    The interval covers other images and other seeds. With c_i the share of seeds that are right on image i, and a_s
+    the accuracy of seed s,
 
         SE² = var_i(c_i) / n + var_s(a_s) / S,
 
     and the interval is Student's with the degrees of freedom of Welch 1947 and Satterthwaite 1946. Images and seeds
-    being crossed, the mean's variance is V_images / n + V_seeds / S + V_noise / (n S), the noise being that of single
-    answers, and each of the two terms above contains all of the last: it is counted twice. So SE² is too large by
-    V_noise / (n S) on average, never too small. That doubles it where every answer is a coin of its own, and is hardly
-    seen where seeds mostly agree on an image.
+    are crossed, so the variance of the mean is V_images / n + V_seeds / S + V_noise / (n S), where V_noise is that of
+    single predictions. Both terms of SE² contain all of the last one, so SE² is too large by V_noise / (n S) on
+    average, never too small. This doubles SE² where predictions are independent, and hardly matters where seeds mostly
+    agree on an image.
 
-    Two or three seeds tell little of their variance. Where it makes up most of SE², their interval covers the truth in
-    88% and 92% of cases, with 8 seeds in 94% (tests/recon/probing/test_accuracy.py); where images make up most, in 95%.
+    Two or three seeds estimate their variance poorly. Where it is most of SE², the interval covers the truth in 88%
+    and 92% of cases, with 8 seeds in 94% (tests/recon/probing/test_accuracy.py); where images are most of it, in 95%.
 
-    Seeds are what the caller varied: where all of them probe one pretrained model, other pretrainings are not covered.
-    Near 0 and 1 the interval is too narrow, and has no width where every answer is right or every one is wrong;
-    there it is Clopper and Pearson's (1934), whose other end is 0.025^(1/n) from wrong.
+    Seeds are those of the probes: where all probe one pretrained model, other pretraining runs are not covered. Near 0
+    and 1 the interval is too narrow. Where all predictions are right or all are wrong it would have no width; there it
+    is that of Clopper and Pearson (1934), whose other end is at a distance of 1 - 0.025^(1/n).
 
     Raises:
         InvalidSetting: fewer than two images.
@@ -79,10 +75,10 @@ def accuracy(correct: Tensor) -> Accuracy:
 
 
 def difference(a: Tensor, b: Tensor) -> Accuracy:
-    """Accuracy of a less that of b on the same n test images: (S, n), (T, n) bool; seeds are not paired.
+    """Accuracy of a minus that of b on the same n test images: (S, n), (T, n) bool; seeds are not paired.
 
-    SE² = var_i(a_i - b_i) / n + var_s(a_s) / S + var_t(b_t) / T, as in `accuracy`: what makes an image hard for both
-    falls out of the first term. A probe with one seed adds no variance of seeds, and `covers` says so.
+    SE² = var_i(a_i - b_i) / n + var_s(a_s) / S + var_t(b_t) / T, as in `accuracy`; the first term is small where the
+    same images are hard for both. A probe with one seed adds no variance of seeds, and `covers` says so.
 
     Raises:
         InvalidSetting: fewer than two images, or not the same number.
@@ -93,7 +89,7 @@ def difference(a: Tensor, b: Tensor) -> Accuracy:
 
 
 def _estimate(per_image: Tensor, probes: list[Tensor]) -> Accuracy:
-    """Of the mean of one value per image (n,), which the probes' seeds (S, n) gave."""
+    """Mean of one value per image (n,), computed from the probes' seeds (S, n), with its interval."""
     n = len(per_image)
     if n < 2:
         raise InvalidSetting(f"{n} test images; an interval needs two or more")

@@ -1,61 +1,191 @@
-"""Features of whole images, once per image: what the frozen encoder says, or the pixels themselves."""
+"""What is probed, and its features of whole images, extracted once per image and kept on disk."""
 
 import hashlib
 import json
-import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset
 
 from losses import InvalidSetting
-from recon.data import Source, UnreadableImage, evaluation_crop
-from recon.data.batches import leave_signals_to_the_parent
+from losses.features.weights import checksum
+from recon.console import Progress
+from recon.data import Source
 from recon.distributed import ALONE, Ranks
 from recon.model import MaskedAutoencoder
+from recon.probing.image_batches import central_crops
+from recon.probing.labelled import ProbeTask
+from recon.runs import write_bytes
+
+VERSION = 1  # of the extraction: to be raised whenever crops, layers or pooling change
+PIXELS = (32, 32)  # larger images are shrunk to this size for `pixel_features`
+ENCODER = ("cls_token", "pos_embed", "patch_embed.", "blocks.", "norm.")  # beginnings of the state's names
+
+Features = dict[str, Tensor]  # name -> (n, D) float32: "class/12", "mean/12", "pixels"
+Extractor = Callable[[Tensor], Features]  # of images (B, 3, H, W) in [0, 1]
 
 
-def cached(
-    folder: Path, facts: dict[str, Any], make: Callable[[], dict[str, Tensor]], ranks: Ranks = ALONE
-) -> dict[str, Tensor]:
-    """The features that `facts` describe: read from `folder`, or made and kept there.
+@dataclass(frozen=True)
+class ProbedEncoder:
+    """An encoder to probe. `key`: "run", "scratch" or a control: "untrained", or "pixels", which has no model."""
+
+    key: str
+    label: str
+    model: MaskedAutoencoder | None
+
+    @property
+    def checksum(self) -> str:
+        """SHA-256 of all that features depend on besides the image: weights, standardisation, heads, norms."""
+        model = self.model
+        if model is None:
+            return "none"
+        state = {name: value for name, value in model.state_dict().items() if name.startswith(ENCODER)}
+        block = model.blocks[0]
+        built = torch.tensor([block.attn.num_heads, block.norm1.eps, model.norm.eps, model.patch_size])
+        return checksum(state | {"mean": model.mean, "std": model.std, "built": built})
+
+
+def probed_encoders(name: str, model: MaskedAutoencoder, seed: int, controls: bool) -> list[ProbedEncoder]:
+    """A run's encoder; with `controls` also the same encoder before any training, and the pixels themselves.
+
+    The untrained encoder's frozen features are those of one initialisation, that of `seed`.
+    """
+    run = ProbedEncoder("run", name, model)
+    if not controls:
+        return [run]
+    untrained = ProbedEncoder("untrained", "the same encoder, untrained", model.untrained(seed))
+    return [run, untrained, ProbedEncoder("pixels", "raw pixels", None)]
+
+
+@dataclass(frozen=True)
+class ProbeContext:
+    """What all probes of one probing share.
 
     Args:
-        make: called by all of the `ranks` or by none; the first alone keeps what comes back.
-        facts: plain values: checksums of network and images, sizes, layers, precision. They are the key, and are
-            written into the file.
+        image_size: (H, W).
+        fractions: of the training labels.
+        fabric: device and precision of this process; `ranks` are the processes that share the work.
+        batch: images at a time through a frozen encoder.
+        workers: processes that read ahead; 0 reads in this one.
+    """
+
+    task: ProbeTask
+    image_size: tuple[int, int]
+    fractions: list[float]
+    seeds: list[int]
+    fabric: Fabric
+    batch: int
+    workers: int
+    progress: Progress
+    ranks: Ranks
+
+
+class EncoderFeatures:
+    """Extracts a frozen encoder's class token and mean patch token after each block L: "class/L" and "mean/L"."""
+
+    def __init__(self, model: MaskedAutoencoder, layers: Sequence[int], fabric: Fabric):
+        self.model = model.to(fabric.device).eval()
+        self.layers, self.fabric = layers, fabric
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Features:
+        with self.fabric.autocast():
+            outputs = self.model.encode_layers(images, self.layers)
+        by_layer = {layer: tokens.float() for layer, tokens in zip(self.layers, outputs, strict=True)}
+        # Copied: a view would keep all tokens of the batch in memory.
+        return {f"class/{layer}": tokens[:, 0].clone() for layer, tokens in by_layer.items()} | {
+            f"mean/{layer}": tokens[:, 1:].mean(1) for layer, tokens in by_layer.items()
+        }
+
+
+def pixel_features(images: Tensor) -> Features:
+    """The image itself, averaged down to 32 x 32 where it is larger: {"pixels": (B, D)}."""
+    height, width = (min(side, limit) for side, limit in zip(images.shape[-2:], PIXELS, strict=True))
+    return {"pixels": F.interpolate(images, (height, width), mode="area").flatten(1)}
+
+
+def extract(extractor: Extractor, batches: Iterable[Tensor], device: torch.device) -> Features:
+    """Passes batches of images, uint8 (B, 3, H, W), through the extractor once; the features are on the CPU."""
+    parts: dict[str, list[Tensor]] = {}
+    for batch in batches:
+        # Copied to the CPU after the last batch, so that the device never waits.
+        for name, values in extractor(batch.to(device, non_blocking=True).float() / 255).items():
+            parts.setdefault(name, []).append(values)
+    return {name: torch.cat(each).cpu() for name, each in parts.items()}
+
+
+def features_of(
+    encoder: ProbedEncoder, layers: Sequence[int], context: ProbeContext, folder: Path
+) -> tuple[Features, Features]:
+    """Features of all training images and of all test images, read from the cache in `folder` or extracted."""
+    task, fabric, model = context.task, context.fabric, encoder.model
+    facts = {
+        "version": VERSION,
+        "network": encoder.checksum,
+        "layers": list(layers) if model else [],
+        "data": task.digest,
+        "image_size": list(context.image_size),
+        "precision": str(fabric.strategy.precision.precision) if model else "32-true",
+    }
+    extractor = EncoderFeatures(model, layers, fabric) if model else pixel_features
+    images = {"train": (task.train.source, task.train.indices), "test": (task.test_source, task.test_indices)}
+
+    def extract_all() -> Features:
+        return {
+            f"{split}/{name}": values
+            for split, (source, indices) in images.items()
+            for name, values in _extract_shared(extractor, source, indices, split, context).items()
+        }
+
+    found = cached(folder, facts, extract_all, context.ranks)
+    return tuple(
+        {name.removeprefix(f"{split}/"): x for name, x in found.items() if name.startswith(f"{split}/")}
+        for split in images
+    )
+
+
+def _extract_shared(
+    extractor: Extractor, source: Source, indices: Sequence[int], split: str, context: ProbeContext
+) -> Features:
+    """Features of all images; each process extracts every count-th batch, and all receive all of them."""
+    ranks, batch = context.ranks, context.batch
+    own_batches = ranks.own_part([indices[i : i + batch] for i in range(0, len(indices), batch)])
+    with ranks.sync_errors():
+        # Joined and cut into the same batches again: only the last batch of all may be smaller.
+        crops = central_crops(source, list(chain(*own_batches)), context.image_size, batch, context.workers)
+        shown = context.progress(crops, f"features of {split} images", len(own_batches))
+        own = extract(extractor, shown, context.fabric.device)
+    names = ranks.broadcast(list(own))  # a process without images knows no names
+    return {name: ranks.gather_rows(own.get(name, torch.empty(0)), batch) for name in names}
+
+
+def cached(folder: Path, facts: dict[str, Any], make: Callable[[], Features], ranks: Ranks = ALONE) -> Features:
+    """Reads the features that `facts` describe from `folder`, or makes them and keeps them there.
+
+    Args:
+        facts: plain values that the features depend on: checksums of network and images, sizes, layers, precision.
+            Their hash names the file, and they are written into it.
+        make: called in all processes or in none; rank zero keeps what it returns.
 
     Raises:
-        InvalidSetting: the file of that key is damaged, or holds the features of another; it is left as it is. Or the
-            folder cannot be written to.
+        InvalidSetting: the file is damaged or holds other features (it is left as it is), or cannot be written.
     """
     key = key_of(facts)
     path = folder / f"{key[:16]}.safetensors"
-    if ranks.from_first(path.exists()):
-        with ranks.one_voice():
-            return read(path, key)
+    if ranks.broadcast(path.exists()):
+        with ranks.sync_errors():
+            return _read(path, key)
     features = make()
-    ranks.by_first(lambda: keep(features, facts, path))
+    ranks.on_rank_zero(lambda: _keep(features, facts, path))
     return features
-
-
-def keep(features: dict[str, Tensor], facts: dict[str, Any], path: Path) -> None:
-    folder = path.parent
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")  # another process may be making the same
-        save_file(features, temporary, metadata={"facts": json.dumps(facts, sort_keys=True)})
-        temporary.chmod(0o644)  # safetensors gives its files to their owner alone
-        temporary.replace(path)
-    except (OSError, SafetensorError) as error:
-        raise InvalidSetting(f"features cannot be kept in {folder}: {error}") from error
 
 
 def key_of(facts: dict[str, Any]) -> str:
@@ -63,7 +193,15 @@ def key_of(facts: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def read(path: Path, key: str) -> dict[str, Tensor]:
+def _keep(features: Features, facts: dict[str, Any], path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(path, save(features, metadata={"facts": json.dumps(facts, sort_keys=True)}))
+    except (OSError, SafetensorError) as error:
+        raise InvalidSetting(f"features cannot be kept in {path.parent}: {error}") from error
+
+
+def _read(path: Path, key: str) -> Features:
     try:
         with safe_open(path, framework="pt") as file:
             facts = json.loads((file.metadata() or {}).get("facts", "null"))
@@ -73,96 +211,3 @@ def read(path: Path, key: str) -> dict[str, Tensor]:
     if key_of(facts) != key:
         raise InvalidSetting(f"{path} holds the features of another network or data; delete it to make them anew")
     return features
-
-
-PIXELS = (32, 32)  # that raw pixels are shrunk to, where images are larger
-
-
-class Extractor(Protocol):
-    """Features of a batch of images (B, 3, H, W) in [0, 1]: name -> (B, D)."""
-
-    def __call__(self, images: Tensor) -> dict[str, Tensor]: ...
-
-
-class Encoder:
-    """A frozen encoder's class token, and the mean of its patch tokens: "class/L" and "mean/L" for each block L."""
-
-    def __init__(self, model: MaskedAutoencoder, layers: Sequence[int], fabric: Fabric):
-        self.model = model.to(fabric.device).eval()
-        self.layers, self.fabric = layers, fabric
-
-    @torch.no_grad()
-    def __call__(self, images: Tensor) -> dict[str, Tensor]:
-        with self.fabric.autocast():
-            found = self.model.encode_layers(images, self.layers)
-        by_layer = {layer: tokens.float() for layer, tokens in zip(self.layers, found, strict=True)}
-        # Copied: a view would keep all tokens of the batch in memory.
-        return {f"class/{layer}": tokens[:, 0].clone() for layer, tokens in by_layer.items()} | {
-            f"mean/{layer}": tokens[:, 1:].mean(1) for layer, tokens in by_layer.items()
-        }
-
-
-def raw_pixels(images: Tensor) -> dict[str, Tensor]:
-    """The image itself, larger ones averaged down to 32 x 32: {"pixels": (B, D)}."""
-    height, width = (min(side, limit) for side, limit in zip(images.shape[-2:], PIXELS, strict=True))
-    return {"pixels": F.interpolate(images, (height, width), mode="area").flatten(1)}
-
-
-class Crops(Dataset):
-    """Central crops, uint8 (3, H, W). A user's error is handed over, not raised: a worker would bury its line."""
-
-    def __init__(self, source: Source, indices: Sequence[int], image_size: tuple[int, int]):
-        self.source, self.indices, self.image_size = source, indices, image_size
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, position: int) -> Tensor | str:
-        try:
-            image, _ = self.source.read(self.indices[position])
-        except UnreadableImage as reason:
-            return str(reason)
-        return evaluation_crop(image, self.image_size, native=self.source.native)
-
-
-def crops(
-    source: Source, indices: Sequence[int], image_size: tuple[int, int], batch: int, workers: int
-) -> Iterator[Tensor]:
-    """Central crops in the order of `indices`: uint8 (B, 3, H, W), `batch` at a time.
-
-    Args:
-        workers: processes that read ahead; 0 reads here.
-
-    Raises:
-        InvalidSetting: from the iterator, when an image cannot be read.
-    """
-    loader = DataLoader(
-        Crops(source, indices, image_size),
-        batch_size=batch,
-        num_workers=workers,
-        collate_fn=list,
-        worker_init_fn=leave_signals_to_the_parent,
-        generator=torch.Generator(),  # otherwise the loader draws from the global one
-    )
-    for images in loader:
-        if unreadable := [image for image in images if isinstance(image, str)]:
-            raise InvalidSetting(f"{unreadable[0]}; a probe needs every image: mend it or take it out of the data")
-        yield torch.stack(images)
-
-
-def extract(
-    extractor: Extractor,
-    images: Iterable[Tensor],
-    device: torch.device,
-) -> dict[str, Tensor]:
-    """Every image through the extractor once: name -> (n, D) float32 on the CPU.
-
-    Args:
-        images: batches of uint8 (B, 3, H, W), as of `crops`.
-    """
-    gathered: dict[str, list[Tensor]] = {}
-    for batch in images:
-        # Not waited for until all are there: the device goes on with the next batch meanwhile.
-        for name, values in extractor(batch.to(device, non_blocking=True).float() / 255).items():
-            gathered.setdefault(name, []).append(values)
-    return {name: torch.cat(parts).cpu() for name, parts in gathered.items()}

@@ -1,21 +1,21 @@
-"""LARS, for linear probes with large batches."""
+"""The classifiers that probes train on an encoder's tokens, and LARS, the optimiser of linear probes."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
-import torch
+import timm.optim
 from timm.layers import AttentionPoolLatent
 from torch import Tensor, nn
 
 from recon.model.layers import LayerNorm
 
-HEAD_WIDTH = 64  # of the attentive head's attention heads, as of every ViT from tiny to large
+HEAD_WIDTH = 64  # width of an attention head of the attentive probe, as in every ViT from tiny to large
 
 
 class Head(nn.Module):
-    """Tokens (B, 1 + N, D), the class token first, to logits (B, C).
+    """Maps tokens (B, 1 + N, D), the class token first, to logits (B, C).
 
-    `own_norm`: the head has a norm behind its pooling, and reads the last block's tokens without the encoder's norm.
+    `own_norm`: the head normalises after pooling, so it reads the last block's tokens without the encoder's norm.
     """
 
     own_norm: ClassVar[bool] = False
@@ -28,10 +28,10 @@ class Head(nn.Module):
 
 
 class BatchNormLinear(Head):
-    """The class token, standardised over the batch without scale and shift, then linear.
+    """The class token under a batch norm without scale and shift, then linear (He et al. 2021, A.1).
 
-    Still a linear classifier: in evaluation the norm is a fixed affine map. It sets the scale of the features, so that
-    one learning rate serves all objectives. He et al. 2021, A.1.
+    Still a linear classifier: in evaluation the norm is a fixed affine map. It fixes the scale of the features, so
+    that one learning rate fits all objectives.
     """
 
     def __init__(self, width: int, classes: int):
@@ -43,9 +43,9 @@ class BatchNormLinear(Head):
 
 
 class PooledLinear(Head):
-    """The mean of the patch tokens, layer norm, then linear: how the official code fine-tunes.
+    """The mean of the patch tokens, layer norm, then linear, as the official code fine-tunes.
 
-    The weights begin so near 0 (2e-5) that the first predictions are uniform.
+    Weights are initialised with std 2e-5, so the first predictions are uniform.
     """
 
     own_norm = True
@@ -61,7 +61,7 @@ class PooledLinear(Head):
 class AttentiveLinear(Head):
     """A learnt query attends to all tokens (timm's `AttentionPoolLatent`: attention, MLP with residual), then linear.
 
-    The order of the tokens means nothing to it. Bardes et al. 2024 (V-JEPA, arXiv 2404.08471), section 4.
+    It ignores the order of the tokens. Bardes et al. 2024 (V-JEPA, arXiv 2404.08471), section 4.
     """
 
     def __init__(self, width: int, classes: int):
@@ -72,57 +72,26 @@ class AttentiveLinear(Head):
         return self.linear(self.pool(tokens))
 
 
-class LARS(torch.optim.Optimizer):
-    """SGD with momentum, where each matrix's update is scaled to a fixed share of the matrix's own norm.
+class LARS(timm.optim.Lars):
+    """timm's LARS with the settings of MoCo v3's and MAE's code: vectors are neither adapted nor decayed.
 
-    With u = g + weight_decay w:  v <- momentum v + trust (||w|| / ||u||) u,  w <- w - lr v.
-    Parameters of one dimension (biases) are neither scaled nor decayed: u = g. Where a norm is 0, nothing is scaled.
+    With trust ratio t = 0.001 ||w|| / (||g|| + d ||w||) and decay d:  v <- 0.9 v + t (g + d w),  w <- w - lr v.
+    For parameters of one dimension (biases) t = 1 and nothing decays; where ||w|| or ||g|| is 0, t = 1. This is the
+    formula of You et al. 2017 (arXiv 1708.03888) but for the place of lr, which the paper multiplies by before the
+    momentum. The official code divides by ||g + d w||, which is the same in MAE's recipe: d = 0.
 
-    You et al. 2017 (arXiv 1708.03888), as MoCo v3 and MAE use it. The paper multiplies by lr before the momentum and
-    divides by ||g|| + weight_decay ||w||: the same at a constant rate without decay.
-
-    Args:
-        params: parameters or groups.
-        lr, momentum, weight_decay: as of `torch.optim.SGD`.
-        trust: the paper's eta.
+    timm's own defaults differ: without decay nothing is adapted, with it vectors are too, and momentum is 0.
     """
 
-    def __init__(
-        self,
-        params: Iterable[nn.Parameter] | Iterable[dict[str, Any]],
-        lr: float = 0.0,
-        momentum: float = 0.9,
-        weight_decay: float = 0.0,
-        trust: float = 0.001,
-    ):
-        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "trust": trust})
+    def __init__(self, params: Iterable[Any], lr: float = 0.0, momentum: float = 0.9, **settings: float):
+        super().__init__(params, lr=lr, momentum=momentum, eps=0.0, **settings)
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
-        """One update of every parameter that has a gradient; returns what `closure`, where given, returns."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    self._update(parameter, group)
-        return loss
-
-    def _update(self, parameter: nn.Parameter, group: dict[str, Any]) -> None:
-        update = parameter.grad
-        if parameter.ndim > 1:
-            update = update + group["weight_decay"] * parameter
-            update = update * trust_ratio(parameter, update, group["trust"])
-        state = self.state[parameter]
-        if not state:
-            state["velocity"] = torch.zeros_like(parameter)
-        state["velocity"].mul_(group["momentum"]).add_(update)
-        parameter.sub_(state["velocity"], alpha=group["lr"])
-
-
-def trust_ratio(parameter: Tensor, update: Tensor, trust: float) -> Tensor:
-    """trust ||parameter|| / ||update||, or 1 where either is 0; a scalar that stays on the device."""
-    own, other = parameter.norm(), update.norm()
-    return torch.where((own > 0) & (other > 0), trust * own / other, 1.0)
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Adds matrices and vectors as groups of their own."""
+        parameters = list(param_group["params"])
+        matrices = [p for p in parameters if p.ndim > 1]
+        vectors = [p for p in parameters if p.ndim <= 1]
+        if matrices:
+            super().add_param_group(param_group | {"params": matrices, "always_adapt": True})
+        if vectors:
+            super().add_param_group(param_group | {"params": vectors, "always_adapt": False, "weight_decay": 0.0})

@@ -1,10 +1,11 @@
-"""Images with a class each, and test labels that can be asked but not read."""
+"""Labelled images of a dataset: subsets by class, training images, and test labels that no probe can read."""
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -15,19 +16,19 @@ from recon.distributed import ALONE, Ranks
 from recon.randomness import seed_of
 
 
-def fraction(labels: Tensor, share: float, seed: int) -> Tensor:
-    """A stratified share of a labelled set, as in the 1% and 10% protocols: labels (n,) int64 -> sorted indices (m,).
+def stratified_subset(labels: Tensor, share: float, seed: int) -> Tensor:
+    """Chooses a share of a labelled set class by class, as the 1% and 10% protocols do: sorted indices (m,).
 
-    m is share * n, rounded, or the number of classes where that is more: each class has at least one image. Images
+    m is share * n, rounded, or the number of classes where that is more: each class keeps at least one image. Images
     are taken from one order in which the j-th image of a class of n_c stands at (j + 1/2) / n_c (Webster's
-    apportionment), so classes keep their proportions, and for one seed a smaller share lies within a larger one.
+    apportionment): classes keep their proportions, and with one seed a smaller subset is part of a larger one.
 
     Args:
-        labels: the classes' numbers, whatever they are; a class that has no image is not missed.
+        labels: (n,) int64, any numbers; classes without an image are ignored.
         share: in (0, 1].
 
     Raises:
-        InvalidSetting: no labels, or a share that is none.
+        InvalidSetting: no labels, or a share outside its interval.
     """
     _check(labels, share, 0 < share <= 1, "in (0, 1]")
     order, rank, size = _shuffled(labels, seed_of(seed, "fraction"))
@@ -36,31 +37,30 @@ def fraction(labels: Tensor, share: float, seed: int) -> Tensor:
     return order[place.argsort(stable=True)[:count]].sort().values.to(labels.device)
 
 
-def held_back(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Splits training images in two, class by class: to fit on, and to choose settings on. Sorted indices of both.
+def stratified_split(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Splits training images class by class into those to train on and those to choose settings on: sorted indices.
 
-    Of a class of n_c images share * n_c, rounded, are held back, at least one and at most n_c - 1: a class of two or
-    more is in both parts. The image of a class of one is fitted on, for without it the class would not be known.
-    Where every class has one image, as few labels may leave it, the second part is empty: there is nothing to choose
-    on, and the caller must have a setting for that.
+    Of a class of n_c images share * n_c, rounded, are held back, at least one and at most n_c - 1: both parts have
+    every class that has two images. A class of one image is trained on. Where every class has one image the second
+    part is empty, and the caller needs a default setting.
 
     Args:
-        labels: (n,) int64, the classes' numbers, whatever they are.
+        labels: (n,) int64, any numbers.
         share: in (0, 1).
 
     Raises:
-        InvalidSetting: no labels, or a share that leaves a part empty.
+        InvalidSetting: no labels, or a share outside its interval.
     """
     _check(labels, share, 0 < share < 1, "between 0 and 1")
     order, rank, size = _shuffled(labels, seed_of(seed, "held back"))
-    back = rank < (share * size).round().clamp(min=1).minimum(size - 1)
-    return tuple(order[part].sort().values.to(labels.device) for part in (~back, back))
+    held_back = rank < (share * size).round().clamp(min=1).minimum(size - 1)
+    return tuple(order[part].sort().values.to(labels.device) for part in (~held_back, held_back))
 
 
 def _shuffled(labels: Tensor, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """A random order of the images; in that order, each one's rank within its class and its class's size: (n,) each.
+    """A random order of the images; in that order, each one's rank within its class and the class's size: (n,) each.
 
-    On the CPU in float64, so that a set is the same on every device.
+    On the CPU in float64, so that the result is the same for every device.
     """
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
     _, classes, sizes = labels.cpu()[order].unique(return_inverse=True, return_counts=True)
@@ -77,15 +77,9 @@ def _check(labels: Tensor, share: float, possible: bool, interval: str) -> None:
         raise InvalidSetting("no labelled images to choose from")
 
 
-T = TypeVar("T")
-
-
 @dataclass(frozen=True)
-class Labelled:
-    """Images of `source` with a class each.
-
-    `indices`: which images. `labels`: (n,) int64, 0 to C - 1, positions in `classes`.
-    """
+class LabelledImages:
+    """Images `indices` of `source`; their labels (n,) int64 are positions in `classes`."""
 
     source: Source
     indices: list[int]
@@ -95,16 +89,16 @@ class Labelled:
     def __len__(self) -> int:
         return len(self.indices)
 
-    def subset(self, which: Tensor) -> "Labelled":
-        """The images at positions `which` (m,)."""
-        chosen = which.tolist()
-        return Labelled(self.source, [self.indices[i] for i in chosen], self.labels[which], self.classes)
+    def subset(self, positions: Tensor) -> "LabelledImages":
+        """The images at `positions` (m,)."""
+        indices = [self.indices[i] for i in positions.tolist()]
+        return LabelledImages(self.source, indices, self.labels[positions], self.classes)
 
 
-class Sealed:
-    """Labels of the test images. They are compared with a probe's final predictions, once; nothing else reads them.
+class HeldOutLabels:
+    """Labels of the test images. Each probe may compare its final predictions with them once, and never read them.
 
-    A second question in the same name would be a choice between two answers by the test data.
+    A second comparison would allow a probe to choose between two predictions by the test data.
     """
 
     def __init__(self, labels: Tensor):
@@ -118,7 +112,7 @@ class Sealed:
         """Which of the predictions (n,) are right: (n,) bool.
 
         Raises:
-            RuntimeError: this probe has asked before.
+            RuntimeError: `probe` has asked before.
         """
         if probe in self._answered:
             raise RuntimeError(
@@ -129,115 +123,111 @@ class Sealed:
 
 
 @dataclass(frozen=True)
-class Task:
-    """What a probe learns and is tested on.
+class ProbeTask:
+    """The training and test images of a dataset.
 
-    `test`: images without their labels, which are in `answers`. `digest`: SHA-256 over all images' names, labels and
-    contents. `repeated`: how many test images are training images too, to the byte.
+    Args:
+        test_labels: of the test images `test_indices` of `test_source`.
+        digest: SHA-256 of the names, labels and contents of all images.
+        duplicates: number of test images that equal a training image, byte for byte.
     """
 
     name: str
-    train: Labelled
+    train: LabelledImages
     test_source: Source
     test_indices: list[int]
-    answers: Sealed
+    test_labels: HeldOutLabels
     digest: str
-    repeated: int
+    duplicates: int
 
     @property
     def classes(self) -> list[str]:
         return self.train.classes
 
 
-def open_task(name: str, root: str | Path | None, ranks: Ranks = ALONE) -> Task:
-    """A dataset's training and test images with their classes; images without a class are left out.
+def open_task(name: str, root: str | Path | None, ranks: Ranks = ALONE) -> ProbeTask:
+    """Opens the training and test images of a dataset with their classes; images without a class are left out.
 
     Args:
-        ranks: that share the reading.
+        ranks: the processes that share the reading.
 
     Raises:
         InvalidSetting: no classes, other classes in the test than in the training images, a class with one training
-            image, an image that cannot be read.
+            image, an image that cannot be read, a stream.
     """
-    with ranks.one_voice():
-        train, test = (_indexed(name, create_dataset(name, split, root)) for split in ("train", "val"))
-    if train.classes and test.classes and train.classes != test.classes:
-        apart = sorted(set(train.classes) ^ set(test.classes)) or ["another order"]
-        raise InvalidSetting(f"data={name}: training and test images have different classes: {', '.join(apart[:5])}")
-    sources = {"train": train, "val": test}
-    found = {split: _labels(source, ranks) for split, source in sources.items()}
-    classes = _classes(name, train, found)
-    contents = {split: _contents(source, found[split], ranks) for split, source in sources.items()}
+    with ranks.sync_errors():
+        train, test = (create_dataset(name, split, root) for split in ("train", "val"))
+        if isinstance(train, StreamedSource):
+            raise InvalidSetting(f"data={name} is a stream; a probe reads images by number: unpack it into a folder")
+    labels, test_labels = (_labels(source, ranks) for source in (train, test))
+    classes = _classes(name, train, test, labels, test_labels)
+    hashes, test_hashes = _hashes(train, labels, ranks), _hashes(test, test_labels, ranks)
     digest = hashlib.sha256()
-    for split, source in sources.items():
-        for (index, label), content in zip(found[split].items(), contents[split], strict=True):
+    for source, known, contents in ((train, labels, hashes), (test, test_labels, test_hashes)):
+        for (index, label), content in zip(known.items(), contents, strict=True):
             digest.update(f"{source.name_of(index)}\0{label}\0".encode() + content)
-    position = {label: k for k, label in enumerate(sorted(set(found["train"].values())))}
-    labels = {split: torch.tensor([position[label] for label in each.values()]) for split, each in found.items()}
-    seen = set(contents["train"])
-    return Task(
+    position = {label: k for k, label in enumerate(sorted(set(labels.values())))}
+    numbers, test_numbers = (torch.tensor([position[label] for label in x.values()]) for x in (labels, test_labels))
+    seen = set(hashes)
+    return ProbeTask(
         name,
-        Labelled(train, list(found["train"]), labels["train"], classes),
+        LabelledImages(train, list(labels), numbers, classes),
         test,
-        list(found["val"]),
-        Sealed(labels["val"]),
+        list(test_labels),
+        HeldOutLabels(test_numbers),
         digest.hexdigest(),
-        repeated=sum(content in seen for content in contents["val"]),
+        duplicates=sum(content in seen for content in test_hashes),
     )
 
 
-def _indexed(name: str, source: Source | StreamedSource) -> Source:
-    if isinstance(source, StreamedSource):
-        raise InvalidSetting(f"data={name} is a stream; a probe reads images by their number: unpack it into a folder")
-    return source
+@contextmanager
+def every_image_readable() -> Iterator[None]:
+    """Turns an image that cannot be read, which training would skip, into an error of one line."""
+    try:
+        yield
+    except UnreadableImage as reason:
+        raise InvalidSetting(f"{reason}; a probe needs every image: mend it or take it out of the data") from reason
 
 
 def _labels(source: Source, ranks: Ranks) -> dict[int, int]:
     """Index -> class, of the images that have one."""
-    labels = ranks.shared(range(len(source)), _readable(source.label_of))
+    labels = ranks.parallel_map(every_image_readable()(source.label_of), range(len(source)))
     return {index: label for index, label in enumerate(labels) if label >= 0}
 
 
-def _contents(source: Source, indices: Iterable[int], ranks: Ranks) -> list[bytes]:
-    """SHA-256 of each image's file, or of its pixels."""
-    return ranks.shared(indices, _readable(lambda index: hashlib.sha256(source.content(index)).digest()))
+def _hashes(source: Source, indices: Iterable[int], ranks: Ranks) -> list[bytes]:
+    """SHA-256 of each image's file, or of its pixels where it has no file."""
+
+    @every_image_readable()
+    def hash_of(index: int) -> bytes:
+        return hashlib.sha256(source.content(index)).digest()
+
+    return ranks.parallel_map(hash_of, indices)
 
 
-def _readable(what: Callable[[int], T]) -> Callable[[int], T]:
-    """`what` an image tells, where one that cannot be read is a wrong setting."""
+def _classes(name: str, train: Source, test: Source, labels: dict[int, int], test_labels: dict[int, int]) -> list[str]:
+    """The names of the classes that occur, by their numbers; checks that they can be probed."""
+    different = f"data={name}: training and test images have different classes"
+    if train.classes and test.classes and train.classes != test.classes:
+        apart = sorted(set(train.classes) ^ set(test.classes)) or ["another order"]
+        raise InvalidSetting(f"{different}: {', '.join(apart[:5])}")
+    names, counts, test_classes = dict(enumerate(train.classes)), Counter(labels.values()), set(test_labels.values())
 
-    def of_image(index: int) -> T:
-        try:
-            return what(index)
-        except UnreadableImage as reason:
-            raise InvalidSetting(f"{reason}; a probe needs every image: mend it or take it out of the data") from reason
+    def listed(numbers: Iterable[int]) -> str:
+        words = [str(names.get(number, number)) for number in sorted(numbers)]
+        return ", ".join(words if len(words) <= 5 else [*words[:5], "..."])
 
-    return of_image
-
-
-def _classes(name: str, train: Source, found: dict[str, dict[int, int]]) -> list[str]:
-    """The names of the classes that occur, in the order of their numbers."""
-    have = {split: sorted(set(each.values())) for split, each in found.items()}
-    names = dict(enumerate(train.classes))
-
-    def called(labels: Iterable[int]) -> str:
-        some = [str(names.get(label, label)) for label in sorted(labels)]
-        return ", ".join(some if len(some) <= 5 else [*some[:5], "..."])
-
-    if not have["train"] or not have["val"]:
+    if not labels or not test_labels:
         raise InvalidSetting(
             f"data={name} has no classes; a probe needs labelled images (class folders, or a label column)"
         )
-    if have["train"] != have["val"]:
-        apart = set(have["train"]) ^ set(have["val"])
+    if counts.keys() != test_classes:
+        raise InvalidSetting(f"{different}; on one side alone: {listed(counts.keys() ^ test_classes)}")
+    if len(counts) < 2:
+        raise InvalidSetting(f"data={name} has the one class {listed(counts)}; a probe needs two or more")
+    if single := [label for label, count in counts.items() if count == 1]:
         raise InvalidSetting(
-            f"data={name}: training and test images have different classes; on one side alone: {called(apart)}"
+            f"data={name}: class {listed(single)} has one training image, so none can be held back to choose settings "
+            "on"
         )
-    if len(have["train"]) < 2:
-        raise InvalidSetting(f"data={name} has the one class {called(have['train'])}; a probe needs two or more")
-    counts = torch.tensor(list(found["train"].values())).bincount()
-    if alone := {label for label in have["train"] if counts[label] == 1}:
-        raise InvalidSetting(
-            f"data={name}: class {called(alone)} has one training image, so none can be held back to choose settings on"
-        )
-    return [str(names.get(label, label)) for label in have["train"]]
+    return [str(names.get(label, label)) for label in sorted(counts)]

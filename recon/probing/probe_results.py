@@ -1,7 +1,8 @@
-"""probe.json, what a reader needs; probe.safetensors, which test images were told right, for paired differences."""
+"""The results of a probing: probe.json for readers, probe.safetensors for paired differences, and the printed table."""
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,28 +12,31 @@ from safetensors.torch import save
 from torch import Tensor
 
 from losses import InvalidSetting
-from recon.probing.accuracy import accuracy
-from recon.probing.context import Contestant
-from recon.probing.labelled import Task
-from recon.runs import write_text
-from recon.study_config import ProbeSettings
+from recon.console import aligned
+from recon.probing.accuracy import Accuracy, accuracy
+from recon.runs import write_bytes, write_text
+
+FORMAT = "recon probe 2"
+EARLIER = "recon probe 1"  # called encoders contestants
+JSON, TENSORS = "probe.json", "probe.safetensors"
+FEATURE_NAMES = {"mean": "mean of the patch tokens", "class": "class token"}
 
 
 @dataclass(frozen=True)
-class Result:
-    """One probe of one contestant.
+class ProbeResult:
+    """How often one probe of one encoder was right on the test images.
 
     Args:
-        contestant: key of who was probed.
-        probe: linear, knn, attentive, partial, finetune.
-        variant: what else tells it apart: "k=20", "blocks=2".
-        feature: what a frozen probe read: "mean/12" (patch tokens behind block 12), "class/12", "pixels"; otherwise "".
+        encoder: key of the `ProbedEncoder`.
+        probe: linear, knn, paper_linear, attentive, partial or finetune.
+        variant: what else tells it apart: "k=20", "blocks=2, 100 epochs".
+        feature: what a frozen probe read: "mean/12" (mean patch token after block 12), "class/12", "pixels"; else "".
         fraction: of the training labels.
         correct: (S, n) bool, seeds by test images.
-        chosen: per seed, what was chosen on held-back training images, or how it was trained.
+        chosen: per seed, what was chosen on held-back training images, or the recipe of the training.
     """
 
-    contestant: str
+    encoder: str
     probe: str
     variant: str
     feature: str
@@ -42,140 +46,191 @@ class Result:
 
     @property
     def question(self) -> str:
-        """What was asked, whoever answered: the same for every contestant's counterpart."""
+        """What was asked, the same for every encoder."""
         return "/".join(filter(None, (self.probe, self.variant, self.feature, f"{self.fraction:g}")))
 
     @property
     def name(self) -> str:
         """Unique within one probing."""
-        return f"{self.contestant}/{self.question}"
+        return f"{self.encoder}/{self.question}"
 
+    @property
+    def kind(self) -> str:
+        """The kind of feature that was read: "mean", "class" or "pixels"; "" where the whole encoder was trained."""
+        return self.feature.partition("/")[0]
 
-FORMAT = "recon probe 1"
-JSON, TENSORS = "probe.json", "probe.safetensors"
+    @property
+    def layer(self) -> int:
+        """The block whose output was read; 0 where the whole encoder was trained, and for pixels."""
+        return int(self.feature.partition("/")[2] or 0)
+
+    @property
+    def title(self) -> str:
+        """The question without the share of the labels, in words: "linear, class token of block 12"."""
+        feature = f"{FEATURE_NAMES[self.kind]} of block {self.layer}" if self.layer else self.kind
+        return ", ".join(filter(None, (self.probe, self.variant, feature)))
+
+    @cached_property
+    def accuracy(self) -> Accuracy:
+        """Mean accuracy over seeds and test images, with its interval."""
+        return accuracy(self.correct)
 
 
 @dataclass(frozen=True)
-class Record:
-    """A probing as it lies on disk. `page`: probe.json. `correct`: result's name -> (S, n) bool."""
+class EncoderInfo:
+    """What probe.json tells of a `ProbedEncoder`."""
 
-    page: dict[str, Any]
-    correct: dict[str, Tensor]
+    label: str
+    checksum: str
+
+
+@dataclass(frozen=True)
+class DataInfo:
+    """The images that were probed. `train`, `test`: how many; `image_size`: [H, W]."""
+
+    name: str
+    digest: str
+    train: int
+    test: int
+    classes: list[str]
+    image_size: list[int]
+
+
+@dataclass(frozen=True)
+class ProbeRecord:
+    """A probing, as probe.json and probe.safetensors hold it.
+
+    Args:
+        run: name of the run, or of the model from scratch.
+        encoders: by key.
+        settings: of the command.
+        caveats: what a reader must know, a sentence each.
+        results: by name.
+    """
+
+    run: str
+    encoders: dict[str, EncoderInfo]
+    data: DataInfo
+    seeds: list[int]
+    settings: dict[str, Any]
+    caveats: list[str]
+    results: dict[str, ProbeResult] = field(default_factory=dict)
 
     @property
-    def task(self) -> tuple[str, list[int]]:
+    def checksum(self) -> str:
+        """Of the run's encoder; a model from scratch, drawn anew for each seed, has none."""
+        return self.encoders["run"].checksum if "run" in self.encoders else "scratch"
+
+    @property
+    def images(self) -> tuple[str, list[int]]:
         """Digest of the images and labels that were probed, and the size they were cut to."""
-        return self.page["data"]["digest"], self.page["data"]["image_size"]
+        return self.data.digest, self.data.image_size
+
+    @property
+    def conditions(self) -> dict[str, Any]:
+        """What two probings must have in common to be kept in one file."""
+        return {
+            "data": self.data.digest,
+            "image size": self.data.image_size,
+            "seeds": self.seeds,
+            "precision": self.settings["precision"],
+        }
+
+    def with_results(self, results: list[ProbeResult]) -> "ProbeRecord":
+        """This record with further results, which replace those of the same name."""
+        return replace(self, results=self.results | {result.name: result for result in results})
 
 
-def page_of(
-    title: str,
-    contestants: list[Contestant],
-    task: Task,
-    image_size: tuple[int, int],
-    settings: ProbeSettings,
-    caveats: list[str],
-) -> dict[str, Any]:
-    """probe.json without its results."""
-    return {
-        "format": FORMAT,
-        "run": title,
-        "contestants": {c.key: {"label": c.label, "encoder": c.checksum} for c in contestants},
-        "data": {
-            "name": task.name,
-            "digest": task.digest,
-            "train": len(task.train),
-            "test": len(task.answers),
-            "classes": task.classes,
-            "image_size": list(image_size),
-        },
-        "seeds": [settings.seed + i for i in range(settings.probe.seeds)],
-        "settings": asdict(settings),
-        "caveats": caveats,
-    }
-
-
-def usable(before: Record | None, page: dict[str, Any], again: bool) -> Record | None:
-    """The earlier probing that new results join; None where there is none, or its encoder has changed since.
+def joined(record: ProbeRecord, before: ProbeRecord | None, again: bool) -> ProbeRecord:
+    """The new record with the results of the earlier probing, unless its encoder has changed since or `again` is set.
 
     Raises:
-        InvalidSetting: it was made under other terms, and is not to be replaced (`again`).
+        InvalidSetting: the earlier probing was made under other conditions.
     """
-    if before is None or again or _encoder(before.page) != _encoder(page):
-        return None
-    then, now = _terms(before.page), _terms(page)
-    if differing := [key for key in now if then[key] != now[key]]:
+    if before is None or again or before.checksum != record.checksum:
+        return record
+    if differing := [key for key, value in record.conditions.items() if before.conditions[key] != value]:
         raise InvalidSetting(
-            f"{before.page['run']} has been probed with other {' and '.join(differing)}; again=true replaces that"
+            f"{before.run} has been probed with other {' and '.join(differing)}; again=true replaces that"
         )
-    return before
+    return replace(record, encoders=before.encoders | record.encoders, results=before.results)
 
 
-def with_results(page: dict[str, Any], results: list[Result], before: Record | None) -> Record:
-    """The page with its results, and those of `before`."""
-    entries, correct = {}, {}
-    if before is not None:
-        entries = {entry["name"]: entry for entry in before.page["results"]}
-        correct = dict(before.correct)
-        page = page | {"contestants": before.page["contestants"] | page["contestants"]}
-    for result in results:
-        correct[result.name] = result.correct
-        entries[result.name] = {
-            "name": result.name,
-            "contestant": result.contestant,
-            "question": result.question,
-            "probe": result.probe,
-            "variant": result.variant,
-            "feature": result.feature,
-            "fraction": result.fraction,
-            **numbers(result),
-            "chosen": result.chosen,
-        }
-    return Record(page | {"results": list(entries.values())}, correct)
+def write(folder: Path, record: ProbeRecord) -> None:
+    """Writes both files into a run's folder, the tensors first."""
+    page = {"format": FORMAT} | asdict(replace(record, results={}))
+    page["results"] = [_entry(result) for result in record.results.values()]
+    tensors = {name: result.correct.to(torch.uint8) for name, result in record.results.items()}
+    write_bytes(folder / TENSORS, save(tensors, metadata=_tie(record)))
+    write_text(folder / JSON, json.dumps(page, indent=1, allow_nan=False) + "\n")
 
 
-def numbers(result: Result) -> dict[str, Any]:
-    """Accuracy, its 95% interval, and that of each seed."""
-    found = accuracy(result.correct).as_dict()
-    return {"value": found.pop("mean"), **found}
+def _entry(result: ProbeResult) -> dict[str, Any]:
+    """A result as probe.json lists it, with its accuracy and without its tensor."""
+    numbers = asdict(result.accuracy)
+    plain = {f.name: getattr(result, f.name) for f in fields(result) if f.name != "correct"}
+    return {"name": result.name, "question": result.question, **plain, "value": numbers.pop("mean"), **numbers}
 
 
-def write(folder: Path, record: Record) -> None:
-    """Writes both files, the tensors first."""
-    temporary = folder / f"{TENSORS}.tmp"
-    tensors = {name: right.to(torch.uint8) for name, right in record.correct.items()}
-    temporary.write_bytes(save(tensors, metadata=_belongs_to(record.page)))
-    temporary.replace(folder / TENSORS)
-    write_text(folder / JSON, json.dumps(record.page, indent=1, allow_nan=False) + "\n")
-
-
-def read(folder: Path) -> Record | None:
+def read(folder: Path) -> ProbeRecord | None:
     """The probing in a run's folder; None where there is none that can be read."""
     try:
-        page = json.loads((folder / JSON).read_text())
+        page = _renamed(json.loads((folder / JSON).read_text()))
+        entries = page.pop("results")
+        encoders = {key: EncoderInfo(**encoder) for key, encoder in page.pop("encoders").items()}
+        record = ProbeRecord(encoders=encoders, data=DataInfo(**page.pop("data")), **page)
+        names = [f.name for f in fields(ProbeResult) if f.name != "correct"]
         with safe_open(folder / TENSORS, framework="pt") as file:
-            if page["format"] != FORMAT or file.metadata() != _belongs_to(page):  # killed between the two files
+            if file.metadata() != _tie(record):  # the program was killed between the two files
                 return None
-            return Record(page, {entry["name"]: file.get_tensor(entry["name"]).bool() for entry in page["results"]})
-    except (OSError, ValueError, SafetensorError, TypeError, KeyError):
+            correct = {entry["name"]: file.get_tensor(entry["name"]).bool() for entry in entries}
+        return record.with_results(
+            [ProbeResult(correct=correct[entry["name"]], **{name: entry[name] for name in names}) for entry in entries]
+        )
+    except (OSError, ValueError, SafetensorError, TypeError, KeyError, AttributeError):
         return None
 
 
-def _belongs_to(page: dict[str, Any]) -> dict[str, str]:
-    """What ties the two files of a probing together."""
-    return {"terms": json.dumps({"encoder": _encoder(page), **_terms(page)}, sort_keys=True)}
+def _renamed(page: dict[str, Any]) -> dict[str, Any]:
+    """probe.json in today's words, without its format.
+
+    Raises:
+        ValueError: an unknown format.
+    """
+    version = page.pop("format")
+    if version == EARLIER:
+        encoders = page.pop("contestants")
+        page["encoders"] = {key: {"label": e["label"], "checksum": e["encoder"]} for key, e in encoders.items()}
+        page["results"] = [entry | {"encoder": entry["contestant"]} for entry in page["results"]]
+    elif version != FORMAT:
+        raise ValueError(f"unknown format {version}")
+    return page
 
 
-def _encoder(page: dict[str, Any]) -> str:
-    """Checksum of what was probed; a model from scratch has none that lasts."""
-    return page["contestants"].get("run", {"encoder": "scratch"})["encoder"]
+def _tie(record: ProbeRecord) -> dict[str, str]:
+    """Metadata of probe.safetensors that says which probe.json it belongs to."""
+    return {"terms": json.dumps({"encoder": record.checksum, **record.conditions}, sort_keys=True)}
 
 
-def _terms(page: dict[str, Any]) -> dict[str, Any]:
-    """What must be the same for two probings to stand in one file."""
-    return {
-        "data": page["data"]["digest"],
-        "image size": page["data"]["image_size"],
-        "seeds": page["seeds"],
-        "precision": page["settings"]["precision"],
-    }
+def table(record: ProbeRecord) -> str:
+    """A line per question, a column per encoder: accuracy in percent, and how far its 95% interval reaches."""
+    asked = {result.question: result for result in record.results.values() if result.encoder != "pixels"}
+    lines = [["", "labels", *(encoder.label for encoder in record.encoders.values())]]
+    for result in asked.values():
+        cells = [_cell(counterpart(result, key, record)) for key in record.encoders]
+        lines.append([result.title, f"{result.fraction:.0%}", *cells])
+    return aligned(lines)
+
+
+def counterpart(result: ProbeResult, encoder: str, record: ProbeRecord) -> ProbeResult | None:
+    """Another encoder's result of the same question; pixels have one kind of feature, which answers for every kind."""
+    feature = "pixels" if encoder == "pixels" and result.feature else result.feature
+    return record.results.get(replace(result, encoder=encoder, feature=feature).name)
+
+
+def _cell(result: ProbeResult | None) -> str:
+    if result is None:
+        return "-"
+    found = result.accuracy
+    reach = max(found.high - found.mean, found.mean - found.low)  # near 0 and 1 the sides differ
+    return f"{found.mean:.1%} ±{100 * reach:.1f}"

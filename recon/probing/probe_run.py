@@ -1,91 +1,57 @@
-"""What `python -m recon.probe` does."""
+"""The command `python -m recon.probe`: opens a run and its data, probes, writes and prints the results."""
 
 import shlex
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from losses import InvalidSetting
 from recon import config
-from recon.console import aligned, duration, no_progress_bar, progress_bar
-from recon.distributed import PATIENCE, Ranks, join
-from recon.loaded_run import Subject, open_run
+from recon.console import duration, no_progress_bar, progress_bar
+from recon.distributed import TIMEOUT, Ranks, join
+from recon.loaded_run import LoadedRun, open_run
 from recon.model import MaskedAutoencoder, create_model
-from recon.probing import probe_results as record
-from recon.probing.context import Contestant, Terms, contestants
-from recon.probing.fine_tuning import TUNED, probe_tuned, trainings
-from recon.probing.frozen import FROZEN, features_of, probe_features
-from recon.probing.labelled import Task, open_task
-from recon.probing.probe_results import Result
+from recon.probing import probe_results
+from recon.probing.features import ProbeContext, ProbedEncoder, features_of, probed_encoders
+from recon.probing.labelled import ProbeTask, open_task
+from recon.probing.probe_results import DataInfo, EncoderInfo, ProbeRecord, ProbeResult
+from recon.probing.probes import FROZEN, TUNED, probe_frozen, probe_trained, trained_probes
 from recon.runs import RUNS
 from recon.study_config import ProbeSettings, check_probing, layers, probes
 from recon.training.device import own_fabric
 
-FEATURE_NAMES = {"mean": "mean of the patch tokens", "class": "class token"}
-
-
-def table(page: dict[str, Any]) -> str:
-    """A line per question, a column per contestant: accuracy in percent, and how far its 95% interval reaches."""
-    columns = {key: c["label"] for key, c in page["contestants"].items()}
-    found = {(entry["question"], entry["contestant"]): entry for entry in page["results"]}
-    asked = {entry["question"]: entry for entry in page["results"] if entry["contestant"] != "pixels"}
-    lines = [["", "labels", *columns.values()]]
-    for question, entry in asked.items():
-        cells = [found.get((question, key)) or _of_pixels(entry, key, page["results"]) for key in columns]
-        lines.append([title(entry), f"{entry['fraction']:.0%}", *map(_cell, cells)])
-    return aligned(lines)
-
-
-def title(entry: dict[str, Any]) -> str:
-    """What was asked, in words: "linear, class token of block 12"."""
-    kind, _, layer = entry["feature"].partition("/")
-    of = f"{FEATURE_NAMES[kind]} of block {layer}" if layer else kind
-    return ", ".join(filter(None, (entry["probe"], entry["variant"], of)))
-
-
-def _of_pixels(entry: dict[str, Any], contestant: str, results: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """Pixels have one kind of features, which stands beside every kind of an encoder's."""
-    same = ("probe", "variant", "fraction")
-    return next(
-        (r for r in results if r["contestant"] == contestant == "pixels" and all(r[key] == entry[key] for key in same)),
-        None,
-    )
-
-
-def _cell(entry: dict[str, Any] | None) -> str:
-    if entry is None:
-        return "-"
-    half = max(entry["high"] - entry["value"], entry["value"] - entry["low"])  # near 0 and 1 the sides differ
-    return f"{entry['value']:.1%} ±{100 * half:.1f}"
-
-
-FEATURES = "features"  # folder of the cache, within a run's
-UNLABELLED = {"bundled", "random"}  # sources of a critic's weights that have never seen a label
+FEATURES = "features"  # folder of the cached features, within a run's
+UNLABELLED = {"bundled", "random"}  # sources of a loss network's weights that have never seen a label
 
 
 @dataclass(frozen=True)
 class Probed:
-    """What is probed, on what, and where the results go. `notes`: what a reader must know, a sentence each."""
+    """What is probed, on which data, and the folder of the results.
+
+    Args:
+        model: the encoder of the run, or the model from scratch.
+        encoders: that model, and controls.
+        caveats: what a reader must know, a sentence each.
+    """
 
     folder: Path
-    title: str
+    name: str
     model: MaskedAutoencoder
-    contestants: list[Contestant]
-    task: Task
+    encoders: list[ProbedEncoder]
+    task: ProbeTask
     image_size: tuple[int, int]
-    notes: list[str]
+    caveats: list[str]
 
 
 def probe(settings: ProbeSettings, given: frozenset[str] = frozenset()) -> int:
     """Probes a run's encoder, or trains one from scratch; writes probe.json into its folder and prints a table.
 
-    Under torchrun processes share the images, the fits and the trainings; the first alone prints and writes.
+    Under torchrun the processes share extraction, fits and trainings; rank zero alone prints and writes.
 
-    Returns 0, or 130 where Ctrl-C ended it: what had been found until then is kept.
+    Returns 0, or 130 after Ctrl-C: the results until then are kept.
 
     Raises:
         InvalidSetting: no such run, no readable model, data that cannot be probed.
@@ -98,59 +64,76 @@ def probe(settings: ProbeSettings, given: frozenset[str] = frozenset()) -> int:
             f"{' and '.join(sorted(ignored))} with run={settings.run}: a run has its own; leave it out"
         )
     began = time.monotonic()
-    ranks = join(PATIENCE)
-    with ranks.ending_together("what had been found is kept; probe again"):
-        probed = of_run(settings, ranks) if settings.scratch is None else of_scratch(settings, ranks)
-        task = probed.task
-        page = record.page_of(
-            probed.title, probed.contestants, task, probed.image_size, settings, probed.notes + notes(task)
-        )
-        with ranks.one_voice():
-            found = record.usable(record.read(probed.folder), page, settings.again)
+    ranks = join(TIMEOUT)
+    with ranks.exit_together("what had been found is kept; probe again"):
+        probed = open_probed(settings, ranks) if settings.scratch is None else open_scratch(settings, ranks)
+        with ranks.sync_errors():
+            before = probe_results.read(probed.folder)
+            record = probe_results.joined(new_record(probed, settings), before, settings.again)
         try:
-            for answers in results(probed, settings, ranks):
-                found = record.with_results(page, answers, found)
-                ranks.by_first(partial(keep, found, probed.folder))
+            for results in all_results(probed, settings, ranks):
+                record = record.with_results(results)
+                ranks.on_rank_zero(partial(write, probed.folder, record))
         except KeyboardInterrupt:
             if ranks.count > 1:
                 raise
-            print(f"stopped; what had been found is in {probed.folder / record.JSON}", file=sys.stderr)
+            print(f"stopped; what had been found is in {probed.folder / probe_results.JSON}", file=sys.stderr)
             return 130
-    ranks.say(summary(found, probed, time.monotonic() - began))
-    ranks.say(f"next         python -m recon.compare {shlex.quote(str(settings.run or probed.folder))} ANOTHER_RUN")
+    ranks.print0(summary(record, probed.folder, time.monotonic() - began))
+    ranks.print0(f"next         python -m recon.compare {shlex.quote(str(settings.run or probed.folder))} ANOTHER_RUN")
     return 0
 
 
-def keep(found: record.Record, folder: Path) -> None:
-    """Writes what has been found so far."""
+def new_record(probed: Probed, settings: ProbeSettings) -> ProbeRecord:
+    """The record of a probing, without results."""
+    task = probed.task
+    return ProbeRecord(
+        run=probed.name,
+        encoders={encoder.key: EncoderInfo(encoder.label, encoder.checksum) for encoder in probed.encoders},
+        data=DataInfo(
+            task.name, task.digest, len(task.train), len(task.test_labels), task.classes, list(probed.image_size)
+        ),
+        seeds=[settings.seed + i for i in range(settings.probe.seeds)],
+        settings=asdict(settings),
+        caveats=probed.caveats,
+    )
+
+
+def write(folder: Path, record: ProbeRecord) -> None:
+    """Writes the results so far.
+
+    Raises:
+        InvalidSetting: the folder cannot be written to.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        record.write(folder, found)
+        probe_results.write(folder, record)
     except OSError as error:
         raise InvalidSetting(f"results cannot be written to {folder}: {error.strerror}") from error
 
 
-def summary(found: record.Record, probed: Probed, seconds: float) -> str:
+def summary(record: ProbeRecord, folder: Path, seconds: float) -> str:
     """The table and what a reader must know of it."""
-    task, (height, width) = probed.task, probed.image_size
+    data, (height, width) = record.data, record.data.image_size
     lines = [
-        table(found.page),
-        f"\n{len(task.answers):,} test images of {task.name}, {height}x{width} pixels, {len(task.classes)} classes; "
+        probe_results.table(record),
+        f"\n{data.test:,} test images of {data.name}, {height}x{width} pixels, {len(data.classes)} classes; "
         "± reach of the 95% interval over images and seeds",
-        *found.page["caveats"],
-        f"all numbers  {probed.folder / record.JSON}   ({duration(seconds)})",
+        *record.caveats,
+        f"all numbers  {folder / probe_results.JSON}   ({duration(seconds)})",
     ]
     return "\n".join(lines)
 
 
-def results(probed: Probed, settings: ProbeSettings, ranks: Ranks) -> Iterator[list[Result]]:
-    """Every probe that was asked for, of every contestant that it can probe; kind after kind, as they are found."""
-    with ranks.one_voice():
+def all_results(probed: Probed, settings: ProbeSettings, ranks: Ranks) -> Iterator[list[ProbeResult]]:
+    """Runs the requested probes on every encoder that they can probe; yields results as they are found."""
+    with ranks.sync_errors():
         fabric = own_fabric(settings.device, settings.precision, ranks)
     depth, names = len(probed.model.blocks), probes(settings)
-    frozen, tuned = ([name for name in names if name in kind] for kind in (FROZEN, TUNED))
-    asked, read = trainings(tuned, settings.probe, depth), layers(settings, depth)
-    terms = Terms(
+    frozen = [name for name in names if name in FROZEN]
+    trained = trained_probes([name for name in names if name in TUNED], settings.probe, depth)
+    read_layers = layers(settings, depth)
+    context = ProbeContext(
         probed.task,
         probed.image_size,
         list(dict.fromkeys(settings.probe.fractions)),
@@ -158,45 +141,37 @@ def results(probed: Probed, settings: ProbeSettings, ranks: Ranks) -> Iterator[l
         fabric,
         settings.batch,
         settings.data.workers,
-        progress_bar if ranks.first else no_progress_bar,
+        progress_bar if ranks.is_zero else no_progress_bar,
         ranks,
     )
-    for one in probed.contestants:
+    for encoder in probed.encoders:
         if frozen:
-            features = features_of(one, read, terms, probed.folder / FEATURES)
-            yield probe_features(one, features, frozen, terms)
-        for training in asked if one.model is not None else ():
-            yield probe_tuned(one, training, terms)
+            features = features_of(encoder, read_layers, context, probed.folder / FEATURES)
+            yield probe_frozen(encoder, features, frozen, context)
+        for each in trained if encoder.model is not None else ():
+            yield probe_trained(encoder, each, context)
 
 
-def of_run(settings: ProbeSettings, ranks: Ranks) -> Probed:
-    """A run's encoder, on the data it was trained on or on other data; controls beside it."""
-    with ranks.one_voice():
-        subject = open_run(Path(settings.run))
-    trained = subject.trained.settings.data
-    own = settings.data.name in (None, trained.name)
-    name = settings.data.name or trained.name
+def open_probed(settings: ProbeSettings, ranks: Ranks) -> Probed:
+    """Opens a run's encoder with its controls, and the data it was trained on or other data."""
+    with ranks.sync_errors():
+        run = open_run(Path(settings.run))
+    trained_on, model = run.settings.data, run.model
+    name = settings.data.name or trained_on.name
     if name is None:
         raise InvalidSetting(f"{settings.run} does not say what it was trained on: give data=NAME data.root=PATH")
-    task = open_task(name, settings.data.root or (trained.root if own else None), ranks)
-    model = subject.trained.model
-    return Probed(
-        subject.folder,
-        subject.name,
-        model,
-        contestants(subject.name, model, settings.seed, settings.probe.controls),
-        task,
-        model.image_size,
-        labels_seen(subject) + ([subject.unfinished] if subject.unfinished else []),
-    )
+    task = open_task(name, settings.data.root or (trained_on.root if name == trained_on.name else None), ranks)
+    encoders = probed_encoders(run.name, model, settings.seed, settings.probe.controls)
+    caveats = [*labels_seen(run), *([run.unfinished] if run.unfinished else []), *data_caveats(task)]
+    return Probed(run.folder, run.name, model, encoders, task, model.image_size, caveats)
 
 
-def of_scratch(settings: ProbeSettings, ranks: Ranks) -> Probed:
-    """A model that has learnt nothing; its folder is runs/scratch-MODEL-PATCH-DATA-SIZE."""
+def open_scratch(settings: ProbeSettings, ranks: Ranks) -> Probed:
+    """Makes an untrained model, whose results go to runs/scratch-MODEL-PATCH-DATA-SIZE, and opens its data."""
     if settings.data.name is None:
         raise InvalidSetting(f"scratch={settings.scratch} needs data=NAME")
-    if outside := [name for name in probes(settings) if name != "finetune"]:
-        raise InvalidSetting(f"scratch={settings.scratch} is trained by finetune alone; take {', '.join(outside)} away")
+    if others := [name for name in probes(settings) if name != "finetune"]:
+        raise InvalidSetting(f"scratch={settings.scratch} is trained by finetune alone; take {', '.join(others)} away")
     image_size = config.pixels(settings.data.image_size)
     task = open_task(settings.data.name, settings.data.root, ranks)
     source = task.train.source
@@ -205,20 +180,24 @@ def of_scratch(settings: ProbeSettings, ranks: Ranks) -> Probed:
     ).untrained(settings.seed)
     size = "x".join(map(str, dict.fromkeys(image_size)))
     name = f"scratch-{settings.scratch}-{settings.patch_size}-{settings.data.name}-{size}".replace("/", "-")
-    return Probed(RUNS / name, name, model, [Contestant("scratch", name, model)], task, image_size, [])
+    encoders = [ProbedEncoder("scratch", name, model)]
+    return Probed(RUNS / name, name, model, encoders, task, image_size, data_caveats(task))
 
 
-def labels_seen(subject: Subject) -> list[str]:
-    """A sentence for each network of the objective that may have learnt from labels."""
+def labels_seen(run: LoadedRun) -> list[str]:
+    """A sentence for each network of the objective that may have been trained on labels."""
     return [
         f"Not label-free: the objective's {term} term used a network ({weights['source']}) that may have learnt from "
         "labels of such images."
-        for term, weights in (subject.trained.resolved.get("weights") or {}).items()
+        for term, weights in (run.resolved.get("weights") or {}).items()
         if weights["source"] not in UNLABELLED
     ]
 
 
-def notes(task: Task) -> list[str]:
+def data_caveats(task: ProbeTask) -> list[str]:
     """What a reader must know of the data."""
-    repeated = f"{task.repeated} of the test images are training images too, to the byte." if task.repeated else None
-    return [note for note in (repeated, task.train.source.caveat) if note]
+    duplicates = f"{task.duplicates} of the test images are training images too, to the byte."
+    return [
+        *([duplicates] if task.duplicates else []),
+        *([task.train.source.caveat] if task.train.source.caveat else []),
+    ]

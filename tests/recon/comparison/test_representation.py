@@ -8,7 +8,7 @@ import torch
 
 from recon.comparison.assemble import Comparison, read_comparison
 from recon.comparison.compare_runs import compare
-from recon.comparison.probed import GROUP, Answer, curves, with_probes
+from recon.comparison.probed import GROUP, curves, with_probes
 from recon.evaluation.results import Results, Value
 from recon.probing import probe_results as probes
 from tests.recon.comparison.conftest import comparing
@@ -57,11 +57,11 @@ def reduced(report: Comparison, *keys: str) -> Comparison:
 def test_what_was_probed_has_columns(report, runs):
     group = [column.name for column in report.columns if column.group == GROUP]
     assert group == ["linear_class", "knn_20_class", "linear_mean", "knn_20_mean", "finetune_0.1_epochs"]
-    entries = {entry["name"]: entry for entry in probes.read(runs[0]).page["results"]}
+    results = probes.read(runs[0]).results
     for column, name in {"linear_mean": "run/linear/mean/4/1", "knn_20_class": "run/knn/k=20/class/4/1"}.items():
         found = report.results.get("run/one", column)
-        assert found.value == pytest.approx(entries[name]["value"], rel=1e-6)
-        assert found.low < found.value < found.high and found.n == entries[name]["images"]
+        assert found.value == pytest.approx(results[name].accuracy.mean, rel=1e-6)
+        assert found.low < found.value < found.high and found.n == results[name].accuracy.images
 
 
 def test_controls_and_the_baseline_are_rows_before_the_truth(report):
@@ -85,7 +85,7 @@ def test_the_printed_table_has_accuracies_too(runs, tmp_path, capsys):
 
 def test_differences_are_paired_over_test_images(report, runs):
     (found,) = [d for d in report.differences if d.metric == "linear_mean"]
-    right = [probes.read(run).correct["run/linear/mean/4/1"].double().mean(0) for run in runs[:2]]
+    right = [probes.read(run).results["run/linear/mean/4/1"].correct.double().mean(0) for run in runs[:2]]
     gap = right[0] - right[1]
     assert (found.a, found.b) == ("run/one", "run/two")
     assert found.value == pytest.approx(gap.mean().item(), abs=1e-6)
@@ -113,8 +113,7 @@ def test_curves_over_depth_and_labels(report, folder):
 def test_probings_of_other_images_sizes_or_labels_are_not_mixed(report, runs, change):
     plain = reduced(report, "run/one", "run/two", "truth")
     first, second = (probes.read(run) for run in runs[:2])
-    data = second.page["data"] | change
-    other = replace(second, page=second.page | {"data": data})
+    other = replace(second, data=replace(second.data, **change))
     mixed = with_probes(plain, {"run/one": first, "run/two": other})
     reason = "probed on other images or labels"
     assert mixed.results.get("run/two", "linear_mean") == Value("two", "run/two", "linear_mean", reason=reason)
@@ -126,9 +125,9 @@ def test_the_better_run_is_marked_where_the_intervals_allow_it(report, runs):
     first, second = (probes.read(run) for run in runs[:2])
     plain = reduced(report, "run/one", "run/two", "truth")
     name = "run/linear/mean/4/1"
-    wrong = replace(second, correct=second.correct | {name: torch.zeros_like(second.correct[name])})
+    wrong = altered(second, {name: torch.zeros_like(second.results[name].correct)})
     assert with_probes(plain, {"run/one": first, "run/two": wrong}).best["linear_mean"] == ["run/one"]
-    same = replace(second, correct=second.correct | {name: first.correct[name]})
+    same = altered(second, {name: first.results[name].correct})
     assert with_probes(plain, {"run/one": first, "run/two": same}).best["linear_mean"] == []
 
 
@@ -137,17 +136,16 @@ def test_a_comparison_without_probes_has_no_such_columns(report):
     assert with_probes(plain, {}) == plain and not any(column.group == GROUP for column in plain.columns)
 
 
-def altered(record, changes: dict[str, dict]) -> probes.Record:
-    """The record with some results taken away (None) or changed."""
-    entries = [entry | (changes.get(entry["name"], {}) or {}) for entry in record.page["results"]]
-    entries = [entry for entry in entries if changes.get(entry["name"], {}) is not None]
-    return replace(record, page=record.page | {"results": entries})
+def altered(record: probes.ProbeRecord, changes: dict[str, torch.Tensor | None]) -> probes.ProbeRecord:
+    """The record with some results taken away (None) or with other images told right."""
+    results = {name: replace(found, correct=changes.get(name, found.correct)) for name, found in record.results.items()}
+    return replace(record, results={name: found for name, found in results.items() if found.correct is not None})
 
 
 def test_the_column_is_of_most_labels_whoever_was_asked_with_them(report, runs):
     """A run that was asked with a tenth of the labels does not hide what another was asked with all of them."""
     first, second = (probes.read(run) for run in runs[:2])
-    fewer = altered(second, {e["name"]: None for e in second.page["results"] if e["fraction"] == 1})
+    fewer = altered(second, {name: None for name, result in second.results.items() if result.fraction == 1})
     plain = reduced(report, "run/one", "run/two", "truth")
     for order in ({"run/one": first, "run/two": fewer}, {"run/two": fewer, "run/one": first}):
         mixed = with_probes(plain, order)
@@ -159,8 +157,7 @@ def test_the_column_is_of_most_labels_whoever_was_asked_with_them(report, runs):
 
 def test_a_probe_with_few_labels_has_a_column_beside_one_with_all(report, runs):
     first = probes.read(runs[0])
-    names = [entry["name"] for entry in first.page["results"]]
-    few = altered(first, {n: None for n in names if n.startswith("run/knn") and n.endswith("/1")})
+    few = altered(first, {n: None for n in first.results if n.startswith("run/knn") and n.endswith("/1")})
     plain = reduced(report, "run/one", "truth")
     found = with_probes(plain, {"run/one": few})
     what = {column.name: column.description for column in found.columns}
@@ -169,19 +166,18 @@ def test_a_probe_with_few_labels_has_a_column_beside_one_with_all(report, runs):
 
 def test_a_control_that_runs_share_has_the_answers_of_all(report, runs):
     first, second = (probes.read(run) for run in runs[:2])
-    without = altered(first, {e["name"]: None for e in first.page["results"] if e["probe"] == "linear"})
+    without = altered(first, {name: None for name, result in first.results.items() if result.probe == "linear"})
     plain = reduced(report, "run/one", "run/two", "truth")
     found = with_probes(plain, {"run/one": without, "run/two": second})
     assert found.results.get("pixels", "linear_mean") == report.results.get("pixels", "linear_mean")
 
 
 def test_curves_keep_lengths_of_training_apart():
-    def answer(blocks: float, epochs: int, value: float) -> Answer:
-        known = {"name": "", "probe": "partial", "feature": "", "fraction": 1.0, "value": value}
-        entry = known | {"variant": f"blocks={blocks:g}, {epochs} epochs", "low": 0, "high": 1, "images": 9}
-        return Answer.of(entry)
+    def result(blocks: float, epochs: int, right: int) -> probes.ProbeResult:
+        correct = torch.arange(10)[None] < right
+        return probes.ProbeResult("run", "partial", f"blocks={blocks:g}, {epochs} epochs", "", 1.0, correct)
 
-    found = Results(curves("one", "run/one", [answer(0, 20, 0.3), answer(1, 20, 0.5), answer(1, 100, 0.8)]))
+    found = Results(curves("one", "run/one", [result(0, 20, 3), result(1, 20, 5), result(1, 100, 8)]))
     by_blocks = found.curves("run/one", "by_blocks")
     assert by_blocks.at == [0, 1]
     assert by_blocks.columns == {"partial 20 epochs": [0.3, 0.5], "partial 100 epochs": [None, 0.8]}

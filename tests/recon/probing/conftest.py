@@ -1,6 +1,7 @@
 """A small run, and probings of it as the command makes them."""
 
 import contextlib
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from omegaconf import OmegaConf
 from recon.cli import typed
 from recon.probing import linear
 from recon.probing import probe_run as command
-from recon.probing.probe_results import Record, read
+from recon.probing.probe_results import ProbeRecord, read
 from recon.study_config import ProbeSettings
 from tests.recon.evaluation.conftest import trained
 
@@ -22,12 +23,25 @@ def run(tmp_path_factory) -> Path:
     return trained(tmp_path_factory.mktemp("probed"), "small", "loss=mse")
 
 
-def probed(place: Path, *words: str) -> Record:
+@pytest.fixture(scope="session")
+def both(run) -> ProbeRecord:
+    """Linear and kNN of the run and of the controls, at two shares of the labels; leaves their features in the run."""
+    return probed(run.parents[1], f"run={run}", "probe.name=linear+knn", "probe.fractions=[0.1,1]")
+
+
+@pytest.fixture
+def copy(run, both, tmp_path) -> Path:
+    """The run with its features, not probed, in a place of its own; returns the place."""
+    shutil.copytree(run, tmp_path / "runs/small", ignore=shutil.ignore_patterns("probe.*"))
+    return tmp_path
+
+
+def probed(place: Path, *words: str) -> ProbeRecord:
     """`python -m recon.probe ...` in the folder `place`; the record it left."""
     given = frozenset(word.partition("=")[0] for word in words)
     settings = OmegaConf.merge(OmegaConf.structured(ProbeSettings), OmegaConf.from_dotlist([*QUICK, *words]))
     with contextlib.chdir(place), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(linear, "FEWEST_STEPS", 50)  # what the heads reach is not asked here
+        patch.setattr(linear, "MIN_STEPS", 50)  # what the heads reach is not asked here
         patch.setattr(linear, "EPOCHS", 5)
         settings = typed(settings, given)
         assert command.probe(settings, given) == 0

@@ -8,7 +8,7 @@ import torch
 from recon.data import create_dataset, evaluation_crop
 from recon.model import MaskedAutoencoder, create_model
 from recon.probing.fine_tuning import Classifier, tune
-from recon.probing.labelled import Labelled
+from recon.probing.labelled import LabelledImages
 from recon.probing.recipes import Recipe
 from recon.training.device import make_fabric
 
@@ -16,12 +16,12 @@ SIZE = (32, 32)
 FABRIC = make_fabric("cpu", "fp32")
 
 
-def few_photos(per_class: int) -> Labelled:
+def few_photos(per_class: int) -> LabelledImages:
     """The first tiles of each of the 8 photographs."""
     source = create_dataset("photos", "train")
     labels = [source.label_of(index) for index in range(len(source))]
     indices = [labels.index(label) + i for label in range(8) for i in range(per_class)]
-    return Labelled(source, indices, torch.tensor([labels[i] for i in indices]), source.classes)
+    return LabelledImages(source, indices, torch.tensor([labels[i] for i in indices]), source.classes)
 
 
 def encoder(seed: int = 0) -> MaskedAutoencoder:
@@ -38,7 +38,9 @@ def shortly(recipe: Recipe, batch: int = 8, epochs: float = 1, **changes: object
     return replace(recipe, batch=batch, epochs=epochs, **changes)
 
 
-def tuned(recipe: Recipe, train: Labelled, model: MaskedAutoencoder, seed: int = 0, workers: int = 0) -> Classifier:
+def tuned(
+    recipe: Recipe, train: LabelledImages, model: MaskedAutoencoder, seed: int = 0, workers: int = 0
+) -> Classifier:
     return tune(model, recipe, train, SIZE, seed, FABRIC, silently, workers)
 
 
@@ -46,6 +48,6 @@ def silently(things: Iterable, what: str, count: int) -> Iterable:
     return things
 
 
-def accuracy(classifier: Classifier, data: Labelled) -> float:
+def accuracy(classifier: Classifier, data: LabelledImages) -> float:
     crops = torch.stack([evaluation_crop(data.source.read(index)[0], SIZE) for index in data.indices])
     return (classifier.predict(crops.split(32)) == data.labels).double().mean().item()

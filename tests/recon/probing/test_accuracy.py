@@ -1,6 +1,7 @@
 """Intervals of accuracies: closed forms, scipy, and how often they cover the truth."""
 
 import json
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -154,7 +155,7 @@ def test_the_same_answers_do_not_differ():
 
 
 def test_the_record_is_json():
-    record = accuracy(torch.arange(40).view(2, 20) % 4 > 0).as_dict()
+    record = asdict(accuracy(torch.arange(40).view(2, 20) % 4 > 0))
     assert json.loads(json.dumps(record, allow_nan=False))["per_seed"] == [0.75, 0.75]
 
 

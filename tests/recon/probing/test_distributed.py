@@ -61,8 +61,8 @@ def test_two_processes_write_the_files_that_one_writes(places):
 
 def test_every_probe_and_seed_is_answered_and_the_first_alone_prints(places):
     found = record.read(places[1] / "runs/small")
-    assert {entry["probe"] for entry in found.page["results"]} == {"linear", "knn", "partial"}
-    assert {len(entry["chosen"]) for entry in found.page["results"]} == {3}
-    assert {correct.shape for correct in found.correct.values()} == {(3, 267)}
+    assert {result.probe for result in found.results.values()} == {"linear", "knn", "partial"}
+    assert {len(result.chosen) for result in found.results.values()} == {3}
+    assert {result.correct.shape for result in found.results.values()} == {(3, 267)}
     out = (places[1] / "out").read_text()
     assert out.count("267 test images of photos") == out.count("python -m recon.compare") == 1

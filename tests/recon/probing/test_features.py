@@ -1,4 +1,4 @@
-"""Features of whole images: what they are, and that each image passes once."""
+"""Features of whole images: what they are, that each image passes once, and that files are never mixed up."""
 
 import re
 from copy import deepcopy
@@ -10,8 +10,8 @@ from torch.nn import functional as F
 from losses import InvalidSetting, NormalisedPixelHead
 from recon.data import create_dataset, evaluation_crop
 from recon.model import create_model
-from recon.probing.context import Contestant
-from recon.probing.features import Encoder, crops, extract, raw_pixels
+from recon.probing.features import EncoderFeatures, ProbedEncoder, cached, extract, key_of, pixel_features
+from recon.probing.image_batches import central_crops
 from recon.training.device import make_fabric
 from tests.recon.data.conftest import Pictures
 
@@ -48,7 +48,7 @@ def test_an_earlier_layer_is_that_of_a_shorter_encoder(model):
 
 def test_features_are_the_class_token_and_the_mean_of_the_patch_tokens(model, fabric):
     images = torch.rand(2, 3, 16, 16)
-    found = Encoder(model, [2, 3], fabric)(images)
+    found = EncoderFeatures(model, [2, 3], fabric)(images)
     with torch.no_grad():
         tokens = model.encode(images)
     assert list(found) == ["class/2", "class/3", "mean/2", "mean/3"]
@@ -59,7 +59,9 @@ def test_features_are_the_class_token_and_the_mean_of_the_patch_tokens(model, fa
 def test_batches_do_not_change_features(model, fabric):
     source = create_dataset("photos", "val")
     one, many = (
-        extract(Encoder(model, [3], fabric), crops(source, [4, 0, 9, 2, 7], SIZE, batch, 0), fabric.device)
+        extract(
+            EncoderFeatures(model, [3], fabric), central_crops(source, [4, 0, 9, 2, 7], SIZE, batch, 0), fabric.device
+        )
         for batch in (1, 3)
     )
     for name in one:
@@ -69,7 +71,7 @@ def test_batches_do_not_change_features(model, fabric):
 @pytest.mark.parametrize("workers", [0, 1])
 def test_crops_are_the_evaluation_crops_in_order(workers):
     source = create_dataset("photos", "val")
-    found = torch.cat(list(crops(source, [3, 1, 2], SIZE, 2, workers)))
+    found = torch.cat(list(central_crops(source, [3, 1, 2], SIZE, 2, workers)))
     assert found.dtype == torch.uint8
     assert torch.equal(found, torch.stack([evaluation_crop(source.read(i)[0], SIZE) for i in (3, 1, 2)]))
 
@@ -77,7 +79,7 @@ def test_crops_are_the_evaluation_crops_in_order(workers):
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_image_that_cannot_be_read_is_named(workers):
     with pytest.raises(InvalidSetting, match=re.escape("picture 2: torn; a probe needs every image")):
-        list(crops(Pictures(4, unreadable=(2,)), range(4), SIZE, 2, workers))
+        list(central_crops(Pictures(4, unreadable=(2,)), range(4), SIZE, 2, workers))
 
 
 def test_every_image_passes_once(model, fabric):
@@ -85,17 +87,17 @@ def test_every_image_passes_once(model, fabric):
 
     def counting(images):
         seen.append(len(images))
-        return raw_pixels(images)
+        return pixel_features(images)
 
-    extract(counting, crops(Pictures(7), range(7), SIZE, 3, 0), fabric.device)
+    extract(counting, central_crops(Pictures(7), range(7), SIZE, 3, 0), fabric.device)
     assert seen == [3, 3, 1]
 
 
 def test_small_pixels_are_kept_and_large_ones_averaged():
     small, large = torch.rand(2, 3, 16, 24), torch.rand(2, 3, 64, 96)
-    assert torch.equal(raw_pixels(small)["pixels"], small.flatten(1))
+    assert torch.equal(pixel_features(small)["pixels"], small.flatten(1))
     averaged = F.avg_pool2d(large, (2, 3)).flatten(1)
-    torch.testing.assert_close(raw_pixels(large)["pixels"], averaged, rtol=0, atol=1e-6)
+    torch.testing.assert_close(pixel_features(large)["pixels"], averaged, rtol=0, atol=1e-6)
 
 
 def test_the_untrained_control_is_the_same_network_with_other_weights(model):
@@ -135,15 +137,15 @@ def test_drawing_the_control_leaves_the_generator_alone(model):
 
 
 def test_features_keep_no_token_in_memory(model, fabric):
-    for name, values in Encoder(model, [2, 3], fabric)(torch.rand(4, 3, 16, 16)).items():
+    for name, values in EncoderFeatures(model, [2, 3], fabric)(torch.rand(4, 3, 16, 16)).items():
         assert values.untyped_storage().nbytes() == 4 * 192 * 4, name
 
 
 @pytest.mark.parametrize("change", ["weight", "mean", "eps", "heads"])
 def test_whatever_features_depend_on_changes_the_checksum(model, change):
-    before = Contestant("run", "", model).checksum
+    before = ProbedEncoder("run", "", model).checksum
     other = deepcopy(model)
-    assert Contestant("run", "", other).checksum == before
+    assert ProbedEncoder("run", "", other).checksum == before
     if change == "weight":
         other.blocks[1].mlp.fc1.weight.data[0, 0] += 1e-6
     elif change == "mean":
@@ -152,10 +154,68 @@ def test_whatever_features_depend_on_changes_the_checksum(model, change):
         other.norm.eps = 1e-5
     else:
         other.blocks[0].attn.num_heads = 6
-    assert Contestant("run", "", other).checksum != before
+    assert ProbedEncoder("run", "", other).checksum != before
 
 
 def test_the_decoder_is_no_part_of_the_checksum(model):
     other = deepcopy(model)
     other.decoder_pred.weight.data += 1
-    assert Contestant("run", "", other).checksum == Contestant("run", "", model).checksum
+    assert ProbedEncoder("run", "", other).checksum == ProbedEncoder("run", "", model).checksum
+
+
+FACTS = {"network": "a", "data": "b", "layers": [1, 2]}
+
+
+class Maker:
+    def __init__(self, value: float):
+        self.value, self.calls = value, 0
+
+    def __call__(self):
+        self.calls += 1
+        return {"train/mean/1": torch.full((3, 2), self.value)}
+
+
+def test_features_are_made_once_and_come_back_to_the_bit(tmp_path):
+    maker = Maker(1 / 3)
+    first, second = cached(tmp_path, FACTS, maker), cached(tmp_path, FACTS, maker)
+    assert maker.calls == 1
+    assert torch.equal(first["train/mean/1"], second["train/mean/1"])
+
+
+@pytest.mark.parametrize("fact", list(FACTS))
+def test_every_fact_is_part_of_the_key(tmp_path, fact):
+    cached(tmp_path, FACTS, Maker(1.0))
+    found = cached(tmp_path, FACTS | {fact: "another"}, Maker(2.0))
+    assert found["train/mean/1"].unique().tolist() == [2.0]
+
+
+def test_a_file_with_the_features_of_another_key_is_refused_and_left_alone(tmp_path):
+    cached(tmp_path, FACTS, Maker(1.0))
+    (file,) = tmp_path.iterdir()
+    other = FACTS | {"network": "another"}
+    taken = file.rename(tmp_path / f"{key_of(other)[:16]}.safetensors")
+    content = taken.read_bytes()
+    maker = Maker(2.0)
+    with pytest.raises(InvalidSetting, match=re.escape(f"{taken} holds the features of another network or data")):
+        cached(tmp_path, other, maker)
+    assert taken.read_bytes() == content and maker.calls == 0
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[:40], lambda b: b"", lambda b: b[:-3]])
+def test_a_damaged_file_is_named_and_left_alone(tmp_path, damage):
+    cached(tmp_path, FACTS, Maker(1.0))
+    (file,) = tmp_path.iterdir()
+    file.write_bytes(damage(file.read_bytes()))
+    before = file.read_bytes()
+    with pytest.raises(InvalidSetting, match=re.escape(f"{file} is damaged")):
+        cached(tmp_path, FACTS, Maker(2.0))
+    assert file.read_bytes() == before
+
+
+def test_nothing_is_left_where_making_fails(tmp_path):
+    def failing():
+        raise InvalidSetting("torn")
+
+    with pytest.raises(InvalidSetting, match="torn"):
+        cached(tmp_path / "features", FACTS, failing)
+    assert not (tmp_path / "features").exists()

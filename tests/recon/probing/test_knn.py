@@ -49,7 +49,7 @@ def test_batches_of_queries_and_of_the_bank_change_nothing(data, monkeypatch):
     features, labels, queries, _ = data
     whole = knn(features, labels, queries, CLASSES, (1, 5, 20, 700), batch=300)
     for bank, batch in ((13, 7), (699, 299), (19, 300)):
-        monkeypatch.setattr(module, "BANK", bank)
+        monkeypatch.setattr(module, "CHUNK", bank)
         parts = knn(features, labels, queries, CLASSES, (1, 5, 20, 700), batch=batch)
         assert all(torch.equal(parts[k], whole[k]) for k in whole)
 

@@ -14,8 +14,8 @@ from sklearn.linear_model import LogisticRegression
 from losses import InvalidSetting
 from recon.metrics.deep import PooledFeatures
 from recon.probing import linear
-from recon.probing.labelled import held_back
-from recon.probing.linear import Grid, batches, choose, linear_probe, moments, train
+from recon.probing.labelled import stratified_split
+from recon.probing.linear import Grid, LinearProbe, batches, choose, linear_probe, moments, train
 
 SMALL = Grid((0.01, 0.1, 1.0), (0.0, 1e-2))
 
@@ -27,6 +27,25 @@ def digits():
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
     pixels, labels = pixels[order].float(), labels[order].long()
     return pixels[:900], labels[:900], pixels[900:], labels[900:]
+
+
+@pytest.fixture(scope="module")
+def small(digits) -> LinearProbe:
+    """The digits' probe over a small grid, with seed 0."""
+    return linear_probe(*digits[:2], 10, grid=SMALL)
+
+
+@pytest.fixture(scope="module")
+def other(digits) -> LinearProbe:
+    """The same with seed 3."""
+    return linear_probe(*digits[:2], 10, grid=SMALL, seed=3)
+
+
+@pytest.fixture
+def short(monkeypatch):
+    """A tenth of the steps, where it is not asked how well the classes are told apart."""
+    monkeypatch.setattr(linear, "MIN_STEPS", 50)
+    monkeypatch.setattr(linear, "EPOCHS", 5)
 
 
 def two_gaussians(n: int, dimensions: int = 8) -> tuple[torch.Tensor, torch.Tensor, np.ndarray, np.ndarray]:
@@ -42,9 +61,9 @@ def two_gaussians(n: int, dimensions: int = 8) -> tuple[torch.Tensor, torch.Tens
 def test_two_gaussians_are_told_apart_as_well_as_can_be():
     features, labels, mean, covariance = two_gaussians(6000)
     head = linear_probe(features, labels, 2)
-    fitted = head.fitted
-    direction = ((fitted.weight[:, 1] - fitted.weight[:, 0]) / fitted.std).double().numpy()
-    offset = (fitted.bias[1] - fitted.bias[0]).item() - direction @ fitted.mean.double().numpy()
+    fitted = head.head
+    direction = ((fitted.weight[:, 1, 0] - fitted.weight[:, 0, 0]) / fitted.std).double().numpy()
+    offset = (fitted.bias[1, 0] - fitted.bias[0, 0]).item() - direction @ fitted.mean.double().numpy()
     spread = np.sqrt(direction @ covariance @ direction)
     reached = scipy.stats.norm.cdf(np.array([-offset, direction @ mean + offset]) / spread).mean()
     bayes = scipy.stats.norm.cdf(1)  # Phi(Delta / 2)
@@ -63,7 +82,7 @@ def test_what_is_linearly_separable_is_separated():
 
 
 def test_each_head_is_torch_s_sgd_alone(digits, monkeypatch):
-    monkeypatch.setattr(linear, "FEWEST_STEPS", 40)
+    monkeypatch.setattr(linear, "MIN_STEPS", 40)
     monkeypatch.setattr(linear, "EPOCHS", 2)
     features, labels, *_ = digits
     rows = torch.arange(100, 900)
@@ -82,19 +101,19 @@ def test_each_head_is_torch_s_sgd_alone(digits, monkeypatch):
             torch.nn.functional.cross_entropy(layer(x), labels[batch]).backward()
             optimiser.step()
             schedule.step()
-        torch.testing.assert_close(together.weight[:, 10 * i : 10 * i + 10], layer.weight.T, rtol=1e-3, atol=1e-5)
-        torch.testing.assert_close(together.bias[10 * i : 10 * i + 10], layer.bias, rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(together.weight[:, :, i], layer.weight.T, rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(together.bias[:, i], layer.bias, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("decay", [1e-2, 1e-1])
 def test_where_it_converges_it_is_scikit_learn_s_optimum(digits, decay):
     features, labels, queries, _ = digits
     head = linear_probe(features, labels, 10, grid=Grid((0.3,), (decay,)))
-    standardise = head.fitted.standardised
+    standardise = head.head.standardised
     theirs = LogisticRegression(C=1 / (decay * len(labels)), tol=1e-8, max_iter=1000)
     theirs.fit(standardise(features).numpy(), labels.numpy())
     coefficients = torch.from_numpy(theirs.coef_.T).float()
-    difference = (head.fitted.weight - coefficients).norm() / coefficients.norm()
+    difference = (head.head.weight[..., 0] - coefficients).norm() / coefficients.norm()
     assert difference < 0.01
     assert (head.predict(queries).numpy() == theirs.predict(standardise(queries).numpy())).mean() > 0.995
 
@@ -130,66 +149,65 @@ def test_features_of_real_images_are_read_as_well_as_by_scikit_learn(shared):
 
 def best_of_scikit_learn(head, features, labels, queries, truth) -> float:
     """The best C for the test images, which is more than an honest choice can have."""
-    x, y = (head.fitted.standardised(z).numpy() for z in (features, queries))
+    x, y = (head.head.standardised(z).numpy() for z in (features, queries))
     fits = (LogisticRegression(C=c, max_iter=200).fit(x, labels.numpy()) for c in (1e-2, 1e-1))
     return max(fit.score(y, truth.numpy()) for fit in fits)
 
 
-def test_the_same_seed_gives_the_same_bits(digits):
-    features, labels, *_ = digits
-    first, second, other = (linear_probe(features, labels, 10, grid=SMALL, seed=seed) for seed in (1, 1, 2))
-    assert torch.equal(first.fitted.weight, second.fitted.weight) and first.as_dict() == second.as_dict()
-    assert not torch.equal(first.fitted.weight, other.fitted.weight) and first.accuracies != other.accuracies
+def test_the_same_seed_gives_the_same_bits(digits, small, other):
+    again = linear_probe(*digits[:2], 10, grid=SMALL)
+    assert torch.equal(small.head.weight, again.head.weight) and small.as_dict() == again.as_dict()
+    assert not torch.equal(small.head.weight, other.head.weight) and small.accuracies != other.accuracies
 
 
-def test_scale_and_offset_of_features_do_not_matter(digits):
+def test_scale_and_offset_of_features_do_not_matter(digits, small):
     features, labels, queries, _ = digits
     scale = 2.0 ** torch.arange(-32, 32)
-    plain = linear_probe(features, labels, 10, grid=SMALL)
     scaled = linear_probe(features * scale, labels, 10, grid=SMALL)
-    assert torch.equal(scaled.predict(queries * scale), plain.predict(queries))
+    assert torch.equal(scaled.predict(queries * scale), small.predict(queries))
     shifted = linear_probe(features - 100, labels, 10, grid=SMALL)
-    assert (shifted.predict(queries - 100) == plain.predict(queries)).float().mean() > 0.995
+    assert (shifted.predict(queries - 100) == small.predict(queries)).float().mean() > 0.995
 
 
-def test_a_feature_that_never_varies_says_nothing(digits):
+def test_a_feature_that_never_varies_says_nothing(digits, small):
     features, labels, queries, _ = digits
     constant = torch.full((900, 1), 0.1)
     head = linear_probe(torch.cat([features, constant], 1), labels, 10, grid=SMALL)
-    assert head.fitted.std[-1] == 1 and torch.equal(head.fitted.weight[-1], torch.zeros(10))
+    assert head.head.std[-1] == 1 and torch.equal(head.head.weight[-1, :, 0], torch.zeros(10))
     assert torch.equal(
         head.predict(torch.cat([queries, torch.full((len(queries), 1), 1e6)], 1)),
-        linear_probe(features, labels, 10, grid=SMALL).predict(queries),
+        small.predict(queries),
     )
 
 
-def test_permuted_labels_are_chance(digits):
+def test_permuted_labels_are_chance(digits, short):
     features, labels, queries, truth = digits
     wrong = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))]
     share = (linear_probe(features, wrong, 10, grid=SMALL).predict(queries) == truth).float().mean()
     assert abs(share - 0.1) < 4 * (0.1 * 0.9 / len(truth)) ** 0.5
 
 
-def test_the_chosen_setting_is_trained_on_all_images(digits):
+def test_the_chosen_setting_is_trained_on_all_images(digits, other):
     features, labels, *_ = digits
-    head = linear_probe(features, labels, 10, grid=SMALL, seed=3)
-    again = train(features, labels, torch.arange(900), 10, [(head.learning_rate, head.weight_decay)], 3)
-    assert torch.equal(head.fitted.weight, again.weight) and torch.equal(head.fitted.mean, again.mean)
-    torch.testing.assert_close(head.fitted.mean, features.mean(0))
-    assert 170 <= head.selected_on <= 190
-    assert np.shape(head.accuracies) == (3, 2) and 0.9 < max(map(max, head.accuracies)) <= 1
+    again = train(features, labels, torch.arange(900), 10, [(other.learning_rate, other.weight_decay)], 3)
+    assert torch.equal(other.head.weight, again.weight) and torch.equal(other.head.mean, again.mean)
+    torch.testing.assert_close(other.head.mean, features.mean(0))
+    assert 170 <= other.selected_on <= 190
+    assert np.shape(other.accuracies) == (3, 2) and 0.9 < max(map(max, other.accuracies)) <= 1
 
 
-def test_settings_are_judged_on_images_they_were_not_fitted_on(digits):
+def test_settings_are_judged_on_images_they_were_not_fitted_on(digits, other):
     features, labels, *_ = digits
-    fit, select = held_back(labels, 0.2, 3)
+    fit, select = stratified_split(labels, 0.2, 3)
     last = train(features, labels, fit, 10, [(1.0, 0.0)], 3)
-    on_fit, on_select = ((last.logits(features[x])[:, 0].argmax(1) == labels[x]).double().mean() for x in (fit, select))
-    judged = linear_probe(features, labels, 10, grid=SMALL, seed=3).accuracies[2][0]
+    on_fit, on_select = (
+        (last.logits(features[x])[..., 0].argmax(1) == labels[x]).double().mean() for x in (fit, select)
+    )
+    judged = other.accuracies[2][0]
     assert on_fit == 1 > judged == pytest.approx(on_select.item(), abs=1.5 / len(select))
 
 
-def test_bad_settings_are_not_chosen(digits):
+def test_bad_settings_are_not_chosen(digits, short):
     features, labels, *_ = digits
     head = linear_probe(features, labels, 10, grid=Grid((1e-7, 0.1), (1e-3, 5.0)))
     assert (head.learning_rate, head.weight_decay) == (0.1, 1e-3)
@@ -202,7 +220,7 @@ def test_the_choice_is_the_surest_of_those_about_as_good():
     assert choose([1.0, 0.99, 1.0], [0.2, 0.1, 0.15], 5) == 2
 
 
-def test_a_choice_on_the_border_says_so(digits):
+def test_a_choice_on_the_border_says_so(digits, short):
     features, labels, *_ = digits
 
     def border(rates, decays):
@@ -223,7 +241,7 @@ def test_with_one_image_per_class_the_middle_of_the_grid_is_taken(digits):
     assert json.loads(json.dumps(head.as_dict(), allow_nan=False))["accuracies"] is None
 
 
-def test_classes_without_images_are_never_predicted(digits):
+def test_classes_without_images_are_never_predicted(digits, short):
     features, labels, queries, _ = digits
     assert linear_probe(features, labels, 12, grid=SMALL).predict(queries).max() <= 9
 

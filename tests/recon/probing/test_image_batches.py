@@ -10,21 +10,21 @@ from torch.nn import functional as F
 
 from losses import InvalidSetting
 from recon.data import Source, UnreadableImage
-from recon.probing.augmentation import Mixing, View, seeded, view_batches
-from recon.probing.labelled import Labelled
+from recon.probing.image_batches import Augmentation, Mixing, augmented_views, seeded
+from recon.probing.labelled import LabelledImages
 from recon.probing.recipes import finetune
 from tests.recon.probing.few_photos import SIZE, few_photos
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
-FULL = finetune().view.transform(SIZE, MEAN, STD)
+FULL = finetune().augmentation.transform(SIZE, MEAN, STD)
 
 
 def drawn() -> tuple:
     return random.random(), np.random.rand(), torch.rand(()).item()
 
 
-def batches(train: Labelled, batch: int, steps: int, seed: int = 0, workers: int = 0) -> list:
-    return list(view_batches(train, FULL, batch=batch, steps=steps, seed=seed, workers=workers))
+def batches(train: LabelledImages, batch: int, steps: int, seed: int = 0, workers: int = 0) -> list:
+    return list(augmented_views(train, FULL, batch=batch, steps=steps, seed=seed, workers=workers))
 
 
 def test_seeded_decides_all_three_generators_and_leaves_them_as_they_were():
@@ -66,7 +66,7 @@ def test_another_seed_gives_other_views():
 
 def test_every_epoch_shows_every_image_once_under_the_label_it_was_given():
     train = few_photos(2)
-    renamed = Labelled(train.source, train.indices, torch.arange(16), [str(i) for i in range(16)])
+    renamed = LabelledImages(train.source, train.indices, torch.arange(16), [str(i) for i in range(16)])
     labels = torch.cat([labels for _, labels in batches(renamed, batch=4, steps=8)])
     for epoch in labels.split(16):
         assert epoch.sort().values.tolist() == list(range(16))
@@ -86,12 +86,12 @@ def test_an_unreadable_image_is_named(workers):
             raise UnreadableImage(f"{index}.png: torn")
 
     with pytest.raises(InvalidSetting, match="png: torn; a probe needs every image"):
-        batches(Labelled(Torn(), [0, 1], torch.tensor([0, 1]), ["a", "b"]), batch=2, steps=1, workers=workers)
+        batches(LabelledImages(Torn(), [0, 1], torch.tensor([0, 1]), ["a", "b"]), batch=2, steps=1, workers=workers)
 
 
 def test_plain_views_are_8_bit_images():
     image, _ = few_photos(1).source.read(0)
-    view = View().transform((24, 40), MEAN, STD)(image)
+    view = Augmentation().transform((24, 40), MEAN, STD)(image)
     assert view.shape == (3, 24, 40)
     assert torch.equal(view * 255, (view * 255).round())
     assert 0 <= view.min() < view.max() <= 1
@@ -99,8 +99,8 @@ def test_plain_views_are_8_bit_images():
 
 def test_erased_pixels_are_standard_normal_to_the_model_and_all_others_stay():
     image = Image.new("RGB", (64, 64), (255, 0, 0))  # every crop is the same; far from the mean
-    erase = View(erasing=1.0).transform((64, 64), MEAN, STD)
-    plain = View().transform((64, 64), MEAN, STD)(image)
+    erase = Augmentation(erasing=1.0).transform((64, 64), MEAN, STD)
+    plain = Augmentation().transform((64, 64), MEAN, STD)(image)
     noise = []
     for k in range(20):
         with seeded(k):
@@ -116,7 +116,7 @@ def test_erased_pixels_are_standard_normal_to_the_model_and_all_others_stay():
 
 def test_the_strongest_augmentation_leaves_something_of_the_image():
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
-    strongest = View(rand_augment="rand-m10-n1-mstd0.5-inc1").transform(SIZE, MEAN, STD)
+    strongest = Augmentation(rand_augment="rand-m10-n1-mstd0.5-inc1").transform(SIZE, MEAN, STD)
     for k in range(150):  # of 15 operations
         with seeded(k):
             assert strongest(image).std() > 0

@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 
 from losses import InvalidSetting
-from recon.probing.recipes import attentive, finetune, paper_linear, partial, scratch, small
+from recon.probing.recipes import attentive, finetune, paper_linear, partial_finetune, scratch, small
+from recon.training.optim import learning_rate
 
 
 @pytest.mark.parametrize(
@@ -34,8 +35,8 @@ def test_a_smaller_batch_sees_as_many_images():
 
 
 def test_partial_fine_tuning_changes_nothing_but_the_blocks():
-    assert replace(partial(2), name="", blocks=0) == replace(finetune(), name="", blocks=0)
-    assert partial(math.inf).blocks == finetune().blocks
+    assert replace(partial_finetune(2), name="", blocks=0) == replace(finetune(), name="", blocks=0)
+    assert partial_finetune(math.inf).blocks == finetune().blocks
 
 
 def test_scratch_has_the_budget_and_everything_else_of_fine_tuning():
@@ -51,7 +52,7 @@ def test_small_data_gets_batches_of_256_and_the_given_epochs():
 @pytest.mark.parametrize("blocks", [-1, 0.3, 1.25])
 def test_blocks_come_in_halves(blocks):
     with pytest.raises(InvalidSetting, match=r"choose 0, 0\.5, 1"):
-        partial(blocks)
+        partial_finetune(blocks)
 
 
 def test_an_odd_batch_cannot_be_mixed():
@@ -60,9 +61,24 @@ def test_an_odd_batch_cannot_be_mixed():
     assert replace(paper_linear(), batch=63).batch == 63
 
 
-@pytest.mark.parametrize("recipe", [paper_linear(), attentive(), partial(0.5), finetune(), scratch()])
+@pytest.mark.parametrize("recipe", [paper_linear(), attentive(), partial_finetune(0.5), finetune(), scratch()])
 def test_a_recipe_in_plain_values_is_json_and_has_every_number(recipe):
     plain = json.loads(json.dumps(recipe.as_dict(), allow_nan=False))
     assert plain["epochs"] == recipe.epochs and plain["learning_rate"] == recipe.rate
     assert plain["optimiser"] == ("LARS" if recipe.name == "paper_linear" else "AdamW")
-    assert plain["mixup"] == recipe.mixing.mixup and plain["rand_augment"] == recipe.view.rand_augment
+    assert plain["mixup"] == recipe.mixing.mixup and plain["rand_augment"] == recipe.augmentation.rand_augment
+
+
+@pytest.mark.parametrize(
+    ("recipe", "images", "norms"),
+    [
+        (paper_linear(), 1_281_167, 225),
+        (replace(paper_linear(), batch=256), 9_000, 1.58),
+        (small(paper_linear(), epochs=90), 9_000, 101),
+    ],
+)
+def test_how_far_the_paper_s_linear_probe_can_move(recipe, images, norms):
+    """The sum over the run of each step's largest share of the weights' norm: trust_coeff * rate / (1 - momentum)."""
+    steps = recipe.steps(images)
+    rates = sum(learning_rate(k, steps=steps, peak=recipe.rate, warmup=recipe.warmup) for k in range(steps))
+    assert rates * 0.001 / (1 - 0.9) == pytest.approx(norms, rel=0.02)

@@ -3,17 +3,18 @@
 import hashlib
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from losses import InvalidSetting
-from recon.probing import frozen
+from recon.probing import features, probes
 from recon.probing import probe_results as record
 from recon.probing import probe_run as command
-from recon.probing.frozen import Answer
-from recon.probing.labelled import Sealed, open_task
+from recon.probing.labelled import HeldOutLabels, open_task
+from recon.probing.probes import Prediction
 from tests.recon.evaluation.conftest import trained
 from tests.recon.probing.conftest import probed
 from tests.recon.probing.test_labelled import folders
@@ -21,32 +22,23 @@ from tests.recon.probing.test_labelled import folders
 LINEAR = ("probe.name=linear", "probe.controls=false", "probe.seeds=1")
 
 
-@pytest.fixture
-def copy(run, tmp_path) -> Path:
-    """The run in a place of its own; returns the place."""
-    shutil.copytree(run, tmp_path / "runs/small", ignore=shutil.ignore_patterns("features", "probe.*"))
-    return tmp_path
-
-
-@pytest.fixture(scope="module")
-def both(run):
-    """Linear and kNN of the run and of the controls, at two shares of the labels."""
-    return probed(run.parents[1], f"run={run}", "probe.name=linear+knn", "probe.fractions=[0.1,1]")
-
-
 def sums(folder: Path) -> dict[str, str]:
     files = [path for path in folder.rglob("*") if path.is_file()]
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-def accuracies(found: record.Record) -> dict[str, float]:
-    return {entry["name"]: entry["value"] for entry in found.page["results"]}
+def page_of(place: Path) -> dict:
+    return json.loads((place / "runs/small/probe.json").read_text())
+
+
+def accuracies(found: record.ProbeRecord) -> dict[str, float]:
+    return {name: result.accuracy.mean for name, result in found.results.items()}
 
 
 def test_every_question_is_answered_by_the_run_and_the_untrained_encoder(both):
     questions = {
-        contestant: {e["question"] for e in both.page["results"] if e["contestant"] == contestant}
-        for contestant in ("run", "untrained", "pixels")
+        encoder: {result.question for result in both.results.values() if result.encoder == encoder}
+        for encoder in ("run", "untrained", "pixels")
     }
     asked = {
         f"{probe}/{feature}/4/{share}"
@@ -59,15 +51,14 @@ def test_every_question_is_answered_by_the_run_and_the_untrained_encoder(both):
 
 
 def test_a_record_says_how_it_was_made(both):
-    page = both.page
-    assert page["data"]["train"] == 1183 and len(page["data"]["classes"]) == 8
-    assert page["data"]["test"] == both.correct["run/linear/mean/4/1"].shape[1]
-    assert page["seeds"] == [0, 1]
-    assert page["caveats"][-2:] != [] and any("overlapping tiles" in note for note in page["caveats"])
-    (entry,) = [e for e in page["results"] if e["name"] == "run/linear/mean/4/1"]
-    assert len(entry["chosen"]) == 2 and entry["chosen"][0]["learning_rate"] > 0
-    assert entry["value"] == pytest.approx(both.correct[entry["name"]].float().mean().item(), abs=1e-7)
-    assert entry["low"] < entry["value"] < entry["high"]
+    result = both.results["run/linear/mean/4/1"]
+    assert both.data.train == 1183 and len(both.data.classes) == 8
+    assert both.data.test == result.correct.shape[1]
+    assert both.seeds == [0, 1]
+    assert both.caveats[-2:] != [] and any("overlapping tiles" in caveat for caveat in both.caveats)
+    assert len(result.chosen) == 2 and result.chosen[0]["learning_rate"] > 0
+    assert result.accuracy.mean == pytest.approx(result.correct.float().mean().item(), abs=1e-7)
+    assert result.accuracy.low < result.accuracy.mean < result.accuracy.high
 
 
 def test_more_labels_are_not_worse(both):
@@ -78,12 +69,13 @@ def test_more_labels_are_not_worse(both):
 def test_a_run_that_trained_its_decoder_alone_is_probed_to_its_parents_bits(run, both, tmp_path):
     trained(tmp_path, "second", "loss=l1", f"init={run}", "train.parts=decoder", "train.steps=2")
     second = probed(tmp_path, "run=runs/second", *LINEAR)
-    answers = {name: answer for name, answer in second.correct.items() if name in both.correct}
-    assert len(answers) == 2  # linear on the class token and on the patches' mean, all labels
-    assert all(torch.equal(answer, both.correct[name][:1]) for name, answer in answers.items())
+    names = second.results.keys() & both.results.keys()
+    assert len(names) == 2  # linear on the class token and on the patches' mean, all labels
+    assert all(torch.equal(second.results[name].correct, both.results[name].correct[:1]) for name in names)
 
 
 def test_probing_touches_nothing_else_in_the_folder(copy):
+    shutil.rmtree(copy / "runs/small/features")
     before = sums(copy / "runs/small")
     probed(copy, "run=runs/small", *LINEAR)
     after = sums(copy / "runs/small")
@@ -95,12 +87,14 @@ def test_probing_touches_nothing_else_in_the_folder(copy):
 
 def test_one_seed_gives_the_same_numbers(copy):
     first = probed(copy, "run=runs/small", *LINEAR)
+    page = page_of(copy)
     shutil.rmtree(copy / "runs/small/features")
     for name in (record.JSON, record.TENSORS):
         (copy / "runs/small" / name).unlink()
     second = probed(copy, "run=runs/small", *LINEAR)
-    assert first.page == second.page
-    assert all(torch.equal(first.correct[name], second.correct[name]) for name in first.correct)
+    assert page == page_of(copy)
+    assert first.results.keys() == second.results.keys()
+    assert all(torch.equal(result.correct, second.results[name].correct) for name, result in first.results.items())
 
 
 def test_other_questions_join_those_that_were_answered(copy):
@@ -132,14 +126,14 @@ def test_an_earlier_probing_is_replaced_only_where_that_is_asked(copy, words, na
 def test_again_replaces_an_earlier_probing(copy):
     probed(copy, "run=runs/small", *LINEAR)
     other = probed(copy, "run=runs/small", *LINEAR, "probe.name=knn", "seed=7", "again=true")
-    assert all(name.startswith("run/knn") for name in accuracies(other)) and other.page["seeds"] == [7]
+    assert all(name.startswith("run/knn") for name in accuracies(other)) and other.seeds == [7]
 
 
 def test_what_was_found_before_ctrl_c_is_kept(copy, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(command, "probe_tuned", interrupted)
+    monkeypatch.setattr(command, "probe_trained", interrupted)
     with pytest.raises(AssertionError, match="130"):
         probed(copy, "run=runs/small", *LINEAR, "probe.name=linear+finetune")
     assert set(accuracies(record.read(copy / "runs/small"))) == {"run/linear/class/4/1", "run/linear/mean/4/1"}
@@ -149,21 +143,23 @@ def test_what_was_found_before_ctrl_c_is_kept(copy, monkeypatch):
 def test_test_labels_choose_nothing(copy, monkeypatch):
     """With the test labels shuffled every choice and every prediction is the same; only what is right changes."""
     seen = []
-    monkeypatch.setattr(Sealed, "correct", lambda self, probe, found: seen.append((probe, found)) or found == found)
+    monkeypatch.setattr(
+        HeldOutLabels, "correct", lambda self, probe, found: seen.append((probe, found)) or found == found
+    )
     probed(copy, "run=runs/small", "probe.name=linear+knn", "probe.seeds=1")
     honest = list(seen)
-    chosen = [entry["chosen"] for entry in record.read(copy / "runs/small").page["results"]]
+    chosen = [result.chosen for result in record.read(copy / "runs/small").results.values()]
     seen.clear()
 
     def shuffled(*place):
         task = open_task(*place)
-        order = torch.randperm(len(task.answers), generator=torch.Generator().manual_seed(0))
-        task.answers._labels = task.answers._labels[order]
+        order = torch.randperm(len(task.test_labels), generator=torch.Generator().manual_seed(0))
+        task.test_labels._labels = task.test_labels._labels[order]
         return task
 
     monkeypatch.setattr(command, "open_task", shuffled)
     probed(copy, "run=runs/small", "probe.name=linear+knn", "probe.seeds=1")
-    assert [entry["chosen"] for entry in record.read(copy / "runs/small").page["results"]] == chosen
+    assert [result.chosen for result in record.read(copy / "runs/small").results.values()] == chosen
     assert len(honest) == len(seen) > 10
     assert all(a[0] == b[0] and torch.equal(a[1], b[1]) for a, b in zip(honest, seen, strict=True))
 
@@ -175,10 +171,10 @@ def test_a_probe_that_looks_at_its_test_accuracy_is_caught(copy, monkeypatch):
     def leaking(train, labels, test, classes, seed):
         """Chooses the constant answer that is right most often, on the test images."""
         guesses = [torch.full((len(test),), k) for k in range(classes)]
-        best = max(guesses, key=lambda guess: opened[-1].answers.correct("leak", guess).sum())
-        return {"": Answer(best)}
+        best = max(guesses, key=lambda guess: opened[-1].test_labels.correct("leak", guess).sum())
+        return {"": Prediction(best)}
 
-    monkeypatch.setitem(frozen.FROZEN, "linear", leaking)
+    monkeypatch.setitem(probes.FROZEN, "linear", leaking)
     with pytest.raises(RuntimeError, match="leak asked for its test accuracy twice"):
         probed(copy, "run=runs/small", *LINEAR)
     assert not (copy / "runs/small/probe.json").exists()
@@ -187,7 +183,7 @@ def test_a_probe_that_looks_at_its_test_accuracy_is_caught(copy, monkeypatch):
 @pytest.mark.slow
 def test_every_block_can_be_asked(copy):
     found = probed(copy, "run=runs/small", *LINEAR, "probe.layer=all")
-    assert {entry["feature"] for entry in found.page["results"]} == {
+    assert {result.feature for result in found.results.values()} == {
         f"{kind}/{layer}" for kind in ("class", "mean") for layer in (1, 2, 3, 4)
     }
     alone = probed(copy, "run=runs/small", *LINEAR, "probe.layer=2")
@@ -196,8 +192,9 @@ def test_every_block_can_be_asked(copy):
 
 def test_features_are_taken_once_for_all_probes(copy, monkeypatch):
     calls = []
-    extract = frozen.extract
-    monkeypatch.setattr(frozen, "extract", lambda *words: calls.append(1) or extract(*words))
+    extract = features.extract
+    shutil.rmtree(copy / "runs/small/features")
+    monkeypatch.setattr(features, "extract", lambda *words: calls.append(1) or extract(*words))
     probed(copy, "run=runs/small", *LINEAR)
     assert len(calls) == 2  # training and test images
     probed(copy, "run=runs/small", *LINEAR, "probe.name=linear+knn", "probe.fractions=[0.1,1]")
@@ -227,7 +224,7 @@ def test_a_model_from_scratch_is_a_folder_to_compare_with(tmp_path):
     words = ("data.name=photos", "data.image_size=16", "patch_size=4", "probe.epochs=0.1", "probe.seeds=1")
     found = probed(tmp_path, "scratch=nano", *words)
     assert list(accuracies(found)) == ["scratch/finetune/0.1 epochs/1"]
-    assert list(found.page["contestants"]) == ["scratch"]
+    assert list(found.encoders) == ["scratch"]
 
 
 def test_a_network_that_has_seen_labels_is_named(copy):
@@ -235,7 +232,7 @@ def test_a_network_that_has_seen_labels_is_named(copy):
     weights = "\n  weights:\n    perceptual: {source: imagenet, sha256: 00}\n"
     config.write_text(config.read_text().replace("\n  weights: {}\n", weights))
     found = probed(copy, "run=runs/small", *LINEAR)
-    assert any(note.startswith("Not label-free: the objective's perceptual term") for note in found.page["caveats"])
+    assert any(note.startswith("Not label-free: the objective's perceptual term") for note in found.caveats)
 
 
 @pytest.mark.parametrize(
@@ -267,9 +264,25 @@ def test_what_cannot_be_probed_is_named_and_nothing_is_written(copy, words, said
 
 def test_an_earlier_result_survives_a_probing_that_fails(copy):
     probed(copy, "run=runs/small", *LINEAR)
-    before = json.loads((copy / "runs/small/probe.json").read_text())
-    (features,) = (copy / "runs/small/features").iterdir()
-    features.write_bytes(b"torn")
+    before = page_of(copy)
+    for kept in (copy / "runs/small/features").iterdir():
+        kept.write_bytes(b"torn")
     with pytest.raises(InvalidSetting, match="is damaged; delete it"):
         probed(copy, "run=runs/small", *LINEAR, "probe.name=knn")
-    assert json.loads((copy / "runs/small/probe.json").read_text()) == before
+    assert page_of(copy) == before
+
+
+def test_a_probing_of_an_earlier_version_is_read(run, both, tmp_path):
+    page = json.loads((run / record.JSON).read_text())
+    page["format"] = "recon probe 1"
+    page["contestants"] = {key: {"label": e["label"], "encoder": e["checksum"]} for key, e in page["encoders"].items()}
+    page["results"] = [{"contestant": entry["encoder"]} | entry for entry in page["results"]]
+    for renamed in (page, *page["results"]):
+        del renamed["encoders" if renamed is page else "encoder"]
+    (tmp_path / record.JSON).write_text(json.dumps(page))
+    shutil.copy(run / record.TENSORS, tmp_path)
+    found = record.read(tmp_path)
+    assert replace(found, results={}) == replace(both, results={}) and list(found.results) == list(both.results)
+    for name, result in both.results.items():
+        assert torch.equal(found.results[name].correct, result.correct)
+        assert found.results[name].chosen == result.chosen and found.results[name].accuracy == result.accuracy
