@@ -49,6 +49,7 @@ DASHES = ["-", ":", "--", "-.", (0, (8, 3))]
 PAPER, MUTED, LINE, STRONG_LINE = "#ffffff", "#686d74", "#e3e3df", "#bfc0bb"
 THEME = {PAPER: "paper", INK[0]: "ink", MUTED: "muted", LINE: "line", STRONG_LINE: "strong-line"}
 STYLE = Path(__file__).with_name("plots.mplstyle")
+ROUNDING = 1e-10  # of the largest value; a flat image has a power of 1e-33 at every frequency
 UNPRINTABLE = re.compile("[^\n\\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # characters that XML does not allow
 WIDTH, HEIGHT = 6.4, 3.7  # inches, without the legend of the rows
 
@@ -211,13 +212,18 @@ def _format_axes(axes: Axes, plot: Plot) -> None:
         if log:
             set_scale("log")
             low, high = axis.get_view_interval()
-            axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high > 5 * low else (1, 1.5, 2, 3, 4, 5, 7)))
+            axis.set_major_locator(LogLocator(subs=_log_steps(high / low)))
             axis.set_major_formatter("{x:g}")
             axis.set_minor_formatter("")
         else:
             axis.set_major_locator(MaxNLocator(7, steps=[1, 2, 2.5, 5, 10]))
     if plot.ticks:
         axes.set_xticks(plot.ticks)
+
+
+def _log_steps(ratio: float) -> tuple[float, ...]:
+    """Which multiples of powers of ten have ticks on an axis whose end is so many times its beginning."""
+    return (1,) if ratio > 1e4 else (1, 2, 5) if ratio > 20 else (1, 1.5, 2, 3, 4, 5, 7)
 
 
 def _columns(labels: Iterable[str]) -> int:
@@ -240,11 +246,14 @@ def _frame(figure: Figure) -> Bbox:
 
 
 def _coordinates(plot: Plot, series: Series) -> list[list[float]]:
-    """x and y with NaN for a gap, and for what a logarithmic axis cannot show."""
-    return [
-        [math.nan if value is None or (log and value <= 0) else value for value in values]
-        for values, log in ((series.x, plot.log_x), (series.y, plot.log_y))
-    ]
+    """x and y with NaN for a gap; on a logarithmic axis, zero and what is only rounding of zero are gaps too."""
+    found = []
+    for name, log in (("x", plot.log_x), ("y", plot.log_y)):
+        largest = max((value for each in plot.series for value in getattr(each, name) if value is not None), default=0)
+        least = ROUNDING * largest if log else -math.inf
+        values = getattr(series, name)
+        found.append([math.nan if value is None or value <= least else value for value in values])
+    return found
 
 
 def _distances(values: Sequence[float | None], intervals: Sequence[Interval]) -> tuple[list[float], list[float]]:

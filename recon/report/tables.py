@@ -27,6 +27,12 @@ def write_tables(comparison: dict[str, Any], folder: Path) -> list[Path]:
         "by_ratio": curves(comparison["rows"], comparison["by_ratio"]),
         "spectra": curves(comparison["rows"], comparison["spectra"]),
         "blends": curves(comparison["rows"], comparison["blends"]),
+        "frontier": [
+            {"row": row["key"], "label": row["label"], **comparison["planes"][row["key"]]}
+            for row in comparison["rows"]
+            if row["key"] in comparison["planes"]
+        ],
+        **calibration(comparison),
         "training": training(comparison),
         **{f"accuracy_{name}": curves(comparison["rows"], comparison[name]) for name in ACCURACIES},
     }
@@ -61,6 +67,17 @@ def curves(rows: Sequence[Record], data: dict[str, dict[str, list[float | None]]
         if row["key"] in data
         for point in zip(*data[row["key"]].values(), strict=True)
     ]
+
+
+def calibration(comparison: dict[str, Any]) -> dict[str, list[Record]]:
+    """Records of the two plots of calibration; ranks are shares of all coefficients."""
+    found = comparison["calibration"]
+    ranks = {
+        key: {"draws_below": [i / c["draws"] for i in range(c["draws"] + 1)], "share": c["ranks"]}
+        for key, c in found.items()
+    }
+    coverage = {key: {name: c[name] for name in ("expected", "coverage")} for key, c in found.items()}
+    return {"ranks": curves(comparison["rows"], ranks), "coverage": curves(comparison["rows"], coverage)}
 
 
 def training(comparison: dict[str, Any]) -> list[Record]:

@@ -112,11 +112,22 @@ def test_a_point_tells_its_values_and_its_note_and_a_gap_has_none():
     assert titles == ["a", "a\nx 1\ny 2\na", "a\nx 2\ny 1\na"]
 
 
-def test_what_a_logarithmic_axis_cannot_show_is_a_gap():
-    series = Series("row", "a", [1.0, 2.0, 3.0], [1.0, 0.0, 10.0])
+def test_zero_and_its_rounding_are_gaps_on_a_logarithmic_axis():
+    series = Series("row", "a", [1.0, 2.0, 3.0, 4.0], [1.0, 0.0, 10.0, 1e-33])
     plot = Plot("p", "t", "", "x", "y", [series], log_y=True)
-    assert np.isnan(lines(drawn(plot, ONE))[0].get_ydata().astype(float)).tolist() == [False, True, False]
+    figure = drawn(plot, ONE)
+    assert np.isnan(lines(figure)[0].get_ydata().astype(float)).tolist() == [False, True, False, True]
     assert texts(plot, ONE)[1] == ["a", "a\nx 1\ny 1", "a\nx 3\ny 10"]
+
+
+@pytest.mark.parametrize("end", [1.5, 3, 10, 50, 1e3, 1e5, 1e8])
+def test_a_logarithmic_axis_of_any_length_has_a_few_ticks_with_numbers(end):
+    series = Series("row", "a", [1.0, end], [1.0, end])
+    axes = drawn(Plot("p", "t", "", "x", "y", [series], log_x=True, log_y=True), ONE).axes[0]
+    for axis in (axes.xaxis, axes.yaxis):
+        low, high = axis.get_view_interval()
+        shown = [tick.label1.get_text() for tick in axis.get_major_ticks() if low <= tick.get_loc() <= high]
+        assert 2 <= len(shown) <= 12 and all(float(text) > 0 for text in shown)
 
 
 @pytest.mark.parametrize("plot", plots(comparison()), ids=lambda plot: plot.name)

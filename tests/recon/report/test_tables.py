@@ -66,6 +66,20 @@ def test_every_point_of_a_curve_reads_back(folder, name):
     assert len(records) == sum(len(next(iter(data.values()))) for data in comparison()[name].values())
 
 
+def test_calibration_and_the_plane_of_the_frontier_read_back(folder):
+    for key, found in comparison()["calibration"].items():
+        ranks = [record for record in read(folder / "ranks.csv") if record["row"] == key]
+        assert [number(record["share"]) for record in ranks] == found["ranks"]
+        assert [number(record["draws_below"]) for record in ranks] == [i / found["draws"] for i in range(len(ranks))]
+        coverage = [record for record in read(folder / "coverage.csv") if record["row"] == key]
+        for column in ("expected", "coverage"):
+            assert [number(record[column]) for record in coverage] == found[column]
+    planes = {record["row"]: record for record in read(folder / "frontier.csv")}
+    assert set(planes) == set(comparison()["planes"])
+    for key, plane in comparison()["planes"].items():
+        assert {name: number(planes[key][name]) for name in plane} == plane
+
+
 def test_training_has_a_column_per_curve_that_any_run_has(tmp_path):
     found = copy.deepcopy(comparison())
     curves = found["training"]["runs/mse"]["curves"]
