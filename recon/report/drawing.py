@@ -19,6 +19,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator
 from matplotlib.transforms import Bbox
 
 from recon.report.series import Interval, Plot, Series
+from recon.runs import write_atomically
 
 # (on white, on black). Trained runs have vivid colours, simple reconstructions muted ones, bounds gold, the truth ink.
 INK = ("#1c1e21", "#e8e8e6")
@@ -92,13 +93,12 @@ def _hue(i: int, lightness: float) -> str:
 
 
 def write_png(plot: Plot, styles: Mapping[str, RowStyle], path: Path) -> None:
-    """Draws the plot under its title; the file is written under a temporary name, then renamed."""
-    temporary = path.with_name(path.name + ".tmp")
+    """Draws the plot under its title; the file is written whole or not at all."""
     with matplotlib.style.context(STYLE):
         figure = draw(plot, styles)
         figure.suptitle(plot.title)
-        figure.savefig(temporary, format="png", bbox_inches=_frame(figure))
-    temporary.replace(path)
+        with write_atomically(path) as file:
+            figure.savefig(file, format="png", bbox_inches=_frame(figure))
 
 
 def svg(plot: Plot, styles: Mapping[str, RowStyle]) -> str:

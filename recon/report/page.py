@@ -13,13 +13,14 @@ from recon.report.drawing import row_styles, svg
 from recon.report.pictures import panels, picture_data
 from recon.report.plots import plots
 from recon.report.tables import column_cells, difference_table, group_metrics
+from recon.runs import write_text
 
 PARTS = Path(__file__).with_suffix("")  # template, style sheet and scripts
 DIRECTION = {"higher": "↑", "lower": "↓", "truth": "≈"}
 
 
 def write_page(comparison: dict[str, Any], pictures: dict[str, Any], folder: Path) -> Path:
-    """Writes folder/index.html under a temporary name, then renames; returns it.
+    """Writes folder/index.html, whole or not at all; returns its path.
 
     Args:
         comparison: "recon comparison 1": protocol, metrics, rows with their values, differences, curves, how made.
@@ -28,9 +29,7 @@ def write_page(comparison: dict[str, Any], pictures: dict[str, Any], folder: Pat
             is the mean of some, (n, S, H, W, 3) uint8.
     """
     path = folder / "index.html"
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(render(comparison, pictures), encoding="utf-8")
-    temporary.replace(path)
+    write_text(path, render(comparison, pictures))
     return path
 
 

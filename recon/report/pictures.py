@@ -12,6 +12,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
+from recon.runs import write_atomically
+
 GREY = 0.5
 GAP = 2  # pixels between images
 DRAWS = 3  # that the page shows, of however many there are
@@ -53,9 +55,8 @@ def write_rows(rows: dict[str, Tensor], caption: str, path: Path) -> Tensor:
         y = bottom + h * scale * (1 - (i + 0.5) / len(rows))
         figure.text((left - 8) / width, y / height, title, ha="right", va="center", fontsize=10, parse_math=False)
     figure.text(left / width, bottom / 2 / height, caption, ha="left", va="center", fontsize=10, parse_math=False)
-    temporary = path.with_name(path.name + ".tmp")
-    figure.savefig(temporary, format="png")
-    temporary.replace(path)
+    with write_atomically(path) as file:
+        figure.savefig(file, format="png")
     return grid
 
 

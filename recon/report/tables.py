@@ -1,6 +1,7 @@
 """Tables of a comparison: CSV files at full precision, and cells with as many digits as the uncertainty is worth."""
 
 import csv
+import io
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -8,6 +9,8 @@ from itertools import groupby
 from pathlib import Path
 from statistics import median
 from typing import Any
+
+from recon.runs import write_text
 
 Record = dict[str, Any]
 
@@ -87,15 +90,14 @@ def training(comparison: dict[str, Any]) -> list[Record]:
 
 
 def write_csv(records: Iterable[Record], path: Path) -> None:
-    """A header of every name that occurs, in order of appearance; written under a temporary name, then renamed."""
+    """A header of every name that occurs, in order of appearance; the file is written whole or not at all."""
     records = list(records)
     names = list(dict.fromkeys(name for record in records for name in record))
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, names)
-        writer.writeheader()
-        writer.writerows(records)
-    temporary.replace(path)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, names)
+    writer.writeheader()
+    writer.writerows(records)
+    write_text(path, text.getvalue())
 
 
 DASH, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
