@@ -36,8 +36,9 @@ def create_model(name: str, *, image_size: int | tuple[int, int] = 224, **overri
     """
     if name not in SIZES:
         raise InvalidSetting(f"unknown model '{name}'{nearest(name, SIZES)} (models: {', '.join(SIZES)})")
-    size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
-    made = SIZES[name] | {key: value for key, value in overrides.items() if value is not None}
+    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    size = height, width
+    made: dict[str, Any] = SIZES[name] | {key: value for key, value in overrides.items() if value is not None}
     p = made["patch_size"]
     if p < 1 or size[0] % p or size[1] % p or min(size) < p:
         raise InvalidSetting(

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from losses.flow import FlowHead
 from losses.heads import PixelHead
 from losses.mixture import Basis, MixtureHead
 from losses.patches import spread
@@ -18,18 +19,22 @@ class MixtureLayers(nn.Module):
     At initialisation all Gaussians are as wide as the data and centred near the decoder's prediction, their mean.
     """
 
+    axes: Tensor
+    deviations: Tensor
+
     def __init__(self, head: MixtureHead, width: int, patch_size: int):
         super().__init__()
         self.plain_head = head
         values = 3 * patch_size**2
         outputs = head.width(values) - values
-        self.layers = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, outputs))
+        last = nn.Linear(2 * width, outputs)
+        self.layers = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), last)
         initialise_linear(self.layers)
-        nn.init.zeros_(self.layers[-1].weight)
+        nn.init.zeros_(last.weight)
         # Gaussians with equal parameters would get equal gradients and stay equal.
         k, d = head.gaussians, head.mixed(values)
         means = 0.5 * torch.randn(k, d)
-        self.layers[-1].bias.data[k : k + k * d] = (means - means.mean(0)).flatten()
+        last.bias.data[k : k + k * d] = (means - means.mean(0)).flatten()
         axes, deviations = Basis.of_pixels(values)
         self.register_buffer("axes", axes)
         self.register_buffer("deviations", deviations)
@@ -47,7 +52,7 @@ class MixtureLayers(nn.Module):
 
     def draw(self, r: Reconstruction, features: Tensor, uniform: Tensor, normal: Tensor) -> Tensor:
         """A sample, (B, N, P) standardised, every patch by itself; `uniform` and `normal` from `random_numbers`."""
-        return r.head.sample_pixels(r, uniform, normal)
+        return self.head.sample_pixels(r, uniform, normal)
 
     def forward(self, prediction: Tensor, features: Tensor) -> Tensor:
         """(B, n, P) pixels and (B, n, D) features of the same patches -> (B, n, W)."""
@@ -60,7 +65,7 @@ def layers_for(
     """The layers after a decoder of that width; None where the head predicts no distribution."""
     if isinstance(head, MixtureHead):
         return MixtureLayers(head, width, patch_size)
-    return FlowLayers(head, width, patch_size, image_size, std) if head.renderings else None
+    return FlowLayers(head, width, patch_size, image_size, std) if isinstance(head, FlowHead) else None
 
 
 def rendered_pixels(
@@ -76,12 +81,12 @@ def rendered_pixels(
     Raises:
         ValueError: the head has no such rendering.
     """
-    if rendering not in r.head.renderings:
+    if layers is None or rendering not in r.head.renderings:
         has = ", ".join(r.head.renderings) or "none: one answer to each image"
         raise ValueError(f"{r.head.name} has no rendering {rendering!r} ({has})")
     if rendering == "sample":
         return layers.draw(r, features, *random_numbers(r.image, r.mask, draw))
-    return r.pixels if rendering == "mean" else r.head.mode_pixels(r)
+    return r.head.mode_pixels(r) if isinstance(r.head, MixtureHead) and rendering == "mode" else r.pixels
 
 
 def random_numbers(images: Tensor, mask: Tensor, draw: int) -> tuple[Tensor, Tensor]:

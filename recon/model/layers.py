@@ -1,6 +1,7 @@
 """Layers of the masked autoencoder: positions, transformer blocks, and the refiner."""
 
 from functools import partial
+from typing import Any
 
 import torch
 from timm.layers import Attention as TimmAttention
@@ -29,7 +30,11 @@ def sincos_positions(width: int, grid: tuple[int, int]) -> Tensor:
     return torch.cat([torch.zeros(1, width, dtype=torch.float64), patches]).float().unsqueeze(0)
 
 
-LayerNorm = partial(nn.LayerNorm, eps=1e-6)
+class LayerNorm(nn.LayerNorm):
+    """torch's, with the official MAE code's epsilon."""
+
+    def __init__(self, width: int, **options: Any):
+        super().__init__(width, eps=1e-6, **options)
 
 
 class Attention(TimmAttention):
@@ -42,12 +47,18 @@ class Attention(TimmAttention):
     """
 
     @property
-    def fused_attn(self) -> bool:
+    def fused_attn(self) -> bool:  # pyright: ignore[reportGeneralTypeIssues]  timm declares a constant
         return self.qkv.weight.device.type != "cpu"
 
     @fused_attn.setter
     def fused_attn(self, switched: bool) -> None:
         """Ignores timm's global switch: numbers would depend on what ran before a model was made."""
+
+
+def zero_initialise(layer: nn.Module) -> None:
+    """Zero weights and biases."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
 
 
 def initialise_linear(module: nn.Module) -> None:
@@ -97,6 +108,8 @@ class Refiner(nn.Module):
     Shape: see `forward`.
     """
 
+    grain: Tensor
+
     def __init__(self, width: int, image_size: tuple[int, int]):
         super().__init__()
         self.width = width
@@ -107,8 +120,7 @@ class Refiner(nn.Module):
         self.up = nn.Conv2d(2 * width, width, 1)
         self.after = Residual(width)
         self.outputs = nn.Conv2d(width, 3 * SHRINK**2, 3, padding=1)
-        nn.init.zeros_(self.outputs.weight)
-        nn.init.zeros_(self.outputs.bias)
+        zero_initialise(self.outputs)
         grain = torch.randn(1, 1, *image_size, generator=torch.Generator().manual_seed(0), device="cpu")
         self.register_buffer("grain", grain, persistent=False)
 

@@ -54,6 +54,8 @@ class MaskedAutoencoder(ViTEncoder):
         mean, std: per channel; images are standardised by them.
     """
 
+    decoder_pos_embed: Tensor
+
     def __init__(
         self,
         *,
@@ -106,12 +108,11 @@ class MaskedAutoencoder(ViTEncoder):
             ValueError: rows that hide unequal numbers; a share to decode without noise, or with layers that read whole
                 images.
         """
-        if noise is None and mask is None:
-            noise = torch.stack([self.mask_strategy(self.grid, self.mask_ratio, None) for _ in images])
-        noise = None if noise is None else noise.to(images.device)
         if mask is None:
+            if noise is None:
+                noise = torch.stack([self.mask_strategy(self.grid, self.mask_ratio, None) for _ in images])
             visible = visible_count(self.patches, self.mask_ratio)
-            mask = mask_from_noise(noise, visible)
+            mask = mask_from_noise(noise.to(images.device), visible)
         else:
             visible = count_visible(mask)
         if decoded is not None and decoded < 1:
@@ -170,7 +171,7 @@ class MaskedAutoencoder(ViTEncoder):
             prediction = self.decoder_pred(features)
         if self.refiner is not None:
             return self.refiner(prediction, self.standardise(images), mask, order[:, visible:])
-        if flow_point is None:
+        if flow_point is None or self.distribution is None:
             return self._with_extra_outputs(prediction, features)
         prediction = self.distribution(prediction, features, self.standardise(images), mask, *flow_point)
         return prediction if everywhere else gather_tokens(prediction, order[:, visible:])
@@ -187,15 +188,16 @@ class MaskedAutoencoder(ViTEncoder):
     def untrained(self, seed: int) -> "MaskedAutoencoder":
         """A copy with newly drawn weights, as before any training, on the model's own device."""
         copy = deepcopy(self)
-        copy.statistics = copy.refiner = copy.distribution = None
+        for name in ("statistics", "refiner", "distribution"):
+            setattr(copy, name, None)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             for module in copy.modules():
-                if hasattr(module, "reset_parameters"):
-                    module.reset_parameters()
+                if reset := getattr(module, "reset_parameters", None):
+                    reset()
             copy._initialise()
             copy._add_extra_layers()
-        if self.distribution is not None:
+        if self.distribution is not None and copy.distribution is not None:
             copy.distribution.load_state_dict(dict(self.distribution.named_buffers()), strict=False)
         return copy.to(self.mean)
 

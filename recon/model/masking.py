@@ -112,5 +112,5 @@ def decoding_order(mask: Tensor, visible: int, share: float = 1, noise: Tensor |
         if noise is None:
             raise ValueError(f"decoded={share} of the hidden patches are those with the lowest noise; give noise")
         shown = visible + max(1, round(share * (shown - visible)))
-        order += mask_from_noise(noise, shown)
+        order += mask_from_noise(noise.to(mask.device), shown)
     return order.argsort(dim=1, stable=True)[:, :shown]

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from losses.flow import FlowHead, random_times
 from losses.patches import patchify, spread, unpatchify
 from losses.reconstruction import Reconstruction
+from recon.model.layers import zero_initialise
 
 SHRINK = 2  # the U-Net works at half resolution and below: the pixels of 2x2 squares become channels
 WIDTHS = (64, 128, 256)  # channels of the U-Net at a half, a quarter and an eighth of the resolution
@@ -29,6 +30,8 @@ class FlowLayers(nn.Module):
         image_size: (H, W); multiples of 8 for the U-Net.
         std: (3, 1, 1), of the data set, by which images are standardised.
     """
+
+    noise: Tensor
 
     def __init__(self, head: FlowHead, width: int, patch_size: int, image_size: tuple[int, int], std: Tensor):
         super().__init__()
@@ -114,8 +117,7 @@ class ConvVelocity(nn.Module):
         self.join = nn.ModuleList(nn.Conv2d(2 * wide, wide, 1) for wide, _ in pairs)
         self.after = nn.ModuleList(Residual(wide) for wide, _ in pairs)
         self.outputs = nn.Conv2d(WIDTHS[0], 3 * SHRINK**2, 3, padding=1)
-        nn.init.zeros_(self.outputs.weight)
-        nn.init.zeros_(self.outputs.bias)
+        zero_initialise(self.outputs)
 
     def forward(self, x: Tensor, mean: Tensor, covered: Tensor, features: Tensor, time: Tensor) -> Tensor:
         """Velocity (B, 3, H, W).
@@ -134,7 +136,7 @@ class ConvVelocity(nn.Module):
                 x = self.down[level - 1](F.pixel_unshuffle(x, 2))
             if level == len(WIDTHS) - 1:
                 x = x + F.interpolate(self.features(features), size=x.shape[2:], mode="bilinear")
-            for block in blocks:
+            for block in blocks.children():
                 x = block(x, when)
             skipped.append(x)
         for level in reversed(range(len(self.up))):
@@ -180,8 +182,7 @@ class PatchVelocity(nn.Module):
             for _ in range(self.DEPTH)
         )
         self.outputs = nn.Linear(self.WIDTH, values)
-        nn.init.zeros_(self.outputs.weight)
-        nn.init.zeros_(self.outputs.bias)
+        zero_initialise(self.outputs)
 
     def forward(self, x: Tensor, mean: Tensor, covered: Tensor, features: Tensor, time: Tensor) -> Tensor:
         """As `ConvVelocity.forward`."""
@@ -193,7 +194,7 @@ class PatchVelocity(nn.Module):
         for norm, when, layers in zip(self.norms, self.when, self.layers, strict=True):
             scale, shift, gate = when(condition).chunk(3, dim=-1)
             x = x + gate * layers(norm(x) * (1 + scale) + shift)
-        return unpatchify(self.outputs(F.silu(x)), features.shape[2:])
+        return unpatchify(self.outputs(F.silu(x)), (features.shape[2], features.shape[3]))
 
 
 def encode_time(time: Tensor) -> Tensor:

@@ -79,20 +79,22 @@ class Architecture:
         own = (self.width, self.depth, self.heads)
         return next((name for name, s in SIZES.items() if (s["width"], s["depth"], s["heads"]) == own), None)
 
-    def build(self, head: PixelHead | None = None, **colours: tuple[float, ...]) -> MaskedAutoencoder:
+    def build(self, head: PixelHead | None = None, **statistics: Any) -> MaskedAutoencoder:
         """A model of these sizes; a decoder that is not there is new and small.
 
         Args:
             head: None: the distribution's, or pixels.
-            **colours: `mean` and `std` of `MaskedAutoencoder`.
+            **statistics: `mean` and `std` of `MaskedAutoencoder`.
         """
         if head is None:
             options = dict(self.distribution or {"name": PIXELS})
             head = head_named(options.pop("name"), options)
-        sizes = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("norm_eps", "distribution")}
+        sizes: dict[str, Any] = {
+            f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("norm_eps", "distribution")
+        }
         for name, smallest in (("decoder_width", 32), ("decoder_depth", 1), ("decoder_heads", 1)):
             sizes[name] = sizes[name] or smallest
-        model = MaskedAutoencoder(head=head, **sizes, **colours)
+        model = MaskedAutoencoder(head=head, **sizes, **statistics)
         for module in model.modules():
             if isinstance(module, nn.LayerNorm):
                 module.eps = self.norm_eps

@@ -38,7 +38,7 @@ def architecture_of(state: dict[str, Tensor], known: dict[str, Any], where: Path
         )
     width, patch_size, notes = kernel[0], kernel[2], []
     depth = _block_count(state, "blocks.")
-    sizes = {
+    sizes: dict[str, Any] = {
         "width": width,
         "depth": depth,
         "patch_size": patch_size,
