@@ -13,7 +13,7 @@ def seed_of(*parts: int | str) -> int:
 
 def random_states() -> dict[str, Any]:
     """The random generators of every device in use."""
-    states = {"cpu": torch.get_rng_state()}
+    states: dict[str, Any] = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         states["cuda"] = torch.cuda.get_rng_state_all()
     return states

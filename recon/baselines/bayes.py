@@ -6,6 +6,7 @@ posterior (Rasmussen and Williams 2006, equations 2.25, 2.26 and 2.30). Rounding
 clipping (3 in 100,000 values) not at all. But for these two, no reconstruction has a smaller expected error.
 """
 
+from functools import reduce
 from math import isqrt
 
 import torch
@@ -86,8 +87,8 @@ class Bayes:
             (bands,) float64.
         """
         p = self._patch_size(mask)
-        energies = sum(retained_and_whole(where, p, a) for where in self._spread(mask) for a in EXPONENTS)
-        kept, whole = band_sums(energies)
+        energies = (retained_and_whole(where, p, a) for where in self._spread(mask) for a in EXPONENTS)
+        kept, whole = band_sums(reduce(torch.add, energies))
         return kept / whole
 
     def _patch_size(self, mask: Tensor) -> int:

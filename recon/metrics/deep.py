@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import reduce
 
 import torch
 from torch import Tensor, nn
@@ -56,7 +57,7 @@ class Lpips(nn.Module):
         return self.source
 
     def _distance(self, image: Tensor, truth: Tensor, hidden: Tensor) -> Tensor:
-        dtype = self.package.scaling_layer.shift.dtype
+        dtype = next(self.package.buffers()).dtype
         return area_mean(self.package(2 * image.to(dtype) - 1, 2 * truth.to(dtype) - 1), hidden)
 
 
@@ -92,9 +93,10 @@ class FeatureDistance(nn.Module):
 
     def _distance(self, image: Tensor, truth: Tensor, hidden: Tensor) -> Tensor:
         maps = zip(features(self.net, image), features(self.net, truth), self.strides, strict=True)
-        return sum(
+        distances = (
             area_mean((x - y).square(), F.avg_pool2d(hidden.to(x.dtype), stride, stride)) for x, y, stride in maps
         )
+        return reduce(torch.add, distances)
 
 
 class PooledFeatures(nn.Module):
@@ -120,7 +122,7 @@ def features(net: VGG19, images: Tensor) -> list[Tensor]:
     smallest = _stride(net, len(net.features) - 1)
     if min(images.shape[2:]) < smallest:
         raise Undefined(f"images below {smallest} pixels")
-    return net(images.to(net.mean.dtype))
+    return net(images.to(next(net.parameters()).dtype))
 
 
 def _stride(net: VGG19, index: int) -> int:

@@ -1,7 +1,7 @@
 """Distance to the truth over hidden pixels: squared and absolute error, PSNR, and structural similarity."""
 
 import math
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor
@@ -89,8 +89,8 @@ def ms_ssim(image: Tensor, truth: Tensor, hidden: Tensor) -> Tensor:
     Raises:
         Undefined: not even the finest scale fits.
     """
-    scales = max(1, scales_for(*image.shape[2:]))
-    planes = map_in_chunks(lambda *chunk: _terms(*chunk, scales), *_planes(image, truth, hidden))
+    scales = max(1, scales_for(image.shape[2], image.shape[3]))
+    planes = map_in_chunks(partial(_terms, scales=scales), *_planes(image, truth, hidden))
     terms = planes.view(len(image), -1, scales).mean(1)
     exponents = terms.new_tensor(SCALE_WEIGHTS[:scales])
     exponents *= sum(SCALE_WEIGHTS) / exponents.sum()
@@ -114,7 +114,8 @@ def similarity(image: Tensor, truth: Tensor, luminance: bool = True) -> Tensor:
         raise Undefined(f"images below {WINDOW} pixels")
     maps, spare = torch.empty((2, 4, *image.shape), dtype=torch.float64, device=image.device)
     x, y, products, squares = maps
-    x.copy_(image), y.copy_(truth)
+    x.copy_(image)
+    y.copy_(truth)
     _products(x, y, products.fill_(C1 + C2), squares.fill_(C1 + C2))
     _blur(maps, spare)
     means, mean_squares = spare[:2].fill_(C1)

@@ -10,7 +10,7 @@ freedom is above 1.96 sqrt((n - 1) / n): 10% of cases at 10 images, 7% at 20, 6%
 import math
 from collections.abc import Callable
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -78,7 +78,8 @@ def statistic_interval(
     low, high = torch.full_like(value, torch.nan), torch.full_like(value, torch.nan)
     if n >= FEWEST:
         low, high = _percentiles(of_sums(multiplicities(n, count, seed) @ rows), level)
-    return Interval(value.tolist(), low.tolist(), high.tolist(), n)
+    bounds: list[Any] = [each.tolist() for each in (value, low, high)]  # numbers, or lists as `function` returns
+    return Interval(bounds[0], bounds[1], bounds[2], n)
 
 
 def mean_interval(values: Tensor, level: float = 0.95, count: int = 1000, seed: int = 0) -> Interval:

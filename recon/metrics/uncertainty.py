@@ -8,6 +8,7 @@ All is computed in float64, on a GPU too: the fair scores and the covariances ar
 
 import math
 from collections.abc import Callable, Sequence
+from functools import reduce
 from itertools import combinations
 from math import isqrt
 
@@ -41,7 +42,7 @@ def energy_score(draws: Tensor, truth: Tensor) -> Tensor:
 def _fair(draws: Tensor, truth: Tensor, norm: Callable[[Tensor], Tensor]) -> Tensor:
     # Pair by pair is several times faster than sorting up to 16 draws and more, and holds one pair in memory.
     s = len(draws)
-    score = sum(norm(x - truth) for x in draws) / s
+    score = reduce(torch.add, (norm(x - truth) for x in draws)) / s
     for x, other in combinations(draws, 2):
         score -= norm(x - other) / (s * (s - 1))
     return score
