@@ -45,12 +45,12 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     options = parser.parse_args()
     fabric = make_fabric(options.device, "auto")
-    subject = open_run(options.run)
-    model, trained = subject.trained.model, subject.trained.settings.data
-    task = open_task(options.data or trained.name, options.root or trained.root)
+    run = open_run(options.run)
+    model, data = run.model, run.settings.data
+    task = open_task(options.data or data.name, options.root or data.root)
     part = task.train.subset(stratified_subset(task.train.labels, options.fraction, 0))
     print(
-        f"{subject.name}: {len(part)} training and {len(task.test_labels)} test images of {task.name}, "
+        f"{run.name}: {len(part)} training and {len(task.test_labels)} test images of {task.name}, "
         f"{model.image_size[0]}x{model.image_size[1]}; {fabric.device}, {torch.get_num_threads()} threads"
     )
     extraction(model, part, fabric, options.batch, options.repeats)

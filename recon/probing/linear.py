@@ -55,6 +55,8 @@ class Grid:
 class LinearHeads:
     """K linear classifiers of the same D features into C classes, computed by one matrix product.
 
+    Heads are the last dimension because softmax over the dimension before it works on all heads at once.
+
     Args:
         weight, bias: (D, C, K) and (C, K), for standardised features.
         mean, std: (D,), of the features that the heads were trained on; std is 1 where a feature is constant.

@@ -1,10 +1,10 @@
-"""A small labelled dataset, a small encoder, and what `tune` wants beside them."""
+"""A small labelled dataset and a small encoder, and fine-tuning of them in a second."""
 
-from collections.abc import Iterable
 from dataclasses import replace
 
 import torch
 
+from recon.console import no_progress_bar
 from recon.data import create_dataset, evaluation_crop
 from recon.model import MaskedAutoencoder, create_model
 from recon.probing.fine_tuning import Classifier, tune
@@ -41,11 +41,7 @@ def shortly(recipe: Recipe, batch: int = 8, epochs: float = 1, **changes: object
 def tuned(
     recipe: Recipe, train: LabelledImages, model: MaskedAutoencoder, seed: int = 0, workers: int = 0
 ) -> Classifier:
-    return tune(model, recipe, train, SIZE, seed, FABRIC, silently, workers)
-
-
-def silently(things: Iterable, what: str, count: int) -> Iterable:
-    return things
+    return tune(model, recipe, train, SIZE, seed, FABRIC, no_progress_bar, workers)
 
 
 def accuracy(classifier: Classifier, data: LabelledImages) -> float:
