@@ -5,15 +5,9 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm import tqdm
-
 from losses import InvalidSetting, option
 from recon.cli import Command, run
 from recon.config import _node
-from recon.data import StreamedSource, create_dataset
-from recon.data.packing import pack
-from recon.data.shrinking import Chunk
-from recon.training.loop import StopSignal
 
 
 @dataclass
@@ -26,9 +20,9 @@ class PackedData:
 
 @dataclass
 class PackSettings:
-    out: str | None = option(None, "file to write, both splits in one; an interrupted packing of it is gone on with")
+    out: str | None = option(None, "file to write, both splits in one; it appears when it is whole")
     size: int = option(160, "pixels of the shorter side; smaller images are stored as they are")
-    workers: int = option(0, "processes that read and resize; 0: this one")
+    workers: int = option(0, "threads that read and resize; 0: one")
     data: PackedData = _node(PackedData)
 
 
@@ -44,24 +38,35 @@ def pack_dataset(settings: PackSettings, given: frozenset[str] = frozenset()) ->
         InvalidSetting: a setting that cannot be used, too many unreadable files, a full disk. `out` is not there then.
     """
     check(settings)
+    from tqdm import tqdm
+
+    from recon.data import StreamedSource, create_dataset
+    from recon.data.packed import pack
+    from recon.training.loop import StopSignal
+
     out, data = Path(settings.out).expanduser(), settings.data
     sources = {split: create_dataset(data.name, split, data.root, data.download) for split in ("train", "val")}
     if any(isinstance(source, StreamedSource) for source in sources.values()):
         raise InvalidSetting(f"data={data.name} is a stream, whose images have no names; it cannot be packed")
     total = sum(len(source) for source in sources.values())
     unreadable: list[str] = []
-    chunks = pack(sources, data.name, out, settings.size, settings.workers)
+    packing = pack(sources, data.name, out, settings.size, settings.workers)
     progress = tqdm(total=total, unit="image", disable=not sys.stderr.isatty())
     try:
-        with closing(chunks), progress, StopSignal() as stop:
-            for chunk in chunks:
-                note(chunk, unreadable, total, settings)
-                progress.update(len(chunk.images) + len(chunk.unreadable))
+        with closing(packing), progress, StopSignal() as stop:
+            for images, lines in packing:
+                progress.update(images)
+                unreadable += lines
+                if len(unreadable) > data.max_unreadable * total:
+                    raise InvalidSetting(
+                        f"{len(unreadable)} of {total} files cannot be read, more than data.max_unreadable="
+                        f"{data.max_unreadable} allows; the last: {unreadable[-1]}"
+                    )
                 if stop.signal is not None:
-                    print("stopped; the same command goes on")
+                    print(f"stopped; {out} is not written")
                     return 128 + stop.signal
     except OSError as reason:
-        raise InvalidSetting(f"{out} cannot be written: {reason.strerror}; the same command goes on") from reason
+        raise InvalidSetting(f"{out} cannot be written: {reason.strerror}") from reason
     for line in unreadable:
         print(f"left out: {line}")
     images = sum(len(create_dataset("packed", split, out)) for split in sources)
@@ -87,16 +92,6 @@ def check(settings: PackSettings) -> None:
     out = Path(settings.out).expanduser()
     if out.is_dir() or not out.parent.is_dir():
         raise InvalidSetting(f"out={out} {'is a folder' if out.is_dir() else 'is in no folder'}; give a file's name")
-
-
-def note(chunk: Chunk, unreadable: list[str], total: int, settings: PackSettings) -> None:
-    unreadable += chunk.unreadable
-    allowed = settings.data.max_unreadable
-    if len(unreadable) > allowed * total:
-        raise InvalidSetting(
-            f"{len(unreadable)} of {total} files cannot be read, more than data.max_unreadable={allowed} allows; "
-            f"the last: {unreadable[-1]} (allow more to go on, or delete {settings.out}.journal to begin anew)"
-        )
 
 
 if __name__ == "__main__":

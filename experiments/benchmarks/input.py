@@ -29,7 +29,7 @@ from PIL import Image
 from experiments.benchmarks.saved import save, take_out
 from experiments.benchmarks.step import Bench
 from recon.data import Batch, Source, create_dataset, training_batches
-from recon.data.packing import pack
+from recon.data.packed import pack
 from recon.model.masking import strategy
 from recon.training.device import Upload, make_fabric
 

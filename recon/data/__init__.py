@@ -1,9 +1,17 @@
 """Where the images come from: datasets by name, crops, batches that resume exactly, held-out images."""
 
+from pathlib import Path
+
+from losses import InvalidSetting, nearest
+from recon.data import public
 from recon.data.batches import Batch, training_batches
 from recon.data.crops import evaluation_crop, training_crop
-from recon.data.datasets import create_dataset
+from recon.data.dead_leaves import dead_leaves
+from recon.data.folder import image_folder
+from recon.data.gaussian_field import gaussian_field
 from recon.data.held_out import held_out_batches, held_out_images, in_random_order, noise_of
+from recon.data.packed import packed
+from recon.data.photos import photos
 from recon.data.source import Source, StreamedSource, UnreadableImage
 
 __all__ = [
@@ -20,3 +28,43 @@ __all__ = [
     "training_batches",
     "training_crop",
 ]
+
+DATASETS = {
+    "cifar10": public.cifar10,
+    "cifar100": public.cifar100,
+    "dead_leaves": dead_leaves,
+    "folder": image_folder,
+    "gaussian_field": gaussian_field,
+    "imagenet": public.imagenet,
+    "imagenette": public.imagenette,
+    "packed": packed,
+    "photos": photos,
+    "stl10": public.stl10,
+}
+HUBS = {"hfds": public.hugging_face, "wds": public.webdataset}
+
+
+def create_dataset(
+    name: str, split: str, root: str | Path | None = None, download: bool = False
+) -> Source | StreamedSource:
+    """Open one split of a dataset.
+
+    Args:
+        name: photos, gaussian_field, dead_leaves, folder, packed, imagenette, imagenet, cifar10, cifar100, stl10,
+            hfds/NAME or wds/NAME.
+        split: "train" or "val"; no image is in both.
+        root: where the files are; `folder` and `packed` need it, the others have a default place.
+        download: fetch a published dataset that is not under `root`.
+
+    Raises:
+        InvalidSetting: an unknown name or split, files that are missing, a package that is missing.
+    """
+    if split not in ("train", "val"):
+        raise InvalidSetting(f"unknown split '{split}' (splits: train, val)")
+    kind, _, rest = name.partition("/")
+    if kind in HUBS and rest:
+        return HUBS[kind](rest, split, root)
+    if name not in DATASETS:
+        known = [*DATASETS, *(f"{kind}/NAME" for kind in HUBS)]
+        raise InvalidSetting(f"unknown dataset '{name}'{nearest(name, known)} (datasets: {', '.join(known)})")
+    return DATASETS[name](split, root, download)

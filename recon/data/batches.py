@@ -1,34 +1,34 @@
 """Training batches: an endless sequence of samples that can be entered anywhere.
 
-Sample k of a run depends on (seed, k, source) alone: not on the batch size, the number of workers, the ranks
-or where the run was resumed. So a checkpoint needs to remember one number. Of a stream the image of sample k depends
-on batch size, workers and ranks too, for each worker of each rank reads other shards.
+Sample k of a run depends on (seed, k, source) alone: not on the batch size, the number of workers, the ranks or where
+the run was resumed. So a checkpoint needs to remember one number. In a stream each worker of each rank reads other
+shards, so that the image of sample k also depends on batch size, workers and ranks.
 """
 
 import signal
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import count, groupby
+from itertools import count, groupby, islice, repeat
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
 from losses import InvalidSetting
-from recon.data.crops import Crops, Cut, drawn_cut, training_crop
-from recon.data.shards import StreamedBatches
-from recon.data.source import Source, StreamedSource, Uncut, UnreadableImage
+from recon.data.crops import CropBatch, CropBox, random_crop_box, training_crop
+from recon.data.source import Croppable, ReadSample, Sample, Source, StreamedSource, UnreadableImage
 from recon.randomness import seed_of
 
 Masking = Callable[[torch.Generator], Tensor]  # noise (N,)
+MAX_UNREADABLE_IN_A_ROW = 1000  # samples of a stream
 
 
 @dataclass
 class Batch:
     """One step's samples of one rank."""
 
-    images: Tensor | Crops  # uint8 (B, 3, H, W), or what the device makes them of
+    images: Tensor | CropBatch  # uint8 (B, 3, H, W), or crops that the device resizes to that
     labels: Tensor  # int64 (B,), -1 where there is no class
     noise: Tensor  # float32 (B, N)
     unreadable: list[str]  # a line for each image that was passed over
@@ -38,13 +38,13 @@ class Batch:
 
     def images_on(self, device: torch.device) -> Tensor:
         """The images on the device that trains: float32 (B, 3, H, W) in [0, 1]."""
-        if isinstance(self.images, Crops):
+        if isinstance(self.images, CropBatch):
             return self.images.resized(device) / 255
         return self.images.to(device, non_blocking=True).float() / 255
 
 
 @dataclass(frozen=True)
-class Plan:
+class BatchMaker:
     """Which samples make a batch, and how an image becomes a sample."""
 
     image_size: tuple[int, int]
@@ -58,27 +58,39 @@ class Plan:
     on_device: bool
     repeats: int
 
-    def batches(self) -> Iterator[range]:
+    def sample_numbers(self) -> Iterator[range]:
         """The numbers k of this rank's samples, batch by batch."""
         for first in count(self.start + self.rank * self.batch, self.batch * self.world):
             yield range(first, first + self.batch)
 
-    def make(self, ks: range, read: Iterable[tuple[Uncut, int]], unreadable: list[str]) -> Batch:
+    def sample_indices(self, images: int) -> Iterator[tuple[range, list[int]]]:
+        """For each batch, the numbers k of its samples and the indices of their images."""
+        for ks in self.sample_numbers():
+            reads = [k // self.repeats for k in ks]
+            yield ks, [int(permutation(images, self.seed, n // images)[n % images]) for n in reads]
+
+    def make(self, ks: range, read: Iterable[tuple[Croppable, int]], unreadable: list[str]) -> Batch:
+        """The batch of samples `ks`; reading the images adds a line to `unreadable` for each that fails."""
         images, labels, noise = [], [], []
         for k, (image, label) in zip(ks, read, strict=True):
             images.append(self.crop(image, k))
             labels.append(label)
             noise.append(self.masking(torch.Generator().manual_seed(seed_of(self.seed, "mask", k))))
-        images = Crops.of(images, self.image_size) if self.on_device else torch.stack(images)
-        return Batch(images, torch.tensor(labels), torch.stack(noise), unreadable)
+        images = CropBatch.of(images, self.image_size) if self.on_device else torch.stack(images)
+        return Batch(images, torch.tensor(labels), torch.stack(noise), list(unreadable))
 
-    def crop(self, image: Uncut, k: int) -> Tensor | tuple[Uncut, Cut]:
+    def crop(self, image: Croppable, k: int) -> Tensor | tuple[Croppable, CropBox]:
         # not torch.manual_seed, which would seed the accelerators too
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed_of(self.seed, "crop", k))
             if self.on_device:
-                return image, drawn_cut(image, self.image_size, native=self.native)
+                return image, random_crop_box(image, self.image_size, native=self.native)
             return training_crop(image, self.image_size, native=self.native)
+
+
+@lru_cache(maxsize=2)  # a batch may reach into the next epoch
+def permutation(images: int, seed: int, epoch: int) -> Tensor:
+    return torch.randperm(images, generator=torch.Generator().manual_seed(seed_of(seed, "epoch", epoch)))
 
 
 def training_batches(
@@ -97,18 +109,18 @@ def training_batches(
 ) -> Iterator[Batch]:
     """Batches without end; the iterator's close() stops the workers.
 
-    An indexable source is shuffled anew in each epoch. The shards of a stream are dealt to the workers of all ranks
-    (`StreamedSource.endless`), which make batches in turn. Entered at `start`, each reads on where it would stand had
-    the run had these ranks and workers, and this `batch`, from its beginning: with the same ones the samples are those
-    of the whole run, to the bit. With others they come in another order; of the pass under way some may come again
-    and others be left out, and from then on all come equally often again.
+    An indexable source is shuffled anew in each epoch. The shards of a stream are distributed to the workers of all
+    ranks (`StreamedSource.training_samples`), which make batches in turn. Entered at `start`, each worker continues
+    where it would be if the run had had these ranks, workers and `batch` from its beginning: with the same ones the
+    samples are those of the whole run, to the bit. With others they come in another order; of the current pass some may
+    come again and others be left out, and from then on all come equally often again.
 
     Args:
         image_size: (H, W) of the training crops.
         batch: samples per rank and batch.
         start: the number of the first sample, counted from 0 over all ranks; of a stream where a batch begins, a
             multiple of batch * world.
-        workers: processes that read ahead; 0 reads here. Where processes are not forked, `source` and `masking`
+        workers: processes that read ahead; 0 reads in this one. Where processes are not forked, `source` and `masking`
             must pickle.
         masking: draws one image's noise (N,) from the generator.
         rank, world: this process takes the rank-th part of each batch of batch * world samples.
@@ -119,77 +131,106 @@ def training_batches(
 
     Raises:
         InvalidSetting: more workers and ranks than the stream has shards; from the iterator, when no image of the
-            source can be read, or one is too small to be cut.
+            source can be read, or one is smaller than a crop that is not resized.
     """
-    plan = Plan(image_size, batch, start, seed, masking, rank, world, source.native, on_device, repeats)
+    maker = BatchMaker(image_size, batch, start, seed, masking, rank, world, source.native, on_device, repeats)
     if isinstance(source, StreamedSource):
         source.check_readers(world, workers)
-        dataset, sampler = StreamedBatches(source, plan), None
+        dataset, sampler = StreamedBatches(source, maker), None
     else:
-        dataset, sampler = IndexedBatches(source, plan), order(len(source), plan)
+        dataset, sampler = IndexedBatches(source, maker), maker.sample_indices(len(source))
     loader = DataLoader(
         dataset,
         batch_size=None,  # the dataset's items are whole batches
         sampler=sampler,
         num_workers=workers,
-        worker_init_fn=leave_signals_to_the_parent,
+        worker_init_fn=ignore_signals,
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),  # otherwise the loader draws from the global one
     )
-    return raising(iter(loader))
-
-
-def order(images: int, plan: Plan) -> Iterator[tuple[range, list[int]]]:
-    """For each batch, the numbers k of its samples and the indices of their images."""
-    for ks in plan.batches():
-        reads = [k // plan.repeats for k in ks]
-        yield ks, [int(permutation(images, plan.seed, n // images)[n % images]) for n in reads]
-
-
-@lru_cache(maxsize=2)  # a batch may reach into the next epoch
-def permutation(images: int, seed: int, epoch: int) -> Tensor:
-    return torch.randperm(images, generator=torch.Generator().manual_seed(seed_of(seed, "epoch", epoch)))
+    return raise_errors(iter(loader))
 
 
 class IndexedBatches(Dataset):
-    """Makes the batch whose samples and images `order` tells.
+    """Makes the batch of (sample numbers, image indices).
 
-    A user's error is handed over, not raised: DataLoader would bury its line under the worker's traceback.
+    A user's error is returned, not raised: DataLoader would bury its line under the worker's traceback.
     """
 
-    def __init__(self, source: Source, plan: Plan) -> None:
+    def __init__(self, source: Source, maker: BatchMaker) -> None:
         self.source = source
-        self.plan = plan
+        self.maker = maker
 
     def __getitem__(self, which: tuple[range, list[int]]) -> Batch | InvalidSetting:
         ks, indices = which
         unreadable: list[str] = []
         try:
-            return self.plan.make(ks, read_each(self.source, indices, unreadable), unreadable)
+            return self.maker.make(ks, self.read_each(indices, unreadable), unreadable)
         except InvalidSetting as error:
             return error
 
+    def read_each(self, indices: list[int], unreadable: list[str]) -> Iterator[tuple[Croppable, int]]:
+        """The images at `indices`; one that comes several times in a row is read once."""
+        for index, times in groupby(indices):
+            found = self.read_or_next(index, unreadable)
+            yield from (found for _ in times)
 
-def read_each(source: Source, indices: list[int], unreadable: list[str]) -> Iterator[tuple[Uncut, int]]:
-    """The images at `indices`; one that comes several times in a row is read once."""
-    for index, times in groupby(indices):
-        found = read_or_next(source, index, unreadable)
-        yield from (found for _ in times)
+    def read_or_next(self, index: int, unreadable: list[str]) -> tuple[Croppable, int]:
+        """The image at `index` and its class, or the next one that can be read."""
+        images = len(self.source)
+        for candidate in range(index, index + images):
+            try:
+                return self.source.croppable(candidate % images)
+            except UnreadableImage as error:
+                unreadable.append(str(error))
+        raise InvalidSetting(f"none of the {images} images can be read; {unreadable[-1]}")
 
 
-def read_or_next(source: Source, index: int, unreadable: list[str]) -> tuple[Uncut, int]:
-    """The image at `index` and its class, or the next one that can be read; says in `unreadable` which cannot."""
-    images = len(source)
-    for candidate in range(index, index + images):
+class StreamedBatches(IterableDataset):
+    """Makes the batches of a stream; the workers take turns. Returns a user's error as IndexedBatches does."""
+
+    def __init__(self, source: StreamedSource, maker: BatchMaker) -> None:
+        self.source = source
+        self.maker = maker
+
+    def __iter__(self) -> Iterator[Batch | InvalidSetting]:
+        maker, worker = self.maker, get_worker_info()
+        turn, workers = (worker.id, worker.num_workers) if worker else (0, 1)
+        # A resumed loader begins with its first worker, whoever's turn it was.
+        before, role = divmod(maker.start // (maker.batch * maker.world) + turn, workers)
+        reader, readers = maker.rank * workers + role, maker.world * workers
+        begin, within = divmod(before * maker.batch, maker.repeats)
+        unreadable: list[str] = []
+        samples = self.source.training_samples(reader, readers, maker.seed, begin)
+        images = self.read_or_next(samples, unreadable)
+        images = islice((image for image in images for _ in range(maker.repeats)), within, None)
         try:
-            return source.uncut(candidate % images)
-        except UnreadableImage as error:
-            unreadable.append(str(error))
-    raise InvalidSetting(f"none of the {images} images can be read; {unreadable[-1]}")
+            for ks in islice(maker.sample_numbers(), turn, None, workers):
+                yield maker.make(ks, islice(images, len(ks)), unreadable)
+                unreadable.clear()
+        except InvalidSetting as error:
+            yield error
+
+    def read_or_next(self, samples: Iterable[ReadSample], unreadable: list[str]) -> Iterator[Sample]:
+        """Each sample, or in its place the next one that can be read."""
+        failed = 0
+        for read in samples:
+            try:
+                sample = read()
+            except UnreadableImage as error:
+                unreadable.append(str(error))
+                failed += 1
+                if failed == MAX_UNREADABLE_IN_A_ROW:
+                    raise InvalidSetting(
+                        f"{failed} samples of {self.source.name} in a row cannot be read; {error}"
+                    ) from error
+                continue
+            yield from repeat(sample, failed + 1)
+            failed = 0
 
 
-def leave_signals_to_the_parent(worker: int) -> None:
-    """Ctrl-C and many a scheduler's SIGTERM reach every process; only the main one decides what they mean.
+def ignore_signals(worker: int) -> None:
+    """Makes a worker ignore Ctrl-C and SIGTERM, which reach every process: only the main one decides what they mean.
 
     A worker whose parent dies ends by itself: the loader watches for that.
     """
@@ -197,7 +238,7 @@ def leave_signals_to_the_parent(worker: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
-def raising(batches: Iterator[Batch | InvalidSetting]) -> Iterator[Batch]:
+def raise_errors(batches: Iterator[Batch | InvalidSetting]) -> Iterator[Batch]:
     """The batches; an error among them is raised here."""
     try:
         for batch in batches:

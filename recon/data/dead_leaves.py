@@ -13,7 +13,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from recon.data.source import Source
+from recon.data.source import Sample, Source
 from recon.randomness import seed_of
 
 SIDE = 96
@@ -29,7 +29,7 @@ IMAGES = {"train": 10_000, "val": 1_000}
 
 
 class DeadLeaves(Source):
-    """Images made when they are read, each a function of the split and its index alone; material by size classes."""
+    """Images that are computed when they are read, each from the split and its index; a class per material and size."""
 
     def __init__(self, split: str) -> None:
         classes = [f"{material} {size}" for material in MATERIALS for size in SMALLEST]
@@ -39,7 +39,7 @@ class DeadLeaves(Source):
     def __len__(self) -> int:
         return IMAGES[self._split]
 
-    def read(self, index: int) -> tuple[Image.Image, int]:
+    def read(self, index: int) -> Sample:
         generator = np.random.default_rng(seed_of("dead_leaves", self._split, index))
         label = int(generator.integers(len(self.classes)))
         material, size = self.classes[label].split()
@@ -51,7 +51,7 @@ class DeadLeaves(Source):
 
 
 def dead_leaves(split: str, root: object = None, download: bool = False) -> DeadLeaves:
-    """The leaves are computed: `root` and `download` mean nothing to them."""
+    """The leaves are computed: `root` and `download` are ignored."""
     return DeadLeaves(split)
 
 

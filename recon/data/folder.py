@@ -3,14 +3,13 @@
 import os
 from pathlib import Path
 
-from PIL import Image
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from losses import InvalidSetting
-from recon.data.source import Source, read_rgb, reading
+from recon.data.source import Sample, Source, as_unreadable, read_rgb
 
 HELD_OUT_NAMES = ("val", "validation", "test")
-HELD_OUT_EVERY = 20  # without such a subfolder, one image in so many is held out
+HELD_OUT_EVERY = 20  # without such a subfolder, every 20th image is held out
 
 
 class ImageFolder(Source):
@@ -25,9 +24,9 @@ class ImageFolder(Source):
     def __len__(self) -> int:
         return len(self._files)
 
-    def read(self, index: int) -> tuple[Image.Image, int]:
+    def read(self, index: int) -> Sample:
         path = self._folder / self._files[index]
-        with reading(path):
+        with as_unreadable(path):
             return read_rgb(path), self._labels[index]
 
     def name_of(self, index: int) -> str:
@@ -37,7 +36,7 @@ class ImageFolder(Source):
         return self._labels[index]
 
     def content(self, index: int) -> bytes:
-        with reading(self._folder / self._files[index]):
+        with as_unreadable(self._folder / self._files[index]):
             return (self._folder / self._files[index]).read_bytes()
 
 
@@ -55,7 +54,7 @@ def image_folder(split: str, root: str | Path | None, download: bool = False) ->
         raise InvalidSetting(f"data.root={root} is {'a file, not a folder' if root.exists() else 'missing'}")
     splits = split_folders(root)
     if splits:
-        return ImageFolder(splits[split], images_below(splits[split]), classes_of(splits["train"]))
+        return open_split(splits, split)
     held_out = split == "val"
     files = [file for i, file in enumerate(images_below(root)) if (i % HELD_OUT_EVERY == 0) == held_out]
     if not files:
@@ -70,8 +69,13 @@ def split_folders(root: Path) -> dict[str, Path] | None:
     return {"train": train, "val": val} if train.is_dir() and val else None
 
 
+def open_split(splits: dict[str, Path], split: str) -> ImageFolder:
+    """One of two split folders, with the classes of the training images."""
+    return ImageFolder(splits[split], images_below(splits[split]), classes_of(splits["train"]))
+
+
 def images_below(folder: Path) -> list[str]:
-    """Sorted paths, from `folder`, of the images at any depth; hidden files and folders are passed over."""
+    """Sorted paths, from `folder`, of the images at any depth; hidden files and folders are skipped."""
     found = []
     for place, subfolders, files in os.walk(folder, followlinks=True):
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]

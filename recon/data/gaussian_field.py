@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from recon.data.source import Source
+from recon.data.source import Sample, Source
 from recon.randomness import seed_of
 
 SIDE = 128
@@ -27,7 +27,7 @@ IMAGES = {"train": 10_000, "val": 1_000}
 
 
 class GaussianField(Source):
-    """Fields made when they are read, each a function of the split and its index alone; a class per exponent."""
+    """Fields that are computed when they are read, each from the split and its index alone; a class per exponent."""
 
     native = True  # resizing would change the covariance
 
@@ -38,7 +38,7 @@ class GaussianField(Source):
     def __len__(self) -> int:
         return IMAGES[self._split]
 
-    def read(self, index: int) -> tuple[Image.Image, int]:
+    def read(self, index: int) -> Sample:
         generator = np.random.default_rng(seed_of("gaussian_field", self._split, index))
         label = int(generator.integers(len(EXPONENTS)))
         noise = torch.from_numpy(generator.standard_normal((3, SIDE, SIDE)))
@@ -50,7 +50,7 @@ class GaussianField(Source):
 
 
 def gaussian_field(split: str, root: object = None, download: bool = False) -> GaussianField:
-    """The fields are computed: `root` and `download` mean nothing to them."""
+    """The fields are computed: `root` and `download` are ignored."""
     return GaussianField(split)
 
 

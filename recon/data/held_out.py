@@ -1,6 +1,7 @@
-"""The fixed images and masks that every run is evaluated on, and training images in random order."""
+"""The fixed images and masks that every run is evaluated on, and images in random order."""
 
 from collections.abc import Callable, Iterator
+from itertools import islice
 
 import torch
 from PIL import Image
@@ -19,7 +20,7 @@ def held_out_images(
     seed: int,
     masking: Callable[[torch.Generator], Tensor],
 ) -> tuple[Tensor, Tensor, list[str]]:
-    """Images spread evenly over the source, or the first ones of a stream; those that cannot be read are passed over.
+    """Images spread evenly over the source, or the first ones of a stream; those that cannot be read are skipped.
 
     An image's noise depends on `seed` and its name alone.
 
@@ -31,7 +32,7 @@ def held_out_images(
     Returns:
         images: float32 (count, 3, H, W) in [0, 1].
         noise: (count, N).
-        names: what tells the images apart.
+        names: the images' names.
 
     Raises:
         InvalidSetting: none of the images can be read, or they are smaller than `image_size` and never resized.
@@ -48,31 +49,26 @@ def held_out_batches(
     masking: Callable[[torch.Generator], Tensor],
     batch: int,
 ) -> Iterator[tuple[Tensor, Tensor, list[str]]]:
-    """The same as `held_out_images`, `batch` images at a time, so that any number of them fits into memory."""
-    images, noise, names, found = [], [], [], 0
-    for image, name in readable_from(source, count):
-        images.append(evaluation_crop(image, image_size, native=source.native))
-        noise.append(noise_of(name, seed, masking))
-        names.append(name)
-        found += 1
-        if len(names) == batch or found == count:
-            yield torch.stack(images).float() / 255, torch.stack(noise), names
-            images, noise, names = [], [], []
-        if found == count:
-            return
-    if names:
-        yield torch.stack(images).float() / 255, torch.stack(noise), names
-    elif not found:
+    """The same as `held_out_images`, in batches, so that any number of images fits into memory."""
+    readable = islice(readable_images(source, count), count)
+    samples = ((evaluation_crop(image, image_size, source.native), name) for image, name in readable)
+    found = False
+    while some := list(islice(samples, batch)):
+        found = True
+        images, names = zip(*some, strict=True)
+        noise = [noise_of(name, seed, masking) for name in names]
+        yield torch.stack(images).float() / 255, torch.stack(noise), list(names)
+    if not found:
         raise InvalidSetting("none of the held-out images can be read")
 
 
 def noise_of(name: str, seed: int, masking: Callable[[torch.Generator], Tensor]) -> Tensor:
-    """An image's noise (N,)."""
+    """The noise (N,) of the image of this name."""
     return masking(torch.Generator().manual_seed(seed_of(seed, name)))
 
 
-def readable_from(source: Source | StreamedSource, count: int) -> Iterator[tuple[Image.Image, str]]:
-    """`count` images that are spread evenly come first, then the others."""
+def readable_images(source: Source | StreamedSource, count: int) -> Iterator[tuple[Image.Image, str]]:
+    """Images and their names: `count` that are spread evenly over the source, then the others."""
     if isinstance(source, StreamedSource):
         for position, (image, _) in enumerate(source):
             yield image, f"{source.name}/{position}"

@@ -1,156 +1,102 @@
-"""A dataset as one file of shrunk images, read by memory map: no decoding, and a crop reads its own rows alone.
+"""A dataset in one Arrow file of shrunk images: `python -m recon.pack` writes it, `data=packed` reads it.
 
-`python -m recon.pack` writes it (recon/data/packing.py). Little-endian throughout:
+A row is an image: split, name, class, height, width, a checksum of the row, and raw 8-bit RGB pixels. The file is
+memory-mapped by pyarrow: nothing is decoded, and a crop copies only its own pixels. From Imagenette at 160 pixels one
+core makes 3,400 training crops of 64 pixels a second this way, 2,500 through Hugging Face `datasets`, which wraps the
+same format, and 450 through `litdata`, which is made for reading in order.
 
-    preamble    magic, version, how long each part is, checksums of the preamble and of the index
-    pixels      from byte 4096: image after image, row after row, 8-bit RGB, nothing between them
-    index       one RECORD per image, the names in UTF-8 one after the other, and a JSON object: source, splits,
-                classes, mean, std, native, caveat, the plan it was packed by
-
-The file's length and the checksums of preamble and index are verified when it is opened, an image's CRC-32 when a
-process reads it for the first time (0.03 ms for 160 x 213 pixels).
+A file that is not whole does not open. A changed image is noticed when a process reads it for the first time.
 """
 
+import fcntl
 import json
 import mmap
-import struct
+import os
 import zlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from PIL import Image
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms import functional as F
 
 from losses import InvalidSetting
-from recon.data.source import Source
+from recon.data.source import Source, UnreadableImage, one_line
 
-MAGIC = b"RECONPAK"
-VERSION = 1
-PIXELS = 4096  # where they begin
-PREAMBLE = struct.Struct("<8sIQQQQ32s")  # magic, version, index's place, images, bytes of names and JSON, blake2b
-SEAL = 16  # bytes of the preamble's own blake2b, right behind it
-RECORD = np.dtype(
-    [("offset", "<u8"), ("name_end", "<u8"), ("height", "<u4"), ("width", "<u4"), ("label", "<i4"), ("crc", "<u4")]
-)
-AGAIN = "pack it again: python -m recon.pack"
+if TYPE_CHECKING:
+    import pyarrow
+
+CHUNK = 64  # images that are written at a time: 6 MB at 160 pixels
+PACK_AGAIN = "pack the data again: python -m recon.pack data=NAME data.root=PATH out=FILE"
 
 
 class Packed(Source):
-    """One split of a packed file. Every process that reads maps the file itself."""
+    """One split of a packed file. Each process that reads it maps the file itself."""
 
     def __init__(self, path: Path, split: str) -> None:
-        self._path, self._split = path, split
-        self._open()
-
-    def _open(self) -> None:
-        index = Index.of(self._path)
-        about = index.about
+        table, about = open_table(path)
         super().__init__(about["classes"], tuple(about["mean"]), tuple(about["std"]))
         self.native, self.caveat = about["native"], about["caveat"]
-        self._first, self._images = about["splits"][self._split]
-        self._index = index
-        self._verified = bytearray(self._images)
+        self._path, self._split = path, split
+        rows = np.flatnonzero(table["split"].to_numpy() == split)
+        table = table.slice(rows[0] if len(rows) else 0, len(rows))
+        self._names, self._pixels = table["name"], table["pixels"]
+        numbers = [table[column].to_numpy() for column in ("label", "height", "width", "checksum")]
+        self._numbers = np.stack(numbers, axis=1).astype(np.int64)  # (images, 4)
+        self._verified = bytearray(len(rows))
 
     def __len__(self) -> int:
-        return self._images
+        return len(self._numbers)
 
-    def uncut(self, index: int) -> tuple["Stored", int]:
-        """The image, of which only what is cut out will be copied, and its class.
+    def croppable(self, index: int) -> tuple["MappedImage", int]:
+        """The image, of which only what is cropped will be copied, and its class.
 
         Raises:
-            InvalidSetting: its bytes are not those that were packed.
+            InvalidSetting: the row is not the one that was packed.
         """
-        record = self._index.records[self._first + index]
-        offset, height, width = int(record["offset"]), int(record["height"]), int(record["width"])
-        stored = Stored(self._index.whole[offset : offset + height * width * 3], width, height)
+        label, height, width, expected = self._numbers[index].tolist()
+        image = MappedImage(memoryview(self._pixels[index].as_buffer()), width, height)
         if not self._verified[index]:
-            if zlib.crc32(stored.rows) != record["crc"]:
-                raise InvalidSetting(f"{self._path} is damaged: the checksum of {self.name_of(index)} differs; {AGAIN}")
-            self._verified[index] = 1
-        return stored, int(record["label"])
+            if checksum(self._split, self._names[index].as_py(), label, height, width, image.pixels) != expected:
+                name = self.name_of(index)
+                raise InvalidSetting(f"{self._path} is damaged: the checksum of {name} differs; {PACK_AGAIN}")
+            self._verified[index] = True
+        return image, label
 
     def read(self, index: int) -> tuple[Image.Image, int]:
-        stored, label = self.uncut(index)
-        return stored.crop((0, 0, stored.width, stored.height)), label
+        image, label = self.croppable(index)
+        return image.crop((0, 0, image.width, image.height)), label
 
     def label_of(self, index: int) -> int:
-        return int(self._index.records["label"][self._first + index])
+        return int(self._numbers[index, 0])
 
     def name_of(self, index: int) -> str:
-        return self._index.name(self._first + index)
+        return os.fsdecode(self._names[index].as_py())
 
-    def __getstate__(self) -> tuple[Path, str]:
-        return self._path, self._split  # a map does not travel between processes
-
-    def __setstate__(self, state: tuple[Path, str]) -> None:
-        self._path, self._split = state
-        self._open()
+    def __reduce__(self) -> tuple[type, tuple[Path, str]]:
+        return Packed, (self._path, self._split)  # a memory map cannot be sent to another process
 
 
 @dataclass(frozen=True)
-class Stored:
-    """An image in the memory map: its rows (H*W*3 bytes)."""
+class MappedImage:
+    """An RGB image in the memory map."""
 
-    rows: memoryview
+    pixels: memoryview  # H*W*3 bytes
     width: int
     height: int
 
     def crop(self, box: tuple[int, int, int, int]) -> Image.Image:
-        """The part within (left, top, right, bottom), which lies inside the image, as a copy."""
+        """A copy of the part within (left, top, right, bottom), which lies inside the image."""
         left, top, right, bottom = box
         stride = self.width * 3
-        part = self.rows[top * stride + left * 3 : (bottom - 1) * stride + right * 3]
+        part = self.pixels[top * stride + left * 3 : (bottom - 1) * stride + right * 3]
         return Image.frombytes("RGB", (right - left, bottom - top), part, "raw", "RGB", stride, 1)
-
-
-@dataclass(frozen=True)
-class Index:
-    """What a packed file says of itself, and its bytes."""
-
-    whole: memoryview
-    records: np.ndarray  # (images,) of RECORD
-    names: memoryview
-    about: dict[str, Any]
-
-    @classmethod
-    def of(cls, path: Path) -> Self:
-        """Maps a packed file, and verifies all but its pixels.
-
-        Raises:
-            InvalidSetting: it is missing, no packed file, of another version, cut short, or damaged.
-        """
-        try:
-            with path.open("rb") as file:
-                whole = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-        except ValueError:  # an empty file cannot be mapped
-            raise InvalidSetting(f"{path} is empty; {AGAIN}") from None
-        except OSError as reason:
-            raise InvalidSetting(f"{path} cannot be opened as a packed file: {reason.strerror}") from reason
-        if whole[: len(MAGIC)] != MAGIC:
-            raise InvalidSetting(f"{path} is not a packed file, or not finished; python -m recon.pack makes one")
-        if len(whole) < PIXELS:
-            raise InvalidSetting(f"{path} is cut short, to {len(whole)} bytes; {AGAIN}")
-        _, version, place, images, names, about, digest = PREAMBLE.unpack(whole[: PREAMBLE.size])
-        if version != VERSION:
-            raise InvalidSetting(f"{path} is a packed file of version {version}, not {VERSION}; {AGAIN}")
-        if seal(whole[: PREAMBLE.size]) != whole[PREAMBLE.size : PREAMBLE.size + SEAL]:
-            raise InvalidSetting(f"{path} is damaged: the checksum of its preamble differs; {AGAIN}")
-        length = place + images * RECORD.itemsize + names + about
-        if len(whole) != length:
-            raise InvalidSetting(f"{path} is cut short, or longer: {len(whole)} bytes instead of {length}; {AGAIN}")
-        index = whole[place:]
-        if blake2b(index, digest_size=32).digest() != digest:
-            raise InvalidSetting(f"{path} is damaged: the checksum of its index differs; {AGAIN}")
-        records = np.frombuffer(index, RECORD, images)
-        rest = index[records.nbytes :]
-        return cls(whole, records, rest[:names], json.loads(bytes(rest[names:])))
-
-    def name(self, image: int) -> str:
-        begin = int(self.records["name_end"][image - 1]) if image else 0
-        name = bytes(self.names[begin : int(self.records["name_end"][image])])
-        return name.decode("utf-8", "surrogateescape")  # file names may be any bytes
 
 
 def packed(split: str, root: str | Path | None, download: bool = False) -> Packed:
@@ -160,11 +106,125 @@ def packed(split: str, root: str | Path | None, download: bool = False) -> Packe
     return Packed(Path(root).expanduser(), split)
 
 
-def preamble(place: int, images: int, names: int, about: int, digest: bytes) -> bytes:
-    """The first bytes of a finished file; what it takes is told at PREAMBLE."""
-    fields = PREAMBLE.pack(MAGIC, VERSION, place, images, names, about, digest)
-    return fields + seal(fields)
+def open_table(path: Path) -> tuple["pyarrow.Table", dict[str, Any]]:
+    """Maps a packed file; returns its rows, and the description that `pack` gave it.
+
+    Raises:
+        InvalidSetting: the file is missing, unfinished, damaged, cut short or something else.
+    """
+    import pyarrow as pa  # only packed data needs it
+
+    try:
+        with path.open("rb") as file:
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        if mapped[:8] == b"RECONPAK":
+            raise ValueError("it has the format of an older version")
+        table = pa.ipc.open_file(pa.py_buffer(mapped)).read_all()
+        table.validate(full=True)
+        text, expected = (table.schema.metadata[key] for key in (b"about", b"checksum"))
+        about = json.loads(text)
+        if table.schema != schema(about) or zlib.crc32(text) != int(expected):
+            raise ValueError("its columns or their description are not what recon.pack wrote")
+        if unknown := set(table["split"].unique().to_pylist()) - about["plan"]["images"].keys():
+            raise ValueError(f"images of an unknown split {unknown}")
+    except Exception as reason:  # a damaged file makes pyarrow raise nearly every kind
+        raise InvalidSetting(f"{path} cannot be read as packed data: {one_line(reason)}; {PACK_AGAIN}") from reason
+    return table, about
 
 
-def seal(fields: bytes | memoryview) -> bytes:
-    return blake2b(fields, digest_size=SEAL).digest()
+def schema(about: dict[str, Any]) -> "pyarrow.Schema":
+    """The columns of a packed file, described by `about`."""
+    import pyarrow as pa
+
+    columns = [("split", pa.string()), ("name", pa.binary())]  # file names may be any bytes
+    columns += [(column, pa.int32()) for column in ("label", "height", "width")]
+    columns += [("checksum", pa.uint32()), ("pixels", pa.large_binary())]
+    text = json.dumps(about)
+    return pa.schema(columns, {"about": text, "checksum": str(zlib.crc32(text.encode()))})
+
+
+def checksum(split: str, name: bytes, label: int, height: int, width: int, pixels: bytes | memoryview) -> int:
+    """CRC-32 of everything else that a row holds."""
+    return zlib.crc32(f"{split} {label} {height} {width} ".encode() + name, zlib.crc32(pixels))
+
+
+def pack(
+    sources: dict[str, Source], name: str, out: Path, size: int, workers: int = 0
+) -> Iterator[tuple[int, list[str]]]:
+    """Writes the file `out`; yields, chunk by chunk, how many images were tried, and a line for each unreadable one.
+
+    The images go to OUT.partial, which becomes `out` when the iterator is exhausted. An error, or closing the iterator
+    before, removes it; after a kill the next call begins anew. Where `out` is finished already, nothing is yielded.
+
+    Args:
+        sources: by split; they share classes, mean and std.
+        name: of the dataset.
+        size: pixels of the shorter side; smaller images, and those of native sources, are stored as they are.
+        workers: threads that read and resize; 0: one.
+
+    Raises:
+        InvalidSetting: `out` is something else, or is being written; no image of a split can be read.
+        OSError: the disk is full, or `out` cannot be written.
+    """
+    import pyarrow as pa
+
+    source = next(iter(sources.values()))
+    about = {key: getattr(source, key) for key in ("classes", "mean", "std", "native", "caveat")}
+    columns = schema(about | {"plan": plan_of(sources, name, size)})
+    unfinished = out.with_name(f"{out.name}.partial")
+    with unfinished.open("ab") as file:  # "wb" would empty what another process writes
+        lock(file, unfinished)
+        try:
+            if out.exists():
+                if not open_table(out)[0].schema.equals(columns, check_metadata=True):
+                    raise InvalidSetting(f"{out} was packed from something else; give another name, or delete it")
+                return
+            file.truncate(0)
+            with pa.ipc.new_file(file, columns) as writer, ThreadPoolExecutor(max(workers, 1)) as pool:
+                for split, source in sources.items():
+                    images, readable = len(source), 0
+                    for first in range(0, images, CHUNK):
+                        chunk = range(first, min(first + CHUNK, images))
+                        made = list(pool.map(partial(make_row, source, split, size), chunk))
+                        if rows := [row for row in made if not isinstance(row, str)]:
+                            writer.write_batch(pa.record_batch(list(zip(*rows, strict=True)), schema=columns))
+                        readable += len(rows)
+                        yield len(chunk), [line for line in made if isinstance(line, str)]
+                    if not readable:
+                        raise InvalidSetting(f"none of the {images} images of '{split}' can be read")
+            file.flush()
+            os.fsync(file.fileno())  # a power cut must not leave the name without the content
+            unfinished.rename(out)
+        finally:
+            unfinished.unlink(missing_ok=True)
+
+
+def make_row(source: Source, split: str, size: int, index: int) -> tuple | str:
+    """An image as a row, its shorter side at most `size` pixels; or why it cannot be read, in one line."""
+    try:
+        image, label = source.read(index)
+    except UnreadableImage as error:
+        return str(error)
+    if not source.native and min(image.size) > size:
+        image = F.resize(image, size, InterpolationMode.BICUBIC)  # antialiased
+    row = split, os.fsencode(source.name_of(index)), label, image.height, image.width
+    pixels = image.tobytes()
+    return *row, checksum(*row, pixels), pixels
+
+
+def plan_of(sources: dict[str, Source], name: str, size: int) -> dict[str, Any]:
+    """What tells one packing from another."""
+    names = blake2b(digest_size=16)
+    for source in sources.values():
+        for i in range(len(source)):
+            names.update(os.fsencode(source.name_of(i)) + b"\n")
+    images = {split: len(source) for split, source in sources.items()}
+    return {"source": name, "size": size, "images": images, "names": names.hexdigest()}
+
+
+def lock(file: BinaryIO, path: Path) -> None:
+    """Reserves an open file for this process, until it is closed."""
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        raise InvalidSetting(f"another process is packing: it writes {path}") from None

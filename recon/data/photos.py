@@ -5,7 +5,7 @@ from pathlib import Path
 import skimage.data
 from PIL import Image
 
-from recon.data.source import Source, read_rgb
+from recon.data.source import Sample, Source, read_rgb
 
 PHOTOGRAPHS = (
     "astronaut.png",
@@ -37,7 +37,7 @@ class Photos(Source):
     def __len__(self) -> int:
         return len(self._tiles)
 
-    def read(self, index: int) -> tuple[Image.Image, int]:
+    def read(self, index: int) -> Sample:
         label, box = self._tiles[index]
         return self._regions[label].crop(box), label
 
@@ -50,7 +50,7 @@ class Photos(Source):
 
 
 def photos(split: str, root: object = None, download: bool = False) -> Photos:
-    """The photographs are part of scikit-image: `root` and `download` mean nothing to them."""
+    """The photographs are part of scikit-image: `root` and `download` are ignored."""
     return Photos(split)
 
 
@@ -73,6 +73,6 @@ def tile_boxes(width: int, height: int) -> list[tuple[int, int, int, int]]:
 
 def offsets(length: int) -> list[int]:
     """Where tiles begin along one side: evenly spread, at most a stride apart, the last one ends at the border."""
-    room = length - TILE
-    steps = -(-room // STRIDE)
-    return [step * room // max(steps, 1) for step in range(steps + 1)]
+    last = length - TILE
+    steps = -(-last // STRIDE)
+    return [step * last // max(steps, 1) for step in range(steps + 1)]

@@ -1,4 +1,4 @@
-"""Published datasets, as torchvision reads and downloads them."""
+"""Published datasets, as torchvision, the Hugging Face hub and timm read and download them."""
 
 import io
 import os
@@ -8,14 +8,13 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import timm.data
-from PIL import Image
 from torchvision import datasets
 from torchvision.datasets import VisionDataset
 
 from losses import InvalidSetting
-from recon.data.folder import ImageFolder, classes_of, images_below, split_folders
+from recon.data.folder import ImageFolder, open_split, split_folders
 from recon.data.shards import WebDataset
-from recon.data.source import Source, Statistics, one_line, read_rgb, reading
+from recon.data.source import Sample, Source, Statistics, as_unreadable, one_line, read_rgb
 
 SPLIT_NAMES = {"train": ("train",), "val": ("validation", "val", "test")}
 
@@ -31,8 +30,8 @@ class HuggingFace(Source):
     def __len__(self) -> int:
         return len(self._rows)
 
-    def read(self, index: int) -> tuple[Image.Image, int]:
-        with reading(self.name_of(index)):
+    def read(self, index: int) -> Sample:
+        with as_unreadable(self.name_of(index)):
             row = self._rows[index]
             encoded, label = row["image"], row.get("label")
             file = io.BytesIO(encoded["bytes"]) if encoded["bytes"] else encoded["path"]
@@ -44,7 +43,7 @@ class HuggingFace(Source):
 
 def hugging_face(name: str, split: str, root: str | Path | None) -> HuggingFace:
     """A dataset by its name on the hub, or a local folder of such a dataset; `root` is where downloads are kept."""
-    need("datasets", f"hfds/{name}")
+    require("datasets", f"hfds/{name}")
     for part in SPLIT_NAMES[split]:
         try:
             dataset = timm.data.create_dataset(f"hfds/{name}", root=root and os.path.expanduser(root), split=part)
@@ -63,7 +62,7 @@ def webdataset(name: str, split: str, root: str | Path | None) -> WebDataset:
     Which shards belong to the split is told by their names (train-0001.tar; validation, val or test), or by
     timm's _info.json in that folder.
     """
-    need("webdataset", f"wds/{name}")
+    require("webdataset", f"wds/{name}")
     folder = os.path.expanduser(f"{root or 'data'}/{name}")  # not Path, which would spoil an address
     for part in SPLIT_NAMES[split]:
         local = sorted(shard.name for shard in Path(folder).glob("*.tar") if has_word(part, shard.name))
@@ -83,7 +82,7 @@ def has_word(word: str, text: str) -> bool:
     return re.search(rf"(?<![a-z]){word}(?![a-z])", text.lower()) is not None
 
 
-def need(package: str, name: str) -> None:
+def require(package: str, name: str) -> None:
     if find_spec(package) is None:
         raise InvalidSetting(f"data={name} needs the package {package}: pip install 'recon[hub]'")
 
@@ -99,7 +98,7 @@ class Published(Source):
     def __len__(self) -> int:
         return len(self._dataset)
 
-    def read(self, index: int) -> tuple[Image.Image, int]:
+    def read(self, index: int) -> Sample:
         return self._dataset[index]
 
     def label_of(self, index: int) -> int:
@@ -111,19 +110,19 @@ class Published(Source):
 
 
 def cifar10(split: str, root: str | Path | None, download: bool) -> Published:
-    dataset = opened("cifar10", datasets.CIFAR10, root, download, train=split == "train")
+    dataset = open_or_download("cifar10", datasets.CIFAR10, root, download, train=split == "train")
     return Published(f"cifar10/{split}", dataset, mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616))
 
 
 def cifar100(split: str, root: str | Path | None, download: bool) -> Published:
-    dataset = opened("cifar100", datasets.CIFAR100, root, download, train=split == "train")
+    dataset = open_or_download("cifar100", datasets.CIFAR100, root, download, train=split == "train")
     return Published(f"cifar100/{split}", dataset, mean=(0.5071, 0.4865, 0.4409), std=(0.2673, 0.2564, 0.2762))
 
 
 def stl10(split: str, root: str | Path | None, download: bool) -> Published:
     """Training takes the unlabelled images too; their class is -1."""
     part = {"train": "train+unlabeled", "val": "test"}[split]
-    dataset = opened("stl10", datasets.STL10, root, download, split=part)
+    dataset = open_or_download("stl10", datasets.STL10, root, download, split=part)
     return Published(f"stl10/{split}", dataset, mean=(0.4467, 0.4398, 0.4066), std=(0.2603, 0.2566, 0.2713))
 
 
@@ -132,14 +131,14 @@ def imagenette(split: str, root: str | Path | None, download: bool) -> ImageFold
     root = folder_or_default(root)
     unpacked = root / "imagenette2-320"
     if download and not (split_folders(root) or split_folders(unpacked)):
-        fetched("imagenette", datasets.Imagenette, root, size="320px")
+        download_dataset("imagenette", datasets.Imagenette, root, size="320px")
     splits = split_folders(root) or split_folders(unpacked)
     if not splits:
         raise InvalidSetting(
             f"imagenette is not at {root} (train/ and val/ with a folder per class): set data.root=PATH,"
             " or data.download=true to fetch it there"
         )
-    return ImageFolder(splits[split], images_below(splits[split]), classes_of(splits["train"]))
+    return open_split(splits, split)
 
 
 def imagenet(split: str, root: str | Path | None, download: bool) -> ImageFolder:
@@ -151,14 +150,16 @@ def imagenet(split: str, root: str | Path | None, download: bool) -> ImageFolder
             f"imagenet is not at {root} and cannot be downloaded: get it from https://image-net.org,"
             " unpack it to train/<class>/*.JPEG and val/<class>/*.JPEG, and set data.root=PATH"
         )
-    return ImageFolder(splits[split], images_below(splits[split]), classes_of(splits["train"]))
+    return open_split(splits, split)
 
 
 def folder_or_default(root: str | Path | None) -> Path:
     return Path(root or "data").expanduser()
 
 
-def opened(name: str, kind: type[VisionDataset], root: str | Path | None, download: bool, **part) -> VisionDataset:
+def open_or_download(
+    name: str, kind: type[VisionDataset], root: str | Path | None, download: bool, **part
+) -> VisionDataset:
     """The dataset at `root`, downloaded there first if it is missing and may be."""
     root = folder_or_default(root)
     try:
@@ -169,10 +170,10 @@ def opened(name: str, kind: type[VisionDataset], root: str | Path | None, downlo
                 f"{name} is not at {root}/{kind.base_folder}, or damaged: set data.root=PATH to where that folder is,"
                 " or data.download=true to fetch it"
             ) from missing
-    return fetched(name, kind, root, **part)
+    return download_dataset(name, kind, root, **part)
 
 
-def fetched(name: str, kind: type[VisionDataset], root: Path, **part) -> VisionDataset:
+def download_dataset(name: str, kind: type[VisionDataset], root: Path, **part) -> VisionDataset:
     try:
         return kind(root, download=True, **part)
     except (OSError, RuntimeError, HTTPException) as reason:

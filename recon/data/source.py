@@ -12,15 +12,16 @@ from losses import InvalidSetting
 from losses.statistics import IMAGENET_MEAN, IMAGENET_STD
 
 Statistics = tuple[float, float, float]
-Read = Callable[[], tuple[Image.Image, int]]  # decodes an RGB image and tells its class; raises UnreadableImage
+Sample = tuple[Image.Image, int]  # an RGB image and its class, -1 where there is none
+ReadSample = Callable[[], Sample]  # reads and decodes; raises UnreadableImage
 
 
 class UnreadableImage(Exception):
     """One image that cannot be opened or decoded; the message is one line that names it and the reason."""
 
 
-class Uncut(Protocol):
-    """What a crop is cut from: a PIL image, or what fetches its pixels when they are cut."""
+class Croppable(Protocol):
+    """A PIL image, or one whose pixels are only read when they are cropped."""
 
     width: int
     height: int
@@ -32,7 +33,7 @@ class Uncut(Protocol):
 class _Described:
     """The classes (empty where there are none), and the pixels' mean and std in [0, 1], per channel.
 
-    `native`: images are cut at their own scale and never resized, because their statistics are known at that scale.
+    `native`: images are cropped at their own scale and never resized, because their statistics are known at that scale.
     `caveat`: what a reader must know of numbers measured on these images; one sentence.
     """
 
@@ -54,11 +55,11 @@ class Source(_Described, ABC):
     def __len__(self) -> int: ...
 
     @abstractmethod
-    def read(self, index: int) -> tuple[Image.Image, int]:
-        """The RGB image and its class, -1 where there is none. Raises UnreadableImage."""
+    def read(self, index: int) -> Sample:
+        """Raises UnreadableImage."""
 
-    def uncut(self, index: int) -> tuple[Uncut, int]:
-        """The same as `read`, for who needs a part of the image alone."""
+    def croppable(self, index: int) -> tuple[Croppable, int]:
+        """The same as `read`, for a caller that needs only a part of the image."""
         return self.read(index)
 
     @abstractmethod
@@ -66,7 +67,7 @@ class Source(_Described, ABC):
         """The image's name within the dataset: the same on every machine, and different for every image."""
 
     def label_of(self, index: int) -> int:
-        """The image's class, -1 where there is none. Raises UnreadableImage where only the image tells."""
+        """The image's class, -1 where there is none. Raises UnreadableImage where the class is in the image's file."""
         return self.read(index)[1]
 
     def content(self, index: int) -> bytes:
@@ -75,23 +76,22 @@ class Source(_Described, ABC):
 
 
 class StreamedSource(_Described, ABC):
-    """Images that are read one after the other, from shards that can be read side by side."""
+    """Images that are read one after the other, from shards that can be read in parallel."""
 
     name: str
     shards: Sequence[str]
 
     @property
     def images(self) -> int | None:
-        """How many samples a pass has, where that is told before they are read."""
+        """The number of samples in a pass, where it is known before they are read."""
         return None
 
     @abstractmethod
-    def __iter__(self) -> Iterator[tuple[Image.Image, int]]:
-        """RGB images and their classes, -1 where there are none, in one fixed order. Every iteration begins at the
-        first; those that cannot be read are left out."""
+    def __iter__(self) -> Iterator[Sample]:
+        """All samples that can be read, in one fixed order; every iteration begins at the first."""
 
     @abstractmethod
-    def endless(self, reader: int, readers: int, seed: int, start: int) -> Iterator[Read]:
+    def training_samples(self, reader: int, readers: int, seed: int, start: int) -> Iterator[ReadSample]:
         """What one of `readers` reads for training, shuffled, pass after pass, from its `start`-th sample on.
 
         All readers together read every sample once in a pass, and in the long run every sample equally often. The
@@ -99,16 +99,16 @@ class StreamedSource(_Described, ABC):
         """
 
     def check_readers(self, ranks: int, workers: int) -> None:
-        """Raises InvalidSetting where there is not a shard for each worker of each rank."""
-        there, wanted = len(self.shards), ranks * max(1, workers)
-        if there >= wanted:
+        """Raises InvalidSetting where there are fewer shards than workers of all ranks."""
+        shards = len(self.shards)
+        if shards >= ranks * max(1, workers):
             return
-        has = f"{self.name} has {there} shard{'s' * (there != 1)}, fewer than the {ranks} process{'es' * (ranks != 1)}"
-        if there < ranks:
-            raise InvalidSetting(f"{has}: start {there} at most, or write the data into more shards")
-        raise InvalidSetting(
-            f"{has} x {workers} workers: set data.workers={there // ranks}, or write the data into more shards"
-        )
+        processes = f"{ranks} process{'es' * (ranks != 1)}"
+        few = f"{self.name} has {shards} shard{'s' * (shards != 1)}, fewer than the {processes}"
+        remedy = f": start {shards} at most"
+        if shards >= ranks:
+            remedy = f" x {workers} workers: set data.workers={shards // ranks}"
+        raise InvalidSetting(f"{few}{remedy}, or write the data into more shards")
 
 
 def read_rgb(file: str | Path | BinaryIO) -> Image.Image:
@@ -122,8 +122,8 @@ def read_rgb(file: str | Path | BinaryIO) -> Image.Image:
 
 
 @contextmanager
-def reading(name: str | Path) -> Iterator[None]:
-    """Whatever goes wrong inside is raised as UnreadableImage; decoders raise nearly every kind of exception."""
+def as_unreadable(name: str | Path) -> Iterator[None]:
+    """Raises any exception inside as UnreadableImage; decoders raise nearly every kind."""
     try:
         yield
     except Exception as reason:

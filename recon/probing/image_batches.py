@@ -19,7 +19,7 @@ from torchvision.transforms import Compose, Normalize, RandomHorizontalFlip, ToT
 
 from losses import InvalidSetting
 from recon.data import Source, evaluation_crop
-from recon.data.batches import leave_signals_to_the_parent, permutation, raising
+from recon.data.batches import ignore_signals, permutation, raise_errors
 from recon.probing.labelled import LabelledImages, every_image_readable
 from recon.randomness import seed_of
 
@@ -124,11 +124,11 @@ class ImageBatches(Dataset):
             batch_size=None,  # the items are whole batches
             sampler=ranges,
             num_workers=workers,
-            worker_init_fn=leave_signals_to_the_parent,
+            worker_init_fn=ignore_signals,
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),  # otherwise the loader draws from the global one
         )
-        return raising(iter(loader))
+        return raise_errors(iter(loader))
 
 
 @dataclass

@@ -10,7 +10,7 @@ import torch
 
 from losses import InvalidSetting
 from recon.data import create_dataset, training_batches
-from recon.data.batches import leave_signals_to_the_parent
+from recon.data.batches import ignore_signals
 from tests.recon.data.conftest import Pictures, masking, same, samples
 
 
@@ -81,8 +81,8 @@ class TestRepeats:
 
     def test_an_image_is_read_once_where_a_batch_has_all_of_its_samples(self):
         source = Pictures(8)
-        reads, read = [], source.uncut
-        source.uncut = lambda index: reads.append(index) or read(index)
+        reads, read = [], source.croppable
+        source.croppable = lambda index: reads.append(index) or read(index)
         samples(source, 24, batch=6, repeats=3)
         assert sorted(reads) == list(range(8))
 
@@ -139,7 +139,7 @@ def test_closing_the_batches_stops_the_workers():
 def test_workers_leave_ctrl_c_to_the_parent():
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     try:
-        leave_signals_to_the_parent(0)
+        ignore_signals(0)
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
         assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
     finally:

@@ -1,11 +1,15 @@
-"""Training and evaluation crops."""
+"""Training and evaluation crops; those resized on the device equal PIL's, and do not depend on their batch."""
 
+from itertools import islice
+
+import numpy as np
 import pytest
 import torch
 from torchvision.transforms import CenterCrop, Compose, InterpolationMode, PILToTensor, Resize
 
-from recon.data import evaluation_crop, training_crop
-from tests.recon.data.conftest import picture
+from recon.data import create_dataset, evaluation_crop, training_batches, training_crop
+from recon.data.crops import UNIT, filter_weights
+from tests.recon.data.conftest import Pictures, masking, picture, write_shard
 
 
 @pytest.mark.parametrize("width, height", [(100, 100), (131, 77), (77, 131), (20, 30)])
@@ -40,3 +44,67 @@ def test_training_crop_is_drawn_from_torch_s_default_generator():
         torch.default_generator.manual_seed(5)
         again = training_crop(image, (16, 16))
     assert torch.equal(first, again) and not torch.equal(first, second)
+
+
+# ---- on the device
+
+
+def images(source, number, *, batch=4, start=0, size=(16, 12), on_device=True, workers=0):
+    """The first images as the model gets them, in grey levels."""
+    batches = training_batches(
+        source,
+        image_size=size,
+        batch=batch,
+        start=start,
+        seed=0,
+        workers=workers,
+        masking=masking,
+        on_device=on_device,
+    )
+    cpu = torch.device("cpu")
+    return torch.cat([b.images_on(cpu) for b in islice(batches, number // batch)]) * 255
+
+
+@pytest.mark.parametrize("size", [(16, 12), (40, 30), (96, 96)], ids=["smaller", "about as large", "larger"])
+def test_device_crops_are_the_loader_s_but_for_the_last_grey_level(size):
+    ours, theirs = (images(create_dataset("photos", "train"), 64, size=size, on_device=way) for way in (True, False))
+    difference = (ours - theirs).abs()
+    assert difference.max() < 2.01 and (difference > 0.5).float().mean() < 0.02
+
+
+@pytest.fixture(params=["indexed", "streamed"])
+def source(request, tmp_path):
+    if request.param == "indexed":
+        return Pictures(10, unreadable=(3, 4))
+    pytest.importorskip("webdataset")
+    write_shard(tmp_path / "birds" / "train-0.tar", range(10))
+    return create_dataset("wds/birds", "train", root=tmp_path)
+
+
+def test_a_device_crop_is_the_same_to_the_bit_in_any_batch(source):
+    whole = images(source, 48, batch=16)
+    assert torch.equal(images(source, 48, batch=1), whole)
+    assert torch.equal(images(source, 24, start=24, workers=1), whole[24:])
+
+
+def test_native_images_are_cropped_and_not_resized_on_the_device():
+    source = create_dataset("gaussian_field", "val")
+    assert torch.equal(*(images(source, 16, on_device=way) for way in (True, False)))
+
+
+@pytest.mark.parametrize("outputs", [1, 7, 64, 224])
+def test_filter_weights_are_exact_and_sum_to_one(outputs):
+    inputs = torch.tensor([1, 2, 13, 64, 160, 500])
+    w = filter_weights(inputs, 512, outputs)
+    assert torch.equal(w.sum(-1), torch.ones(len(inputs), outputs))
+    assert torch.equal(w * UNIT, (w * UNIT).round())
+    for side, of_side in zip(inputs, w, strict=True):
+        assert not of_side[:, side:].any()
+        assert torch.equal(filter_weights(side[None], int(side), outputs)[0], of_side[:, :side])
+
+
+def test_plain_interpolation_would_alias_where_this_does_not():
+    """A fine checkerboard becomes grey."""
+    board = torch.from_numpy(np.indices((96, 96)).sum(0) % 2 * 255.0).float()
+    w = filter_weights(torch.tensor([96]), 96, 24)[0]
+    assert ((w @ board @ w.T) - 127.5).abs().max() < 3

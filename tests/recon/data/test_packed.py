@@ -1,10 +1,10 @@
-"""Packed files: the same pixels, labels and names as their source; and what is said of a file that is not whole."""
+"""Packed files: the same pixels, labels and names as their source, and one line for a file that is not whole."""
 
 import pickle
 import re
-import struct
 from collections import deque
 
+import pyarrow as pa
 import pytest
 import torch
 from PIL import Image
@@ -13,8 +13,7 @@ from torchvision.transforms import functional as F
 
 from losses import InvalidSetting
 from recon.data import create_dataset, evaluation_crop, training_crop
-from recon.data.packed import AGAIN, PIXELS, PREAMBLE
-from recon.data.packing import pack
+from recon.data.packed import PACK_AGAIN, open_table, pack
 from tests.recon.data.conftest import picture
 from tests.recon.data.test_batches import same, samples
 
@@ -67,7 +66,7 @@ def the_error(match, path, use=lambda source: None):
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_everything_but_the_size_is_the_source_s(folder, file, split):
+def test_packed_images_are_the_source_s_resized(folder, file, split):
     source, ours = create_dataset("folder", split, folder), create_dataset("packed", split, file)
     assert len(ours) == len(source) and ours.classes == source.classes
     assert (ours.mean, ours.std, ours.native, ours.caveat) == (source.mean, source.std, source.native, source.caveat)
@@ -92,10 +91,10 @@ def test_statistics_caveat_and_native_scale_are_kept(tmp_path):
     assert ours.native and all(ours.read(i)[0].tobytes() == source.read(i)[0].tobytes() for i in range(len(source)))
 
 
-def test_any_box_is_cut_as_from_the_whole_image(file):
+def test_any_box_is_cropped_as_from_the_whole_image(file):
     source = create_dataset("packed", "train", file)
     for i in range(8):
-        whole, (stored, _) = source.read(i)[0], source.uncut(i)
+        whole, (stored, _) = source.read(i)[0], source.croppable(i)
         w, h = whole.size
         assert (stored.width, stored.height) == (w, h)
         for box in [(0, 0, w, h), (w - 1, h - 1, w, h), (0, h // 2, w // 2 + 1, h), (w // 2, 0, w, h // 2 + 1)]:
@@ -107,7 +106,7 @@ def test_a_training_crop_of_stored_pixels_is_that_of_the_image(file, native):
     source = create_dataset("packed", "train", file)
     for i in (0, 1, 7):
         crops = []
-        for image in (source.read(i)[0], source.uncut(i)[0]):
+        for image in (source.read(i)[0], source.croppable(i)[0]):
             with torch.random.fork_rng(devices=[]):
                 torch.default_generator.manual_seed(i)
                 crops += [torch.stack([training_crop(image, (16, 12), native) for _ in range(8)])]
@@ -151,42 +150,74 @@ def test_spawned_workers_read_it(file, monkeypatch):
 # ---- files that are not whole
 
 
+def pixels_at(file):
+    """Where in the file the first image's pixels begin."""
+    return file.read_bytes().index(create_dataset("packed", "train", file).content(0))
+
+
+def read_all(source):
+    return [(source.name_of(i), source.label_of(i), source.content(i)) for i in range(len(source))]
+
+
 def test_a_file_cut_anywhere_or_added_to_is_noticed_at_opening(file, tmp_path):
     content, place = file.read_bytes(), tmp_path / "cut.pack"
-    for length in (*range(0, 100, 7), PIXELS - 1, PIXELS, PIXELS + 1000, len(content) - 1):
+    for length in (*range(0, 100, 7), 4096, len(content) // 2, *range(len(content) - 1000, len(content), 37)):
         place.write_bytes(content[:length])
-        the_error("cut short|empty|not a packed file", place)
+        the_error("cannot be read as packed data", place)
     place.write_bytes(content + b"\0")
-    the_error("longer", place)
+    the_error("cannot be read as packed data", place)
 
 
-def test_no_byte_of_preamble_or_index_can_flip_unnoticed(file, tmp_path):
-    place, length = struct.unpack_from("<Q", file.read_bytes(), 12)[0], file.stat().st_size
-    for at in [*range(PREAMBLE.size + 16), *range(place, length, 97), length - 1]:
-        the_error(r"damaged|not a packed file|version|cut short", damaged(file, tmp_path, at))
+def test_no_bit_can_flip_unnoticed(file, tmp_path):
+    """Each is noticed at the latest when the images are read, or is in a byte that holds nothing."""
+    content, expected, noticed = file.read_bytes(), [read_all(create_dataset("packed", s, file)) for s in SPLITS], 0
+    pixels = pixels_at(file)
+    for at in [*range(0, pixels, 29), pixels + 5, *range(len(content) - 6000, len(content), 29), len(content) - 1]:
+        path = damaged(file, tmp_path, at, 1 << at % 8)
+        try:
+            found = [read_all(create_dataset("packed", split, path)) for split in SPLITS]
+        except InvalidSetting as error:
+            assert len(str(error).splitlines()) == 1 and str(path) in str(error)
+            noticed += 1
+        else:
+            assert found == expected
+    assert noticed > 100
 
 
-@pytest.mark.parametrize("use", [lambda s: s.read(0), lambda s: s.uncut(0), lambda s: s.content(0)])
+@pytest.mark.parametrize("use", [lambda s: s.read(0), lambda s: s.croppable(0), lambda s: s.content(0)])
 def test_a_flipped_bit_among_the_pixels_is_noticed_when_they_are_read(file, tmp_path, use):
-    path = damaged(file, tmp_path, PIXELS + 5, flip=128)
-    the_error(r"damaged: the checksum of jay/01 ü\.png differs; " + re.escape(AGAIN), path, use)
+    path = damaged(file, tmp_path, pixels_at(file) + 5, flip=128)
+    the_error(r"damaged: the checksum of jay/01 ü\.png differs; " + re.escape(PACK_AGAIN), path, use)
     create_dataset("packed", "train", path).read(1)  # the others are whole
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_damaged_pixels_end_training_with_their_line(file, tmp_path, workers):
-    the_error("damaged", damaged(file, tmp_path, PIXELS), lambda source: samples(source, 72, workers=workers))
+    path = damaged(file, tmp_path, pixels_at(file))
+    the_error("damaged", path, lambda source: samples(source, 72, workers=workers))
 
 
-def test_another_version_is_told(file, tmp_path):
-    path = tmp_path / "later.pack"
-    path.write_bytes(file.read_bytes()[:8] + struct.pack("<I", 2) + file.read_bytes()[12:])
-    the_error("version 2, not 1", path)
+def test_a_wrong_label_or_name_is_noticed_when_the_image_is_read(file, tmp_path):
+    table, _ = open_table(file)
+    for column, wrong in (("label", 1 - table["label"].to_numpy()), ("name", [b"another"] * len(table))):
+        index = table.column_names.index(column)
+        changed = table.set_column(index, table.schema.field(column), pa.array(wrong, table.schema.field(column).type))
+        with pa.OSFile(str(tmp_path / column), "wb") as out, pa.ipc.new_file(out, table.schema) as writer:
+            writer.write_table(changed)
+        the_error("damaged: the checksum", tmp_path / column, lambda source: source.read(0))
+
+
+def test_a_file_of_the_older_format_is_told(tmp_path):
+    (tmp_path / "old.pack").write_bytes(b"RECONPAK" + bytes(5000))
+    the_error("the format of an older version; " + re.escape(PACK_AGAIN), tmp_path / "old.pack")
 
 
 def test_what_is_no_packed_file_is_told(tmp_path):
     picture(0).save(tmp_path / "picture.png")
-    the_error("not a packed file", tmp_path / "picture.png")
+    with pa.OSFile(str(tmp_path / "others.arrow"), "wb") as out, pa.ipc.new_file(out, pa.schema([("x", pa.int8())])):
+        pass
+    the_error("Not an Arrow file", tmp_path / "picture.png")
+    the_error("cannot be read as packed data", tmp_path / "others.arrow")
     the_error("No such file", tmp_path / "nothing.pack")
     the_error("directory", tmp_path)
     with pytest.raises(InvalidSetting, match=r"data\.root=FILE"):
@@ -213,5 +244,5 @@ def test_reading_keeps_nothing_in_memory(tmp_path):
     evaluation_crop(source.read(0)[0], (64, 64))
     before = own()
     for i in range(len(source)):
-        training_crop(source.uncut(i)[0], (64, 64))
+        training_crop(source.croppable(i)[0], (64, 64))
     assert own() - before < 10

@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from losses import InvalidSetting
-from recon.data import create_dataset, shards
-from recon.data import shards as streamed
+from recon.data import batches, create_dataset, shards
 from recon.data.source import UnreadableImage
 from tests.recon.data.conftest import picture, same, samples, write_shard
 
@@ -40,7 +39,7 @@ def opened(place: Path):
 
 def outcomes(source, number, reader=0, readers=1, seed=0, start=0):
     """Labels of a reader's samples, and why those are unreadable that are."""
-    return [outcome(read) for read in islice(source.endless(reader, readers, seed, start), number)]
+    return [outcome(read) for read in islice(source.training_samples(reader, readers, seed, start), number)]
 
 
 def outcome(read):
@@ -154,8 +153,8 @@ def test_an_unreadable_sample_is_named_and_the_next_readable_one_takes_its_place
 def test_samples_before_the_entrance_are_neither_decoded_nor_read(tmp_path, monkeypatch):
     birds(tmp_path, lengths=[10, 10])
     read, decoded = [], []
-    place_read, read_rgb = shards.Place.read, shards.read_rgb
-    monkeypatch.setattr(shards.Place, "read", lambda place: read.append(place) or place_read(place))
+    range_read, read_rgb = shards.FileRange.read, shards.read_rgb
+    monkeypatch.setattr(shards.FileRange, "read", lambda part: read.append(part) or range_read(part))
     monkeypatch.setattr(shards, "read_rgb", lambda file: decoded.append(file) or read_rgb(file))
     outcomes(opened(tmp_path), 3, start=55)
     assert len(decoded) == 3 and len(read) == 6  # pictures and classes
@@ -164,8 +163,8 @@ def test_samples_before_the_entrance_are_neither_decoded_nor_read(tmp_path, monk
 @pytest.mark.parametrize("info", [False, True], ids=["counted", "told"])
 def test_passes_over_shards_of_known_length_are_not_gone_through(tmp_path, monkeypatch, info):
     birds(tmp_path, info=info)
-    begun, members = [], shards._members
-    monkeypatch.setattr(shards, "_members", lambda shard, locate: begun.append(shard) or members(shard, locate))
+    begun, files = [], shards._files
+    monkeypatch.setattr(shards, "_files", lambda shard, locate: begun.append(shard) or files(shard, locate))
     outcomes(opened(tmp_path), 1, start=1000 * 15)
     assert len(begun) == len(UNEQUAL) * (1 if info else 2)
 
@@ -203,7 +202,7 @@ def test_more_readers_than_shards_is_a_one_line_error(tmp_path, ranks, workers, 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_shards_without_a_readable_picture_are_a_one_line_error(tmp_path, monkeypatch, workers):
-    monkeypatch.setattr(streamed, "HOPELESS", 50)
+    monkeypatch.setattr(batches, "MAX_UNREADABLE_IN_A_ROW", 50)
     with pytest.raises(InvalidSetting, match=r"^50 samples of wds/birds/train in a row cannot be read; .*$"):
         samples(birds(tmp_path, unreadable=range(15)), 4, workers=workers)
 

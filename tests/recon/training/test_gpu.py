@@ -9,7 +9,7 @@ import torch
 from losses import Reconstruction, build_objective
 from losses.finite import gradient_norm, step_unless
 from recon.data.batches import Batch
-from recon.data.crops import Crops
+from recon.data.crops import CropBatch
 from recon.evaluation.evaluation_pass import evaluate
 from recon.evaluation.suite import load_networks
 from recon.loaded_run import open_run
@@ -216,7 +216,7 @@ def test_a_batch_is_brought_over_as_it_is(device, augment):
     images = pixels.permute(0, 3, 1, 2).contiguous()
     if augment == "device":
         sides = torch.tensor([[24, 20], [16, 20], [24, 12], [9, 7]])
-        images = Crops(pixels, sides, torch.tensor([False, True, False, True]), (16, 16))
+        images = CropBatch(pixels, sides, torch.tensor([False, True, False, True]), (16, 16))
     batch = Batch(images, torch.zeros(4, dtype=torch.int64), torch.rand(4, 4, generator=generator), [])
     expected = copy.deepcopy(batch).images_on(torch.device("cpu")), batch.noise
     upload = Upload(device)
