@@ -42,7 +42,7 @@ def convert(settings: ConvertSettings, given: frozenset[str] = frozenset()) -> i
     if out and out.exists():  # said before a gigabyte is read
         raise InvalidSetting(f"{out} exists; choose another out=, or remove it first")
     checkpoint = read(Path(settings.input), settings.target)
-    left_out = write(checkpoint, out, form) if out else []
+    left_out = write(checkpoint, out, form) if out and form else []
     lines = {"read": f"{settings.input}   (sha256 {checkpoint.sha256[:16]})"} | checkpoint.description()
     if out:
         lines["wrote"] = f"{out}   ({form})"

@@ -107,7 +107,8 @@ def nested(values: dict[str, Any]) -> dict[str, Any]:
 
 def settings_from(values: dict[str, Any]) -> Settings:
     """Settings from values by key; the inverse of `flat`."""
-    return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Settings), nested(values)))
+    settings: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Settings), nested(values)))
+    return settings
 
 
 def _plain(value: Any) -> Any:
