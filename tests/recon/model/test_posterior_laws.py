@@ -131,7 +131,7 @@ def test_a_mixture_draws_from_the_posterior(training, held_out):
 def test_a_flow_draws_from_the_posterior(training, held_out, source):
     torch.manual_seed(0)
     with patch.object(velocity, "WIDTHS", (32, 64, 128)):
-        layers = FlowLayers(FlowHead(source=source), WIDTH, PATCH, (SIZE, SIZE), [STD] * 3)
+        layers = FlowLayers(FlowHead(source=source), WIDTH, PATCH, (SIZE, SIZE), torch.full((3, 1, 1), STD))
     features = torch.zeros(BATCH, 16, WIDTH)
 
     def predict(mean, images, mask, generator):
