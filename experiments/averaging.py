@@ -25,7 +25,7 @@ SLOPES = {"two": (-1.0, 1.0), "three": (-1.0, 0.0, 1.0)}
 STEEPNESS = 0.45  # rows per column
 OBJECTIVES = ("mse", "l1", "adversarial")
 CRITIC = {
-    "game": "relativistic",
+    "gan_loss": "relativistic",
     "width": 16,
     "lr": 4e-3,
     "penalty": 0.1,

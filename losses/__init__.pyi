@@ -8,10 +8,9 @@ from .objective import Objective, Result, TermResult
 from .options import TERM_OPTIONS, InvalidSetting, TermOptions, chosen, nearest, option
 from .perceptual import LPIPS, Perceptual
 from .pixel import L1, MSE, Charbonnier, NormMSE
-from .processes import Processes
 from .reconstruction import Reconstruction
 from .structural import SSIM, MultiScaleSSIM
-from .term import Surroundings, Term
+from .term import Critic, Processes, Term, TermContext
 
 __all__ = [
     "L1",
@@ -22,6 +21,7 @@ __all__ = [
     "TERM_OPTIONS",
     "Adversarial",
     "Charbonnier",
+    "Critic",
     "Expression",
     "FeatureMatching",
     "Flow",
@@ -38,8 +38,8 @@ __all__ = [
     "Processes",
     "Reconstruction",
     "Result",
-    "Surroundings",
     "Term",
+    "TermContext",
     "TermOptions",
     "TermResult",
     "WeightedTerm",

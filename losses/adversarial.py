@@ -1,4 +1,4 @@
-"""The adversarial term: a patch discriminator, its training, and warnings where that goes wrong."""
+"""The terms with a trained patch discriminator: adversarial and feature_matching."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,43 +8,41 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from losses.critic import Critic
-from losses.discriminator import PatchDiscriminator
-from losses.features.distance import averaged, check_pool
-from losses.finite import gradient_norm, step_unless
-from losses.games import GAMES, weighted_mean
+from losses.features.distance import pooled
+from losses.gan import GAN_LOSSES, PatchDiscriminator, gradient_penalty, weighted_mean
 from losses.options import AdversarialOptions, FeatureMatchingOptions, InvalidSetting, nearest
 from losses.reconstruction import Reconstruction
-from losses.term import Surroundings
+from losses.term import Critic, TermContext, gradient_norm, step_unless, widened
 
 
 class Adversarial(Critic):
     """How real the composite looks to a convolutional patch discriminator (PatchGAN, Isola et al. 2017, 1611.07004).
 
-    Reads the composite in [0, 1] (B, 3, H, W). Unit: the discriminator's logits. The discriminator is trained here, by
-    Adam, on truth against composite. It trains alone until `generator_start`; from there the term's weight rises
+    Reads the composite in [0, 1] (B, 3, H, W). Unit: the discriminator's logits. The term trains the discriminator by
+    Adam on truth against composite. It trains alone until `generator_start`; from there the term's weight rises
     linearly to its full value at `generator_full`, both in fractions of the run.
 
-    With `mask_aware` it reads a fourth channel, 1 where patches are hidden, of truth and composite alike, and each
-    logit counts by the share of hidden pixels under it: visible patches are real in both, and would teach it nothing.
-    (LaMa, Suvorov et al. 2021, arXiv 2109.07161, calls them real in the composite instead.)
+    With `mask_aware` the discriminator gets a fourth channel, 1 for hidden pixels, for truth and composite alike, and
+    each logit is weighted by the share of hidden pixels under it: visible patches are real in both, and would teach it
+    nothing. (LaMa, Suvorov et al. 2021, arXiv 2109.07161, labels them real in the composite instead.)
 
-    The gradient penalty (R1, Mescheder et al. 2018, arXiv 1801.04406; in the relativistic game R1 + R2) needs a second
-    derivative, which takes most of its time. It is lazy as in StyleGAN2 (Karras et al. 2020, arXiv 1912.04958,
-    appendix B): in every k-th update, times k. It stays within that update, so Adam's rates need none of that
-    appendix's corrections.
+    The gradient penalty (R1, Mescheder et al. 2018, arXiv 1801.04406; R1 + R2 for the relativistic loss) needs a second
+    derivative, which takes most of the discriminator's time. It is lazy as in StyleGAN2 (Karras et al. 2020, arXiv
+    1912.04958, appendix B): in every k-th update, times k. It is added within that update, so Adam's rates need none of
+    that appendix's corrections.
     """
 
     Options = AdversarialOptions
     default_weight, default_is_share = Options.default_weight, Options.default_is_share
     name = "adversarial"
 
-    def __init__(self, options: Any = None, surroundings: Surroundings | None = None):
-        super().__init__(options, surroundings)
+    def __init__(self, options: Any = None, context: TermContext | None = None):
+        super().__init__(options, context)
         o = self.options
-        if o.game not in GAMES:
+        if o.gan_loss not in GAN_LOSSES:
             raise InvalidSetting(
-                f"unknown losses.{self.name}.game '{o.game}'{nearest(o.game, GAMES)} (games: {', '.join(GAMES)})"
+                f"unknown losses.{self.name}.gan_loss '{o.gan_loss}'{nearest(o.gan_loss, GAN_LOSSES)} "
+                f"(GAN losses: {', '.join(GAN_LOSSES)})"
             )
         if not 0 <= o.generator_start <= o.generator_full <= 1:
             raise InvalidSetting(
@@ -54,17 +52,17 @@ class Adversarial(Critic):
         for name, least in {"width": 1, "lr": 0, "penalty": 0, "penalty_every": 1}.items():
             if not getattr(o, name) >= least:
                 raise InvalidSetting(f"losses.{self.name}.{name}={getattr(o, name)} must be at least {least}")
-        self.game = GAMES[o.game]
-        self.discriminator = PatchDiscriminator(self.surroundings.image_size, o.width, inputs=4 if o.mask_aware else 3)
+        self.gan_loss = GAN_LOSSES[o.gan_loss]
+        self.discriminator = PatchDiscriminator(self.context.image_size, o.width, inputs=4 if o.mask_aware else 3)
         self.check_crop(self.discriminator.least)
-        if self.game.relative:  # which does not see it: its gradient is rounding, of which Adam would make whole steps
+        if self.gan_loss.relative:  # cancels the last bias: its gradient is rounding error, which Adam would amplify
             self.discriminator.layers[-1].bias.requires_grad_(False)
         self.discriminator.to(memory_format=torch.channels_last)
         self.optimizer = torch.optim.Adam(self.discriminator.parameters(), lr=o.lr, betas=(0.5, 0.99), fused=True)
-        # Static shapes: a batch of both kinds is another graph than one of fakes, not a dynamic one for both.
-        self.judge = torch.compile(_judge, dynamic=False) if self.surroundings.compiled else _judge
-        self.pieces = 0  # micro-batches whose gradients are gathered
-        self.updates = 0  # steps the discriminator has taken
+        # Static shapes: one graph for a batch of real and fake images, one for fakes, not a dynamic one for both.
+        self.discriminate = torch.compile(_discriminate, dynamic=False) if self.context.compiled else _discriminate
+        self.micro_batches = 0  # whose gradients are accumulated
+        self.updates = 0  # steps that the discriminator has taken
         for name in ("real", "fake", "skipped"):
             self.register_buffer(name, torch.zeros(()))
         self.register_buffer("accuracy", torch.tensor(0.5))
@@ -73,79 +71,81 @@ class Adversarial(Critic):
         self.register_buffer("blind", torch.zeros(()))
 
     def ramp(self, step: int) -> float:
-        if self.surroundings.steps is None:
+        if self.context.steps is None:
             return 1.0
-        start, full = (f * self.surroundings.steps for f in (self.options.generator_start, self.options.generator_full))
+        start, full = (f * self.context.steps for f in (self.options.generator_start, self.options.generator_full))
         if step < start:
             return 0.0
         return 1.0 if step >= full else (step - start) / (full - start)
 
     def value(self, r: Reconstruction) -> Tensor:
-        frozen = {name: p.detach() for name, p in self.discriminator.named_parameters()}
-        with self._autocast(r):
-            composite, mask = self._seen(r, r.judged_image)
-            fake = self.judge(self.discriminator, frozen, composite, mask)
-            with torch.no_grad():
-                real = self.judge(self.discriminator, frozen, *self._seen(r, r.image)) if self.game.relative else None
-        return self.game.generator(_wide(fake), None if real is None else _wide(real), self._counted(r, mask, fake))
+        frozen = self._frozen()
+        with self.autocast(r):
+            composite, mask = self._inputs(r, r.judged_image)
+            fake = widened(self.discriminate(self.discriminator, frozen, composite, mask))
+            real = None
+            if self.gan_loss.relative:
+                with torch.no_grad():
+                    real = widened(self.discriminate(self.discriminator, frozen, *self._inputs(r, r.image)))
+        return self.gan_loss.generator(fake, real, self._logit_weights(r, mask, fake))
 
     def learn(self, r: Reconstruction) -> None:
         penalised = self.options.penalty > 0 and self.updates % self.options.penalty_every == 0
-        (true, mask), (composite, _) = self._seen(r, r.image), self._seen(r, r.judged_image)
+        (true, mask), (composite, _) = self._inputs(r, r.image), self._inputs(r, r.judged_image)
         images = torch.cat([true, composite]).detach()
         masks = None if mask is None else torch.cat([mask, mask])
-        live = dict(self.discriminator.named_parameters())
-        # A second derivative wants full precision, and is more than torch.compile can give.
-        judge = _judge if penalised else self.judge
+        parameters = dict(self.discriminator.named_parameters())
+        # The penalty's second derivative needs full precision, and torch.compile does not support it.
+        discriminate = _discriminate if penalised else self.discriminate
         with torch.enable_grad():
             images.requires_grad_(penalised)
-            with self._autocast(r, enabled=not penalised):
-                logits = _wide(judge(self.discriminator, live, images, masks))
+            with self.autocast(r, enabled=not penalised):
+                logits = widened(discriminate(self.discriminator, parameters, images, masks))
             real, fake = logits.chunk(2)
-            counted = self._counted(r, mask, real)
-            loss = self.game.discriminator(real, fake, counted)
-            if penalised:  # over truths and composites, equally many, the mean is (R1 + R2) / 2, or R1 / 2
+            weights = self._logit_weights(r, mask, real)
+            loss = self.gan_loss.discriminator(real, fake, weights)
+            if penalised:  # the mean over as many truths as composites is (R1 + R2) / 2, or R1 / 2
                 penalty = self.options.penalty * self.options.penalty_every
-                loss = loss + penalty * _squared_slope(logits if self.game.relative else real, images)
-            loss.backward(inputs=self._trained())
-        self.pieces += 1
+                loss = loss + penalty * gradient_penalty(logits if self.gan_loss.relative else real, images)
+            loss.backward(inputs=self._trainable())
+        self.micro_batches += 1
         with torch.no_grad():
-            self.real, self.fake = weighted_mean(real, counted), weighted_mean(fake, counted)
-            accuracy = self.game.accuracy(real, fake, counted)
+            self.real, self.fake = weighted_mean(real, weights), weighted_mean(fake, weights)
+            accuracy = self.gan_loss.accuracy(real, fake, weights)
             self.accuracy = torch.lerp(self.accuracy, accuracy.to(self.accuracy.dtype), 0.02)
 
     def update(self, step: int) -> None:
-        parameters = self._trained()
-        self._share([p.grad for p in parameters])
-        if self.pieces > 1:
-            torch._foreach_div_([p.grad for p in parameters], self.pieces)
+        parameters = self._trainable()
+        self._all_reduce([p.grad for p in parameters])
+        if self.micro_batches > 1:
+            torch._foreach_div_([p.grad for p in parameters], self.micro_batches)
         bad = ~gradient_norm(parameters).isfinite()
         step_unless(self.optimizer, bad)
         self.optimizer.zero_grad()
-        self.updates += self.pieces > 0
-        self.pieces = 0
+        self.updates += self.micro_batches > 0
+        self.micro_batches = 0
         self.skipped += bad
         self.certain = (self.certain + 1) * (self.accuracy > 0.98)
-        # Being blind is only a failure once the discriminator has had its time alone.
+        # An accuracy near 1/2 counts only after the time in which the discriminator trains alone.
         self.blind = (self.blind + 1) * ((self.accuracy - 0.5).abs() < 0.02) * float(self.ramp(step) == 1)
 
-    def _share(self, gradients: list[Tensor]) -> None:
-        """Takes in what the processes that share the batch have gathered: their gradients, and means of what is logged.
+    def _all_reduce(self, gradients: list[Tensor]) -> None:
+        """Sums gradients, and averages logged numbers, over the processes that share the batch.
 
-        Averaging the running means is exact: they are linear, and began alike.
+        Averaging the running means is exact: they are linear, and started from the same values.
         """
-        processes = self.surroundings.processes
-        if processes.count > 1 and self.pieces:
+        processes = self.context.processes
+        if processes.count > 1 and self.micro_batches:
             logged = torch.stack([self.real, self.fake, self.accuracy]) / processes.count
             processes.all_reduce([*gradients, logged])
             self.real, self.fake, self.accuracy = logged.unbind()
-            self.pieces *= processes.count
+            self.micro_batches *= processes.count
 
     def logs(self) -> dict[str, Tensor]:
         return {"real": self.real, "fake": self.fake, "accuracy": self.accuracy, "skipped": self.skipped}
 
     def warning(self) -> str | None:
-        patience = 500 if self.surroundings.steps is None else min(500, max(50, self.surroundings.steps // 20))
+        patience = 500 if self.context.steps is None else min(500, max(50, self.context.steps // 20))
         remedies = {"certain": f"lower losses.{self.name}.lr", "blind": f"raise losses.{self.name}.lr or width"}
         for state, remedy in remedies.items():
             if (updates := int(getattr(self, state))) >= patience:
@@ -159,96 +159,70 @@ class Adversarial(Critic):
     def load_state(self, state: dict[str, Any]) -> None:
         self.load_state_dict(state["module"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.updates = state.get("updates", 0)  # where it was not saved yet, every update had its penalty
+        self.updates = state.get("updates", 0)  # older states lack it; their every update had the penalty
 
-    def _trained(self) -> list[Tensor]:
+    def _trainable(self) -> list[Tensor]:
         return [p for p in self.discriminator.parameters() if p.requires_grad]
 
-    def _seen(self, r: Reconstruction, image: Tensor) -> tuple[Tensor, Tensor | None]:
-        """What the discriminator sees: in [-1, 1], its grid shifted against the grid of patches; and the mask there."""
-        seen = self.seen(r, image, self.discriminator.stride) * 2 - 1
-        return seen.contiguous(memory_format=torch.channels_last), self._mask(r, image)
+    def _frozen(self) -> dict[str, Tensor]:
+        return {name: p.detach() for name, p in self.discriminator.named_parameters()}
 
-    def _mask(self, r: Reconstruction, image: Tensor) -> Tensor | None:
-        """(b, 1, h, w), 1 where what is seen of the image was hidden; None where the discriminator is not told."""
-        if not self.options.mask_aware:
-            return None
-        return self.seen(r, r.hidden_pixels.to(image.dtype), self.discriminator.stride)
+    def _inputs(self, r: Reconstruction, image: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The sampled images in [-1, 1], and their mask (b, 1, h, w) with `mask_aware`."""
+        stride = self.discriminator.stride
+        mask = self.sampled(r, r.hidden_pixels.to(image.dtype), stride) if self.options.mask_aware else None
+        images = self.sampled(r, image, stride) * 2 - 1
+        return images.contiguous(memory_format=torch.channels_last), mask
 
-    def _counted(self, r: Reconstruction, mask: Tensor | None, logits: Tensor) -> Tensor | None:
-        """The weight of each logit: the share of judged pixels in its part of the window, as `logits` (b, 1, h, w)."""
+    def _logit_weights(self, r: Reconstruction, mask: Tensor | None, logits: Tensor) -> Tensor | None:
+        """The share of hidden pixels under each logit, (b, 1, h, w); None: all logits count equally."""
         if mask is None or r.over == "all":
             return None
         return F.adaptive_avg_pool2d(mask, logits.shape[2:]).to(logits.dtype)
 
-    def _autocast(self, r: Reconstruction, enabled: bool = True) -> torch.autocast:
-        dtype = self.surroundings.dtype
-        return torch.autocast(r.image.device.type, dtype, enabled=enabled and dtype != torch.float32)
-
 
 class FeatureMatching(Adversarial):
-    """Distance of composite and truth in the features of a discriminator that is trained beside (pix2pixHD, Wang et
+    """Distance of composite and truth in the features of a discriminator that the term trains (pix2pixHD, Wang et
     al. 2018, arXiv 1711.11585, section 3.2), averaged over squares of the image first.
 
     The mean absolute difference of each layer over the truth's mean absolute value, averaged over the layers. Compared
-    position by position (`pool=1`), features of texture that falls elsewhere than in the truth are errors, and it is
-    left out. Their means over squares are a texture's statistics, as those over a batch are in Salimans et al. 2016
-    (arXiv 1606.03498, section 3.1): what the discriminator finds out of place in them, it teaches to be drawn. Nothing
-    rewards being taken for real. Layers of a stride above half of `pool` are compared as they are. The discriminator is
-    its own, not that of an adversarial term beside it.
+    position by position (`pool=1`), texture at other positions than in the truth is an error, so the model omits it.
+    Means over squares are texture statistics, as means over a batch are in Salimans et al. 2016 (arXiv 1606.03498,
+    section 3.1): the model learns to draw the statistics by which the discriminator tells composites from truths, but
+    is not rewarded for fooling it. Layers of a stride above half of `pool` are compared as they are. The discriminator
+    is the term's own, not shared with an adversarial term beside it.
     """
 
     Options = FeatureMatchingOptions
     default_weight, default_is_share = Options.default_weight, Options.default_is_share
     name = "feature_matching"
 
-    def __init__(self, options: Any = None, surroundings: Surroundings | None = None):
-        super().__init__(options, surroundings)
-        side = self.options.crop or min(self.surroundings.image_size) - self.discriminator.stride + 1  # of what is seen
-        check_pool(self.name, self.options.pool, side)
+    def __init__(self, options: Any = None, context: TermContext | None = None):
+        super().__init__(options, context)
+        self.check_pool(self.discriminator.stride)
 
     def value(self, r: Reconstruction) -> Tensor:
-        frozen = {name: p.detach() for name, p in self.discriminator.named_parameters()}
-        with self._autocast(r):
-            found = _features(self.discriminator, frozen, *self._seen(r, r.judged_image))
+        frozen = self._frozen()
+        with self.autocast(r):
+            found = _discriminate(self.discriminator, frozen, *self._inputs(r, r.judged_image), features=True)
             with torch.no_grad():
-                wanted = _features(self.discriminator, frozen, *self._seen(r, r.image))
+                wanted = _discriminate(self.discriminator, frozen, *self._inputs(r, r.image), features=True)
         distances = []
         for a, b, stride in zip(found, wanted, self.discriminator.strides, strict=True):
-            cell = min(max(1, self.options.pool // stride), *a.shape[2:])
-            difference = averaged(_wide(a) - _wide(b), cell)
-            # Each image over its own truth: no image sees another.
-            distances.append((difference.abs().flatten(1).mean(1) / _wide(b).abs().flatten(1).mean(1)).mean())
+            difference = pooled(widened(a) - widened(b), self.options.pool // stride)
+            # Each image is divided by its own truth's mean, so that it does not depend on the batch.
+            distances.append((difference.abs().flatten(1).mean(1) / widened(b).abs().flatten(1).mean(1)).mean())
         return torch.stack(distances).mean()
 
 
-def _judge(
-    net: PatchDiscriminator, parameters: Mapping[str, Tensor], images: Tensor, masks: Tensor | None = None
-) -> Tensor:
-    """The logits of (B, 3, H, W) under `parameters`: the net's own where it learns, constants where it judges."""
+def _discriminate(
+    net: PatchDiscriminator,
+    parameters: Mapping[str, Tensor],
+    images: Tensor,
+    masks: Tensor | None = None,
+    features: bool = False,
+) -> Tensor | list[Tensor]:
+    """The logits, or features, of images (B, 3, H, W) under `parameters`: those of the net, or detached ones."""
     if masks is not None:
         images = torch.cat([images, masks], dim=1)
-    return functional_call(net, parameters, (images,))
-
-
-def _features(
-    net: PatchDiscriminator, parameters: Mapping[str, Tensor], images: Tensor, masks: Tensor | None = None
-) -> list[Tensor]:
-    """As `_judge`, the outputs of the layers before the logits."""
-    if masks is not None:
-        images = torch.cat([images, masks], dim=1)
-    return functional_call(net, parameters, (images, True))
-
-
-def _wide(logits: Tensor) -> Tensor:
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
-
-
-def _squared_slope(logits: Tensor, images: Tensor) -> Tensor:
-    """Mean over `images` of ||d D / d image||^2: R1 over real ones, R2 over fakes; 0 for those that are not judged.
-
-    D is the mean logit of an image's patches, so that the penalty does not depend on the size of the image's map.
-    """
-    per_image = logits.flatten(1).mean(1).sum()
-    (slope,) = torch.autograd.grad(per_image, images, create_graph=True)
-    return slope.square().flatten(1).sum(1).mean()
+    return functional_call(net, parameters, (images, True) if features else (images,))

@@ -1,4 +1,4 @@
-"""Which terms there are, and an objective from what the user typed."""
+"""The terms by name, and how an expression becomes an objective."""
 
 from dataclasses import fields
 from typing import Any
@@ -14,11 +14,10 @@ from losses.objective import Objective, common_head
 from losses.options import InvalidSetting, nearest
 from losses.perceptual import LPIPS, Perceptual
 from losses.pixel import L1, MSE, Charbonnier, NormMSE
-from losses.processes import ALONE, Processes
 from losses.structural import SSIM, MultiScaleSSIM
-from losses.term import Surroundings, Term
+from losses.term import SINGLE_PROCESS, Processes, Term, TermContext
 
-# A new term stands here, and its settings in `losses.options.TERM_OPTIONS`.
+# Register a new term here, and its settings in `losses.options.TERM_OPTIONS`.
 TERMS: dict[str, type[Term]] = {
     "mse": MSE,
     "norm_mse": NormMSE,
@@ -43,17 +42,17 @@ def build_objective(
     steps: int | None = None,
     critic_dtype: torch.dtype = torch.float32,
     compiled: bool = False,
-    processes: Processes = ALONE,
+    processes: Processes = SINGLE_PROCESS,
     **options: Any,
 ) -> Objective:
-    """An objective from what the user typed.
+    """Builds an objective from an expression.
 
     Args:
         expression: e.g. "mse", "perceptual + mse", "mse + 0.1*l1 + 10%perceptual"; see `losses.expression.parse`.
-        over: "hidden" or "all": the patches that are judged.
+        over: "hidden" or "all": the patches that are compared.
         image_size: H and W in pixels; a discriminator's depth depends on it.
-        steps: length of the run, for terms that are ramped in; None: no ramp.
-        critic_dtype: precision of critics' forward and backward; bfloat16 where the device does it well.
+        steps: length of the run, for terms whose weight rises over it; None: full weight always.
+        critic_dtype: precision of critics' forward and backward, such as bfloat16 on devices that support it well.
         compiled: whether critics are compiled (a minute at the start, faster after).
         processes: those that share each batch in equal parts; by default this one has it whole.
         **options: per term, its options by name: `perceptual={"weights": "random"}`.
@@ -68,14 +67,14 @@ def build_objective(
                 f"options for an unknown loss term '{name}'{nearest(name, TERMS)} (terms: {', '.join(TERMS)})"
             )
     size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
-    surroundings = Surroundings(size, steps, critic_dtype, compiled, processes)
+    context = TermContext(size, steps, critic_dtype, compiled, processes)
     chosen = {name: _options(name, options.get(name, {})) for name in TERMS}
-    terms = {t.name: TERMS[t.name](chosen[t.name], surroundings) for t in parsed.terms}
-    return Objective(parsed, terms, over, surroundings.processes)
+    terms = {t.name: TERMS[t.name](chosen[t.name], context) for t in parsed.terms}
+    return Objective(parsed, terms, over, context.processes)
 
 
 def head_of(expression: str, **options: Any) -> PixelHead:
-    """What the decoder must put out for an objective; the arguments are `build_objective`'s.
+    """The head that an objective needs, without building its critics; the arguments are `build_objective`'s.
 
     Raises:
         InvalidSetting: as `build_objective`.
@@ -85,7 +84,7 @@ def head_of(expression: str, **options: Any) -> PixelHead:
 
 
 def _parsed(expression: str) -> Expression:
-    """With every term of `TERMS`, those too that a program put there."""
+    """Knows every term of `TERMS`, also those that a program added."""
     defaults = {name: WeightedTerm(name, t.default_weight, t.default_is_share) for name, t in TERMS.items()}
     return parse(expression, defaults)
 

@@ -1,4 +1,4 @@
-""" "mse + 0.01*perceptual" to terms and back, with errors that suggest."""
+"""Parses "mse + 0.01*perceptual" into terms and writes it back; errors suggest a correction."""
 
 import re
 from collections.abc import Mapping
@@ -37,20 +37,20 @@ class Expression:
 
 
 def defaults() -> dict[str, WeightedTerm]:
-    """What a bare name means, of every term."""
+    """The weight that a bare name has, for every term."""
     return {name: WeightedTerm(name, o.default_weight, o.default_is_share) for name, o in TERM_OPTIONS.items()}
 
 
 def parse(text: str, defaults: Mapping[str, WeightedTerm]) -> Expression:
-    """Reads an objective.
+    """Parses an objective.
 
     Grammar: TERM ('+' TERM)*, where TERM is `name`, `0.1*name` (times the term's value) or `10%name` (10% of the
     gradient norm of the terms with plain weights). White space is free. A bare name takes its default weight or
-    percentage; bare names whose defaults are percentages, and no other term with them, have the weight 1.
+    percentage; if all terms are bare names and their defaults are percentages, they have the weight 1.
 
     Args:
         text: what the user typed.
-        defaults: what a bare name means, of every known term.
+        defaults: the known terms, each with the weight of its bare name.
 
     Raises:
         InvalidSetting: an unknown or repeated term, bad syntax, or percentages alone.
@@ -77,7 +77,7 @@ def parse(text: str, defaults: Mapping[str, WeightedTerm]) -> Expression:
             raise InvalidSetting(_syntax(text, position))
         position += 1
     if bare and all(term.share for term in terms):
-        terms = [WeightedTerm(term.name, 1.0) for term in terms]  # bare names with nothing to refer to
+        terms = [WeightedTerm(term.name, 1.0) for term in terms]  # there is nothing that percentages could refer to
     if all(term.share for term in terms):
         raise InvalidSetting(f"'{text}' has percentages alone, which refer to nothing; give one term a plain weight")
     if not all(term.weight < float("inf") for term in terms):

@@ -1,16 +1,11 @@
-"""The socket: what the decoder's last layer puts out per patch, and how that becomes pixels.
+"""What the decoder's last layer puts out per patch, and how that becomes pixels: functions of tensors.
 
-A head has no parameters. The model gives it `width` numbers per patch; everything behind it sees
-standardised pixels, so every term and every metric works with every head.
+A head has no parameters. The model predicts `head.width(P)` numbers per patch; terms and metrics read the standardised
+pixels that the head makes of them, so every term and every metric works with every head.
 """
-
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from losses.reconstruction import Reconstruction
 
 EPSILON = 1e-6  # of the official code's per-patch normalisation
 
@@ -18,88 +13,92 @@ EPSILON = 1e-6  # of the official code's per-patch normalisation
 def patch_statistics(patches: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of each patch over all its values, (B, N, P) -> two (B, N, 1).
 
-    As the official MAE code: unbiased variance, and the root is of variance + 1e-6.
+    As in the official MAE code: unbiased variance, and the root is of variance + 1e-6.
     """
     mean = patches.mean(-1, keepdim=True)
-    # Not `var`, which sums up value by value on a CPU.
+    # Not `var`, whose sum is not vectorised on a CPU.
     variance = (patches - mean).square().sum(-1, keepdim=True) / (patches.shape[-1] - 1)
     return mean, (variance + EPSILON).sqrt()
 
 
 class PixelHead:
-    """P = p*p*3 standardised pixels per patch."""
+    """P = p*p*3 standardised pixels per patch.
+
+    The methods take `prediction` (B, N, W), `true_pixels` (B, N, P) and `values`, which is P.
+    """
 
     name = "pixels"
-    decoder = "pixels"  # what the decoder's last layer predicts; what more there is comes from layers beside it
+    decoder = "pixels"  # what the decoder's last layer predicts; other outputs come from layers beside it
     statistics = 0  # predicted numbers per patch beside the P pixels
-    renderings: tuple[str, ...] = ()  # of a distribution: how it can be drawn, of "mean", "mode", "sample"
+    renderings: tuple[str, ...] = ()  # of a predicted distribution: those of "mean", "mode", "sample" that it has
 
     def width(self, values: int) -> int:
-        """W, of the predictions of patches with P `values`."""
+        """W, the numbers per patch that the model must predict."""
         return values + self.statistics
 
-    def patches(self, r: "Reconstruction") -> Tensor:
-        """The prediction in the model's own space, (B, N, P)."""
-        return r.prediction
-
-    def target(self, r: "Reconstruction") -> Tensor:
-        """The truth in the model's own space, (B, N, P)."""
-        return r.true_pixels
-
-    def pixels(self, r: "Reconstruction") -> Tensor:
+    def pixels(self, prediction: Tensor, values: int) -> Tensor:
         """The prediction as standardised pixels, (B, N, P)."""
-        return r.prediction
+        return prediction
 
-    def oracle_pixels(self, r: "Reconstruction") -> Tensor:
-        """The prediction as pixels with the truth's help; a pixel head needs none."""
-        return r.prediction
+    def oracle_pixels(self, prediction: Tensor, true_pixels: Tensor) -> Tensor:
+        """The prediction as pixels with the truth's help, which only a normalised head needs; (B, N, P)."""
+        return self.pixels(prediction, true_pixels.shape[-1])
 
-    def own_loss(self, r: "Reconstruction") -> Tensor | None:
-        """What the head itself must learn beside the objective; a scalar, or None."""
+    def patches(self, prediction: Tensor, values: int) -> Tensor:
+        """The prediction in the model's own space, (B, N, P)."""
+        return self.pixels(prediction, values)
+
+    def target(self, true_pixels: Tensor) -> Tensor:
+        """The truth in the model's own space, (B, N, P)."""
+        return true_pixels
+
+    def own_errors(self, prediction: Tensor, true_pixels: Tensor) -> Tensor | None:
+        """Errors (B, N, ...) whose mean the head must learn to reduce, whatever the objective is; None for none."""
         return None
 
 
 class NormalisedPixelHead(PixelHead):
     """P pixels normalised per patch, and two statistics that undo the normalisation: mean and log-std.
 
-    The statistics are read from the decoder's detached features, and the pixels that terms see are rendered
-    with the statistics detached: they learn from `own_loss` alone and send no gradient into the model.
-    A prediction of width P (an official checkpoint has no statistics) can be rendered only by the oracle.
+    The model predicts the statistics from detached decoder features, and `pixels` detaches them: they learn from
+    `own_errors` alone and send no gradient into the model. A prediction of width P has no statistics, as official
+    checkpoints; only `oracle_pixels` can render it.
     """
 
     name = decoder = "normalised pixels"
     statistics = 2
 
-    def patches(self, r: "Reconstruction") -> Tensor:
-        return r.prediction[..., : r.values]
+    def patches(self, prediction: Tensor, values: int) -> Tensor:
+        return prediction[..., :values]
 
-    def target(self, r: "Reconstruction") -> Tensor:
-        mean, std = r.true_statistics
-        return (r.true_pixels - mean) / std
+    def target(self, true_pixels: Tensor) -> Tensor:
+        mean, std = patch_statistics(true_pixels)
+        return (true_pixels - mean) / std
 
-    def predicted_statistics(self, r: "Reconstruction") -> Tensor:
+    def predicted_statistics(self, prediction: Tensor, values: int) -> Tensor:
         """(B, N, 2): each patch's mean and log standard deviation, in standardised pixels.
 
         Raises:
             ValueError: the prediction carries no statistics.
         """
-        if r.prediction.shape[-1] == r.values:
+        if prediction.shape[-1] == values:
             raise ValueError("this prediction has no patch statistics; only r.oracle_pixels can render it")
-        return r.prediction[..., r.values :]
+        return prediction[..., values:]
 
-    def pixels(self, r: "Reconstruction") -> Tensor:
-        mean, log_std = self.predicted_statistics(r).detach().split(1, dim=-1)
+    def pixels(self, prediction: Tensor, values: int) -> Tensor:
+        mean, log_std = self.predicted_statistics(prediction, values).detach().split(1, dim=-1)
         # A wild log-std early in training must not overflow; exp(3) is 20 standard deviations of the dataset.
-        return self.patches(r) * log_std.clamp(-7, 3).exp() + mean
+        return self.patches(prediction, values) * log_std.clamp(-7, 3).exp() + mean
 
-    def oracle_pixels(self, r: "Reconstruction") -> Tensor:
-        """Rendered with the true patch's mean and std. That leaks the answer: label it `oracle`."""
-        mean, std = r.true_statistics
-        return self.patches(r) * std + mean
+    def oracle_pixels(self, prediction: Tensor, true_pixels: Tensor) -> Tensor:
+        """Rendered with the true patch's mean and std. This uses the answer: label such results `oracle`."""
+        mean, std = patch_statistics(true_pixels)
+        return self.patches(prediction, true_pixels.shape[-1]) * std + mean
 
-    def own_loss(self, r: "Reconstruction") -> Tensor | None:
-        """Squared error of mean and log-std on the judged patches."""
-        if r.prediction.shape[-1] == r.values:
+    def own_errors(self, prediction: Tensor, true_pixels: Tensor) -> Tensor | None:
+        """Squared errors of mean and log-std, (B, N, 2)."""
+        values = true_pixels.shape[-1]
+        if prediction.shape[-1] == values:
             return None
-        mean, std = r.true_statistics
-        return r.judged_mean((self.predicted_statistics(r) - torch.cat([mean, std.log()], -1)).square())
+        mean, std = patch_statistics(true_pixels)
+        return (self.predicted_statistics(prediction, values) - torch.cat([mean, std.log()], -1)).square()

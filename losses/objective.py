@@ -12,9 +12,8 @@ from torch import Tensor, nn
 from losses.expression import Expression
 from losses.heads import PixelHead
 from losses.options import InvalidSetting, chosen
-from losses.processes import ALONE, Processes
 from losses.reconstruction import Reconstruction
-from losses.term import Term
+from losses.term import SINGLE_PROCESS, Processes, Term, widened
 
 Scalars = dict[Any, Tensor]  # by term, or by pair of terms
 
@@ -37,10 +36,10 @@ class TermResult:
 
 @dataclass
 class Result:
-    """`value`: the weighted sum; `gradient`: its gradient at the prediction, to be handed to `prediction.backward`.
+    """`value`: the weighted sum; `gradient`: its gradient at the prediction, to be given to `prediction.backward`.
 
-    `terms`: those that are evaluated at this step, all but critics with `every`. `cosines[a, b]`: between the gradients
-    of two of them; 0 where one is zero.
+    `terms`: those that are evaluated at this step, which are all but critics with `every`. `cosines[a, b]`: between the
+    gradients of two of them; 0 if one is zero.
     """
 
     value: Tensor
@@ -55,7 +54,7 @@ class Objective(nn.Module):
     Args:
         expression: which terms, with which weights.
         terms: name -> term, in the expression's order.
-        over: "hidden" (default) or "all" patches.
+        over: "hidden" (default) or "all": the patches that are compared.
         processes: those that share each batch; by default this one has it whole.
 
     Call it with a `Reconstruction` and the step; it returns a `Result` with everything detached:
@@ -65,20 +64,23 @@ class Objective(nn.Module):
         optimizer.step()
         objective.update(step)
 
-    Each term runs once, on a leaf, in its own precision; trainable critics gather their own gradients on the way and
-    take their step at `update` (in evaluation, after `.eval()`, they learn nothing). `head` is what the model's
-    decoder must put out.
+    Each term runs once, on a leaf, in its own precision. Trainable critics accumulate their own gradients in the call
+    and take their step at `update`; after `.eval()` they learn nothing. `head` is what the model must predict.
 
-    A term with `every=k` is evaluated, and learns, where the step is a multiple of k; there it pushes k times as much,
-    at other steps it does nothing. A percentage refers to those plain terms that are evaluated with it, each counted
-    with its mean push: beside terms of every step, or of the same k, it is that percentage in the mean over steps.
+    A term with `every=k` is evaluated, and learns, at steps that are multiples of k, with k times its weight; at other
+    steps it does nothing. A percentage refers to the plain terms that are evaluated at the same step, each with its
+    weight before the factor k: beside terms of every step, or of the same k, it is exact on average over steps.
 
-    Where `processes` share a batch in equal parts, values, norms, cosines and weights are those of the whole batch, the
+    If `processes` share a batch in equal parts, values, norms, cosines and weights are those of the whole batch, the
     same in every process. `gradient` is that of the process's own part; the parameters' gradients are to be averaged.
     """
 
     def __init__(
-        self, expression: Expression, terms: Mapping[str, Term], over: str = "hidden", processes: Processes = ALONE
+        self,
+        expression: Expression,
+        terms: Mapping[str, Term],
+        over: str = "hidden",
+        processes: Processes = SINGLE_PROCESS,
     ):
         super().__init__()
         chosen("losses.over", over, ("hidden", "all"))
@@ -93,22 +95,16 @@ class Objective(nn.Module):
         self.head = common_head({name: term.head for name, term in terms.items()})
 
     def forward(self, reconstruction: Reconstruction, step: int = 0) -> Result:
-        prediction = reconstruction.prediction.detach()
-        leaf = prediction.to(torch.promote_types(prediction.dtype, torch.float32)).requires_grad_()
-        values, gradients = {}, {}
-        for name, term in self._due(step).items():
-            with torch.enable_grad():
-                value = term.value(reconstruction.at(leaf, self.over))
-                (gradients[name],) = torch.autograd.grad(value, leaf)
-            values[name] = value.detach()
-        values, norms, cosines, weights = self._measured(values, gradients, step)
-        gradient = _weighted(weights, gradients)
-        r = reconstruction.at(leaf, self.over)
+        prediction = reconstruction.prediction
+        r = reconstruction.at(widened(prediction.detach()), self.over)
+        values, gradients = self._evaluate(r, step)
+        values, norms, cosines, weights = self._weigh(values, gradients, step)
+        gradient = _weighted_sum(weights, gradients)
+        leaf = r.at(r.prediction.requires_grad_(), self.over)
         with torch.enable_grad():
-            own = r.head.own_loss(r)
-            if own is not None:
-                gradient = gradient + torch.autograd.grad(own, leaf)[0]
-        self._learn(r, step)
+            if leaf.head_loss is not None:
+                gradient = gradient + torch.autograd.grad(leaf.head_loss, leaf.prediction)[0]
+        self._learn(leaf, step)
         return Result(
             value=sum(weights[name] * value for name, value in values.items()),
             gradient=gradient.to(prediction.dtype),
@@ -117,31 +113,23 @@ class Objective(nn.Module):
         )
 
     def loss(self, reconstruction: Reconstruction, step: int = 0) -> Tensor:
-        """The weighted sum as one differentiable scalar, for people with a loop of their own.
+        """The weighted sum as one differentiable scalar, for training loops that call `loss.backward()`.
 
-        With percentages it runs the terms twice: once to find the weights. Critics gather their gradients as in a
-        call; `update` is still theirs to be told.
+        With percentages it runs the terms twice: the first time to find the weights. Critics accumulate their gradients
+        as in a call; call `update` after the step as there.
         """
-        prediction = reconstruction.prediction
-        r = reconstruction.at(prediction.to(torch.promote_types(prediction.dtype, torch.float32)), self.over)
-        terms, weights = self._due(step), self._pushed(self._asked(step, share=False))
+        r = reconstruction.at(widened(reconstruction.prediction), self.over)
+        terms, weights = self._due(step), self._times_interval(self._plain_weights(step, share=False))
         if len(weights) < len(terms):
-            values, gradients = {}, {}
-            for name, term in terms.items():
-                leaf = r.prediction.detach().requires_grad_()
-                with torch.enable_grad():
-                    value = term.value(r.at(leaf, self.over))
-                    (gradients[name],) = torch.autograd.grad(value, leaf)
-                values[name] = value.detach()
-            *_, weights = self._measured(values, gradients, step)
+            *_, weights = self._weigh(*self._evaluate(r, step), step)
         total = sum(weights[name] * term.value(r) for name, term in terms.items())
-        if (own := r.head.own_loss(r)) is not None:
+        if (own := r.head_loss) is not None:
             total = total + own - own.detach()  # the head learns; the value stays the objective's
         self._learn(r, step)
         return total
 
     def update(self, step: int = 0) -> None:
-        """Now: every trainable critic takes one step with the gradients gathered since its last."""
+        """Every trainable critic takes one optimiser step with the gradients accumulated since its last."""
         for term in self._due(step).values():
             term.update(step)
 
@@ -161,36 +149,47 @@ class Objective(nn.Module):
         """The terms that are evaluated at `step`."""
         return {name: term for name, term in self.terms.items() if step % term.every == 0}
 
-    def _asked(self, step: int, *, share: bool) -> dict[str, float]:
-        """Plain weights, or shares, of the terms that are evaluated at `step`; before the k of `every=k`."""
+    def _plain_weights(self, step: int, *, share: bool) -> dict[str, float]:
+        """Plain weights, or percentages, of the terms that are evaluated at `step`, without the k of `every=k`."""
         due = self._due(step)
-        asked = [t for t in self.expression.terms if t.share == share and t.name in due]
-        return {t.name: t.weight * due[t.name].ramp(step) for t in asked}
+        wanted = [t for t in self.expression.terms if t.share == share and t.name in due]
+        return {t.name: t.weight * due[t.name].ramp(step) for t in wanted}
 
-    def _pushed(self, weights: dict[str, Any]) -> dict[str, Any]:
-        """The weights of a step: k times as much for a term that is evaluated at every k-th."""
+    def _times_interval(self, weights: dict[str, Any]) -> dict[str, Any]:
+        """Multiplies the weights of terms that are evaluated at every k-th step by k."""
         return weights | {name: weights[name] * k for name in weights if (k := self.terms[name].every) > 1}
 
-    def _measured(self, values: Scalars, gradients: Mapping[str, Tensor], step: int) -> tuple[Scalars, ...]:
-        """Values, gradient norms, cosines and weights, of the whole batch; a share refers to the plain terms' sum."""
-        first = next(iter(gradients.values()))
-        # Filled there, not copied there: a copy would wait for the device.
-        weights = {name: first.new_full((), weight) for name, weight in self._asked(step, share=False).items()}
-        shares = self._asked(step, share=True)
+    def _evaluate(self, r: Reconstruction, step: int) -> tuple[Scalars, dict[str, Tensor]]:
+        """The terms' values, and their gradients at the prediction; both detached."""
+        leaf = r.prediction.detach().requires_grad_()
+        values, gradients = {}, {}
+        for name, term in self._due(step).items():
+            with torch.enable_grad():
+                value = term.value(r.at(leaf, self.over))
+                (gradients[name],) = torch.autograd.grad(value, leaf)
+            values[name] = value.detach()
+        return values, gradients
+
+    def _weigh(self, values: Scalars, gradients: Mapping[str, Tensor], step: int) -> tuple[Scalars, ...]:
+        """Values, gradient norms, cosines and weights, of the whole batch."""
+        some = next(iter(gradients.values()))
+        # Filled on the device, not copied there: a copy would wait for it.
+        weights = {name: some.new_full((), w) for name, w in self._plain_weights(step, share=False).items()}
+        shares = self._plain_weights(step, share=True)
         norms = {name: torch.linalg.vector_norm(g) for name, g in gradients.items()}
         if shares:
-            norms[PLAIN] = torch.linalg.vector_norm(_weighted(weights, gradients))
+            norms[PLAIN] = torch.linalg.vector_norm(_weighted_sum(weights, gradients))
         products = {(a, b): torch.sum(gradients[a] * gradients[b]) for a, b in combinations(gradients, 2)}
         if self.processes.count > 1:
-            values, norms, products = _of_all(self.processes, values, norms, products)
+            values, norms, products = _reduced(self.processes, values, norms, products)
         for name, share in shares.items():
-            push, norm = share / 100 * norms[PLAIN], norms[name]
-            weights[name] = torch.where(norm > 0, push / norm, torch.zeros_like(norm))
+            wanted, norm = share / 100 * norms[PLAIN], norms[name]
+            weights[name] = torch.where(norm > 0, wanted / norm, torch.zeros_like(norm))
         cosines = {(a, b): p / (norms[a] * norms[b]).clamp_min(TINY) for (a, b), p in products.items()}
-        return values, norms, cosines, self._pushed(weights)
+        return values, norms, cosines, self._times_interval(weights)
 
     def _learn(self, r: Reconstruction, step: int) -> None:
-        """Critics gather their gradients, unless the objective is in evaluation."""
+        """Critics accumulate their gradients, unless the objective is in evaluation."""
         if not self.training:
             return
         detached = r.at(r.prediction.detach(), self.over)
@@ -198,34 +197,37 @@ class Objective(nn.Module):
             term.learn(detached)
 
 
-def _weighted(weights: Mapping[str, Tensor], gradients: Mapping[str, Tensor]) -> Tensor:
-    """The weighted sum of the gradients of the terms that have a weight; no pass over zeros to begin with."""
-    parts = (weight * gradients[name] for name, weight in weights.items())
-    return reduce(torch.add, parts)
-
-
 def common_head(heads: Mapping[str, PixelHead]) -> PixelHead:
-    """The one head of terms, by name, that is more than pixels, if any: every term reads pixels behind any head."""
+    """The one head, of terms by name, that is not the plain pixel head, if any: every term reads pixels.
+
+    Raises:
+        InvalidSetting: two terms need different heads.
+    """
     special = {head.name: head for head in heads.values() if type(head) is not PixelHead}
     if len(special) > 1:
         raise InvalidSetting(f"the terms need different heads ({', '.join(special)}); use them in separate runs")
     return next(iter(special.values()), PixelHead())
 
 
-def _of_all(processes: Processes, *local: Scalars) -> list[Scalars]:
-    """Values, gradient norms and dot products of the batch that `processes` share in equal parts; one sum over them.
+def _weighted_sum(weights: Mapping[str, Tensor], gradients: Mapping[str, Tensor]) -> Tensor:
+    """Over the terms that have a weight; it does not start from a tensor of zeros, which would be one pass more."""
+    return reduce(torch.add, (weight * gradients[name] for name, weight in weights.items()))
 
-    Each has the mean over its part. So the whole value is their mean, and the whole gradient is theirs side by side,
-    over their number: squared norms and dot products add up.
+
+def _reduced(processes: Processes, *local: Scalars) -> list[Scalars]:
+    """Values, gradient norms and dot products of the batch that `processes` share in equal parts; one all-reduce.
+
+    Each process has the mean over its part. So the whole value is their mean, and the whole gradient is their
+    gradients concatenated and divided by their number: squared norms and dot products add up.
     """
     n = processes.count
-    kinds = [torch.stack(list(of.values())) if of else torch.zeros(0) for of in local]
-    values, norms, products = (k.to(kinds[0].device, torch.float64) for k in kinds)
+    stacked = [torch.stack(list(scalars.values())) if scalars else torch.zeros(0) for scalars in local]
+    values, norms, products = (s.to(stacked[0].device, torch.float64) for s in stacked)
     packed = torch.cat([values / n, (norms / n).square(), products / n**2])
     processes.all_reduce([packed])
-    values, squares, products = packed.split([len(of) for of in local])
-    together = (values, squares.sqrt(), products)
+    values, squares, products = packed.split([len(scalars) for scalars in local])
+    totals = (values, squares.sqrt(), products)
     return [
-        dict(zip(of, total.to(kind.dtype).unbind(), strict=True))
-        for of, kind, total in zip(local, kinds, together, strict=True)
+        dict(zip(scalars, total.to(s.dtype).unbind(), strict=True))
+        for scalars, s, total in zip(local, stacked, totals, strict=True)
     ]

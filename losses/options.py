@@ -1,4 +1,4 @@
-"""The settings of every term, and what a setting is; without torch, so that help and errors come at once.
+"""The settings of every term, and how a setting is declared; without torch, so that help and errors are immediate.
 
 `TERM_OPTIONS` says which terms there are, with their settings and default weights. The terms themselves are in
 `losses.build.TERMS`.
@@ -35,10 +35,10 @@ def option(default: Any, doc: str) -> Any:
 
 @dataclass
 class TermOptions:
-    """Settings `losses.<term>.<option>`; this class has none.
+    """Base of the settings `losses.<term>.<option>`, which are its annotated fields; it has none itself.
 
-    A bare name in an expression has the weight `default_weight`; with `default_is_share` this is a percentage of the
-    gradient norm of the plainly weighted terms.
+    `default_weight` is that of a bare name in an expression; with `default_is_share` it is a percentage of the gradient
+    norm of the plainly weighted terms.
     """
 
     default_weight = 1.0  # without annotations they are no settings
@@ -49,9 +49,9 @@ class TermOptions:
 class CriticOptions(TermOptions):
     """Settings of every term that judges through a network."""
 
-    every: int = option(1, "look at every k-th step alone, with k times the weight")
-    images: float = option(1.0, "fraction of each batch's images that are looked at")
-    crop: int | None = option(None, "side in pixels of the window that is looked at in each image; null: all of it")
+    every: int = option(1, "evaluate the term at every k-th step only, with k times the weight")
+    images: float = option(1.0, "fraction of each batch's images that the network reads")
+    crop: int | None = option(None, "side in pixels of the window that it reads in each image; null: the whole image")
 
 
 DEFAULT_TAPS = ("conv1_1", "conv1_2", "conv2_1", "conv2_2", "conv3_1")
@@ -62,7 +62,7 @@ DEFAULT_POOL = 8  # pixels; an image of any size has such a square
 class PerceptualOptions(CriticOptions):
     """Settings `losses.perceptual.<option>`."""
 
-    # The share of the README's table; docs/critics.md has others. It suits a trained model; from nothing it is slow.
+    # As in the results of docs/critics.md, which has others. It suits a trained model; from random weights it is slow.
     default_weight, default_is_share = 2000.0, True
 
     weights: str = option("bundled", "imagenet (torchvision's), bundled (label-free), random, or a file's path")
@@ -70,7 +70,9 @@ class PerceptualOptions(CriticOptions):
         list(DEFAULT_TAPS), "layers compared, by name: conv3_1 (after its ReLU), pool2, features.7"
     )
     tap_weights: list[float] = option([], "one weight per tap; empty: 1 each")
-    pool: int = option(DEFAULT_POOL, "side in pixels of squares over which features are averaged first; 1: none are")
+    pool: int = option(
+        DEFAULT_POOL, "side in pixels of squares over which features are averaged first; 1: not averaged"
+    )
 
 
 @dataclass
@@ -85,15 +87,15 @@ class LPIPSOptions(CriticOptions):
 class AdversarialOptions(CriticOptions):
     """Settings `losses.adversarial.<option>`."""
 
-    # The share of the README's picture and table, whose commands stand there; others were not compared there.
+    # As in the results of docs/critics.md, which has others.
     default_weight, default_is_share = 200.0, True
 
-    game: str = option("nonsaturating", "hinge, nonsaturating, or relativistic (paired, with R1 + R2, after R3GAN)")
+    gan_loss: str = option("nonsaturating", "hinge, nonsaturating, or relativistic (paired, with R1 + R2, after R3GAN)")
     width: int = option(32, "channels of the discriminator's first layer")
     lr: float = option(4e-4, "the discriminator's learning rate (Adam)")
-    mask_aware: bool = option(True, "the discriminator is shown the mask, and judged where patches are hidden")
+    mask_aware: bool = option(True, "the discriminator gets the mask as a channel, and only hidden patches count")
     penalty: float = option(0.15, "weight of R1 (relativistic: R1 + R2) over 2, on pixels in [-1, 1]")
-    penalty_every: int = option(8, "the penalty at every k-th update alone, times k (lazy regularisation)")
+    penalty_every: int = option(8, "the penalty at every k-th update only, times k (lazy regularisation)")
     generator_start: float = option(0.1, "fraction of the run in which the discriminator trains alone")
     generator_full: float = option(0.2, "fraction of the run from which the term has its full weight")
 
@@ -102,18 +104,20 @@ class AdversarialOptions(CriticOptions):
 class FeatureMatchingOptions(AdversarialOptions):
     """Settings `losses.feature_matching.<option>`."""
 
-    default_weight = 500.0  # a share, as `AdversarialOptions` has one; docs/critics.md has those that were tried
+    default_weight = 500.0  # a percentage too; docs/critics.md has others
 
-    pool: int = option(DEFAULT_POOL, "side in pixels of squares over which features are averaged first; 1: none are")
+    pool: int = option(
+        DEFAULT_POOL, "side in pixels of squares over which features are averaged first; 1: not averaged"
+    )
 
 
 @dataclass
 class MixtureOptions(TermOptions):
     """Settings `losses.mixture.<option>`."""
 
-    gaussians: int = option(8, "Gaussians that are mixed, per patch")
+    gaussians: int = option(8, "Gaussians per patch")
     components: int | None = option(
-        None, "principal components of a patch that they mix; null: 64, or a patch's values where these are fewer"
+        None, "principal components over which they are mixed; null: 64, or all of a patch's values if these are fewer"
     )
 
 
@@ -121,13 +125,13 @@ class MixtureOptions(TermOptions):
 class FlowOptions(TermOptions):
     """Settings `losses.flow.<option>`."""
 
-    source: str = option("mean", "where a flow starts: mean (the model's own, with a little noise), or noise")
+    source: str = option("mean", "start of the flow: mean (the model's own, with a little noise), or noise")
     network: str = option("conv", "conv (a U-Net over the image), or patch (each patch by itself)")
-    noise: float = option(0.1, "deviation of the noise on the mean, intensities of [0, 1]")
-    steps: int = option(12, "of the midpoint method, for a draw: the network is asked twice in each")
+    noise: float = option(0.1, "standard deviation of the noise on the mean, for pixels in [0, 1]")
+    steps: int = option(12, "steps of the midpoint method for a sample; the network runs twice in each")
 
 
-# Every term's settings, in the order of `--help`. A new term stands here and in `losses.build.TERMS`.
+# Every term's settings, in the order of `--help`. Register a new term here and in `losses.build.TERMS`.
 TERM_OPTIONS: dict[str, type[TermOptions]] = {
     "mse": TermOptions,
     "norm_mse": TermOptions,

@@ -1,4 +1,4 @@
-"""Terms on patches: mean-squared and absolute error, and one between them."""
+"""Terms on the pixels of patches: mse, norm_mse, l1 and charbonnier."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from torch import Tensor
 
 from losses.heads import NormalisedPixelHead
 from losses.reconstruction import Reconstruction
-from losses.term import Surroundings, Term
+from losses.term import Term, TermContext
 
 
 class MSE(Term):
@@ -24,13 +24,14 @@ class NormMSE(Term):
     """Mean-squared error over hidden patches, the target normalised per patch.
 
     Reads the model's own space (B, N, P), where each patch of the truth has mean 0 and unbiased variance 1.
-    Unitless; predicting nothing scores (P - 1) / P. He et al. 2021 (arXiv 2111.06377), "w/ norm": the paper's default.
+    Unitless; zeros have the value (P - 1) / P. He et al. 2021 (arXiv 2111.06377), "w/ norm": the paper's default.
     """
 
     head = NormalisedPixelHead()
 
     def value(self, r: Reconstruction) -> Tensor:
-        return r.judged_mean((self.head.patches(r) - self.head.target(r)).square())
+        patches = self.head.patches(r.prediction, r.values)
+        return r.judged_mean((patches - self.head.target(r.true_pixels)).square())
 
 
 class L1(Term):
@@ -44,14 +45,14 @@ class L1(Term):
 
 
 class Charbonnier(Term):
-    """sqrt(e² + 1) - 1 over hidden patches: squared where errors are small, absolute where they are large.
+    """sqrt(e² + 1) - 1 over hidden patches: quadratic for small errors, linear for large ones.
 
     Reads standardised pixels (B, N, P). Charbonnier et al. 1994, by kornia.losses.charbonnier_loss.
     """
 
-    def __init__(self, options: Any = None, surroundings: Surroundings | None = None):
-        super().__init__(options, surroundings)
-        import kornia.losses  # a second and a half, which other objectives need not wait for
+    def __init__(self, options: Any = None, context: TermContext | None = None):
+        super().__init__(options, context)
+        import kornia.losses  # takes 1.5 s, which other objectives should not wait for
 
         self.loss = kornia.losses.charbonnier_loss
 

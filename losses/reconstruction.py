@@ -1,4 +1,4 @@
-"""One prediction, in every view a loss, a metric or a figure needs."""
+"""One prediction beside the truth, in every view that a loss, a metric or a figure reads; and what patches are."""
 
 import math
 from collections.abc import Sequence
@@ -7,33 +7,62 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from losses.heads import PixelHead, patch_statistics
-from losses.patches import patchify, spread, unpatchify
-from losses.statistics import IMAGENET_MEAN, IMAGENET_STD
+from losses.heads import PixelHead
+
+# Per-channel statistics of ImageNet's pixels in [0, 1].
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+def patchify(images: Tensor, patch_size: int) -> Tensor:
+    """(B, C, H, W) -> (B, N, p*p*C): patches row by row; within a patch rows, columns, then channels.
+
+    H and W are multiples of `patch_size`.
+    """
+    b, c, h, w = images.shape
+    p = patch_size
+    x = images.reshape(b, c, h // p, p, w // p, p)
+    return x.permute(0, 2, 4, 3, 5, 1).reshape(b, (h // p) * (w // p), p * p * c)
+
+
+def unpatchify(patches: Tensor, grid: tuple[int, int]) -> Tensor:
+    """(B, N, p*p*3) -> (B, 3, H, W), the inverse of `patchify`; `grid` is (H / p, W / p)."""
+    b, _, values = patches.shape
+    rows, columns = grid
+    p = round((values // 3) ** 0.5)
+    x = patches.reshape(b, rows, columns, p, p, 3)
+    return x.permute(0, 5, 1, 3, 2, 4).reshape(b, 3, rows * p, columns * p)
+
+
+def expand_to_pixels(per_patch: Tensor, grid: tuple[int, int], patch_size: int) -> Tensor:
+    """Gives every pixel its patch's value: (B, N) -> (B, 1, H, W)."""
+    b, (rows, columns), p = per_patch.shape[0], grid, patch_size
+    patches = per_patch.reshape(b, rows, 1, columns, 1).expand(-1, -1, p, -1, p)
+    return patches.reshape(b, 1, rows * p, columns * p)
 
 
 class Reconstruction:
     """What a masked autoencoder predicted, beside the truth.
 
     Args:
-        prediction: (B, N, W), the head's output; W = P = p*p*3, plus the head's statistics. Or (B, n, W), of the
-            patches `where` alone.
+        prediction: (B, N, W), the decoder's output; W is `head.width(P)` with P = p*p*3 values per patch. Or (B, n, W),
+            of the patches `indices` alone.
         image: (B, 3, H, W) in [0, 1], the truth.
         mask: (B, N) bool, True where a patch was hidden.
         head: how the prediction becomes pixels.
         mean, std: per channel; pixel terms work on pixels standardised by them, as the MAE paper's code does.
-        over: "hidden" or "all": the patches that are judged.
-        shift: two numbers in [0, 1) that place every critic's grid against the grid of patches; drawn from
-            torch's CPU generator where not given, and one and the same for all terms.
-        chance: three more such numbers, for critics that look at a part: at which images, and where in them. Where not
-            given they follow from the shift, as if drawn independently of it.
-        where: (B, n), the hidden patches that were predicted, where not all N were. All (B, N, ...) views of patches
-            are then (B, n, ...), theirs alone; a composite shows the truth where nothing was predicted.
+        over: "hidden" or "all": the patches that terms compare.
+        shift: two numbers in [0, 1) that place every critic's grid against the grid of patches. If not given, they are
+            drawn once from torch's CPU generator, and all terms share them.
+        sampling: three numbers in [0, 1) for critics that read a part: which images, and the row and column of the
+            window in them. If not given, they are derived from `shift`, and are statistically independent of it.
+        indices: (B, n), the hidden patches that were predicted, if not all N were. All (B, N, ...) views of patches
+            are then (B, n, ...); a composite shows the truth where nothing was predicted.
 
     Views are computed on demand and kept. Patches are in the official order (see `patchify`).
 
     Raises:
-        ValueError: all patches are to be judged, and only some were predicted.
+        ValueError: all patches are to be compared, and only some were predicted.
     """
 
     def __init__(
@@ -46,29 +75,27 @@ class Reconstruction:
         std: Sequence[float] | Tensor = IMAGENET_STD,
         over: str = "hidden",
         shift: tuple[float, float] | None = None,
-        chance: tuple[float, float, float] | None = None,
-        where: Tensor | None = None,
+        sampling: tuple[float, float, float] | None = None,
+        indices: Tensor | None = None,
     ):
-        if where is not None and over != "hidden":
+        if indices is not None and over != "hidden":
             raise ValueError(f"over={over!r}, but only hidden patches were predicted")
         self.prediction, self.image, self.mask = prediction, image, mask
         self.head = head or PixelHead()
-        self.mean, self.std, self.over, self.where = mean, std, over, where
+        self.mean, self.std, self.over, self.indices = mean, std, over, indices
         self.patch_size = math.isqrt(image.shape[2] * image.shape[3] // mask.shape[1])
         self.grid = (image.shape[2] // self.patch_size, image.shape[3] // self.patch_size)
         self.values = 3 * self.patch_size**2
         if shift is not None:
             self.shift = shift
-        if chance is not None:
-            self.chance = chance
+        if sampling is not None:
+            self.sampling = sampling
 
     def at(self, prediction: Tensor, over: str) -> "Reconstruction":
-        """The same truth, mask and draws under another prediction, judged over `over`."""
-        same = {"shift": self.shift, "chance": self.chance, "where": self.where}
+        """The same truth, mask and random numbers with another prediction, compared over "hidden" or "all" patches."""
+        same = {"shift": self.shift, "sampling": self.sampling, "indices": self.indices}
         other = Reconstruction(prediction, self.image, self.mask, self.head, self.mean, self.std, over, **same)
         other.true_pixels = self.true_pixels
-        if self.head.statistics:
-            other.true_statistics = self.true_statistics
         return other
 
     @cached_property
@@ -77,8 +104,8 @@ class Reconstruction:
         return float(u[0]), float(u[1])
 
     @cached_property
-    def chance(self) -> tuple[float, float, float]:
-        # A function of the shift: the generator is at the same place whether or not anybody looks at a part.
+    def sampling(self) -> tuple[float, float, float]:
+        # Derived from the shift, so that torch's generator advances equally whether or not a critic reads a part.
         seed = sum(int(u * 2**24) << 24 * i for i, u in enumerate(self.shift))
         return tuple(torch.rand(3, generator=torch.Generator().manual_seed(seed)).tolist())
 
@@ -88,32 +115,27 @@ class Reconstruction:
     def true_pixels(self) -> Tensor:
         """The truth, standardised."""
         patches = patchify(self.standardised_image, self.patch_size)
-        return patches if self.where is None else patches.gather(1, _at(self.where, patches))
-
-    @cached_property
-    def true_statistics(self) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of each patch of `true_pixels`, two (B, N, 1)."""
-        return patch_statistics(self.true_pixels)
+        return patches if self.indices is None else patches.gather(1, _expanded(self.indices, patches))
 
     @cached_property
     def pixels(self) -> Tensor:
-        """The prediction, standardised; the head's honest rendering."""
-        return self.head.pixels(self)
+        """The prediction, standardised, rendered without the truth's help."""
+        return self.head.pixels(self.prediction, self.values)
 
     @cached_property
     def oracle_pixels(self) -> Tensor:
-        """The prediction, standardised; rendered with the true patch statistics where the head needs any."""
-        return self.head.oracle_pixels(self)
+        """The prediction, standardised; rendered with the true patch statistics if the head needs any."""
+        return self.head.oracle_pixels(self.prediction, self.true_pixels)
 
     @cached_property
     def patches(self) -> Tensor:
-        """The prediction in the model's own space: normalised per patch under a normalised head."""
-        return self.head.patches(self)
+        """The prediction in the model's own space, which a normalised head normalises per patch."""
+        return self.head.patches(self.prediction, self.values)
 
     @cached_property
     def target(self) -> Tensor:
         """The truth in the model's own space."""
-        return self.head.target(self)
+        return self.head.target(self.true_pixels)
 
     # Images, (B, 3, H, W) in [0, 1]; predictions may overshoot -------------------------------------------------
 
@@ -124,33 +146,33 @@ class Reconstruction:
 
     @cached_property
     def predicted_image(self) -> Tensor:
-        """The raw prediction, also where the truth was visible; the mean colour where there is no prediction."""
+        """The prediction at all patches, visible ones too; the data's mean colour where there is no prediction."""
         return self._whole_image(self.pixels)
 
     @cached_property
     def composite(self) -> Tensor:
-        """Truth where visible, prediction where hidden: gradient reaches hidden patches alone."""
+        """Truth where visible, prediction where hidden; the gradient reaches hidden patches alone."""
         return torch.where(self._replaced, self.predicted_image, self.image)
 
     @cached_property
     def oracle_composite(self) -> Tensor:
-        """The composite of the oracle rendering; label it so."""
+        """The composite of the oracle rendering, which sees the truth: label it `oracle`."""
         return torch.where(self._replaced, self._whole_image(self.oracle_pixels), self.image)
 
     @cached_property
     def hidden_pixels(self) -> Tensor:
         """(B, 1, H, W) bool, True where hidden."""
-        return spread(self.mask, self.grid, self.patch_size)
+        return expand_to_pixels(self.mask, self.grid, self.patch_size)
 
     @cached_property
     def judged_image(self) -> Tensor:
-        """What image-space terms see: the composite, or the whole prediction where all patches are judged."""
+        """The image that terms read: the composite, or the whole prediction if all patches are compared."""
         return self.composite if self.over == "hidden" else self.predicted_image
 
     def shifted(self, image: Tensor, stride: int) -> Tensor:
-        """The window of (B, C, H, W) that puts a critic's grid of `stride` pixels at this reconstruction's shift.
+        """Crops (B, C, H, W) so that a critic's grid of `stride` pixels starts at this reconstruction's shift.
 
-        Cuts `stride - 1` rows and columns in all, at most a patch less one, so that no patch is lost and the size
+        Removes `stride - 1` rows and columns in all (at most a patch less one), so that no patch is lost and the size
         is the same at every shift.
         """
         cut = min(stride, self.patch_size) - 1
@@ -161,14 +183,20 @@ class Reconstruction:
 
     @cached_property
     def judged(self) -> Tensor:
-        """(B, N) float: 1 where the patch counts."""
-        if self.where is not None:
-            return torch.ones_like(self.where, dtype=self.true_pixels.dtype)
+        """(B, N) float: 1 for patches that are compared, else 0."""
+        if self.indices is not None:
+            return torch.ones_like(self.indices, dtype=self.true_pixels.dtype)
         return (self.mask if self.over == "hidden" else torch.ones_like(self.mask)).to(self.true_pixels.dtype)
 
     def judged_mean(self, values: Tensor) -> Tensor:
-        """Mean of (B, N, ...) over each judged patch's values, then over the judged patches: a scalar."""
+        """Mean of (B, N, ...) over each patch's values, then over the compared patches: a scalar."""
         return (values.flatten(2).mean(-1) * self.judged).sum() / self.judged.sum()
+
+    @cached_property
+    def head_loss(self) -> Tensor | None:
+        """What the head itself must learn beside the objective (see `PixelHead.own_errors`): a scalar, or None."""
+        errors = self.head.own_errors(self.prediction, self.true_pixels)
+        return None if errors is None else self.judged_mean(errors)
 
     # Scales ----------------------------------------------------------------------------------------------------
 
@@ -178,19 +206,19 @@ class Reconstruction:
         return unpatchify(pixels, self.grid) * std + mean
 
     def _whole_image(self, pixels: Tensor) -> Tensor:
-        """As `as_image`, of the patches that were predicted."""
-        if self.where is not None:
+        """As `as_image`, with zeros for patches that were not predicted."""
+        if self.indices is not None:
             whole = pixels.new_zeros(*self.mask.shape, self.values)
-            pixels = whole.scatter(1, _at(self.where, pixels), pixels)
+            pixels = whole.scatter(1, _expanded(self.indices, pixels), pixels)
         return self.as_image(pixels)
 
     @cached_property
     def _replaced(self) -> Tensor:
         """(B, 1, H, W) bool, True where the composite has the prediction."""
-        if self.where is None:
+        if self.indices is None:
             return self.hidden_pixels
-        predicted = torch.zeros_like(self.mask).scatter(1, self.where, True)
-        return spread(predicted, self.grid, self.patch_size)
+        predicted = torch.zeros_like(self.mask).scatter(1, self.indices, True)
+        return expand_to_pixels(predicted, self.grid, self.patch_size)
 
     def _standardised(self, image: Tensor) -> Tensor:
         mean, std = self._statistics(image)
@@ -201,6 +229,6 @@ class Reconstruction:
         return mean.view(3, 1, 1), std.view(3, 1, 1)
 
 
-def _at(where: Tensor, patches: Tensor) -> Tensor:
-    """(B, n) as an index into the second dimension of (B, N, P)."""
-    return where.unsqueeze(-1).expand(-1, -1, patches.shape[-1])
+def _expanded(indices: Tensor, patches: Tensor) -> Tensor:
+    """(B, n) as an index into the second dimension of (B, N, P), for `gather` and `scatter`."""
+    return indices.unsqueeze(-1).expand(-1, -1, patches.shape[-1])

@@ -7,34 +7,34 @@ from torch import Tensor
 
 from losses.options import InvalidSetting
 from losses.reconstruction import Reconstruction
-from losses.term import Surroundings, Term
+from losses.term import Term, TermContext, widened
 
 WINDOW = 11  # pixels, with a Gaussian of 1.5, as Wang et al.
 
 
 class Structural(Term):
-    """A map of dissimilarity between composite and truth, averaged over the judged pixels.
+    """A map of dissimilarity between composite and truth, averaged over the compared pixels.
 
-    Reads images in [0, 1] (B, 3, H, W); predictions that overshoot are not clamped, so that they have a gradient. A
-    window that reaches into visible patches compares the truth with itself there.
+    Reads images in [0, 1] (B, 3, H, W); predictions that overshoot are not clamped, so that they have a gradient. In
+    a window that overlaps visible patches, those pixels are equal in both.
     """
 
     sees_images = True
 
-    def __init__(self, options: Any = None, surroundings: Surroundings | None = None):
-        super().__init__(options, surroundings)
-        if (side := min(self.surroundings.image_size)) < WINDOW:
+    def __init__(self, options: Any = None, context: TermContext | None = None):
+        super().__init__(options, context)
+        if (side := min(self.context.image_size)) < WINDOW:
             raise InvalidSetting(f"ssim and ms_ssim need images of {WINDOW} pixels, not {side}; raise data.image_size")
-        import kornia.losses  # a second and a half, which other objectives need not wait for
+        import kornia.losses  # takes 1.5 s, which other objectives should not wait for
 
         self.library = kornia.losses
 
     def value(self, r: Reconstruction) -> Tensor:
-        image, truth = (i.to(torch.promote_types(i.dtype, torch.float32)) for i in (r.judged_image, r.image))
-        counted = r.hidden_pixels if r.over == "hidden" else torch.ones_like(r.hidden_pixels)
+        image, truth = widened(r.judged_image), widened(r.image)
+        compared = r.hidden_pixels if r.over == "hidden" else torch.ones_like(r.hidden_pixels)
         with torch.autocast(image.device.type, enabled=False):
-            different = self.map(image, truth)
-        return (different * counted).sum() / counted.sum()
+            dissimilarity = self.map(image, truth)
+        return (dissimilarity * compared).sum() / compared.sum()
 
     def map(self, image: Tensor, truth: Tensor) -> Tensor:
         """(B, 1, H, W), 0 where both are the same."""
@@ -42,9 +42,9 @@ class Structural(Term):
 
 
 class SSIM(Structural):
-    """(1 - SSIM) / 2, in [0, 1]: Wang et al. 2004, by kornia.losses.ssim_loss; windows of 11 pixels, mirrored rims.
+    """(1 - SSIM) / 2, in [0, 1]: Wang et al. 2004, by kornia.losses.ssim_loss; windows of 11 pixels, reflected borders.
 
-    kornia makes its window anew at every call, of numbers on the host: a GPU is waited for once a step.
+    kornia copies its window from the host at every call, so the host waits for a GPU once a step.
     """
 
     def map(self, image: Tensor, truth: Tensor) -> Tensor:
@@ -57,8 +57,8 @@ class MultiScaleSSIM(Structural):
     Its scales are Gaussians of 0.5 to 8 pixels at full resolution, not a pyramid; images are zero beyond their borders.
     """
 
-    def __init__(self, options: Any = None, surroundings: Surroundings | None = None):
-        super().__init__(options, surroundings)
+    def __init__(self, options: Any = None, context: TermContext | None = None):
+        super().__init__(options, context)
         self.loss = self.library.MS_SSIMLoss(alpha=0.84, compensation=1.0, reduction="none")
 
     def map(self, image: Tensor, truth: Tensor) -> Tensor:

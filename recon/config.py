@@ -14,7 +14,12 @@ from losses import TERM_OPTIONS, InvalidSetting, option
 BUNDLED = ("bundled", "bundled_sharp")
 
 # Settings that had another name once: old name -> new name.
-RENAMED = {"batch.global": "batch.size", "in": "input"}
+RENAMED = {
+    "batch.global": "batch.size",
+    "in": "input",
+    "losses.adversarial.game": "losses.adversarial.gan_loss",
+    "losses.feature_matching.game": "losses.feature_matching.gan_loss",
+}
 
 
 def _node(cls: type) -> Any:

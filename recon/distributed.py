@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, distributed
 
 from losses.options import InvalidSetting
-from losses.processes import Processes
+from losses.term import Processes
 from recon.environment import under_torchrun
 
 if TYPE_CHECKING:

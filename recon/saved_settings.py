@@ -65,9 +65,9 @@ def upgraded(saved: dict[str, Any]) -> dict[str, Any]:
     saved = {RENAMED.get(key, key): value for key, value in saved.items()}
     changed: dict[str, Any] = {}
     then = defaults()
-    if "losses.adversarial.game" in saved and "losses.adversarial.mask_aware" not in saved:
+    if "losses.adversarial.gan_loss" in saved and "losses.adversarial.mask_aware" not in saved:
         then["adversarial"] = WeightedTerm("adversarial", 0.01)
-        penalty = saved["losses.adversarial.penalty"] if saved["losses.adversarial.game"] == "relativistic" else 0.0
+        penalty = saved["losses.adversarial.penalty"] if saved["losses.adversarial.gan_loss"] == "relativistic" else 0.0
         changed |= {"losses.adversarial.mask_aware": False, "losses.adversarial.penalty": penalty}
     if "losses.perceptual.weights" in saved and "losses.feature_matching.pool" not in saved:
         then["perceptual"] = WeightedTerm("perceptual", 0.01)

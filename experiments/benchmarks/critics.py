@@ -1,25 +1,25 @@
-"""What critics cost, and what is saved and lost by looking less often, at fewer images, or through a window.
+"""What critics cost, and what is saved and lost if they run at fewer steps, on fewer images, or on a window.
 
-    python -m experiments.benchmarks.critics                                   # nano/4 at 32 pixels, own photographs
+    python -m experiments.benchmarks.critics                                 # nano/4 at 32 pixels, embedded photographs
     python -m experiments.benchmarks.critics --run runs/A --images IMAGENETTE  # a trained model, at its sizes
     python -m experiments.benchmarks.critics --model base --image-size 224 --patch-size 16 --batch 64 --device cuda \\
         --compile --images IMAGENETTE
 
-Each row is `mse` and one critic under one choice.
+Each row is `mse` and one critic with one choice of settings.
 
-- images/s: of whole training steps, the mean over several where not all of them cost the same.
-- over mse: the time of such steps over that of as many under `mse`, both taking turns; a ratio of medians.
-- operations: the same of multiplications and additions, counted (see `operations`).
-- direction: cosine between the critic's gradient under this choice and that of the critic that looks at all, both over
-  four batches (of which every=4 looks at one) at sixteen placements of its grid, which training draws too. At the
-  *prediction*, where nothing is averaged: what looks at a fraction f of the images cannot exceed the root of f. And at
-  the model's *weights*, which is what trains. *One*: of one draw, the mean of sixteen. *Mean*: of the gradients' means
-  over the sixteen; what it lacks to 1 is bias, which no number of steps averages out, and what chance is left in so few
-  draws: `images` and `every`, which have no bias, show how much.
+- images/s: of whole training steps, the mean over several if they do not all cost the same.
+- over mse: the time of such steps over that of as many steps of `mse`, measured in turns; a ratio of medians.
+- operations: the same ratio of multiplications and additions, counted (see `operations`).
+- direction: cosine between the critic's gradient with these settings and that of the critic that reads everything, both
+  over four batches (every=4 reads one of them) at sixteen shifts of its grid. At the *prediction*, where nothing is
+  averaged: a critic that reads a fraction f of the images cannot exceed the root of f. And at the model's *weights*.
+  *One*: of one sample, the mean of sixteen. *Mean*: of the gradients' means over the sixteen. What it lacks to 1 is
+  bias, which more steps do not average out, plus the noise that remains in sixteen samples: `images` and `every` have
+  no bias, so their rows show this noise.
 
-The row "another shift" is the critic that looks at all against itself, its grid placed elsewhere: how much of a single
-step's direction is chance anyway. The discriminator is the run's own where it had one, else untrained. Penalties reach
-the discriminator alone: their rows have no direction.
+The row "another shift" compares the critic that reads everything with itself at another shift of its grid: how random a
+single step's direction is anyway. The discriminator is the run's own if it had one, else untrained. Penalties change
+the discriminator alone, so their rows have no direction.
 """
 
 import argparse
@@ -51,7 +51,7 @@ DRAWS = 16  # four by four shifts
 
 @dataclass(frozen=True)
 class Choice:
-    """A critic and its options; `shifted`: its direction against its own elsewhere."""
+    """A critic and its options; `shifted`: its direction is compared with its own at another shift."""
 
     label: str
     term: str
@@ -60,7 +60,7 @@ class Choice:
 
     @property
     def steps(self) -> int:
-        """After which the cost repeats itself."""
+        """Steps after which the cost repeats."""
         return max(self.options.get("every", 1), self.options.get("penalty_every", 1))
 
 
@@ -77,12 +77,12 @@ def choices(size: int) -> Iterator[Choice]:
         for options in [*cheaper, {"every": 2}, {"every": 4}, {"crop": size // 2, "every": 2}]:
             yield Choice("  " + " ".join(f"{key}={value}" for key, value in options.items()), term, options)
     for k in (1, 4, 16):
-        options = {"game": "relativistic", "penalty_every": k}
+        options = {"gan_loss": "relativistic", "penalty_every": k}
         yield Choice(f"  relativistic penalty_every={k}", "adversarial", options)
 
 
 class Directions:
-    """Four batches through one model, and the gradients that critics have there."""
+    """Four batches through one model, and the critics' gradients there."""
 
     def __init__(self, model: MaskedAutoencoder, images: Tensor, noise: Tensor, options: argparse.Namespace):
         self.device, self.options = torch.device(options.device), options
@@ -92,10 +92,10 @@ class Directions:
         for part, its_noise in zip(images.chunk(BATCHES), noise.chunk(BATCHES), strict=True):
             with torch.autocast(self.device.type, torch.bfloat16, enabled=fast_bfloat16(self.device.type)):
                 self.reconstructions.append(self.model(part.to(self.device), noise=its_noise.to(self.device)))
-        self.whole: dict[str, list[tuple[Tensor, ...]]] = {}  # by critic: the gradients of one that looks at all
+        self.whole: dict[str, list[tuple[Tensor, ...]]] = {}  # by critic: its gradients when it reads everything
 
     def cosines(self, choice: Choice) -> list[float]:
-        """At the prediction one and mean, at the weights one and mean."""
+        """Cosines: at the prediction one and mean, at the weights one and mean."""
         if choice.term not in self.whole:
             term = self._term(Choice("", choice.term))
             self.whole[choice.term] = [self._gradients(term, draw) for draw in range(DRAWS)]
@@ -110,7 +110,7 @@ class Directions:
         return [figure for pair in zip((ones / DRAWS).tolist(), means, strict=True) for figure in pair]
 
     def _gradients(self, term: Term, draw: int) -> tuple[Tensor, ...]:
-        """At the predictions, batch after batch, and at the weights; in float32."""
+        """Gradients at the predictions, batch after batch, and at the weights; in float32."""
         at_prediction, at_weights = [], torch.zeros((), device=self.device)
         for batch, r in enumerate(self.reconstructions):
             gradient = torch.zeros_like(r.prediction, dtype=torch.float32)
@@ -133,17 +133,18 @@ class Directions:
 
 
 def _placed(r: Reconstruction, batch: int, draw: int) -> Reconstruction:
-    """The same reconstruction where chance has fallen so: each shift once, each of two by two windows with four."""
-    # The slant keeps shifts from going together with the draws in which `every` looks at a batch.
+    """The reconstruction with the random numbers of sample `draw`: each of 16 shifts once, each of 2 x 2 windows four
+    times."""
+    # The offset by batch makes the shifts independent of the draws at which `every` reads a batch.
     a, b = (draw + draw // 4 + batch) % 4, (draw // 4 + batch) % 4
     window = (a + b // 2) % 2, (b + a // 2) % 2
-    chance = (draw + 0.5) / DRAWS, *((place + 0.5) / 2 for place in window)
+    sampling = (draw + 0.5) / DRAWS, *((place + 0.5) / 2 for place in window)
     shift = (a + 0.5) / 4, (b + 0.5) / 4
-    return Reconstruction(r.prediction, r.image, r.mask, r.head, r.mean, r.std, shift=shift, chance=chance)
+    return Reconstruction(r.prediction, r.image, r.mask, r.head, r.mean, r.std, shift=shift, sampling=sampling)
 
 
 def _objective(choice: Choice, size: tuple[int, int], options: argparse.Namespace) -> Objective:
-    """`mse` and the critic, uncompiled; with the discriminator of the run where it had one."""
+    """`mse` and the critic, uncompiled, with the discriminator of the run if it had one."""
     torch.manual_seed(0)
     low = fast_bfloat16(torch.device(options.device).type)
     own = {"weights": options.weights} if choice.term == "perceptual" else {"width": options.width}
@@ -160,7 +161,7 @@ def _objective(choice: Choice, size: tuple[int, int], options: argparse.Namespac
 
 
 def timed(choice: Choice, options: argparse.Namespace, mse: Bench) -> tuple[float, float]:
-    """Seconds per step under the choice, and that over `mse`'s."""
+    """Seconds per step with the choice, and the ratio to `mse`'s."""
     own = {"width": options.width} if choice.term == "adversarial" else {}
     bench = Bench(f"mse+{choice.term}", options, {choice.term: own | choice.options})
     bench.model, bench.parameters, bench.optimizer = mse.model, mse.parameters, mse.optimizer  # compiled once
@@ -169,7 +170,7 @@ def timed(choice: Choice, options: argparse.Namespace, mse: Bench) -> tuple[floa
         for _ in range(choice.steps):
             of.ours()
 
-    steps(bench)  # compilation is no part of a step
+    steps(bench)  # compiles, which is not measured
     ours, plain = compare(lambda: steps(bench), lambda: steps(mse), options.repeats, bench.device)
     return ours / choice.steps, ours / plain
 
@@ -193,7 +194,7 @@ def line(cells: list[str]) -> str:
 def main() -> None:
     options = arguments()
     make_fabric(options.device, "auto")  # for the device's settings, which training has too
-    torch._dynamo.config.recompile_limit = 64  # every row has a critic of its own
+    torch._dynamo.config.recompile_limit = 64  # every row compiles its own critic
     torch.manual_seed(0)
     size = (options.image_size, options.image_size)
     model = create_model(options.model, image_size=size, patch_size=options.patch_size)

@@ -28,8 +28,8 @@ CRITICS = {
     "perceptual to conv3_1": ("perceptual", {}),
     "perceptual to conv5_4": ("perceptual", {"taps": ["conv5_4"]}),
     "adversarial, hinge": ("adversarial", {}),
-    "adversarial, relativistic": ("adversarial", {"game": "relativistic"}),
-    "adversarial, relativistic, penalty_every=16": ("adversarial", {"game": "relativistic", "penalty_every": 16}),
+    "adversarial, relativistic": ("adversarial", {"gan_loss": "relativistic"}),
+    "adversarial, relativistic, penalty_every=16": ("adversarial", {"gan_loss": "relativistic", "penalty_every": 16}),
 }
 
 
@@ -63,7 +63,7 @@ def of_objective(objective: Objective, model: MaskedAutoencoder, steps: int) -> 
     with FakeTensorMode(allow_non_fake_inputs=True), Operations() as operations:
         for step in range(steps):
             prediction = torch.rand(IMAGES, model.patches, values)
-            objective(Reconstruction(prediction, images, mask, shift=(0, 0), chance=(0, 0, 0)), step)
+            objective(Reconstruction(prediction, images, mask, shift=(0, 0), sampling=(0, 0, 0)), step)
             if "adversarial" in objective.terms:  # its update, less the optimiser, which has no products
                 objective.terms["adversarial"].updates += 1
     return operations.count / IMAGES / steps / 1e9

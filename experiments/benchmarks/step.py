@@ -28,7 +28,7 @@ import yaml
 from experiments.benchmarks.saved import save, take_out
 from experiments.benchmarks.turns import compare, in_turns
 from losses import Objective, Reconstruction, build_objective
-from losses.finite import gradient_norm, step_unless
+from losses.term import gradient_norm, step_unless
 from recon.model import create_model
 from recon.training.accumulator import MetricAccumulator
 from recon.training.device import fast_bfloat16, make_fabric
@@ -116,7 +116,7 @@ class Bench:
     def _summed(self, r: Reconstruction) -> torch.Tensor:
         wide = r.at(r.prediction.float(), "hidden")
         loss = sum((t.weight if not t.share else 0.1) * self.objective.terms[t.name].value(wide) for t in self.terms)
-        own = r.head.own_loss(wide)
+        own = wide.head_loss
         return loss if own is None else loss + own
 
     def _train_critics(self, r: Reconstruction) -> None:
@@ -142,10 +142,10 @@ def critic_floor(bench: Bench) -> tuple[Callable[[], None], Callable[[], None]]:
     term = bench.objective.terms["perceptual"]
     r = bench.forward()
     leaf = r.prediction.detach().float().requires_grad_()
-    dtype = term.surroundings.dtype
-    net = torch.compile(term.net, dynamic=False) if term.surroundings.compiled else term.net
-    true = term.seen(r, r.image, term.stride)
-    predicted = term.seen(r, r.composite.detach(), term.stride).clone().requires_grad_()
+    dtype = term.context.dtype
+    net = torch.compile(term.net, dynamic=False) if term.context.compiled else term.net
+    true = term.sampled(r, r.image, term.stride)
+    predicted = term.sampled(r, r.composite.detach(), term.stride).clone().requires_grad_()
 
     def cast() -> torch.autocast:
         return torch.autocast(bench.device.type, dtype, enabled=dtype != torch.float32)

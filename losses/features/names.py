@@ -1,6 +1,6 @@
 """What the frozen networks and their layers are called; without torch, so that a mistyped name is found at once.
 
-The networks themselves are in `losses.features.vgg19` and `losses.features.trunks`.
+The networks themselves are in `losses.features.vgg19` and `losses.features.lpips_networks`.
 """
 
 from losses.options import InvalidSetting, nearest

@@ -7,16 +7,16 @@ from torch import Tensor, nn
 
 from losses.features.names import LAYERS, tap_index
 from losses.options import DEFAULT_TAPS
-from losses.statistics import IMAGENET_MEAN, IMAGENET_STD
+from losses.reconstruction import IMAGENET_MEAN, IMAGENET_STD
 
 
 class ImageConv2d(nn.Conv2d):
     """The first convolution, in the image's own precision also under autocast; its output is in autocast's.
 
-    Bfloat16 rounds an image to fewer than 8 bits. On smooth predictions that noise is all that deeper layers see: the
+    Bfloat16 rounds an image to fewer than 8 bits, and on smooth predictions this noise dominates the deeper layers: the
     gradient of the bundled critic on blurred photographs then has a cosine below 0.6 with float32's, and above 0.88
-    with this layer exact (`test_an_exact_first_layer_keeps_the_direction_on_smooth_predictions`). It has three input
-    channels and costs little.
+    with this layer exact (`test_an_exact_first_layer_keeps_the_direction_on_smooth_predictions`). With three input
+    channels it costs little.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -42,15 +42,14 @@ def stem(last: int) -> nn.Sequential:
 
 
 class VGG19(nn.Module):
-    """A frozen VGG19 that returns the outputs at its taps and computes nothing beyond the deepest.
+    """A frozen VGG19 that returns the outputs at its taps and computes no layer after the deepest one.
 
     Args:
         taps: names that `tap_index` knows.
 
     Shape: images (B, 3, H, W) in [0, 1] -> one (B, C, h, w) per tap, in the order of `taps`.
 
-    Its parameters never require a gradient and `train()` leaves it in evaluation, so no parent module
-    can wake it up.
+    Its parameters never require a gradient, and `train()`, also a parent module's, leaves it in evaluation.
     """
 
     def __init__(self, taps: Sequence[str] = DEFAULT_TAPS):
@@ -58,6 +57,8 @@ class VGG19(nn.Module):
         self.taps = tuple(taps)
         self.indices = [tap_index(tap) for tap in taps]
         self.features = stem(max(self.indices))
+        pools = [isinstance(layer, nn.MaxPool2d) for layer in self.features]
+        self.strides = [2 ** sum(pools[: index + 1]) for index in self.indices]  # pixels of the image, per tap
         # An in-place ReLU must not overwrite a layer that is itself a tap.
         for index in self.indices:
             if index + 1 < len(self.features) and isinstance(self.features[index + 1], nn.ReLU):

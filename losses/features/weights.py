@@ -1,4 +1,4 @@
-"""Where VGG19's weights come from; never one source for another in silence."""
+"""Where VGG19's weights come from; a source that is missing is an error, never replaced by another one."""
 
 import hashlib
 from http.client import HTTPException
@@ -17,18 +17,18 @@ IMAGENET_URL = "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth"
 
 
 def load_vgg19(net: VGG19, source: str) -> dict[str, str]:
-    """Fills `net` from a source and says which it was.
+    """Loads weights into `net` and returns a record of where they came from.
 
     Args:
         source: `imagenet` (torchvision's IMAGENET1K_V1, from the hub cache or downloaded), `bundled` (this
             package's label-free weights), `random` (He initialisation from a fixed seed), or a file's path
-            (.safetensors or .pth in torchvision's names; it may be truncated below the taps that nobody asks for).
+            (.safetensors or .pth with torchvision's names; layers after the deepest tap may be missing).
 
     Returns:
         {"source", "sha256"}; the checksum is over the tensors in use, so it does not depend on the container.
 
     Raises:
-        InvalidSetting: what was asked for is not to be had; the message says how to get it.
+        InvalidSetting: the weights are missing or do not fit; the message says how to get them.
     """
     named = {"imagenet": imagenet, "bundled": bundled, "random": lambda: he_initialised(net)}
     weights = named[source]() if source in named else from_file(Path(source))
@@ -73,10 +73,10 @@ def imagenet() -> dict[str, Tensor]:
 
 
 def from_hub(url: str, what: str, otherwise: str) -> dict[str, Tensor]:
-    """Torchvision's weights at `url`, from torch hub's cache or downloaded into it; the hash is in the file's name.
+    """Torchvision's weights at `url`, from torch hub's cache or downloaded into it; the file's name has the hash.
 
     Raises:
-        InvalidSetting: not to be had, or damaged; the message calls them `what` and ends with what to do `otherwise`.
+        InvalidSetting: missing or damaged; the message calls them `what` and ends with the alternative, `otherwise`.
     """
     name = url.rsplit("/", 1)[1]
     path = Path(torch.hub.get_dir()) / "checkpoints" / name
@@ -112,12 +112,12 @@ def from_file(path: Path) -> dict[str, Tensor]:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, OSError, RuntimeError, ValueError, EOFError) as error:
         raise InvalidSetting(f"cannot read VGG19 weights from {path}: {_first_line(error)}") from error
-    except Exception as error:  # torch.load raises pickle's own errors, which share no base but this
+    except Exception as error:  # torch.load raises pickle's own errors, whose only common base this is
         raise InvalidSetting(f"{path} is not a file of weights alone: {_first_line(error)}") from error
 
 
 def he_initialised(net: VGG19) -> dict[str, Tensor]:
-    """He et al. 2015 (arXiv 1502.01852), biases zero, always from seed 0: a random critic is one and the same."""
+    """He et al. 2015 (arXiv 1502.01852), biases zero, always from seed 0, so that all random critics are the same."""
     generator = torch.Generator().manual_seed(0)
     weights = {}
     for key, value in net.state_dict().items():
@@ -128,7 +128,7 @@ def he_initialised(net: VGG19) -> dict[str, Tensor]:
 
 
 def _depth(weights: dict[str, Tensor]) -> str:
-    """The deepest layer down to which weights in torchvision's names have every convolution."""
+    """The deepest layer up to which weights with torchvision's names have every convolution."""
     deepest = "no layer"
     for index, (name, _) in enumerate(LAYERS):
         if name.startswith("preact"):

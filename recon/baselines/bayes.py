@@ -12,7 +12,7 @@ from math import isqrt
 import torch
 from torch import Tensor
 
-from losses.patches import spread
+from losses.reconstruction import expand_to_pixels
 from recon.data.gaussian_field import (
     CORRELATION,
     EXPONENTS,
@@ -97,7 +97,7 @@ class Bayes:
     def _spread(self, mask: Tensor) -> Tensor:
         """(B, N) -> (B, H, W)."""
         p = self._patch_size(mask)
-        return spread(mask, (self.image_size[0] // p, self.image_size[1] // p), p)[:, 0]
+        return expand_to_pixels(mask, (self.image_size[0] // p, self.image_size[1] // p), p)[:, 0]
 
 
 class PosteriorDraw(Bayes):

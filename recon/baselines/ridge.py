@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from losses import InvalidSetting
-from losses.patches import patchify, unpatchify
+from losses.reconstruction import patchify, unpatchify
 from recon.metrics.base import Pair
 
 VALUES = 3072  # regressed per image at most: all those of 32 x 32 pixels

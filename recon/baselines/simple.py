@@ -6,7 +6,7 @@ import torch
 from skimage.restoration import inpaint_biharmonic
 from torch import Tensor
 
-from losses.patches import patchify, unpatchify
+from losses.reconstruction import patchify, unpatchify
 from recon.metrics.base import Pair
 from recon.metrics.fidelity import mean_of_visible
 

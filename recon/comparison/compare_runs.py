@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from losses import InvalidSetting
-from losses.patches import spread
+from losses.reconstruction import expand_to_pixels
 from recon.comparison.assemble import Comparison, Learnt, assemble, learnt_rows
 from recon.comparison.gather import Candidate, gather
 from recon.comparison.probed import with_probes
@@ -135,7 +135,7 @@ def pictures(learnt: dict[str, Learnt]) -> dict[str, Any]:
         "patch_size": p,
         "names": first.pictures,
         "truth": truth.permute(0, 2, 3, 1).numpy(),
-        "hidden": spread(first.tensors["masks"], protocol.grid, p)[:, 0].numpy(),
+        "hidden": expand_to_pixels(first.tensors["masks"], protocol.grid, p)[:, 0].numpy(),
         "rows": {key: images.permute(0, 2, 3, 1).numpy() for key, images in rows.items()},
     }
 

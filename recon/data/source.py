@@ -9,7 +9,7 @@ from typing import BinaryIO, Protocol
 from PIL import Image
 
 from losses import InvalidSetting
-from losses.statistics import IMAGENET_MEAN, IMAGENET_STD
+from losses.reconstruction import IMAGENET_MEAN, IMAGENET_STD
 
 Statistics = tuple[float, float, float]
 Sample = tuple[Image.Image, int]  # an RGB image and its class, -1 where there is none

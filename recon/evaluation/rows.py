@@ -91,7 +91,9 @@ class Distribution:
         if not isinstance(r.head, MixtureHead):
             return None
         levels = (255 * self.model.std).log().mean()  # standardised pixels to levels, per value
-        nats = (r.head.nats(r).double() * mask).sum(1) / (mask.sum(1) * r.values) + levels
+        nats = (r.head.negative_log_likelihood(r.prediction, r.true_pixels, r.std).double() * mask).sum(1) / (
+            mask.sum(1) * r.values
+        ) + levels
         return nats / math.log(2)
 
 

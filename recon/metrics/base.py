@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from losses.patches import patchify, spread
+from losses.reconstruction import expand_to_pixels, patchify
 
 LUMA = (0.2125, 0.7154, 0.0721)  # scikit-image's rgb2gray; the sharpness metrics are checked against scikit-image
 CACHE_VALUES = 3 * 4 * 64 * 64  # numbers per chunk on a CPU: the chunk and its intermediate results stay in the cache
@@ -38,7 +38,7 @@ class Pair:
     @cached_property
     def hidden(self) -> Tensor:
         """(B, 1, H, W) bool, True on hidden pixels."""
-        return spread(self.mask, self.grid, self.patch_size)
+        return expand_to_pixels(self.mask, self.grid, self.patch_size)
 
     @cached_property
     def patches(self) -> Tensor:

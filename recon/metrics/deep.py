@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from losses.features.trunks import SMALLEST, TRUNKS, load_lpips
+from losses.features.lpips_networks import SMALLEST, TRUNKS, load_lpips
 from losses.features.vgg19 import DEFAULT_TAPS, VGG19
 from losses.features.weights import load_vgg19
 from recon.metrics.base import CACHE_VALUES, Metric, MetricInfo, Undefined, image_metric, map_in_chunks

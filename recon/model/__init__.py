@@ -63,7 +63,7 @@ def create_model(name: str, *, image_size: int | tuple[int, int] = 224, **overri
             )
     head = made.get("head")
     if isinstance(head, MixtureHead):
-        head.mixed(3 * p**2)  # refuses more components than a patch has values
+        head.component_count(3 * p**2)  # refuses more components than a patch has values
     if isinstance(head, FlowHead) and head.network == "conv" and any(side % SIDE_MULTIPLE for side in size):
         raise InvalidSetting(
             f"losses.flow.network=conv needs image sides that are multiples of {SIDE_MULTIPLE}, "

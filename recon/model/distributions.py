@@ -5,9 +5,8 @@ from torch import Tensor, nn
 
 from losses.flow import FlowHead
 from losses.heads import PixelHead
-from losses.mixture import Basis, MixtureHead
-from losses.patches import spread
-from losses.reconstruction import Reconstruction
+from losses.mixture import MixtureHead, PrincipalComponents
+from losses.reconstruction import Reconstruction, expand_to_pixels
 from recon.model.layers import initialise_linear
 from recon.model.velocity import FlowLayers
 from recon.randomness import seed_of
@@ -32,15 +31,15 @@ class MixtureLayers(nn.Module):
         initialise_linear(self.layers)
         nn.init.zeros_(last.weight)
         # Gaussians with equal parameters would get equal gradients and stay equal.
-        k, d = head.gaussians, head.mixed(values)
+        k, d = head.gaussians, head.component_count(values)
         means = 0.5 * torch.randn(k, d)
         last.bias.data[k : k + k * d] = (means - means.mean(0)).flatten()
-        axes, deviations = Basis.of_pixels(values)
+        axes, deviations = PrincipalComponents.identity(values)
         self.register_buffer("axes", axes)
         self.register_buffer("deviations", deviations)
 
     @torch.no_grad()
-    def set_basis(self, basis: Basis) -> None:
+    def set_basis(self, basis: PrincipalComponents) -> None:
         """Sets the principal components of the training data."""
         self.axes.copy_(basis.axes)
         self.deviations.copy_(basis.deviations)
@@ -48,11 +47,11 @@ class MixtureLayers(nn.Module):
     @property
     def head(self) -> MixtureHead:
         """The head with the principal components."""
-        return self.plain_head.with_basis(Basis(self.axes, self.deviations))
+        return self.plain_head.with_basis(PrincipalComponents(self.axes, self.deviations))
 
     def draw(self, r: Reconstruction, features: Tensor, uniform: Tensor, normal: Tensor) -> Tensor:
         """A sample, (B, N, P) standardised, every patch by itself; `uniform` and `normal` from `random_numbers`."""
-        return self.head.sample_pixels(r, uniform, normal)
+        return self.head.sample_pixels(r.prediction, uniform, normal, r.std)
 
     def forward(self, prediction: Tensor, features: Tensor) -> Tensor:
         """(B, n, P) pixels and (B, n, D) features of the same patches -> (B, n, W)."""
@@ -86,7 +85,9 @@ def rendered_pixels(
         raise ValueError(f"{r.head.name} has no rendering {rendering!r} ({has})")
     if rendering == "sample":
         return layers.draw(r, features, *random_numbers(r.image, r.mask, draw))
-    return r.head.mode_pixels(r) if isinstance(r.head, MixtureHead) and rendering == "mode" else r.pixels
+    if isinstance(r.head, MixtureHead) and rendering == "mode":
+        return r.head.mode_pixels(r.prediction, r.values)
+    return r.pixels
 
 
 def random_numbers(images: Tensor, mask: Tensor, draw: int) -> tuple[Tensor, Tensor]:
@@ -96,7 +97,7 @@ def random_numbers(images: Tensor, mask: Tensor, draw: int) -> tuple[Tensor, Ten
     the images are the same floats there.
     """
     patch_size = round((images[0, 0].numel() / mask.shape[1]) ** 0.5)
-    hidden = spread(mask, (images.shape[2] // patch_size, images.shape[3] // patch_size), patch_size)
+    hidden = expand_to_pixels(mask, (images.shape[2] // patch_size, images.shape[3] // patch_size), patch_size)
     visible = torch.where(hidden, 0, images).float().cpu().numpy()
     uniform, normal = [], []
     for image, row in zip(visible, mask.cpu().numpy(), strict=True):

@@ -9,7 +9,7 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from losses.patches import patchify, spread, unpatchify
+from losses.reconstruction import expand_to_pixels, patchify, unpatchify
 
 
 def sincos_positions(width: int, grid: tuple[int, int]) -> Tensor:
@@ -139,7 +139,7 @@ class Refiner(nn.Module):
         pixels = prediction.to(torch.promote_types(prediction.dtype, torch.float32))
         everywhere = prediction.shape[1] == mask.shape[1]
         whole = pixels if everywhere else pixels.new_zeros(*mask.shape, pixels.shape[-1]).scatter(1, at, pixels)
-        covered = spread(mask, grid, p)
+        covered = expand_to_pixels(mask, grid, p)
         composite = torch.where(covered, unpatchify(whole, grid), truth)
         correction = patchify(self.correction(composite, covered.to(composite.dtype)).to(pixels.dtype), p)
         return pixels + (correction * mask.unsqueeze(-1) if everywhere else correction.gather(1, at))

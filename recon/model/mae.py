@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from losses.heads import PixelHead
-from losses.reconstruction import Reconstruction
-from losses.statistics import IMAGENET_MEAN, IMAGENET_STD
+from losses.reconstruction import IMAGENET_MEAN, IMAGENET_STD, Reconstruction
 from recon.model import velocity
 from recon.model.distributions import MixtureLayers, layers_for, rendered_pixels
 from recon.model.encoder import ViTEncoder
@@ -128,7 +127,7 @@ class MaskedAutoencoder(ViTEncoder):
             flow_point = velocity.time_and_noise(images)
         prediction = self.predict(images, mask, order, visible, decoded is None, flow_point)
         where = None if decoded is None else order[:, visible:]
-        return self._reconstruction(prediction, images, mask, where=where)
+        return self._reconstruction(prediction, images, mask, indices=where)
 
     @torch.no_grad()
     def render(self, images: Tensor, mask: Tensor, rendering: str, draw: int = 0) -> Reconstruction:
@@ -249,10 +248,10 @@ class MaskedAutoencoder(ViTEncoder):
         return torch.cat([prediction, self.statistics(features.detach())], dim=-1)
 
     def _reconstruction(
-        self, prediction: Tensor, images: Tensor, mask: Tensor, where: Tensor | None = None
+        self, prediction: Tensor, images: Tensor, mask: Tensor, indices: Tensor | None = None
     ) -> Reconstruction:
         head = self.head if self.distribution is None else self.distribution.head
-        return Reconstruction(prediction, images, mask, head, self.mean, self.std, where=where)
+        return Reconstruction(prediction, images, mask, head, self.mean, self.std, indices=indices)
 
     def _initialise(self) -> None:
         """As the official code: Xavier-uniform matrices (patch embedding too), zero biases of linear layers, N(0, 0.02)

@@ -8,8 +8,7 @@ from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 
 from losses.flow import FlowHead, random_times
-from losses.patches import patchify, spread, unpatchify
-from losses.reconstruction import Reconstruction
+from losses.reconstruction import Reconstruction, expand_to_pixels, patchify, unpatchify
 from recon.model.layers import zero_initialise
 
 SHRINK = 2  # the U-Net works at half resolution and below: the pixels of 2x2 squares become channels
@@ -53,7 +52,7 @@ class FlowLayers(nn.Module):
             time: (B,) in [0, 1].
             noise: (B, 3, H, W), standard normal.
         """
-        covered = spread(mask, self.grid, self.patch_size)
+        covered = expand_to_pixels(mask, self.grid, self.patch_size)
         source, mean = self.source(prediction.detach(), truth, covered, noise)
         t = time.view(-1, 1, 1, 1)
         velocity = self.network((1 - t) * source + t * truth, mean, covered, self.on_grid(features), time)

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from losses import TERMS, InvalidSetting, PixelHead, head_of
-from losses.mixture import Basis
-from losses.patches import patchify
+from losses.mixture import PrincipalComponents
+from losses.reconstruction import patchify
 from recon import config
 from recon.config import Settings
 from recon.data import Source, StreamedSource, evaluation_crop, in_random_order
@@ -50,12 +50,12 @@ def losses_of(settings: Settings) -> dict[str, Any]:
     return {name: getattr(settings.losses, name) for name in TERMS}
 
 
-def principal_components(source: Source | StreamedSource, model: MaskedAutoencoder, seed: int) -> Basis:
+def principal_components(source: Source | StreamedSource, model: MaskedAutoencoder, seed: int) -> PrincipalComponents:
     """Of the patches of 256 training images, standardised as the model does."""
     images = islice(in_random_order(source, seed), 256)
     crops = torch.stack([evaluation_crop(image, model.image_size, native=source.native) for image in images])
     standardised = (crops.float() / 255 - model.mean) / model.std
-    return Basis.of(patchify(standardised, model.patch_size).flatten(0, 1))
+    return PrincipalComponents.fit(patchify(standardised, model.patch_size).flatten(0, 1))
 
 
 @dataclass(frozen=True)

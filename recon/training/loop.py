@@ -8,7 +8,7 @@ from typing import Self
 import torch
 from lightning_fabric import Fabric
 
-from losses.finite import gradient_norm, step_unless
+from losses.term import gradient_norm, step_unless
 from recon.data import Batch
 from recon.distributed import ALONE, Ranks
 from recon.training.device import Upload

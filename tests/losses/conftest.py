@@ -2,9 +2,9 @@
 
 import pytest
 
-from losses.games import GAMES
+from losses.gan import GAN_LOSSES
 
 
-@pytest.fixture(params=sorted(GAMES))
-def game(request):
+@pytest.fixture(params=sorted(GAN_LOSSES))
+def gan_loss(request):
     return request.param

@@ -14,7 +14,7 @@ import torchvision
 from safetensors.torch import save_file
 from torch import Tensor
 
-from losses import TERMS, NormalisedPixelHead, Objective, Reconstruction, Surroundings, Term, build_objective, head_of
+from losses import TERMS, NormalisedPixelHead, Objective, Reconstruction, Term, TermContext, build_objective, head_of
 from losses.adversarial import Adversarial
 
 SIZE = (32, 48)  # not square
@@ -65,7 +65,7 @@ SHARED = [
 EVERY = [*PLAIN, *SHARED]
 # Expressions whose predictions are wider than pixels: `scene_for`.
 DISTRIBUTED = [*DISTRIBUTIONS, "mse + flow", "0.3*mixture + 10%l1", "perceptual + flow", "l1 + 20%mixture"]
-# A discriminator judges in float32; `test_double_precision_reaches_every_term` says so.
+# A discriminator computes in float32; `test_double_precision_reaches_every_term` says so.
 DOUBLE = [expression for expression in EVERY if "adversarial" not in expression and "matching" not in expression]
 
 
@@ -101,7 +101,7 @@ def scene_for(expression: str, images: int = 2, **settings) -> Reconstruction:
 
 def replaced(r: Reconstruction, **parts) -> Reconstruction:
     """The same reconstruction with some of its parts exchanged."""
-    names = ("prediction", "image", "mask", "head", "mean", "std", "over", "shift", "chance", "where")
+    names = ("prediction", "image", "mask", "head", "mean", "std", "over", "shift", "sampling", "indices")
     kept = {name: getattr(r, name) for name in names}
     return Reconstruction(**(kept | parts))
 
@@ -122,11 +122,11 @@ def objective_of(expression: str, *, seed: int = 0, **settings) -> Objective:
     return build_objective(expression, **({"image_size": SIZE} | SMALL | settings))
 
 
-def term_of(name: str, dtype: torch.dtype = torch.float32, **surroundings) -> Term:
+def term_of(name: str, dtype: torch.dtype = torch.float32, **context) -> Term:
     """One registered term with a small critic, the same at every call."""
     torch.manual_seed(0)
     cls = TERMS[name]
-    return cls(cls.Options(**SMALL.get(name, {})), Surroundings(**({"image_size": SIZE} | surroundings))).to(dtype)
+    return cls(cls.Options(**SMALL.get(name, {})), TermContext(**({"image_size": SIZE} | context))).to(dtype)
 
 
 def gradient_of(term: Term, r: Reconstruction, over: str = "hidden") -> Tensor:
@@ -149,10 +149,10 @@ class Flat(Term):
 
 
 def adversarial(seed: int = 0, steps: int | None = None, critic: torch.dtype = torch.float32, **options) -> Adversarial:
-    """The adversarial term with a small discriminator, the same at every call; blind to the mask unless told."""
+    """The adversarial term with a small discriminator, the same at every call; without the mask unless given."""
     torch.manual_seed(seed)
     options = {"width": 8, "mask_aware": False, "penalty_every": 1} | options
-    return Adversarial(Adversarial.Options(**options), Surroundings(SIZE, steps, critic))
+    return Adversarial(Adversarial.Options(**options), TermContext(SIZE, steps, critic))
 
 
 def parameters_of(term: Adversarial) -> list[Tensor]:
@@ -161,12 +161,12 @@ def parameters_of(term: Adversarial) -> list[Tensor]:
 
 
 def weights_of(term: Adversarial) -> list[Tensor]:
-    """The discriminator's weights; the relativistic game cannot see the bias of the logits."""
+    """The discriminator's weights; the relativistic loss does not depend on the bias of the logits."""
     return [p for p in term.discriminator.parameters() if p.ndim > 1]
 
 
-def judgements(term: Adversarial, r: Reconstruction) -> tuple[Tensor, ...]:
-    """The discriminator's logits of truth and composite, seen as the term shows them."""
+def logits_of(term: Adversarial, r: Reconstruction) -> tuple[Tensor, ...]:
+    """The discriminator's logits of truth and composite, on the inputs that the term gives it."""
     with torch.no_grad():
         return tuple(
             term.discriminator(r.shifted(image, term.discriminator.stride) * 2 - 1) for image in (r.image, r.composite)

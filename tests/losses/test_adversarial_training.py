@@ -1,12 +1,12 @@
-"""The discriminator's training: its updates, when the term counts, and how a saved game goes on."""
+"""The discriminator's training: its updates, when the term counts, and how a saved gan_loss goes on."""
 
 import io
 
 import pytest
 import torch
 
-from losses.games import GAMES
-from tests.losses.scenes import adversarial, equal, gradient_of, judgements, parameters_of, replaced, scene, weights_of
+from losses.gan import GAN_LOSSES
+from tests.losses.scenes import adversarial, equal, gradient_of, logits_of, parameters_of, replaced, scene, weights_of
 
 
 def part(r, images: slice):
@@ -16,11 +16,11 @@ def part(r, images: slice):
 # Updates
 
 
-def test_update_changes_every_weight(game):
-    term, r = adversarial(game=game), scene()
+def test_update_changes_every_weight(gan_loss):
+    term, r = adversarial(gan_loss=gan_loss), scene()
     before = [p.detach().clone() for p in weights_of(term)]
     term.learn(r)
-    assert equal(weights_of(term), before)  # not before it is told to
+    assert equal(weights_of(term), before)  # not before `update`
     term.update(0)
     assert all(not torch.equal(a, b) for a, b in zip(weights_of(term), before, strict=True))
     assert all(p.grad is None or not p.grad.any() for p in term.discriminator.parameters())
@@ -33,29 +33,29 @@ def test_an_update_with_nothing_gathered_changes_nothing():
     assert equal(parameters_of(term), before) and int(term.skipped) == 0
 
 
-def test_thirty_updates_tell_an_easy_pair_apart(game):
-    term, r = adversarial(game=game, lr=1e-3, penalty=0.01), scene(4, shift=(0.0, 0.0))
+def test_thirty_updates_tell_an_easy_pair_apart(gan_loss):
+    term, r = adversarial(gan_loss=gan_loss, lr=1e-3, penalty=0.01), scene(4, shift=(0.0, 0.0))
     losses, accuracies = [], []
     for step in range(31):
-        real, fake = judgements(term, r)
-        losses.append(float(GAMES[game].discriminator(real, fake)))
-        accuracies.append(float(GAMES[game].accuracy(real, fake)))
+        real, fake = logits_of(term, r)
+        losses.append(float(GAN_LOSSES[gan_loss].discriminator(real, fake)))
+        accuracies.append(float(GAN_LOSSES[gan_loss].accuracy(real, fake)))
         term.learn(r)
         term.update(step)
     assert losses[-1] < 0.5 * losses[0]
     assert accuracies[-1] > 0.9
 
 
-def test_following_the_gradient_makes_the_composite_look_more_real(game):
-    term, r = adversarial(game=game), scene(shift=(0.2, 0.2))
+def test_following_the_gradient_makes_the_composite_look_more_real(gan_loss):
+    term, r = adversarial(gan_loss=gan_loss), scene(shift=(0.2, 0.2))
     gradient = gradient_of(term, r)
     better = replaced(r, prediction=r.prediction - 1e-2 * gradient / gradient.norm())
-    assert judgements(term, better)[1].mean() > judgements(term, r)[1].mean()
+    assert logits_of(term, better)[1].mean() > logits_of(term, r)[1].mean()
 
 
-def test_two_half_batches_are_one_whole_batch(game):
+def test_two_half_batches_are_one_whole_batch(gan_loss):
     r = scene(4, shift=(0.4, 0.4))
-    whole, halves = adversarial(game=game), adversarial(game=game)
+    whole, halves = adversarial(gan_loss=gan_loss), adversarial(gan_loss=gan_loss)
     start = [p.detach().clone() for p in weights_of(whole)]
     for term in (whole, halves):
         term.optimizer.param_groups[0]["eps"] = 1.0  # else Adam's first step is the sign of the gradient
@@ -87,14 +87,14 @@ def test_a_gradient_that_is_not_finite_is_skipped_and_counted(value):
     assert all(p.isfinite().all() for p in term.discriminator.parameters())
 
 
-def test_logs_are_the_mean_logits_and_a_smoothed_accuracy(game):
-    term, r = adversarial(game=game), scene(shift=(0.1, 0.1))
-    real, fake = judgements(term, r)
+def test_logs_are_the_mean_logits_and_a_smoothed_accuracy(gan_loss):
+    term, r = adversarial(gan_loss=gan_loss), scene(shift=(0.1, 0.1))
+    real, fake = logits_of(term, r)
     term.learn(r)
     logs = term.logs()
     assert float(logs["real"]) == pytest.approx(float(real.mean()), rel=1e-4, abs=1e-5)
     assert float(logs["fake"]) == pytest.approx(float(fake.mean()), rel=1e-4, abs=1e-5)
-    accuracy = float(GAMES[game].accuracy(real, fake))
+    accuracy = float(GAN_LOSSES[gan_loss].accuracy(real, fake))
     assert float(logs["accuracy"]) == pytest.approx(0.98 * 0.5 + 0.02 * accuracy, abs=1e-4)
 
 
@@ -125,19 +125,19 @@ def test_a_run_of_unknown_length_has_no_ramp():
 
 
 @pytest.mark.parametrize("penalty_every", [1, 4])
-def test_a_saved_game_goes_on_bit_for_bit(game, penalty_every):
+def test_a_saved_game_goes_on_bit_for_bit(gan_loss, penalty_every):
     def play(term, steps):
         for step in steps:
             term.learn(scene(2, seed=step, shift=(0.5, 0.5)))
             term.update(step)
 
-    whole, first = (adversarial(game=game, penalty_every=penalty_every) for _ in range(2))
+    whole, first = (adversarial(gan_loss=gan_loss, penalty_every=penalty_every) for _ in range(2))
     play(whole, range(6))
     play(first, range(3))
     file = io.BytesIO()
     torch.save(first.state(), file)
     file.seek(0)
-    second = adversarial(game=game, penalty_every=penalty_every, seed=1)
+    second = adversarial(gan_loss=gan_loss, penalty_every=penalty_every, seed=1)
     assert not equal(parameters_of(first), parameters_of(second))
     second.load_state(torch.load(file, weights_only=True))
     play(second, range(3, 6))

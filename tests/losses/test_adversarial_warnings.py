@@ -1,4 +1,4 @@
-"""What the adversarial term says when the game goes wrong, and of options that cannot be used."""
+"""What the adversarial term says when the gan_loss goes wrong, and of options that cannot be used."""
 
 import pytest
 
@@ -56,8 +56,8 @@ def test_one_good_update_ends_a_warning(state):
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        ({"game": "hing"}, "did you mean 'hinge'"),
-        ({"game": "wgan"}, "hinge, nonsaturating, relativistic"),
+        ({"gan_loss": "hing"}, "did you mean 'hinge'"),
+        ({"gan_loss": "wgan"}, "hinge, nonsaturating, relativistic"),
         ({"generator_start": 0.5, "generator_full": 0.2}, "generator_start"),
         ({"generator_start": -0.1}, "generator_start"),
         ({"generator_full": 1.5}, "generator_full"),

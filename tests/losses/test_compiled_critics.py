@@ -11,7 +11,7 @@ pytestmark = pytest.mark.slow
 CRITICS = {
     "perceptual": {"weights": "random", "taps": ["conv1_2", "conv2_1"]},
     "hinge": {"width": 4},
-    "relativistic": {"width": 4, "game": "relativistic", "penalty_every": 2},
+    "relativistic": {"width": 4, "gan_loss": "relativistic", "penalty_every": 2},
 }
 
 

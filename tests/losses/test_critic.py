@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from losses import InvalidSetting
-from losses.critic import spaced, tile
-from losses.patches import unpatchify
+from losses.reconstruction import unpatchify
+from losses.term import spaced_indices, window
 from tests.losses.scenes import (
     SIZE,
     SMALL,
@@ -28,7 +28,7 @@ from tests.losses.test_perceptual import perceptual
     ("count", "fraction", "drawn"), [(8, 0.5, 4), (10, 0.3, 3), (7, 0.5, 4), (5, 0.1, 1), (3, 0.9, 3)]
 )
 def test_each_image_is_drawn_equally_often(count, fraction, drawn):
-    draws = [spaced(count, fraction, (s + 0.5) / count, torch.device("cpu")).tolist() for s in range(count)]
+    draws = [spaced_indices(count, fraction, (s + 0.5) / count, torch.device("cpu")).tolist() for s in range(count)]
     assert all(len(set(draw)) == len(draw) == drawn for draw in draws)
     assert sorted(i for draw in draws for i in draw) == sorted(list(range(count)) * drawn)
 
@@ -37,14 +37,14 @@ def test_each_image_is_drawn_equally_often(count, fraction, drawn):
 @pytest.mark.parametrize(("parts", "size", "fraction"), [(2, 8, 0.25), (4, 6, 0.5), (3, 5, 0.6)])
 def test_parts_of_a_batch_draw_the_images_that_the_whole_would(parts, size, fraction, first):
     cpu = torch.device("cpu")
-    of_parts = [size * part + spaced(size, fraction, first, cpu) for part in range(parts)]
-    assert torch.equal(torch.cat(of_parts), spaced(parts * size, fraction, first, cpu))
+    of_parts = [size * part + spaced_indices(size, fraction, first, cpu) for part in range(parts)]
+    assert torch.equal(torch.cat(of_parts), spaced_indices(parts * size, fraction, first, cpu))
 
 
 @pytest.mark.parametrize("make", [perceptual, lambda dtype, **o: adversarial(**o).to(dtype)], ids=["vgg19", "patches"])
 def test_over_the_draws_of_images_the_gradient_is_that_of_all(make):
     r = scene(5, dtype=torch.float64, shift=(0.3, 0.3))
-    draws = [replaced(r, chance=((i + 0.5) / 5, 0.0, 0.0)) for i in range(5)]
+    draws = [replaced(r, sampling=((i + 0.5) / 5, 0.0, 0.0)) for i in range(5)]
     gradients = [gradient_of(make(dtype=torch.float64, images=0.4), draw) for draw in draws]
     assert all(int(g.flatten(1).any(1).sum()) == 2 for g in gradients)
     expected = gradient_of(make(dtype=torch.float64), r)
@@ -58,24 +58,24 @@ def test_over_the_draws_of_images_the_gradient_is_that_of_all(make):
     ("size", "side", "windows"), [(32, 16, 2), (29, 16, 2), (221, 96, 3), (48, 47, 2), (45, 48, 1)]
 )
 def test_the_fewest_windows_cover_every_pixel_alike(size, side, windows):
-    found = [tile(size, side, (i + 0.5) / windows) for i in range(windows)]
+    found = [window(size, side, (i + 0.5) / windows) for i in range(windows)]
     seen = torch.zeros(size)
-    for window in found:
-        seen[window] += 1
-    assert all(window.stop - window.start == min(side, size) for window in found)
+    for place in found:
+        seen[place] += 1
+    assert all(place.stop - place.start == min(side, size) for place in found)
     assert seen.min() == 1 and seen.max() <= 2 and (windows - 1) * side < size
-    assert [tile(size, side, u) for u in (0.0, 1 - 2**-24)] == [found[0], found[-1]]
+    assert [window(size, side, u) for u in (0.0, 1 - 2**-24)] == [found[0], found[-1]]
 
 
 @pytest.mark.parametrize("chance", [(0.0, 0.1, 0.2), (0.0, 0.9, 0.5), (0.0, 0.4, 0.99)])
 @pytest.mark.parametrize("make", [perceptual, adversarial], ids=["vgg19", "patches"])
 def test_no_gradient_leaves_the_window(make, chance):
-    r = scene(shift=(0.6, 0.3), chance=chance)
+    r = scene(shift=(0.6, 0.3), sampling=chance)
     term = make(crop=16)
     stride = term.stride if make is perceptual else term.discriminator.stride
     inside = torch.zeros(1, 1, *SIZE)
     shifted = r.shifted(inside, stride)
-    shifted[:, :, tile(shifted.shape[2], 16, chance[1]), tile(shifted.shape[3], 16, chance[2])] = 1
+    shifted[:, :, window(shifted.shape[2], 16, chance[1]), window(shifted.shape[3], 16, chance[2])] = 1
     gradient = unpatchify(gradient_of(term, r, "all"), r.grid)
     assert int(inside.sum()) == 16 * 16 and not (gradient * (1 - inside)).any()
     assert (gradient * inside).ne(0).float().mean() > 0.1
@@ -87,7 +87,7 @@ def test_over_the_windows_the_gradient_is_that_of_the_whole_but_at_their_rims():
     whole = unpatchify(gradient_of(perceptual(torch.float64, taps=taps), r, "all"), r.grid)
     term = perceptual(torch.float64, taps=taps, crop=16)
     places = [(0.0, u, v) for u in (0.2, 0.7) for v in (0.1, 0.5, 0.9)]
-    mean = sum(unpatchify(gradient_of(term, replaced(r, chance=p), "all"), r.grid) for p in places) / 6
+    mean = sum(unpatchify(gradient_of(term, replaced(r, sampling=p), "all"), r.grid) for p in places) / 6
     inside = torch.zeros(1, 1, 16, 16)
     inside[:, :, 4:-4, 4:-4] = 1
     inside = inside.repeat(1, 1, 2, 3)
@@ -101,7 +101,7 @@ def test_a_window_as_large_as_the_image_is_the_whole():
 
 
 def test_the_discriminator_learns_from_the_images_and_windows_that_it_judges():
-    term, seen = adversarial(crop=16, images=0.5, game="relativistic"), []
+    term, seen = adversarial(crop=16, images=0.5, gan_loss="relativistic"), []
     term.discriminator.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
     r = scene(4)
     term.value(r)
@@ -163,8 +163,8 @@ def test_over_k_steps_the_mean_gradient_is_that_of_a_term_at_every_step(expressi
         torch.testing.assert_close(leaf.grad, result.gradient, rtol=1e-6, atol=1e-12)
 
 
-def test_a_percentage_refers_to_the_mean_push_of_plain_terms():
-    """Of two critics at every second step: 10% of what the plain terms push in the mean, twice."""
+def test_a_percentage_refers_to_the_mean_gradient_norm_of_plain_terms():
+    """Two critics at every second step: 10% of the plain terms' mean gradient norm, times two."""
     cheaper = {name: SMALL[name] | {"every": 2} for name in ("perceptual", "adversarial")}
     objective, r = objective_of("mse + 3*adversarial + 10%perceptual", **cheaper).double(), scene(dtype=torch.float64)
     gradients = gradients_of(objective, r)
@@ -180,7 +180,7 @@ def test_an_objective_that_looks_less_goes_on_bit_for_bit():
     cheaper = {
         "perceptual": SMALL["perceptual"] | {"every": 2, "crop": 16},
         "adversarial": SMALL["adversarial"]
-        | {"images": 0.5, "every": 3, "game": "relativistic", "penalty_every": 2, "crop": 24},
+        | {"images": 0.5, "every": 3, "gan_loss": "relativistic", "penalty_every": 2, "crop": 24},
     }
 
     def play(objective, steps):

@@ -1,4 +1,4 @@
-"""Expressions: what is written is what is meant, and what cannot be meant is told in one line."""
+"""Expressions: parsing, the canonical form, and errors of one line."""
 
 import math
 

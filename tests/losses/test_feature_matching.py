@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from losses import InvalidSetting, Surroundings
+from losses import InvalidSetting, TermContext
 from losses.adversarial import FeatureMatching
 from tests.losses.scenes import SIZE, gradient_of, one_line, perfect, replaced, scene
 
@@ -11,7 +11,7 @@ from tests.losses.scenes import SIZE, gradient_of, one_line, perfect, replaced, 
 def matching(size=SIZE, **options) -> FeatureMatching:
     """The term with a small discriminator, the same at every call."""
     torch.manual_seed(0)
-    return FeatureMatching(FeatureMatching.Options(**{"width": 8} | options), Surroundings(size))
+    return FeatureMatching(FeatureMatching.Options(**{"width": 8} | options), TermContext(size))
 
 
 def naive(term, r, composite, pool) -> torch.Tensor:
@@ -73,7 +73,7 @@ def test_the_composite_is_matched_and_not_judged():
 
 @pytest.mark.parametrize("pool", [0, -1, 58])
 def test_squares_that_do_not_fit_are_an_error_of_one_line(pool):
-    """Of 64 pixels 57 are seen, whose grid moves by up to 7."""
+    """The network reads 57 of 64 pixels; its grid moves by up to 7."""
     matching((64, 64), pool=57)
     with pytest.raises(InvalidSetting) as error:
         matching((64, 64), pool=pool)

@@ -47,9 +47,14 @@ def test_a_model_in_evaluation_shows_the_same_picture():
 def test_a_prediction_of_evaluation_has_no_loss_and_says_what_to_do():
     r = flow_scene()
     alone = replaced(r, prediction=slots(r)[0])
-    for asked in (term_of("flow").value, alone.head.velocity, alone.head.source_pixels):
+    numbers = alone.prediction, alone.values
+    for asked, arguments in (
+        (term_of("flow").value, (alone,)),
+        (r.head.velocity, numbers),
+        (r.head.source_pixels, numbers),
+    ):
         with pytest.raises(ValueError, match=r"mean alone; call model\.train\(\)") as error:
-            asked(alone)
+            asked(*arguments)
         one_line(error)
 
 
@@ -70,7 +75,7 @@ def test_terms_that_read_pixels_read_the_mean(name):
 def test_the_head_s_own_loss_is_the_squared_error_of_the_mean(over):
     r = flow_scene()
     r = r.at(r.prediction, over)
-    assert torch.equal(r.head.own_loss(r), term_of("mse").value(r))
+    assert torch.equal(r.head_loss, term_of("mse").value(r))
 
 
 @pytest.mark.parametrize("over", ["hidden", "all"])

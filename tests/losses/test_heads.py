@@ -26,7 +26,7 @@ def test_pixels_need_no_oracle():
     assert torch.equal(r.pixels, r.prediction)
     assert torch.equal(r.oracle_pixels, r.prediction)
     assert torch.equal(r.target, r.true_pixels)
-    assert r.head.own_loss(r) is None and r.head.statistics == 0
+    assert r.head_loss is None and r.head.statistics == 0
 
 
 def test_perfectly_predicted_statistics_render_as_the_oracle_does():
@@ -37,7 +37,7 @@ def test_perfectly_predicted_statistics_render_as_the_oracle_does():
 
 def test_perfectly_predicted_statistics_leave_the_head_nothing_to_learn():
     r = with_true_statistics(norm_scene(dtype=torch.float64))
-    assert float(r.head.own_loss(r)) == 0
+    assert float(r.head_loss) == 0
 
 
 def test_perfect_statistics_of_flat_patches_render_as_the_oracle_does():
@@ -75,14 +75,14 @@ def test_own_loss_is_the_squared_error_of_mean_and_log_std(over):
     truth = torch.stack([flat.mean(-1), (flat.var(-1) + 1e-6).sqrt().log()], -1)
     error = (r.prediction[..., -2:] - truth).square()
     expected = error[r.mask].mean() if over == "hidden" else error.mean()
-    assert float(r.head.own_loss(r.at(r.prediction, over))) == pytest.approx(float(expected), rel=1e-13)
+    assert float(r.at(r.prediction, over).head_loss) == pytest.approx(float(expected), rel=1e-13)
 
 
 @pytest.mark.parametrize("over", ["hidden", "all"])
 def test_own_loss_teaches_the_statistics_alone(over):
     r = norm_scene()
     leaf = r.prediction.clone().requires_grad_()
-    r.head.own_loss(r.at(leaf, over)).backward()
+    r.at(leaf, over).head_loss.backward()
     judged = r.mask if over == "hidden" else torch.ones_like(r.mask)
     assert not leaf.grad[..., :-2].any()
     assert leaf.grad[..., -2:].ne(0).all(-1)[judged].all()
@@ -128,7 +128,7 @@ def test_a_prediction_without_statistics_has_no_honest_rendering(view):
 
 def test_a_prediction_without_statistics_has_nothing_of_its_own_to_learn():
     r = norm_scene()
-    assert NormalisedPixelHead().own_loss(replaced(r, prediction=perfect(r))) is None
+    assert replaced(r, prediction=perfect(r), head=NormalisedPixelHead()).head_loss is None
 
 
 def test_the_oracle_ignores_predicted_statistics():

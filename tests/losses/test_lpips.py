@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from losses import InvalidSetting, Surroundings
+from losses import InvalidSetting, TermContext
 from losses.perceptual import LPIPS
 from tests.losses.scenes import gradient_of, one_line, photographs, random_trunk, replaced, scene
 
@@ -11,7 +11,7 @@ FILES = {"alex": "alexnet_features.safetensors", "squeeze": "squeezenet1_1_featu
 
 
 def term_with(net: str = "squeeze", weights: str | None = None) -> LPIPS:
-    return LPIPS(LPIPS.Options(net=net, weights=weights or random_trunk()), Surroundings((64, 64)))
+    return LPIPS(LPIPS.Options(net=net, weights=weights or random_trunk()), TermContext((64, 64)))
 
 
 def photographed():
@@ -52,7 +52,7 @@ def test_a_trunk_of_another_network_is_one_line():
 
 def test_images_below_what_its_poolings_need_are_one_line():
     with pytest.raises(InvalidSetting) as error:
-        LPIPS(LPIPS.Options(weights=random_trunk()), Surroundings((16, 64)))
+        LPIPS(LPIPS.Options(weights=random_trunk()), TermContext((16, 64)))
     assert "data.image_size" in one_line(error)
 
 

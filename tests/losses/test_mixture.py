@@ -4,10 +4,11 @@ import math
 
 import pytest
 import torch
+from torch import Tensor
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
 from losses import InvalidSetting, MixtureHead, Reconstruction, head_of
-from losses.mixture import FLOOR, Basis, bounded
+from losses.mixture import MIN_STD, PrincipalComponents, bounded
 from tests.losses.scenes import gradient_of, objective_of, one_line, photographs, replaced, scene, term_of
 
 K, D, P = 3, 2, 3  # where a patch is one pixel
@@ -17,10 +18,18 @@ def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-def generic_basis(values: int, seed: int = 0) -> Basis:
+def nll(head: MixtureHead, r: Reconstruction) -> Tensor:
+    return head.negative_log_likelihood(r.prediction, r.true_pixels, r.std)
+
+
+def sampled(r: Reconstruction, uniform: Tensor, normal: Tensor) -> Tensor:
+    return r.head.sample_pixels(r.prediction, uniform, normal, r.std)
+
+
+def generic_basis(values: int, seed: int = 0) -> PrincipalComponents:
     """Axes in no direction of a pixel's, and deviations that fall from 1.2 to 0.5."""
     square = torch.randn(values, values, generator=generator(seed), dtype=torch.float64)
-    return Basis(torch.linalg.qr(square).Q, torch.linspace(1.2, 0.5, values, dtype=torch.float64))
+    return PrincipalComponents(torch.linalg.qr(square).Q, torch.linspace(1.2, 0.5, values, dtype=torch.float64))
 
 
 def generic_scene(gaussians=K, components=5, *args, **settings):
@@ -45,7 +54,7 @@ def pixels_of(prediction, count, head, shown=None):
 def raw(head, seed=0):
     """A generic prediction (W,) for one patch of one pixel, of widths that a grid can sum up."""
     prediction = torch.randn(head.width(P), generator=generator(seed), dtype=torch.float64)
-    widths = prediction[P + K + K * head.mixed(P) :]
+    widths = prediction[P + K + K * head.component_count(P) :]
     widths.mul_(0.1).sub_(0.5)
     return prediction
 
@@ -59,8 +68,8 @@ def cube_around(prediction, spacing, reach=8.0):
 def moments(head, prediction):
     """Mean (P,) and covariance (P, P) of the density, of pixels, in closed form."""
     r = pixels_of(prediction, 1, head)
-    q = head.parameters(r)
-    share, means, rest = q.log_share[0, 0].exp(), q.means[0, 0], q.rest[0, 0]
+    q = head.parameters(r.prediction, r.values, r.std)
+    share, means, rest = q.log_weights[0, 0].exp(), q.means[0, 0], q.rest_log_std[0, 0]
     d = means.shape[1]
     mean = torch.zeros(P, dtype=torch.float64)
     mean[:d] = share @ means
@@ -74,7 +83,7 @@ def drawn(head, prediction, count, seed=0):
     r = pixels_of(prediction, count, head)
     uniform = torch.rand(1, count, generator=generator(seed), dtype=torch.float64)
     normal = torch.randn(1, count, P, generator=generator(seed + 1), dtype=torch.float64)
-    return head.sample_pixels(r, uniform, normal)[0]
+    return head.sample_pixels(r.prediction, uniform, normal, r.std)[0]
 
 
 # The density
@@ -84,7 +93,7 @@ def test_nats_are_those_of_torch_s_distributions():
     r = generic_scene()
     head, basis, k, d, p = r.head, r.head.basis, K, 5, 12
     centre, logits, means, wide, rest = r.prediction.split([p, k, k * d, k * d, p - d], -1)
-    floor = FLOOR / (sum(r.std) / 3 * basis.deviations)
+    floor = MIN_STD / (sum(r.std) / 3 * basis.deviations)
     deviation = floor[:d] + wide.unflatten(-1, (k, d)).clamp(max=3).exp()
     each = Independent(Normal(means.unflatten(-1, (k, d)), deviation), 1)
     mixed = MixtureSameFamily(Categorical(logits=logits), each)
@@ -92,7 +101,7 @@ def test_nats_are_those_of_torch_s_distributions():
     out = basis.axes * basis.deviations  # coefficients to pixels
     found = torch.linalg.solve(out, (r.true_pixels - centre).unsqueeze(-1)).squeeze(-1)
     log_p = mixed.log_prob(found[..., :d]) + other.log_prob(found[..., d:]) - torch.linalg.slogdet(out).logabsdet
-    torch.testing.assert_close(head.nats(r), -log_p, rtol=1e-11, atol=1e-11)
+    torch.testing.assert_close(nll(head, r), -log_p, rtol=1e-11, atol=1e-11)
     expected = -log_p[r.mask].mean() / p
     assert float(term_of("mixture").value(r)) == pytest.approx(float(expected), rel=1e-11)
 
@@ -102,17 +111,21 @@ def test_the_density_integrates_to_one(components):
     """A sum over a grid, whose error falls exponentially as its spacing becomes less than the least deviation."""
     head, spacing = pixel_head(components), 0.25
     cube = cube_around(prediction := raw(head), spacing)
-    nats = head.nats(pixels_of(prediction, len(cube), head, cube))
+    nats = nll(head, pixels_of(prediction, len(cube), head, cube))
     assert float((-nats).exp().sum()) * spacing**3 == pytest.approx(1, abs=1e-8)
 
 
 @pytest.mark.parametrize("axes", ["pixels", "generic"])
 def test_one_gaussian_of_one_width_is_mse_at_its_centre(axes):
     """Slope and, but for a constant, value: |x - c|² / 2σ²."""
-    basis = Basis.of_pixels(12) if axes == "pixels" else Basis(generic_basis(12).axes, torch.ones(12))
+    basis = (
+        PrincipalComponents.identity(12)
+        if axes == "pixels"
+        else PrincipalComponents(generic_basis(12).axes, torch.ones(12))
+    )
     head, sigma = MixtureHead(1, 12, basis), 0.7
     r = scene(size=(6, 8), patch=2, dtype=torch.float64)
-    floor = FLOOR / (sum(r.std) / 3)
+    floor = MIN_STD / (sum(r.std) / 3)
     constant = torch.zeros(*r.mask.shape, head.width(12) - 12, dtype=torch.float64)
     constant[..., 1 + 12 :] = math.log(sigma - floor)
     wide = replaced(r, prediction=torch.cat([r.prediction, constant], dim=-1), head=head)
@@ -127,13 +140,13 @@ def test_the_sign_of_a_principal_component_means_nothing():
     """Where its coefficients change theirs: one decomposition may give either."""
     r = generic_scene(components=12)
     sign = torch.tensor([1.0, -1.0] * 6, dtype=torch.float64)
-    head = r.head.with_basis(Basis(r.head.basis.axes * sign, r.head.basis.deviations))
+    head = r.head.with_basis(PrincipalComponents(r.head.basis.axes * sign, r.head.basis.deviations))
     prediction = r.prediction.clone()
     prediction[..., 12 + K : 12 + K + 12 * K] *= sign.repeat(K)
     other = replaced(r, head=head, prediction=prediction)
-    torch.testing.assert_close(head.nats(other), r.head.nats(r), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(nll(head, other), nll(r.head, r), rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(other.pixels, r.pixels, rtol=1e-12, atol=1e-12)
-    assert (r.head.nats(replaced(r, prediction=prediction)) - r.head.nats(r)).abs().min() > 1e-3
+    assert (nll(r.head, replaced(r, prediction=prediction)) - nll(r.head, r)).abs().min() > 1e-3
 
 
 def test_the_order_of_gaussians_means_nothing():
@@ -142,9 +155,14 @@ def test_the_order_of_gaussians_means_nothing():
     order = torch.tensor([2, 0, 1])
     means, wide = (x.unflatten(-1, (K, 5))[:, :, order].flatten(2) for x in (means, wide))
     other = replaced(r, prediction=torch.cat([centre, share[..., order], means, wide, rest], -1))
-    torch.testing.assert_close(r.head.nats(other), r.head.nats(r), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(nll(r.head, other), nll(r.head, r), rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(other.pixels, r.pixels, rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(r.head.mode_pixels(other), r.head.mode_pixels(r), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        r.head.mode_pixels(other.prediction, other.values),
+        r.head.mode_pixels(r.prediction, r.values),
+        rtol=1e-12,
+        atol=1e-12,
+    )
 
 
 def test_gradient_reaches_every_parameter_of_a_hidden_patch():
@@ -165,8 +183,8 @@ def test_terms_that_read_pixels_read_the_distribution_s_mean():
 def test_without_a_basis_the_pixels_are_the_components():
     r = generic_scene()
     bare = replaced(r, head=MixtureHead(K, 5))
-    pixels = replaced(r, head=MixtureHead(K, 5, Basis.of_pixels(12)))
-    assert torch.equal(bare.head.nats(bare), pixels.head.nats(pixels))
+    pixels = replaced(r, head=MixtureHead(K, 5, PrincipalComponents.identity(12)))
+    assert torch.equal(nll(bare.head, bare), nll(pixels.head, pixels))
     assert torch.equal(bare.pixels[..., 5:], bare.prediction[..., 5:12])
 
 
@@ -177,12 +195,12 @@ def test_nothing_is_narrower_than_rounding_to_8_bits():
     """Whatever is predicted: a photograph's flat patches are no reason for a density without bound."""
     r = generic_scene()
     for wild in (-1e4, -10.0):
-        q = r.head.parameters(replaced(r, prediction=torch.full_like(r.prediction, wild)))
-        log_std = torch.cat([q.log_std[..., 0, :], q.rest], dim=-1)
+        q = r.head.parameters(torch.full_like(r.prediction, wild), r.values, r.std)
+        log_std = torch.cat([q.log_std[..., 0, :], q.rest_log_std], dim=-1)
         intensities = log_std.exp() * r.head.basis.deviations * sum(r.std) / 3
-        assert (intensities >= FLOOR * (1 - 1e-9)).all()
+        assert (intensities >= MIN_STD * (1 - 1e-9)).all()
     rounding = (photographs() * 255 - (photographs() * 255).round()) / 255
-    assert float(rounding.std()) == pytest.approx(FLOOR, rel=0.02)
+    assert float(rounding.std()) == pytest.approx(MIN_STD, rel=0.02)
 
 
 def test_a_deviation_is_the_least_and_what_is_predicted_above_it():
@@ -231,9 +249,9 @@ def test_draws_have_the_density_that_is_scored():
     """The mean of nats over draws is the entropy, which a grid sums up: 5 standard errors."""
     head, many, spacing = pixel_head(), 100_000, 0.25
     cube = cube_around(prediction := raw(head), spacing)
-    nats = head.nats(pixels_of(prediction, len(cube), head, cube))
+    nats = nll(head, pixels_of(prediction, len(cube), head, cube))
     entropy = float(((-nats).exp() * nats).sum()) * spacing**3
-    scores = head.nats(pixels_of(prediction, many, head, drawn(head, prediction, many)))
+    scores = nll(head, pixels_of(prediction, many, head, drawn(head, prediction, many)))
     assert float(scores.mean()) == pytest.approx(entropy, abs=5 * float(scores.std()) / many**0.5)
 
 
@@ -252,20 +270,24 @@ def test_every_gaussian_is_drawn_by_its_share():
 
 def test_the_mode_is_the_gaussian_with_the_largest_share():
     r = generic_scene()
-    q = r.head.parameters(r)
+    q = r.head.parameters(r.prediction, r.values, r.std)
     out = r.head.basis.axes * r.head.basis.deviations
     for image, patch in ((0, 3), (1, 7), (1, 8)):
-        largest = q.log_share[image, patch].argmax()
+        largest = q.log_weights[image, patch].argmax()
         coefficients = torch.cat([q.means[image, patch, largest], torch.zeros(7, dtype=torch.float64)])
         expected = q.centre[image, patch] + out @ coefficients
-        torch.testing.assert_close(r.head.mode_pixels(r)[image, patch], expected, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(
+            r.head.mode_pixels(r.prediction, r.values)[image, patch], expected, rtol=1e-12, atol=1e-12
+        )
 
 
 def test_of_one_gaussian_mean_and_mode_are_the_same_and_a_draw_without_noise_too():
     r = generic_scene(gaussians=1)
     still = torch.zeros(*r.mask.shape, 12, dtype=torch.float64)
-    torch.testing.assert_close(r.head.mode_pixels(r), r.pixels, rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(r.head.sample_pixels(r, torch.full(r.mask.shape, 0.5), still), r.pixels)
+    torch.testing.assert_close(r.head.mode_pixels(r.prediction, r.values), r.pixels, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        r.head.sample_pixels(r.prediction, torch.full(r.mask.shape, 0.5), still, r.std), r.pixels
+    )
 
 
 @pytest.mark.parametrize("uniform", [0.0, 1 - 2**-24])
@@ -273,10 +295,10 @@ def test_the_ends_of_the_uniform_numbers_draw_the_first_and_the_last(uniform):
     """Shares that add up to less than one, rounded, too."""
     r = generic_scene(gaussians=7, dtype=torch.float32)
     still = torch.zeros(*r.mask.shape, 12)
-    q = r.head.parameters(r)
+    q = r.head.parameters(r.prediction, r.values, r.std)
     at = 0 if uniform == 0 else 6
-    found = r.head.sample_pixels(r, torch.full(r.mask.shape, uniform), still)
-    basis = r.head.basis_of(r)
+    found = r.head.sample_pixels(r.prediction, torch.full(r.mask.shape, uniform), still, r.std)
+    basis = r.head.basis_for(r.prediction, r.values)
     expected = q.centre + (q.means[:, :, at] * basis.deviations[:5]) @ basis.axes[:, :5].T
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
@@ -306,12 +328,12 @@ def test_more_components_than_a_patch_has_values_are_refused_in_one_line():
     with pytest.raises(InvalidSetting) as error:
         head.width(12)
     assert "losses.mixture.components=13" in (message := one_line(error)) and "12 values" in message
-    assert head.mixed(13) == 13
+    assert head.component_count(13) == 13
 
 
 @pytest.mark.parametrize(("values", "mixed"), [(12, 12), (64, 64), (768, 64)])
 def test_by_default_64_components_are_mixed_or_all(values, mixed):
-    assert head_of("mixture").mixed(values) == mixed
+    assert head_of("mixture").component_count(values) == mixed
     assert head_of("mixture").width(values) == 2 * values + 8 * (1 + 2 * mixed) - mixed
 
 

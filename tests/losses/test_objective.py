@@ -79,7 +79,7 @@ def test_handing_the_gradient_to_backward_trains_like_the_loss():
 
 def test_the_head_learns_its_statistics_beside_any_term():
     r = with_gradient(norm_scene(dtype=torch.float64))
-    (expected,) = torch.autograd.grad(r.head.own_loss(r.at(r.prediction, "hidden")), r.prediction)
+    (expected,) = torch.autograd.grad(r.at(r.prediction, "hidden").head_loss, r.prediction)
     for weight in ("1", "7"):
         gradient = objective_of(f"{weight}*mse")(r).gradient
         torch.testing.assert_close(gradient[..., -2:], expected[..., -2:], rtol=1e-13, atol=0)

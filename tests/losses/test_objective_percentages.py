@@ -1,4 +1,4 @@
-"""Percentages: a share of the plain terms' push, whatever the size of the term, and never a nan."""
+"""Percentages of the plain terms' gradient norm, whatever the size of the term, and never NaN."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from tests.losses.scenes import DOUBLE, SHARED, Flat, gradients_of, norm_scene, 
     [(e, torch.float32) for e in SHARED] + [(e, torch.float64) for e in SHARED if e in DOUBLE],
     ids=str,
 )
-def test_a_share_is_that_percentage_of_the_plain_terms_push(expression, dtype):
+def test_a_share_is_that_percentage_of_the_plain_terms_gradient_norm(expression, dtype):
     objective = objective_of(expression).to(dtype)
     r = norm_scene(dtype=dtype, shift=(0.3, 0.3))
     result, gradients = objective(r), gradients_of(objective, r)
@@ -20,8 +20,8 @@ def test_a_share_is_that_percentage_of_the_plain_terms_push(expression, dtype):
     reference = float(sum(weighted.values()).norm())
     for t in objective.expression.terms:
         if t.share:
-            push = float(result.terms[t.name].weight) * float(gradients[t.name].norm())
-            assert push == pytest.approx(t.weight / 100 * reference, rel=1e-6)
+            norm = float(result.terms[t.name].weight) * float(gradients[t.name].norm())
+            assert norm == pytest.approx(t.weight / 100 * reference, rel=1e-6)
         else:
             assert float(result.terms[t.name].weight) == pytest.approx(t.weight, rel=1e-7)
 

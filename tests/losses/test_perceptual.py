@@ -9,14 +9,13 @@ from skimage.filters import gaussian
 from torch.nn import functional as F
 from torchvision.models.vgg import cfgs, make_layers
 
-from losses import InvalidSetting, Reconstruction, Surroundings
+from losses import InvalidSetting, Reconstruction, TermContext
 from losses.features import distance, vgg19
 from losses.features.distance import feature_distance
 from losses.features.vgg19 import DEFAULT_TAPS, VGG19
 from losses.features.weights import he_initialised
-from losses.patches import patchify
 from losses.perceptual import Perceptual
-from losses.statistics import IMAGENET_MEAN, IMAGENET_STD
+from losses.reconstruction import IMAGENET_MEAN, IMAGENET_STD, patchify
 from tests.losses.scenes import gradient_of, one_line, photograph, photographs, scene
 
 # Of each tap in torchvision's `vgg19().features`.
@@ -27,7 +26,7 @@ SHARED = "weights/vgg19_features_to_conv3_4.safetensors"
 
 def perceptual(dtype=torch.float32, critic=torch.float32, **options) -> Perceptual:
     options = {"weights": "random", "pool": 1} | options
-    return Perceptual(Perceptual.Options(**options), Surroundings(dtype=critic)).to(dtype)
+    return Perceptual(Perceptual.Options(**options), TermContext(dtype=critic)).to(dtype)
 
 
 def naive(r, taps, weights, cut, pool=1) -> torch.Tensor:
@@ -93,11 +92,11 @@ def test_pooled_value_and_gradient_equal_the_naive_definition(pool):
 
 @pytest.mark.parametrize("pool", [0, -1, 62])
 def test_squares_that_do_not_fit_are_an_error_of_one_line(pool):
-    """Of 64 pixels 61 are seen, whose pooling grid moves by up to 3."""
+    """The network reads 61 of 64 pixels; its pooling grid moves by up to 3."""
 
     def term(pool):
         options = Perceptual.Options(weights="random", pool=pool)
-        return Perceptual(options, Surroundings(image_size=(64, 64)))
+        return Perceptual(options, TermContext(image_size=(64, 64)))
 
     term(61)
     with pytest.raises(InvalidSetting) as error:
@@ -123,7 +122,7 @@ def test_pooling_forgives_a_texture_that_falls_elsewhere_but_not_a_blur():
 @pytest.mark.parametrize("side", [8, 16])
 def test_the_default_pool_suits_small_images(side):
     torch.manual_seed(0)
-    term = Perceptual(Perceptual.Options(weights="random"), Surroundings(image_size=(side, side)))
+    term = Perceptual(Perceptual.Options(weights="random"), TermContext(image_size=(side, side)))
     gradient = gradient_of(term, scene(size=(side, side), patch=4))
     assert gradient.isfinite().all() and gradient.any()
 

@@ -9,7 +9,7 @@ EXPRESSIONS = ["mse", "norm_mse+0.3*l1", "10%l1+mse", "50%l1+25%perceptual+mse"]
 
 
 class Partner(Processes):
-    """One of two processes in one: hears what the other has said before."""
+    """Stands for one of two processes, run one after the other: receives what the first one sent."""
 
     count = 2
 
@@ -31,12 +31,12 @@ def scene(seed: int = 0) -> Reconstruction:
     scale = torch.tensor([0.1, 1.0, 3.0, 9.0], dtype=torch.float64).view(4, 1, 1)
     prediction = torch.randn(4, 4, 3 * 64 + 2, generator=generator, dtype=torch.float64) * scale
     mask = noise > noise.min(1, keepdim=True).values
-    return Reconstruction(prediction, image, mask, shift=(0.3, 0.7), chance=(0.6, 0.9, 0.2))
+    return Reconstruction(prediction, image, mask, shift=(0.3, 0.7), sampling=(0.6, 0.9, 0.2))
 
 
 def part(r: Reconstruction, which: slice, head) -> Reconstruction:
     width = head.width(r.values)
-    prediction, placed = r.prediction[which, :, :width], {"shift": r.shift, "chance": r.chance}
+    prediction, placed = r.prediction[which, :, :width], {"shift": r.shift, "sampling": r.sampling}
     return Reconstruction(prediction, r.image[which], r.mask[which], head, **placed)
 
 

@@ -5,12 +5,12 @@ import pytest
 import torch
 from skimage.metrics import structural_similarity
 
-from losses import InvalidSetting, Reconstruction, Surroundings
-from losses.patches import patchify
+from losses import InvalidSetting, Reconstruction, TermContext
+from losses.reconstruction import patchify
 from losses.structural import SSIM, MultiScaleSSIM
 from tests.losses.scenes import one_line, photographs
 
-ALL = Surroundings((64, 64))
+ALL = TermContext((64, 64))
 
 
 def blurred_photographs(kept: float = 0.3) -> Reconstruction:
@@ -62,5 +62,5 @@ def test_autocast_around_it_changes_no_bit(term):
 @pytest.mark.parametrize("term", [SSIM, MultiScaleSSIM])
 def test_images_below_the_window_are_one_line(term):
     with pytest.raises(InvalidSetting) as error:
-        term(None, Surroundings((8, 64)))
+        term(None, TermContext((8, 64)))
     assert "data.image_size" in one_line(error)

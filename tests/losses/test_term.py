@@ -122,7 +122,7 @@ def test_gradient_is_the_slope_of_the_value(name, over):
         assert float(ahead - behind) / (2 * step) == pytest.approx(slope, rel=1e-5, abs=1e-7)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "adversarial"])  # a game has no perfect score
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "adversarial"])  # a gan_loss has no perfect score
 @pytest.mark.parametrize("over", ["hidden", "all"])
 def test_a_perfect_prediction_costs_nothing_and_has_no_gradient(name, over):
     r = scene(shift=(0.2, 0.9), mean=(0.0,) * 3, std=(1.0,) * 3)  # so that prediction to image is exact
@@ -144,7 +144,7 @@ def test_a_double_precision_prediction_has_a_double_precision_value(name):
 
 def test_a_reduced_precision_critic_gives_a_value_and_gradient_in_full_precision(name):
     term, r = term_of(name, dtype=torch.float32), scene_for(name)
-    reduced = TERMS[name](term.options, dataclasses.replace(term.surroundings, dtype=torch.bfloat16))
+    reduced = TERMS[name](term.options, dataclasses.replace(term.context, dtype=torch.bfloat16))
     reduced.load_state_dict(term.state_dict())
     assert reduced.value(r).dtype == gradient_of(reduced, r).dtype == torch.float32
     assert float(reduced.value(r)) == pytest.approx(float(term.value(r)), rel=0.05, abs=0.02)
@@ -156,7 +156,7 @@ def test_a_term_without_a_trainable_critic_has_no_state(name):
     assert bool(term.state()) == trainable == (name in ("feature_matching", "adversarial"))
 
 
-def test_without_surroundings_a_term_is_fully_on(name):
+def test_without_a_context_a_term_has_its_full_weight(name):
     term = term_of(name)
     assert [term.ramp(step) for step in (0, 1, 10**6)] == [1, 1, 1]
 

@@ -8,7 +8,7 @@ from torchvision.models.vgg import cfgs, make_layers
 from losses import InvalidSetting
 from losses.features.vgg19 import DEFAULT_TAPS, VGG19, tap_index
 from losses.features.weights import he_initialised, load_vgg19
-from losses.statistics import IMAGENET_MEAN, IMAGENET_STD
+from losses.reconstruction import IMAGENET_MEAN, IMAGENET_STD
 from tests.losses.scenes import one_line
 
 INDEX = {"conv1_1": 1, "conv1_2": 3, "conv2_1": 6, "conv2_2": 8, "conv3_1": 11, "conv3_4": 17, "conv5_4": 35}

@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from losses import TERMS, MixtureHead, Reconstruction, build_objective
-from losses.mixture import Basis
+from losses.mixture import PrincipalComponents
 from recon.training.accumulator import MetricAccumulator
 from tests.losses.scenes import SMALL
 
@@ -62,7 +62,8 @@ def copied(expression: str) -> list[str]:
     statistics = [torch.empty(3, device=META) for _ in range(2)]  # as a model's buffers
     head = objective.head
     if isinstance(head, MixtureHead):
-        head = head.with_basis(Basis(torch.empty(192, 192, device=META), torch.empty(192, device=META)))  # as those
+        axes, deviations = torch.empty(192, 192, device=META), torch.empty(192, device=META)  # as a model's buffers
+        head = head.with_basis(PrincipalComponents(axes, deviations))
     images = torch.empty(2, 3, 64, 64, device=META)
     mask = torch.empty(2, 64, dtype=torch.bool, device=META)
     metrics = MetricAccumulator(META)

@@ -1,4 +1,4 @@
-"""Where VGG19's weights come from: each source is what it says it is, or an error of one line."""
+"""The sources of VGG19's weights, and an error of one line if one is missing."""
 
 import hashlib
 import urllib.error

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from losses import TERMS, InvalidSetting, NormalisedPixelHead, PixelHead
-from losses.statistics import IMAGENET_MEAN, IMAGENET_STD
+from losses.reconstruction import IMAGENET_MEAN, IMAGENET_STD
 from recon.model import SIZES, MaskedAutoencoder
 from recon.model.formats.stored import parse
 from recon.model.mae import decoder_prefixes

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from losses import InvalidSetting
-from losses.statistics import IMAGENET_MEAN, IMAGENET_STD
+from losses.reconstruction import IMAGENET_MEAN, IMAGENET_STD
 from recon.model import SIZES
 from recon.model.formats import hugging_face, layout
 from recon.model.formats.architecture import FACTS, NORMALISED, PIXELS, Checkpoint, read_facts

@@ -8,7 +8,7 @@ from scipy.stats import multivariate_normal
 from sklearn.kernel_ridge import KernelRidge
 from torch.nn.functional import avg_pool2d
 
-from losses.patches import spread
+from losses.reconstruction import expand_to_pixels
 from recon.baselines.bayes import Bayes, PosteriorDraw, given_each_class
 from recon.baselines.ridge import Ridge
 from recon.baselines.simple import mean, nearest_visible
@@ -52,7 +52,7 @@ def reconstructed(images):
 
 @pytest.mark.parametrize("image", [0, 1, 2])
 def test_each_class_s_mean_and_likelihood_are_those_of_other_libraries(images, image):
-    hidden = spread(masks(3), (4, 4), PATCH)[image, 0]
+    hidden = expand_to_pixels(masks(3), (4, 4), PATCH)[image, 0]
     log_likelihood, mean = given_each_class(images[image], ~hidden)
     seen, unseen = (where.expand(3, -1, -1).flatten().numpy() for where in (~hidden, hidden))
     values = images[image].flatten().numpy() - MEAN
@@ -72,7 +72,7 @@ def test_the_reconstruction_is_the_mean_over_classes_by_their_posterior(images):
     bayes = Bayes((8, 8))
     posterior = bayes.posterior(few, mask)
     assert posterior.sum(1).allclose(torch.ones(20, dtype=torch.float64)) and posterior.amax(1).mean() < 0.97
-    hidden = spread(mask, (4, 4), 2)
+    hidden = expand_to_pixels(mask, (4, 4), 2)
     means = torch.stack([given_each_class(x, ~h[0])[1] for x, h in zip(few, hidden, strict=True)])
     expected = torch.einsum("bk,bkchw->bchw", posterior, means)
     torch.testing.assert_close(bayes(few, mask), torch.where(hidden, expected, few), rtol=0, atol=1e-12)
@@ -80,7 +80,7 @@ def test_the_reconstruction_is_the_mean_over_classes_by_their_posterior(images):
 
 def test_hidden_pixels_change_nothing_and_visible_ones_stay(images):
     few, mask = images[:4], masks(4)
-    hidden = spread(mask, (4, 4), PATCH)
+    hidden = expand_to_pixels(mask, (4, 4), PATCH)
     bayes = Bayes((SIZE, SIZE))
     blanked = few.masked_fill(hidden, torch.nan)
     out = bayes(few, mask)
@@ -124,7 +124,7 @@ def test_no_other_reconstruction_has_less_error(images, reconstructed):
     """Each rival's excess is more than three of its standard errors over images; ridge is fitted on the others."""
     others, images, best = images[:200], images[200:], reconstructed[200:]
     mask = masks(IMAGES)[200:]
-    hidden = spread(mask, (4, 4), PATCH)
+    hidden = expand_to_pixels(mask, (4, 4), PATCH)
     rivals = {
         "mean of visible": mean(images, mask),
         "nearest visible": nearest_visible(images, mask),
@@ -144,7 +144,7 @@ def test_exact_retention_is_what_other_libraries_make_of_the_covariance():
     mask = masks(2)
     energies = np.zeros((2, PATCH))
     for where in mask:
-        hidden = spread(where[None], (4, 4), PATCH).expand(1, 3, -1, -1)[0].flatten().numpy()
+        hidden = expand_to_pixels(where[None], (4, 4), PATCH).expand(1, 3, -1, -1)[0].flatten().numpy()
         for exponent in EXPONENTS:
             whole = whole_covariance(exponent)
             across = whole[np.ix_(hidden, ~hidden)]
@@ -186,7 +186,7 @@ def drawn(images):
 
 def ratio_of_errors(rival, best, images):
     """Squared error over that of `best`, over all images, and the standard error of that over images."""
-    hidden = spread(masks(len(images)), (4, 4), PATCH)
+    hidden = expand_to_pixels(masks(len(images)), (4, 4), PATCH)
     ours, least = (masked_mse(x, images, hidden) for x in (rival, best))
     ratio = ours.mean() / least.mean()
     return ratio, (ours - ratio * least).std() / len(images) ** 0.5 / least.mean()
@@ -248,7 +248,7 @@ def test_the_way_from_the_mean_to_a_draw_stays_above_the_frontier(images, recons
 
 def test_a_draw_depends_on_image_mask_and_number_alone(images, drawn):
     few, mask = images[:3], masks(3)
-    hidden = spread(mask, (4, 4), PATCH).expand_as(few)
+    hidden = expand_to_pixels(mask, (4, 4), PATCH).expand_as(few)
     again = PosteriorDraw((SIZE, SIZE))(few.masked_fill(hidden, 0.3), mask)
     alone = PosteriorDraw((SIZE, SIZE))(few[2:], mask[2:])
     assert torch.equal(again[hidden], drawn[0][:3][hidden]) and torch.equal(alone[0], drawn[0][2])

@@ -7,7 +7,7 @@ from sklearn.linear_model import Ridge as SklearnRidge
 from torch import Tensor
 
 from losses import InvalidSetting
-from losses.patches import patchify, spread, unpatchify
+from losses.reconstruction import expand_to_pixels, patchify, unpatchify
 from recon.baselines import SIMPLE, Ridge, ridge
 from recon.data import create_dataset, held_out_images
 from recon.metrics.fidelity import masked_mse
@@ -56,7 +56,7 @@ def sklearn_prediction(train: Tensor, test: Tensor, hidden: Tensor, alpha: float
 def test_it_is_the_ridge_regression_of_scikit_learn_for_a_mask(train, val):
     fitted = Ridge.fit([train], 4, shrinkage=0.03)
     mask = random_masks(1, 36, 9)
-    hidden = spread(mask, (6, 6), 4).expand(1, 3, 24, 24).flatten()
+    hidden = expand_to_pixels(mask, (6, 6), 4).expand(1, 3, 24, 24).flatten()
     expected = val.flatten(1).clone()
     alpha = len(train) * fitted.penalty
     expected[:, hidden] = sklearn_prediction(train.flatten(1), expected, hidden, alpha).clamp(0, 1)
@@ -87,7 +87,7 @@ def test_a_patch_keeps_one_component_at_least(train, monkeypatch):
 
 def test_it_beats_the_mean_of_the_visible_colours_on_photographs_it_has_not_seen(fitted, val, mask):
     assert len(fitted.covariance) == 1728  # more than there are images
-    hidden = spread(mask, (6, 6), 4)
+    hidden = expand_to_pixels(mask, (6, 6), 4)
     error = masked_mse(fitted(val, mask), val, hidden).mean()
     assert error < 0.8 * masked_mse(SIMPLE["mean"](val, mask), val, hidden).mean()
 
@@ -101,7 +101,7 @@ def test_it_stays_finite_under_every_shrinkage_and_share_of_hidden_patches(fitte
 
 
 def test_hidden_pixels_are_never_read_and_visible_ones_are_the_truth(fitted, val, mask):
-    hidden = spread(mask, (6, 6), 4)
+    hidden = expand_to_pixels(mask, (6, 6), 4)
     image, other = fitted(val, mask), fitted(torch.where(hidden, torch.nan, val), mask)
     assert torch.equal(image, other)
     assert torch.equal(torch.where(hidden, val, image), val)
@@ -175,7 +175,7 @@ def known(gaussian) -> tuple[Tensor, Tensor, Tensor]:
     images, covariance = gaussian
     images = images[-500:]
     mask = random_masks(1, 16, 4)
-    hidden = spread(mask, (4, 4), 2).expand(1, 3, 8, 8).flatten()
+    hidden = expand_to_pixels(mask, (4, 4), 2).expand(1, 3, 8, 8).flatten()
     slope = torch.linalg.solve(covariance[~hidden][:, ~hidden], covariance[~hidden][:, hidden])
     best = images.flatten(1).clone()
     best[:, hidden] = 0.5 + (best[:, ~hidden] - 0.5) @ slope
@@ -185,7 +185,7 @@ def known(gaussian) -> tuple[Tensor, Tensor, Tensor]:
 def test_it_approaches_the_conditional_mean_as_images_are_added(gaussian, known):
     """The error beyond the best possible falls as visible values / images: ordinary least squares' excess risk."""
     images, mask, best = known
-    hidden = spread(mask, (4, 4), 2)
+    hidden = expand_to_pixels(mask, (4, 4), 2)
     unavoidable = masked_mse(best, images, hidden).mean()
     for count in (2_000, 19_000):
         fitted = Ridge.fit(gaussian[0][:count].split(1000), 2)
@@ -205,7 +205,7 @@ def test_the_shrinkage_chosen_does_not_depend_on_the_mean_of_the_images(gaussian
 
 
 def test_the_shrinkage_chosen_is_near_the_best_for_images_it_has_not_seen(fitted, val, mask):
-    hidden = spread(mask, (6, 6), 4)
+    hidden = expand_to_pixels(mask, (6, 6), 4)
 
     def error(shrinkage: float) -> float:
         model = Ridge(fitted.mean, fitted.components, fitted.covariance, shrinkage)

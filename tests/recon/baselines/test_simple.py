@@ -7,7 +7,7 @@ import torch
 from skimage.restoration import inpaint_biharmonic
 from torch import Tensor
 
-from losses.patches import patchify, spread
+from losses.reconstruction import expand_to_pixels, patchify
 from recon.baselines import SIMPLE
 from recon.baselines.simple import nearest
 
@@ -29,7 +29,7 @@ def mask() -> Tensor:
 
 
 def hidden_pixels(mask: Tensor) -> Tensor:
-    return spread(mask, (4, 6), 8)
+    return expand_to_pixels(mask, (4, 6), 8)
 
 
 @every_baseline

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from losses import InvalidSetting, MixtureHead, Reconstruction
-from losses.mixture import Basis
+from losses.mixture import PrincipalComponents
 from recon.evaluation.evaluate_run import evaluate_run
 from recon.evaluation.evaluation_pass import evaluate
 from recon.evaluation.rows import Distribution
@@ -102,7 +102,7 @@ def test_only_a_density_has_a_likelihood(of_flow, of_mixture):
 def test_bits_are_those_of_a_gaussian_over_levels():
     """Of a deviation of s levels around the truth: log2(s sqrt(2 pi)) bits a value, whatever the standardisation."""
     std, levels = torch.tensor([0.2, 0.25, 0.3]).view(3, 1, 1), 100.0  # far above the floor
-    head = MixtureHead(gaussians=1, components=12, basis=Basis.of_pixels(12))
+    head = MixtureHead(gaussians=1, components=12, basis=PrincipalComponents.identity(12))
     image, mask = torch.rand(2, 3, 8, 8), torch.arange(16).expand(2, -1) < 12
     width = (levels / (255 * std.flatten())).repeat(4).log()  # pixels, then channels
     r = Reconstruction(torch.zeros(2, 16, 0), image, mask, std=std.flatten())

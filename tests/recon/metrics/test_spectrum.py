@@ -9,7 +9,7 @@ import skimage.data
 import torch
 from skimage.filters import gaussian
 
-from losses.patches import patchify
+from losses.reconstruction import patchify
 from recon.metrics.base import Pair, Undefined
 from recon.metrics.spectrum import (
     QUANTISATION,

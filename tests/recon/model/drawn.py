@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from losses import FlowHead, MixtureHead
-from losses.patches import spread
+from losses.reconstruction import expand_to_pixels
 from recon.model import MaskedAutoencoder, velocity
 from tests.recon.model.conftest import small
 
@@ -50,7 +50,7 @@ def masks(number: int = 3, seed: int = 0) -> Tensor:
 
 def repainted(truth: Tensor, where: Tensor) -> Tensor:
     """Other pixels in the patches `where` (B, N)."""
-    return torch.where(spread(where, GRID, PATCH), 1 - truth, truth)
+    return torch.where(expand_to_pixels(where, GRID, PATCH), 1 - truth, truth)
 
 
 def learning(model: MaskedAutoencoder, seed: int = 0, **arguments):

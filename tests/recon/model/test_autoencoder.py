@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from losses.heads import NormalisedPixelHead
-from losses.patches import spread
+from losses.reconstruction import expand_to_pixels
 from recon.model import MaskedAutoencoder
 from tests.recon.model.conftest import PATCHES, images, noise, small
 
@@ -14,7 +14,7 @@ both_places = pytest.mark.parametrize("mask_tokens", ["decoder", "encoder"])
 
 def repainted(truth: Tensor, where: Tensor) -> Tensor:
     """Other pixels in the patches `where` (B, N)."""
-    return torch.where(spread(where, (3, 5), 4), 1 - truth, truth)
+    return torch.where(expand_to_pixels(where, (3, 5), 4), 1 - truth, truth)
 
 
 def encoder_tokens(model: MaskedAutoencoder, *arguments, **named) -> Tensor:

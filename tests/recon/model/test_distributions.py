@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from losses import FlowHead, InvalidSetting, MixtureHead, PixelHead, build_objective
-from losses.mixture import Basis
-from losses.patches import patchify
+from losses.mixture import PrincipalComponents
+from losses.reconstruction import patchify
 from recon.model import SIZES, create_model
 from recon.model.distributions import random_numbers
 from recon.model.velocity import time_and_noise
@@ -202,10 +202,13 @@ def test_an_untrained_copy_draws_too_and_is_the_same_for_a_seed(kind):
 
 def test_a_file_of_weights_has_the_principal_components():
     model, other = made("mixture"), made("mixture", seed=1)
-    model.distribution.set_basis(Basis.of(patchify(pictures(9), PATCH).flatten(0, 1)))
+    model.distribution.set_basis(PrincipalComponents.fit(patchify(pictures(9), PATCH).flatten(0, 1)))
     other.load_state_dict(model.state_dict())
     r, copy = (m(pictures(), mask=masks()) for m in (model, other))
-    assert torch.equal(r.head.nats(r), copy.head.nats(copy))
+    assert torch.equal(
+        r.head.negative_log_likelihood(r.prediction, r.true_pixels, r.std),
+        copy.head.negative_log_likelihood(copy.prediction, copy.true_pixels, copy.std),
+    )
     fresh = made("mixture")
     assert not torch.equal(fresh(pictures(), mask=masks()).pixels, r.pixels)
 
@@ -214,13 +217,13 @@ def test_a_new_mixture_is_about_as_wide_as_the_data_and_its_gaussians_stand_apar
     torch.manual_seed(0)
     model = create_model("nano", image_size=16, patch_size=4, depth=1, decoder_depth=1, head=MixtureHead(5, 10))
     r = model(torch.rand(2, 3, 16, 16))
-    q = r.head.parameters(r)
+    q = r.head.parameters(r.prediction, r.values, r.std)
     assert torch.equal(q.centre, r.prediction[..., :VALUES])
-    for log_std in (q.log_std, q.rest):
+    for log_std in (q.log_std, q.rest_log_std):
         assert log_std.mean().abs() < 0.1 and log_std.std() < 0.3
     apart = torch.cdist(q.means, q.means)[..., ~torch.eye(5, dtype=torch.bool)]
     assert apart.min() > 0.5
-    assert (q.log_share.exp() - 1 / 5).abs().max() < 0.1
+    assert (q.log_weights.exp() - 1 / 5).abs().max() < 0.1
 
 
 @pytest.mark.parametrize("head", [FlowHead(steps=1), FlowHead(network="patch", steps=1), MixtureHead()])

@@ -11,8 +11,8 @@ import torch
 
 from losses import FlowHead, MixtureHead, Reconstruction, build_objective
 from losses.flow import random_times
-from losses.mixture import Basis
-from losses.patches import patchify
+from losses.mixture import PrincipalComponents
+from losses.reconstruction import patchify
 from recon.baselines.bayes import Bayes
 from recon.data import create_dataset, evaluation_crop
 from recon.data.gaussian_field import MEAN, STD
@@ -118,7 +118,7 @@ def test_a_mixture_draws_from_the_posterior(training, held_out):
     torch.manual_seed(0)
     layers = MixtureLayers(MixtureHead(gaussians=1), WIDTH, PATCH)
     images, mask, mean = training
-    layers.set_basis(Basis.of((patchify(standardised(images), PATCH) - mean)[mask]))
+    layers.set_basis(PrincipalComponents.fit((patchify(standardised(images), PATCH) - mean)[mask]))
     features = torch.zeros(BATCH, 16, WIDTH)
     taught(layers, "mixture", 600, training, lambda mean, *_: layers(mean, features))
     with torch.no_grad():

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from losses import FlowHead, build_objective
-from losses.patches import patchify, spread
+from losses.reconstruction import expand_to_pixels, patchify
 from recon.model import create_model
 from tests.recon.model.conftest import small
 from tests.recon.model.drawn import (
@@ -64,9 +64,9 @@ def test_a_visible_patch_stays_where_it_is(kind):
     """So that its velocity and what is asked of it are zero, where all patches are judged too."""
     r = learning(made(kind))
     shown = ~r.mask
-    assert not r.head.velocity(r)[shown].any()
-    assert torch.equal(r.head.source_pixels(r)[shown], r.true_pixels[shown])
-    assert r.head.velocity(r)[r.mask].all()
+    assert not r.head.velocity(r.prediction, r.values)[shown].any()
+    assert torch.equal(r.head.source_pixels(r.prediction, r.values)[shown], r.true_pixels[shown])
+    assert r.head.velocity(r.prediction, r.values)[r.mask].all()
 
 
 @every_flow
@@ -85,7 +85,7 @@ def test_the_network_is_asked_on_the_straight_way_from_source_to_truth(kind):
     model.distribution.network = field = Field(lambda x, t: x)
     r = learning(model)
     (x, mean, time), t = field.seen[0], field.seen[0][2].view(-1, 1, 1)
-    source, truth = r.head.source_pixels(r), r.true_pixels
+    source, truth = r.head.source_pixels(r.prediction, r.values), r.true_pixels
     torch.testing.assert_close(patchify(x, PATCH), (1 - t) * source + t * truth, rtol=1e-12, atol=1e-12)
     expected = torch.where(r.mask.unsqueeze(-1), r.pixels, truth)
     assert torch.equal(patchify(mean, PATCH), expected)
@@ -98,7 +98,7 @@ def test_a_source_is_the_mean_and_noise_of_a_deviation_in_intensities_or_noise_a
     model, truth, mask = made(kind).train(), pictures(36), masks(36)
     torch.manual_seed(0)
     r = model(truth, mask=mask)
-    noise = r.head.source_pixels(r) - (r.pixels if deviation else 0)
+    noise = r.head.source_pixels(r.prediction, r.values) - (r.pixels if deviation else 0)
     by_channel = noise[mask].detach().view(-1, 3)
     if deviation:
         by_channel = by_channel * model.std.flatten() / deviation
@@ -112,7 +112,7 @@ def test_the_network_reads_across_the_borders_of_patches_or_it_does_not(kind, re
     model, mask = made(kind), torch.ones(1, PATCHES, dtype=torch.bool)
     x, mean = pictures(1), pictures(1, seed=1)
     features = torch.randn(1, 32, *GRID, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    covered, time = spread(mask, GRID, PATCH), torch.full((1,), 0.3)
+    covered, time = expand_to_pixels(mask, GRID, PATCH), torch.full((1,), 0.3)
     moved = torch.zeros_like(mask)
     moved[0, 9] = True
     one, other = (model.distribution.network(s, mean, covered, features, time) for s in (x, repainted(x, moved)))
@@ -147,7 +147,7 @@ def test_a_field_that_points_at_a_picture_ends_at_it(steps):
     """(y - x) / (1 - t): every straight way to y, whatever the steps."""
     target = pictures(seed=7)
     *_, end = drawn_by(lambda x, t: (target - x) / (1 - t), FlowHead(steps=steps))
-    hidden = spread(masks(), GRID, PATCH).expand_as(end)
+    hidden = expand_to_pixels(masks(), GRID, PATCH).expand_as(end)
     torch.testing.assert_close(end[hidden], target[hidden], rtol=1e-12, atol=1e-12)
 
 
@@ -155,7 +155,7 @@ def test_a_field_that_points_at_a_picture_ends_at_it(steps):
 def test_a_field_that_grows_with_the_state_ends_where_the_midpoint_method_does(steps):
     """dx/dt = a x: (1 + h + h² / 2)^n times the beginning, h = a / n; asked at begin and middle of each step."""
     _, field, begin, end = drawn_by(lambda x, t: 0.8 * x, FlowHead(steps=steps))
-    hidden, h = spread(masks(), GRID, PATCH).expand_as(end), 0.8 / steps
+    hidden, h = expand_to_pixels(masks(), GRID, PATCH).expand_as(end), 0.8 / steps
     torch.testing.assert_close(end[hidden], begin[hidden] * (1 + h + h**2 / 2) ** steps, rtol=1e-10, atol=1e-12)
     asked = [(i + half) / steps for i in range(steps) for half in (0, 0.5)]
     assert [float(time[0]) for *_, time in field.seen] == pytest.approx(asked)
@@ -170,14 +170,14 @@ def test_the_velocity_of_a_gaussian_carries_noise_to_it():
         return m + (t * s**2 - (1 - t)) / spread * (x - t * m)
 
     _, _, begin, end = drawn_by(velocity, FlowHead(source="noise", steps=40))
-    hidden = spread(masks(), GRID, PATCH).expand_as(end)
+    hidden = expand_to_pixels(masks(), GRID, PATCH).expand_as(end)
     torch.testing.assert_close(end[hidden], m + s * begin[hidden], rtol=0, atol=0.01)
     assert (begin[hidden] - end[hidden]).abs().max() > 1
 
 
 def test_on_the_way_visible_pixels_are_the_truth_whatever_the_velocity():
     model, field, *_ = drawn_by(lambda x, t: torch.full_like(x, 100.0))
-    shown = ~spread(masks(), GRID, PATCH).expand(3, 3, *SIDES)
+    shown = ~expand_to_pixels(masks(), GRID, PATCH).expand(3, 3, *SIDES)
     truth = (pictures() - model.mean) / model.std
     assert len(field.seen) == 6
     assert all(torch.equal(state[shown], truth[shown]) for x, mean, _ in field.seen for state in (x, mean))
@@ -197,6 +197,6 @@ def test_a_new_network_leaves_the_source_as_it_is(network):
             noise = (draw.predicted_image - mean.predicted_image) / 0.1
         else:
             noise = (draw.predicted_image - model.mean) / model.std
-        noise = noise[spread(mask, (4, 4), 8).expand_as(noise)]
+        noise = noise[expand_to_pixels(mask, (4, 4), 8).expand_as(noise)]
         assert abs(float(noise.mean())) < 5 / noise.numel() ** 0.5
         assert abs(float(noise.std()) - 1) < 5 / (2 * noise.numel()) ** 0.5

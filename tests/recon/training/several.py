@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch._dynamo.utils import counters
 
-from losses import finite
+from losses import term
 from recon.distributed import join
 from recon.training import loop
 from tests.recon.training.conftest import pretrain
@@ -34,10 +34,10 @@ def watched(name: str, words: list[str]) -> None:
         steps[0] += 1
         if name == "poisoned" and ranks.rank == ranks.count - 1 and steps[0] == 3:
             parameters[-1].grad.to_local().view(-1)[-1] = float("inf")
-        return finite.gradient_norm(parameters)
+        return term.gradient_norm(parameters)
 
     def step(optimizer, bad):
-        finite.step_unless(optimizer, bad)
+        term.step_unless(optimizer, bad)
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         held["parameters"] = size(parameters)
         held["gradients"] = size(p.grad for p in parameters)

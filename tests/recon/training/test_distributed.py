@@ -36,7 +36,7 @@ from tests.recon.training.launched import (
 def pairs(tmp_path_factory, pictures):
     """Objective -> the run of one process and the run of two, all with gradients accumulated over two micro-batches."""
     place = tmp_path_factory.mktemp("pairs")
-    words = [*SMALL, *STEPS, "optim.clip=0.5", "losses.adversarial.game=relativistic"]
+    words = [*SMALL, *STEPS, "optim.clip=0.5", "losses.adversarial.gan_loss=relativistic"]
     launched = torchrun(
         place / "two",
         "pretrain",

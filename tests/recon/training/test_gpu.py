@@ -7,7 +7,7 @@ import skimage.data
 import torch
 
 from losses import Reconstruction, build_objective
-from losses.finite import gradient_norm, step_unless
+from losses.term import gradient_norm, step_unless
 from recon.data.batches import Batch
 from recon.data.crops import CropBatch
 from recon.evaluation.evaluation_pass import evaluate

@@ -7,10 +7,12 @@ from recon.saved_settings import flat, resumed_settings
 from tests.recon.training.conftest import settings
 
 
-def older(loss: str, game: str) -> dict:
+def older(loss: str, gan_loss: str) -> dict:
+    """Settings as they were saved when `gan_loss` was called `game`, and two settings did not exist."""
     saved = flat(settings(f"loss={loss}", "name=mine")[0])
     del saved["losses.adversarial.mask_aware"], saved["losses.feature_matching.pool"]
-    return saved | {"losses.adversarial.game": game, "losses.adversarial.penalty": 1.0}
+    del saved["losses.adversarial.gan_loss"], saved["losses.feature_matching.gan_loss"]
+    return saved | {"losses.adversarial.game": gan_loss, "losses.adversarial.penalty": 1.0}
 
 
 @pytest.mark.parametrize(
@@ -29,10 +31,11 @@ def test_a_bare_adversarial_had_a_hundredth_of_its_value(loss, meant):
     assert resumed_settings(older(loss, "hinge"), now, frozenset())["loss"] == meant
 
 
-@pytest.mark.parametrize(("game", "penalty"), [("hinge", 0.0), ("nonsaturating", 0.0), ("relativistic", 1.0)])
-def test_only_the_relativistic_game_was_penalised_and_no_discriminator_was_told_of_the_mask(game, penalty):
-    found = resumed_settings(older("adversarial+mse", game), settings("name=mine", "resume=true")[0], frozenset())
+@pytest.mark.parametrize(("gan_loss", "penalty"), [("hinge", 0.0), ("nonsaturating", 0.0), ("relativistic", 1.0)])
+def test_only_the_relativistic_loss_was_penalised_and_no_discriminator_was_told_of_the_mask(gan_loss, penalty):
+    found = resumed_settings(older("adversarial+mse", gan_loss), settings("name=mine", "resume=true")[0], frozenset())
     assert found["losses.adversarial.penalty"] == penalty and found["losses.adversarial.mask_aware"] is False
+    assert found["losses.adversarial.gan_loss"] == gan_loss
 
 
 @pytest.mark.parametrize(

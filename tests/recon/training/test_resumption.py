@@ -26,11 +26,15 @@ RUNS = {
     "norm_mse": ["loss=norm_mse+10%l1", "optim.clip=0.5", "precision=bf16"],
     "perceptual": ["loss=perceptual+mse", "masking.strategy=block"],
     "adversarial": ["loss=mse+50%adversarial", "losses.adversarial.generator_full=0.9"],
-    "accumulated": ["loss=l1+adversarial", "losses.adversarial.game=relativistic", "batch.per_device=4"],
+    "accumulated": ["loss=l1+adversarial", "losses.adversarial.gan_loss=relativistic", "batch.per_device=4"],
     "looking less": [
         "loss=mse+10%perceptual+adversarial",
         *("losses.perceptual.every=2", "losses.perceptual.crop=8", "losses.perceptual.images=0.5"),
-        *("losses.adversarial.every=3", "losses.adversarial.game=relativistic", "losses.adversarial.penalty_every=2"),
+        *(
+            "losses.adversarial.every=3",
+            "losses.adversarial.gan_loss=relativistic",
+            "losses.adversarial.penalty_every=2",
+        ),
     ],
     "flow": ["loss=mse+flow", "precision=bf16", "train.ema=0.5"],
     "mixture": ["loss=mixture", "losses.mixture.gaussians=2"],

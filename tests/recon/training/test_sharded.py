@@ -33,7 +33,7 @@ pytestmark = pytest.mark.slow
 
 HARDEST = EVERY[-1]
 # Pictures on the way, for which the weights are gathered between two steps.
-WORDS = [*STEPS, "optim.clip=0.5", "train.picture_every=3", "losses.adversarial.game=relativistic"]
+WORDS = [*STEPS, "optim.clip=0.5", "train.picture_every=3", "losses.adversarial.gan_loss=relativistic"]
 LOW = ["loss=norm_mse", "train.steps=1", "precision=bf16", "batch.per_device=2"]
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from losses.patches import spread
+from losses.reconstruction import expand_to_pixels
 from tests.losses.scenes import DISTRIBUTED, EVERY, norm_scene, objective_of, replaced, scene, scene_for
 
 
@@ -23,7 +23,7 @@ def pair(request):
     """A reconstruction of every patch, and of its hidden ones alone."""
     full = request.param(dtype=torch.float64, shift=(0.3, 0.6))
     where = hidden_of(full)
-    return full, replaced(full, prediction=rows(full.prediction, where), where=where)
+    return full, replaced(full, prediction=rows(full.prediction, where), indices=where)
 
 
 @pytest.mark.parametrize("expression", [*EVERY, *DISTRIBUTED])
@@ -32,7 +32,7 @@ def test_an_objective_says_the_same_of_hidden_patches_and_of_all(expression):
     objective = objective_of(expression).eval()
     full = scene_for(expression, shift=(0.3, 0.6))
     where = hidden_of(full)
-    whole, part = objective(full), objective(replaced(full, prediction=rows(full.prediction, where), where=where))
+    whole, part = objective(full), objective(replaced(full, prediction=rows(full.prediction, where), indices=where))
     assert torch.allclose(whole.value, part.value, rtol=1e-5)
     at_hidden = rows(whole.gradient, where)
     assert torch.allclose(at_hidden.norm(), whole.gradient.norm(), rtol=1e-6)
@@ -44,7 +44,7 @@ def test_an_objective_says_the_same_of_hidden_patches_and_of_all(expression):
 def test_views_of_patches_are_those_of_the_predicted_ones(pair):
     full, part = pair
     for view in ("true_pixels", "pixels", "oracle_pixels", "patches", "target"):
-        assert torch.equal(rows(getattr(full, view), part.where), getattr(part, view)), view
+        assert torch.equal(rows(getattr(full, view), part.indices), getattr(part, view)), view
 
 
 def test_the_composites_are_the_same(pair):
@@ -56,8 +56,8 @@ def test_the_composites_are_the_same(pair):
 def test_where_nothing_was_predicted_a_composite_shows_the_truth(pair):
     full, _ = pair
     where = hidden_of(full)[:, :3]
-    part = replaced(full, prediction=rows(full.prediction, where), where=where)
-    predicted = spread(torch.zeros_like(full.mask).scatter(1, where, True), full.grid, full.patch_size)
+    part = replaced(full, prediction=rows(full.prediction, where), indices=where)
+    predicted = expand_to_pixels(torch.zeros_like(full.mask).scatter(1, where, True), full.grid, full.patch_size)
     assert torch.equal(part.composite, torch.where(predicted, full.composite, full.image))
     assert not torch.equal(part.composite, full.composite)
 

@@ -1,9 +1,9 @@
-"""LPIPS' networks: the lpips package's linear layers on torchvision's ImageNet trunks, and where those come from."""
+"""LPIPS' networks: the lpips package's linear layers on torchvision's ImageNet trunks, and where they come from."""
 
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import lpips
 import torch
 from torch import Tensor, nn
 
@@ -11,10 +11,13 @@ from losses.features.names import TRUNKS
 from losses.features.weights import checksum, from_file, from_hub
 from losses.options import InvalidSetting
 
+if TYPE_CHECKING:
+    import lpips
+
 SMALLEST = {"alex": 31, "squeeze": 17}  # pixels; below, a pooling layer has nothing to pool
 
 
-def load_lpips(net: str, weights: str | None, setting: str, *, spatial: bool) -> tuple[lpips.LPIPS, dict[str, str]]:
+def load_lpips(net: str, weights: str | None, setting: str, *, spatial: bool) -> tuple["lpips.LPIPS", dict[str, str]]:
     """LPIPS (Zhang et al. 2018, arXiv 1801.03924, version 0.1), frozen; and where its trunk came from.
 
     Args:
@@ -29,7 +32,9 @@ def load_lpips(net: str, weights: str | None, setting: str, *, spatial: bool) ->
     """
     if net not in TRUNKS:
         raise InvalidSetting(f"unknown LPIPS network '{net}' ({', '.join(TRUNKS)})")
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():  # drawn weights, replaced at once
+    import lpips  # and with it torchvision, which other objectives need not import
+
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():  # random weights, replaced below
         warnings.simplefilter("ignore", UserWarning)  # the package calls torchvision by a deprecated argument
         package = lpips.LPIPS(net=net, pnet_rand=True, spatial=spatial, verbose=False)
     source = load_trunk(package.net, net, weights, setting)

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from losses.finite import gradient_norm, step_unless
+from losses.term import gradient_norm, step_unless
 
 OPTIMISERS = {
     "Adam": lambda parameters: torch.optim.Adam(parameters, lr=0.1, fused=True),
