@@ -19,9 +19,9 @@ def rows(prediction, where):
 def test_hidden_patches_alone_are_predicted_as_they_are_among_all(mask_tokens):
     model = small(mask_tokens=mask_tokens, head=NormalisedPixelHead())
     full, hidden = (model(images(), noise=noise(), decoded=decoded) for decoded in (None, 1.0))
-    assert full.where is None and torch.equal(full.mask, hidden.mask)
-    assert torch.equal(torch.zeros_like(full.mask).scatter(1, hidden.where, True), full.mask)
-    assert torch.allclose(rows(full.prediction, hidden.where), hidden.prediction, rtol=0, atol=1e-12)
+    assert full.indices is None and torch.equal(full.mask, hidden.mask)
+    assert torch.equal(torch.zeros_like(full.mask).scatter(1, hidden.indices, True), full.mask)
+    assert torch.allclose(rows(full.prediction, hidden.indices), hidden.prediction, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("share", [0.01, 0.3, 0.5])
@@ -29,7 +29,7 @@ def test_a_share_is_of_the_hidden_patches_with_the_lowest_noise(share):
     r = small()(images(), noise=noise(), decoded=share)
     number = max(1, round(share * (PATCHES - VISIBLE)))
     lowest = noise().argsort(1)[:, VISIBLE : VISIBLE + number].sort(1).values
-    assert torch.equal(r.where.sort(1).values, lowest)
+    assert torch.equal(r.indices.sort(1).values, lowest)
     assert r.prediction.shape[:2] == lowest.shape
 
 
@@ -38,7 +38,7 @@ def test_patches_that_are_not_decoded_are_not_there_for_the_decoder(mask_tokens)
     """Each image alone: the decoder's input is the visible tokens and one token per chosen patch, each in its place."""
     model = small(mask_tokens=mask_tokens)
     r = model(images(), noise=noise(), decoded=0.5)
-    for image, hidden, where, prediction in zip(images(), r.mask, r.where, r.prediction, strict=True):
+    for image, hidden, where, prediction in zip(images(), r.mask, r.indices, r.prediction, strict=True):
         tokens = model.patch_embed((image[None] - model.mean) / model.std)[0]
         visible = (~hidden).nonzero().flatten()
         seen = visible

@@ -73,7 +73,7 @@ def test_a_visible_patch_stays_where_it_is(kind):
 def test_hidden_patches_alone_are_learnt_as_they_are_among_all(kind):
     model, noise = made(kind), torch.rand(3, PATCHES, generator=torch.Generator().manual_seed(0))
     full, hidden = (learning(model, mask=None, noise=noise, decoded=decoded) for decoded in (None, 1.0))
-    rows = full.prediction.gather(1, hidden.where.unsqueeze(-1).expand(-1, -1, 3 * VALUES))
+    rows = full.prediction.gather(1, hidden.indices.unsqueeze(-1).expand(-1, -1, 3 * VALUES))
     torch.testing.assert_close(hidden.prediction, rows, rtol=1e-10, atol=1e-10)
     objective = build_objective("flow")
     torch.testing.assert_close(objective(full).value, objective(hidden).value, rtol=1e-10, atol=0)
