@@ -27,7 +27,6 @@ R = TypeVar("R")
 
 SHARED_ERRORS = (InvalidSetting, OSError, RuntimeError)  # raised on one rank, they are raised on all: see sync_errors
 TIMEOUT = timedelta(days=7)  # of a collective while another rank still trains a probe
-PATIENCE = TIMEOUT
 
 
 @dataclass(frozen=True)
@@ -184,13 +183,6 @@ class Ranks(Processes):
         if self.count > 1:
             self.max(0)
             distributed.destroy_process_group()
-
-    # Old names, until recon/probing has the new ones.
-    first, one_voice, in_turn, by_first, from_first = is_zero, sync_errors, rank_zero_first, on_rank_zero, broadcast
-    say, mine, rows, ending_together = print0, own_part, gather_rows, exit_together
-
-    def shared(self, things: Iterable[T], work: Callable[[T], R]) -> list[R]:
-        return self.parallel_map(work, things)
 
 
 def interleave(parts: Sequence[Sequence[T]]) -> list[T]:
