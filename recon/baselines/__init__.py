@@ -1,8 +1,8 @@
-"""Simple reconstructions that stand beside every learnt one.
+"""Baseline reconstructions, which every evaluation shows beside the trained ones.
 
 Each maps the truth (B, 3, H, W) in [0, 1] and a mask (B, N) bool, True where a patch is hidden, to images
-(B, 3, H, W) in [0, 1], float32 or wider. It reads visible pixels alone and returns them as they are. An image of
-which nothing is visible comes back as NaN, and does not touch the others.
+(B, 3, H, W) in [0, 1], float32 or wider. It reads visible pixels alone and returns them unchanged. An image
+without visible patches comes back as NaN and does not change the others.
 """
 
 from collections.abc import Callable

@@ -12,9 +12,9 @@ from losses.reconstruction import patchify, unpatchify
 from recon.metrics.base import Pair
 
 VALUES = 3072  # regressed per image at most: all those of 32 x 32 pixels
-BASIS_IMAGES = 256  # the first ones, on which the components of a patch are found
-HELD_OUT_EVERY, HELD_OUT_AMONG = 8, 2048  # every eighth of the first 2048 images chooses the shrinkage ...
-TRIALS = 4  # ... under so many masks, which leave a quarter visible
+BASIS_IMAGES = 256  # the first images, which give the principal components of a patch
+HELD_OUT_EVERY, HELD_OUT_AMONG = 8, 2048  # every eighth of the first 2048 images chooses the shrinkage
+TRIALS = 4  # under so many masks, which leave a quarter visible
 SHRINKAGES = tuple(10 ** (half / 2) for half in range(-12, 5))
 
 
@@ -24,12 +24,12 @@ class Ridge:
 
     With mean m and covariance S (divided by n) of the n training images, the hidden values h are predicted from the
     visible ones v as m_h + S_hv (S_vv + λ I)^-1 (x_v - m_v). That is ridge regression (Hoerl and Kennard 1970) with
-    an intercept and the penalty n λ, the normal equations of all masks being parts of one S.
+    an intercept and the penalty n λ; the normal equations of every mask are a part of the one S.
 
     Up to `VALUES` values per image it is exact in pixels. Beyond, a patch is described by its first k principal
-    components, N k <= `VALUES`, the same at all positions, and the regression is between components; what they leave
-    out of a patch is predicted by its mean. With 16-pixel patches at 224 pixels k is 15 of 768, so detail there is
-    beyond it by construction.
+    components, N k <= `VALUES`, the same at all positions, and the regression is between components; the rest of a
+    patch is predicted by its mean. With 16-pixel patches at 224 pixels k is 15 of 768, so fine detail cannot be
+    predicted there.
 
     Args:
         mean: (N, P) float64, the mean image's patches.
@@ -45,10 +45,10 @@ class Ridge:
 
     @classmethod
     def fit(cls, images: Iterable[Tensor], patch_size: int, shrinkage: float | None = None) -> "Ridge":
-        """Fit on batches (B, 3, H, W) in [0, 1], gone through once, in float64, on their device.
+        """Fits on batches (B, 3, H, W) in [0, 1], read once, in float64, on their device.
 
         Memory does not grow with their number. Their order should be random: the first `BASIS_IMAGES` give the
-        components. Where images are few, mirrored ones beside them help, as training crops are.
+        components. Where there are few images, adding mirrored ones helps.
 
         Args:
             shrinkage: by default the one of `SHRINKAGES` with the least squared error on every eighth image, fitted
@@ -58,7 +58,7 @@ class Ridge:
             InvalidSetting: fewer than 8 images.
         """
         batches = (patchify(batch.double(), patch_size) for batch in images)
-        first = opening(batches)
+        first = first_batches(batches)
         n, values = first[0].shape[1:]
         components = principal_components(first, min(values, max(1, VALUES // n)))
         total, moments = torch.zeros_like(first[0][0]), Moments(n * components.shape[1], first[0].device)
@@ -78,13 +78,13 @@ class Ridge:
 
     @property
     def penalty(self) -> float:
-        """λ, of which the penalty that other libraries ask for (alpha) is n times as much."""
+        """λ; the penalty of other libraries (alpha) is n times as much."""
         return penalty(self.covariance, self.shrinkage)
 
     def __call__(self, truth: Tensor, mask: Tensor) -> Tensor:
         """Ridge regression from the visible pixels. (B, 3, H, W) of the size fitted, (B, N) -> (B, 3, H, W).
 
-        One Cholesky factor of the visible values per image, in float64: in float32 a small λ would drown.
+        One Cholesky factor of the visible values per image, in float64: float32 rounding exceeds a small λ.
         """
         pair = Pair(truth, truth, mask)
         patches = patchify(pair.truth, pair.patch_size).to(self.mean)
@@ -119,7 +119,7 @@ class Moments:
         return self.products / self.count - self.mean.outer(self.mean)
 
 
-def opening(batches: Iterator[Tensor]) -> list[Tensor]:
+def first_batches(batches: Iterator[Tensor]) -> list[Tensor]:
     """The first batches, until they hold `BASIS_IMAGES` images or there are no more."""
     first, images = [], 0
     for batch in batches:
@@ -144,7 +144,7 @@ def principal_components(batches: list[Tensor], k: int) -> Tensor:
 
 
 def regress(covariance: Tensor, shrinkage: float, values: Tensor, hidden: Tensor) -> Tensor:
-    """Centred values (B, D) of images under one mask (N,) -> what the visible ones tell of all, (B, D)."""
+    """Predicts all values from the visible ones: centred (B, D) of images under one mask (N,) -> (B, D)."""
     visible = per_value(~hidden, len(covariance)).nonzero()[:, 0]
     rows = covariance[visible]
     block = rows[:, visible]

@@ -1,4 +1,4 @@
-"""Reconstructions that nothing has to be learnt for."""
+"""Reconstructions without training: mean colour, nearest patch, biharmonic inpainting."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -20,7 +20,7 @@ def mean(truth: Tensor, mask: Tensor) -> Tensor:
 def nearest_visible(truth: Tensor, mask: Tensor) -> Tensor:
     """Nearest visible patch: each hidden patch is a copy of it. (B, 3, H, W), (B, N) -> (B, 3, H, W).
 
-    Nearest by the Euclidean distance of the centres; among equals the first in row order.
+    Nearest by the Euclidean distance of the centres; of several equally near the first in row order.
     """
     pair = Pair(truth, truth, mask)
     patches = patchify(pair.truth, pair.patch_size)
@@ -35,7 +35,7 @@ def nearest(mask: Tensor, grid: tuple[int, int]) -> Tensor:
     centres = torch.cartesian_prod(rows, columns)
     distance = (centres[:, None] - centres).square().sum(-1)  # (N, N), in patches, squared
     n = mask.shape[1]
-    order = distance * n + torch.arange(n, device=mask.device)  # no two alike in a row
+    order = distance * n + torch.arange(n, device=mask.device)  # no ties within a row
     return order.masked_fill(mask[:, None, :], torch.iinfo(order.dtype).max).argmin(-1)
 
 
@@ -43,9 +43,8 @@ def biharmonic(truth: Tensor, mask: Tensor) -> Tensor:
     """Biharmonic inpainting (scikit-image): the smoothest surface through the visible pixels, in float64.
 
     scikit-image clips each channel to the range of its visible values. Each image is a sparse linear system in its
-    hidden pixels, solved directly: by far the slowest baseline. Images are independent, so they are given to as many
-    threads as torch may use (the solver frees the interpreter), and a caller that shows progress may pass a few at a
-    time.
+    hidden pixels, solved directly: by far the slowest baseline. Images are independent, so as many threads as torch may
+    use solve them (the solver releases the interpreter lock), and a caller that shows progress may pass few at a time.
 
     (B, 3, H, W), (B, N) -> (B, 3, H, W).
     """

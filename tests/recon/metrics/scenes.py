@@ -13,11 +13,13 @@ NETS = ["alex", "squeeze"]
 BUILDERS = {"alex": "alexnet", "squeeze": "squeezenet1_1"}
 
 
+@cache
 def colours(name: str) -> np.ndarray:
     """(288, 400, 3) of a photograph: patches of 16 pixels fit."""
     return getattr(skimage.data, name)()[:288, :400] / 255
 
 
+@cache
 def luminance(name: str) -> np.ndarray:
     return rgb2gray(colours(name))
 
@@ -73,6 +75,14 @@ def hidden_in(images: torch.Tensor, share: float = 0.6) -> torch.Tensor:
     """(B, 1, H, W) bool, pixel by pixel."""
     shape = (len(images), 1, *images.shape[2:])
     return torch.rand(shape, generator=torch.Generator().manual_seed(0)) < share
+
+
+def normal(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def uniform(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
 
 
 DEGRADED = {

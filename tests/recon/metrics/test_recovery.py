@@ -1,6 +1,7 @@
 """The exact test: identities of least squares, and how blur, noise and invention break them."""
 
 import math
+from functools import cache
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ GREY = torch.full((3,), 0.45)
 PHOTOGRAPHS = ["astronaut", "chelsea", "coffee"]
 
 
+@cache
 def photographs(p: int, blur: float = 0) -> torch.Tensor:
     """Patches of three photographs, (3, N, 3, p, p) float64."""
     pixels = [getattr(skimage.data, name)()[:256, 100:356] / 255 for name in PHOTOGRAPHS]

@@ -2,6 +2,7 @@
 
 import io
 import math
+from functools import cache
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ def as_tensor(image: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(image.copy()).permute(2, 0, 1)[None]
 
 
+@cache
 def photograph(name: str, sigma: float = 0) -> torch.Tensor:
     """(1, 3, 288, 400)."""
     return as_tensor(ndi.gaussian_filter(getattr(skimage.data, name)()[:288, :400] / 255, (sigma, sigma, 0)))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import scipy.ndimage as ndi
 import torch
+from kornia.filters import filter2d, spatial_gradient
 from skimage.color import rgb2gray
 from skimage.filters import sobel_h, sobel_v
 from skimage.measure import blur_effect as blur_effect_of_scikit_image
@@ -16,6 +17,7 @@ from recon.metrics.sharpness import (
     blur_effect,
     box_size,
     brenner,
+    hidden_mean,
     mean_gradient_magnitude,
     tenengrad,
     variance_of_laplacian,
@@ -59,6 +61,20 @@ def test_responses_of_all_hidden_patches_are_pooled(function, name):
     hidden = somewhere(patches)
     responses = np.stack([textbook(function, patch.numpy()) for patch in patches[hidden]])
     assert function(patches, hidden).item() == pytest.approx(pooled(function, responses), rel=1e-12)
+
+
+def test_gradient_and_laplacian_are_kornia_s_off_the_rim():
+    patches, hidden = batch()
+    images = patches.flatten(0, 1)[:, None]
+    gradients = spatial_gradient(images)[..., 1:-1, 1:-1].squeeze(1).view(*patches.shape[:2], 2, 14, 14)
+    expected = hidden_mean(gradients[:, :, 0].square(), hidden) + hidden_mean(gradients[:, :, 1].square(), hidden)
+    torch.testing.assert_close(tenengrad(patches, hidden), expected, rtol=1e-10, atol=0)
+    four_neighbours = torch.tensor([[[0, 1, 0], [1, -4, 1], [0, 1, 0]]], dtype=patches.dtype)
+    responses = filter2d(images, four_neighbours, padding="valid").view(*patches.shape[:2], 14, 14)
+    expected = torch.stack(
+        [response[where].var(correction=0) for response, where in zip(responses, hidden, strict=True)]
+    )
+    torch.testing.assert_close(variance_of_laplacian(patches, hidden), expected, rtol=1e-10, atol=0)
 
 
 @every_photograph

@@ -1,6 +1,7 @@
 """Sliced Wasserstein distance of patches' DCT coefficients."""
 
 import math
+from functools import cache
 
 import numpy as np
 import pytest
@@ -29,6 +30,7 @@ def standard_error(values: torch.Tensor) -> float:
     return float(values.std() / math.sqrt(len(values)))
 
 
+@cache
 def photographs(blur: float = 0) -> torch.Tensor:
     """(12, 3, 64, 64): corners of three photographs."""
     pixels = [getattr(skimage.data, name)()[:256, 100:356] / 255 for name in ("astronaut", "chelsea", "coffee")]

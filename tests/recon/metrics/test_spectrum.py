@@ -1,6 +1,7 @@
 """The spectrum of hidden patches, against scipy and closed forms."""
 
 import math
+from functools import cache
 
 import numpy as np
 import pytest
@@ -26,6 +27,7 @@ from recon.metrics.spectrum import (
 PHOTOGRAPHS = ["astronaut", "chelsea", "coffee"]
 
 
+@cache
 def photograph(name: str, blur: float = 0) -> torch.Tensor:
     """(1, 3, 256, 256) in [0, 1]."""
     pixels = getattr(skimage.data, name)()[:256, 100:356] / 255

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from kornia.metrics import ssim as kornia_ssim
 from skimage.metrics import structural_similarity
 
 from recon.metrics import fidelity as structure
@@ -46,6 +47,13 @@ def test_single_precision_is_enough_where_it_is_flat_and_bright():
     truth = torch.full((1, 3, 32, 32), 0.93)
     image = noisy(truth, 0.0005)
     assert float((ssim_map(image, truth) - ssim_map(image.double(), truth.double())).abs().max()) < 1e-6
+
+
+def test_off_the_border_the_map_is_kornia_s():
+    truth = photograph("astronaut")
+    image = DEGRADED["noise"](truth)
+    expected = kornia_ssim(image, truth, 11, eps=0.0)[0].mean(0)
+    torch.testing.assert_close(ssim_map(image, truth)[0, 5:-5, 5:-5], expected[5:-5, 5:-5], rtol=0, atol=1e-6)
 
 
 def test_the_smallest_image_is_one_window():

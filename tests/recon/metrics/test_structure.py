@@ -49,6 +49,18 @@ def test_every_image_is_judged_alone(metric, monkeypatch):
         torch.testing.assert_close(metric(image, truth, hidden), alone, rtol=1e-12, atol=0)
 
 
+def test_a_chunk_fits_a_cpu_s_cache_or_half_of_a_gpu_s_free_memory(monkeypatch):
+    """64 MiB are free and 32 MiB kept by torch's allocator, at 512 bytes a number."""
+    values = 1000
+    assert chunks.chunk_length(values, torch.device("cpu")) == 49
+    assert chunks.chunk_length(values, torch.device("cpu"), 2500) == 2
+    assert chunks.chunk_length(10**9, torch.device("cpu")) == 1
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (64 * 2**20, 80 * 2**20))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 40 * 2**20)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 8 * 2**20)
+    assert chunks.chunk_length(values, torch.device("cuda", 0)) == 98
+
+
 @BOTH
 def test_single_precision_is_near_double(metric):
     truth = photographs()
