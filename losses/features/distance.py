@@ -27,12 +27,6 @@ def chunks(*tensors: Tensor, values: int | None = None) -> Iterator[tuple[Tensor
     return zip(*(tensor.split(images) for tensor in tensors), strict=True)
 
 
-@torch.no_grad()
-def map_in_chunks(function: Callable[..., Tensor], *tensors: Tensor, values: int | None = None) -> Tensor:
-    """Calls `function` on `chunks` of batches (B, ...) and joins its results along the first dimension."""
-    return torch.cat([function(*part) for part in chunks(*tensors, values=values)])
-
-
 def pooled(x: Tensor, side: int) -> Tensor:
     """Means of maps (B, C, h, w) over squares of `side` positions, at most the map, which overlap by half.
 
