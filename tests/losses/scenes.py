@@ -4,6 +4,7 @@ import atexit
 import os
 import shutil
 import tempfile
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -180,6 +181,11 @@ def equal(left, right) -> bool:
 
 def photograph(name: str, size: tuple[int, int] = (64, 64)) -> Tensor:
     """One of scikit-image's own photographs, resized with anti-aliasing: (1, 3, H, W) in [0, 1]."""
+    return _resized(name, size).clone()
+
+
+@cache
+def _resized(name: str, size: tuple[int, int]) -> Tensor:
     pixels = skimage.transform.resize(getattr(skimage.data, name)(), size, anti_aliasing=True)
     return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))).float()[None]
 

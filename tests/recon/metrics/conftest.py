@@ -1,26 +1,22 @@
 """Networks on random weights for the tests of deep metrics, and torchvision's where they are to be had."""
 
 import pytest
-import torch
-import torchvision
 from safetensors.torch import save_file
 
 from recon.metrics.deep import FeatureDistance, Lpips
-from tests.recon.metrics.scenes import BUILDERS
+from tests.recon.metrics.scenes import BUILDERS, untrained
 
 FILES = {"alex": "alexnet_features.safetensors", "squeeze": "squeezenet1_1_features.safetensors"}
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def random_trunks(tmp_path_factory):
     """A file of random weights for each trunk."""
     folder, files = tmp_path_factory.mktemp("trunks"), {}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        for net, builder in BUILDERS.items():
-            features = getattr(torchvision.models, builder)(weights=None).features
-            files[net] = folder / f"{net}.safetensors"
-            save_file({f"features.{key}": value for key, value in features.state_dict().items()}, files[net])
+    for net, builder in BUILDERS.items():
+        files[net] = folder / f"{net}.safetensors"
+        weights = untrained(builder).state_dict()
+        save_file({f"features.{key}": value for key, value in weights.items()}, files[net])
     return files
 
 

@@ -5,6 +5,7 @@ from functools import cache
 import numpy as np
 import skimage.data
 import torch
+import torchvision
 from scipy.ndimage import gaussian_filter
 from skimage.color import rgb2gray
 
@@ -43,6 +44,14 @@ def batch() -> tuple[torch.Tensor, torch.Tensor]:
 def whole(function, image: np.ndarray) -> float:
     """The number of an image that is one hidden patch."""
     return function(torch.from_numpy(image)[None, None], torch.ones(1, 1, dtype=torch.bool)).item()
+
+
+@cache
+def untrained(builder: str) -> torch.nn.Module:
+    """Features of torchvision's network of that name with random weights; copy them before writing into them."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return getattr(torchvision.models, builder)(weights=None).features
 
 
 @cache

@@ -1,22 +1,22 @@
 """LPIPS against the package called directly."""
 
+from copy import deepcopy
 from types import SimpleNamespace
 
 import lpips
 import pytest
 import torch
-import torchvision
 from safetensors.torch import load_file
 
 from recon.metrics.base import Undefined
 from recon.metrics.deep import SMALLEST, Lpips
 from tests.losses.scenes import photographs
-from tests.recon.metrics.scenes import BUILDERS, NETS, everywhere, hidden_in, noisy
+from tests.recon.metrics.scenes import BUILDERS, NETS, everywhere, hidden_in, noisy, untrained
 
 
 def package(net: str, file, **settings) -> lpips.LPIPS:
     """The package's own network, on a trunk that torchvision would hand it."""
-    features = getattr(torchvision.models, BUILDERS[net])(weights=None).features
+    features = deepcopy(untrained(BUILDERS[net]))
     features.load_state_dict({key.removeprefix("features."): value for key, value in load_file(file).items()})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(

@@ -85,7 +85,7 @@ def test_a_missing_file_is_named_with_the_remedy(tmp_path):
 def test_a_torn_file_is_named_as_what_it_should_be(tmp_path, suffix, content):
     path = tmp_path / f"torn{suffix}"
     path.write_bytes(content)
-    message = refused("alex", str(path))
+    message = refused("squeeze", str(path))
     assert str(path) in message and "LPIPS" in message and "VGG19" not in message
 
 
