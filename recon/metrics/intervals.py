@@ -1,10 +1,11 @@
 """Bootstrap intervals over images: percentile intervals of Efron and Tibshirani 1993, chapter 13.
 
-Images are what is drawn anew, never patches: patches of one image are not independent. Every interval is conditional
-on the one trained model; that another seed would train another model is not in it. With few images percentile intervals
-are too narrow: where normal values have mean zero, those of 95% exclude it about as often as |t| with n - 1 degrees of
-freedom is above 1.96 sqrt((n - 1) / n): 10% of cases at 10 images, 7% at 20, 6% at 50, 5% at 256. That is what
-`test_few_images_exclude_zero_too_often_by_what_the_t_distribution_says` measures. Below `FEWEST` images there is none.
+Images are resampled, never patches, because patches of one image are not independent. An interval describes the one
+trained model; the variation between training seeds is not in it. With few images percentile intervals are too narrow:
+where normal values have mean zero, those of 95% exclude it about as often as |t| with n - 1 degrees of freedom is above
+1.96 sqrt((n - 1) / n): 10% of cases at 10 images, 7% at 20, 6% at 50, 5% at 256. The test
+`test_few_images_exclude_zero_too_often_by_what_the_t_distribution_says` measures this. Below `FEWEST` images there is
+no interval.
 """
 
 import math
@@ -42,9 +43,9 @@ def resamples(n: int, count: int = 1000, seed: int = 0) -> Tensor:
 
 @lru_cache(maxsize=4)
 def multiplicities(n: int, count: int = 1000, seed: int = 0) -> Tensor:
-    """How often each image was drawn in `resamples`: (count, n) float64. Times per-image sums it gives resampled sums.
+    """How often each image was drawn in `resamples`: (count, n) float64. Its product with sums resamples them.
 
-    Kept between calls: do not write into it.
+    The result is cached: do not write into it.
     """
     drawn = resamples(n, count, seed)
     once = torch.ones(drawn.shape, dtype=torch.float64)
@@ -58,7 +59,7 @@ def statistic_interval(
     count: int = 1000,
     seed: int = 0,
 ) -> Interval:
-    """Of a function of sums over images, such as the ratios of `recovery`.
+    """The interval of a function of sums over images, such as the ratios of `recovery`.
 
     Args:
         per_image: (n, ...), what is summed; images with a value that is not finite are left out.
@@ -83,26 +84,26 @@ def statistic_interval(
 
 
 def mean_interval(values: Tensor, level: float = 0.95, count: int = 1000, seed: int = 0) -> Interval:
-    """Of the mean of one value per image, (n,); images without a value (NaN) are left out."""
+    """The interval of the mean of one value per image, (n,); images without a value (NaN) are left out."""
     values = values.double().cpu()
     values = values[~values.isnan()]
     n = len(values)
     if n < FEWEST or not values.isfinite().all():
         return Interval(values.mean().item(), math.nan, math.nan, n)
-    origin = values[0]  # sums of what is left are exact where all values are equal
+    origin = values[0]  # subtracted, so that sums are exact where all values are equal
     drawn = origin + multiplicities(n, count, seed) @ (values - origin) / n
     low, high = _percentiles(drawn, level).tolist()
     return Interval((origin + (values - origin).mean()).item(), low, high, n)
 
 
 def difference_interval(a: Tensor, b: Tensor, level: float = 0.95, count: int = 1000, seed: int = 0) -> Interval:
-    """Of the mean of a - b over the images where both have a value: (n,), (n,) of two runs on the same images.
+    """The interval of the mean of a - b, (n,) each of two runs on the same images, where both have a value.
 
-    Paired: what makes an image hard for both falls out of the difference.
+    The difference is paired: how hard an image is for both runs cancels out.
     """
     return mean_interval(a.double() - b.double(), level, count, seed)
 
 
 def _percentiles(drawn: Tensor, level: float) -> Tensor:
-    """(count, ...) -> (2, ...): what leaves half of 1 - level on either side."""
+    """Lower and upper quantile of resampled values, (count, ...) -> (2, ...)."""
     return drawn.quantile(torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=drawn.dtype), dim=0)
