@@ -18,7 +18,7 @@ from math import isqrt
 import torch
 from torch import Tensor
 
-from recon.metrics.base import Metric, Undefined, grey, patch_metric
+from recon.metrics.base import BATCH_VALUES, Metric, Undefined, grey, patch_metric
 from recon.metrics.sharpness import hidden_mean, require, sobel
 
 FLAT_STEP = 0.1 / 255  # a tenth of an 8-bit level: a mean step below that is flat
@@ -147,6 +147,7 @@ SEAMS = [
 EDGES = [
     patch_metric(
         edge_width,
+        values=BATCH_VALUES,
         description="Mean width of the vertical edges inside hidden patches; those that leave a patch count up to its "
         "border.",
         unit="pixels",
@@ -155,6 +156,7 @@ EDGES = [
     ),
     patch_metric(
         cpbd,
+        values=BATCH_VALUES,
         description="Share of the edges inside hidden patches whose blur is not noticeable: 1 sharp, 0 blurred.",
         unit="share",
         high=1,

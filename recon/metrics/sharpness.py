@@ -16,7 +16,7 @@ in place of 10, the Laplacian 16 in place of 9, and the box blur and gradient of
 import torch
 from torch import Tensor
 
-from recon.metrics.base import Undefined, patch_metric
+from recon.metrics.base import BATCH_VALUES, Undefined, patch_metric
 
 
 def variance_of_laplacian(patches: Tensor, hidden: Tensor) -> Tensor:
@@ -143,6 +143,7 @@ SHARPNESS = [
     ),
     patch_metric(
         blur_effect,
+        values=BATCH_VALUES,
         description="Share of gradient inside hidden patches that another blur would leave: "
         "0 sharp, 1 blurred or flat.",
         unit="share",
