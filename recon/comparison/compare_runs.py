@@ -16,7 +16,7 @@ from recon.distributed import require_one_process
 from recon.evaluation.evaluate_run import table, undefined
 from recon.evaluation.evaluation_pass import evaluate
 from recon.evaluation.results import Evaluation
-from recon.evaluation.suite import Networks
+from recon.evaluation.suite import MetricSuite
 from recon.loaded_run import RESULTS, Subject
 from recon.probing import probe_results as probes
 from recon.probing.features import ProbedEncoder
@@ -112,10 +112,10 @@ def write_files(comparison: Comparison, folder: Path) -> None:
     write_text(path, comparison.as_json(files))
 
 
-def announced(subject: Subject, measuring: Measuring, networks: Networks, before: Evaluation | None) -> Evaluation:
+def announced(subject: Subject, measuring: Measuring, suite: MetricSuite, before: Evaluation | None) -> Evaluation:
     """Prints that a run is evaluated, and evaluates it."""
     print(f"evaluating {subject.folder}", flush=True)
-    return evaluate(subject, measuring, networks, before)
+    return evaluate(subject, measuring, suite, before)
 
 
 def pictures(learnt: dict[str, Learnt]) -> dict[str, Any]:

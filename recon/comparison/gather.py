@@ -8,7 +8,7 @@ from losses import InvalidSetting
 from recon.evaluation.protocol import Protocol, dataset_of, protocol_of
 from recon.evaluation.results import Evaluation, read, write
 from recon.evaluation.rows import honest
-from recon.evaluation.suite import load_networks
+from recon.evaluation.suite import load_suite
 from recon.loaded_run import Subject, open_run
 from recon.study_config import CompareSettings
 from recon.training.device import is_out_of_memory
@@ -50,15 +50,15 @@ def gather(folders: list[Path], settings: CompareSettings, evaluated: Callable[.
         raise InvalidSetting(f"render={settings.render}: every run has one answer to each image; leave render out")
     give_data(readable)
     refuse_other_protocols([(c.folder, _protocol(c.subject, settings)) for c in readable])
-    networks = load_networks(settings)
+    suite = load_suite(settings)
     last: Evaluation | None = None
     for candidate in readable:
         subject = candidate.subject
         if not settings.again:
-            candidate.found = usable(subject, settings, networks.provenance)
+            candidate.found = usable(subject, settings, suite.provenance)
         if candidate.found is None:
             try:
-                candidate.found = last = evaluated(subject, settings, networks, last)
+                candidate.found = last = evaluated(subject, settings, suite, last)
                 subject.make_folder()
                 write(subject.folder, last)
             except (InvalidSetting, OSError, RuntimeError) as error:

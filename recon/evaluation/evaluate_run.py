@@ -10,7 +10,7 @@ from recon.console import aligned, duration, with_interval
 from recon.distributed import require_one_process
 from recon.evaluation.evaluation_pass import evaluate
 from recon.evaluation.results import JSON, Column, Evaluation, Results, RowInfo, write
-from recon.evaluation.suite import load_networks
+from recon.evaluation.suite import load_suite
 from recon.loaded_run import open_run
 from recon.study_config import EvaluateSettings, check_measuring
 
@@ -82,7 +82,7 @@ def evaluate_run(settings: EvaluateSettings, given: frozenset[str] = frozenset()
         raise InvalidSetting(subject.undrawable)
     if settings.render and not subject.trained.model.head.renderings:
         raise InvalidSetting(f"render={settings.render}: {subject.name} has one answer to each image; leave render out")
-    found = evaluate(subject, settings, load_networks(settings))
+    found = evaluate(subject, settings, load_suite(settings))
     subject.make_folder()
     write(subject.folder, found)
     print(described(found))

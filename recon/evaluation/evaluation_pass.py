@@ -11,9 +11,9 @@ from recon.console import progress_bar
 from recon.data import Source, StreamedSource
 from recon.evaluation.evaluator import Evaluator, RatioEvaluator
 from recon.evaluation.protocol import Digest, Protocol, batches, open_source, protocol_of
-from recon.evaluation.results import Evaluation, Results, RowInfo, points
+from recon.evaluation.results import Column, Evaluation, Results, RowInfo, Value, points
 from recon.evaluation.rows import Row, baseline_rows, run_rows
-from recon.evaluation.suite import MetricSuite, Networks, columns_of, make_suite
+from recon.evaluation.suite import MetricSuite, columns_of
 from recon.evaluation.summary import Measured, row_values
 from recon.loaded_run import Subject
 from recon.metrics import Pair, Undefined
@@ -41,12 +41,12 @@ class EvalPass:
 
 
 def evaluate(
-    subject: Subject, measuring: Measuring, networks: Networks, before: Evaluation | None = None
+    subject: Subject, measuring: Measuring, suite: MetricSuite, before: Evaluation | None = None
 ) -> Evaluation:
     """Measures a run, the simple reconstructions and the truth, with a progress bar.
 
     Args:
-        networks: of `load_networks(measuring)`.
+        suite: of `load_suite(measuring)`.
         before: an evaluation of another run under the same settings; its simple reconstructions are taken over where
             the protocol is the same too.
 
@@ -54,8 +54,7 @@ def evaluate(
         InvalidSetting: a setting is out of range, the data is not available, or has changed since `before`.
     """
     check_measuring(measuring)
-    device = evaluation_device(measuring.device)
-    trained = subject.trained
+    device, trained = evaluation_device(measuring.device), subject.trained
     protocol = protocol_of(trained.settings, trained.model.patch_size, measuring)
     training, held_out = (open_source(trained.settings, split, measuring) for split in ("train", "val"))
     rows = run_rows(subject, device, measuring.render, measuring.draws)
@@ -63,35 +62,19 @@ def evaluate(
         before = None
     if before is None:
         rows += baseline_rows(protocol, training, measuring.training_images, measuring.batch)
-    suite = make_suite(networks, protocol, held_out, device)
-    found = run_pass(rows, protocol, held_out, measuring, suite, device)
-    infos = [RowInfo(row.key, row.label, row.kind, row.note, row.rendering) for row in rows]
-    tensors = {f"{key}/{name}": t for key, row in found.measured.items() for name, t in row.tensors.items()}
-    if before is not None:
-        if before.digest != found.digest:
-            raise InvalidSetting(f"{subject.folder} finds other images of {protocol.data} than the run before it")
-        taken_over = [row for row in before.rows if row.kind != "run"]
-        infos += taken_over
-        keys = {row.key for row in taken_over}
-        tensors |= {name: t for name, t in before.tensors.items() if name.partition("/")[0] in keys}
-    if (least := tensors.get("bayes/masked_mse")) is not None:
-        for key, row in found.measured.items():
-            excess = row.tensors["masked_mse"] - least
-            row.tensors["excess_mse"] = tensors[f"{key}/excess_mse"] = excess
+    found = run_pass(rows, protocol, held_out, measuring, suite.to(device, protocol.image_size), device)
+    if before is not None and before.digest != found.digest:
+        raise InvalidSetting(f"{subject.folder} finds other images of {protocol.data} than the run before it")
+    taken_over = [] if before is None else [row for row in before.rows if row.kind != "run"]
+    keys = {row.key for row in taken_over}
+    tensors = {name: t for name, t in before.tensors.items() if name.partition("/")[0] in keys} if before else {}
+    bayes = found.measured["bayes"].tensors if "bayes" in found.measured else {}
+    least = tensors.get("bayes/masked_mse", bayes.get("masked_mse"))
+    for measured in found.measured.values() if least is not None else ():
+        measured.tensors["excess_mse"] = measured.tensors["masked_mse"] - least
     columns = columns_of(measuring, bound=least is not None)
-    values = []
-    for row in rows:
-        run = subject.name if row.kind == "run" else ""
-        values += row_values(run, row.key, found.measured[row.key], columns, protocol.patch_size)
-        by_ratio = found.by_ratio.get(row.key, {})
-        for name in next(iter(by_ratio.values()), ()):
-            values += points(run, row.key, "by_ratio", list(by_ratio), **{name: [of[name] for of in by_ratio.values()]})
-        if row.exact_retention is not None:
-            with suppress(Undefined):  # patches too small for bands
-                exact = row.exact_retention(found.masks[:EXACT_MASKS]).tolist()
-                frequency = band_frequency(protocol.patch_size).tolist()
-                values += points(run, row.key, "bands", frequency, exact_retention=exact)
-    values += [] if before is None else [value for value in before.results if value.row in keys]
+    tensors |= {f"{key}/{name}": t for key, measured in found.measured.items() for name, t in measured.tensors.items()}
+    values = [value for row in rows for value in values_of(row, found, columns, subject.name, protocol)]
     return Evaluation(
         run=subject.name,
         model={"sha256": trained.sha256, "step": trained.step, "steps": trained.resolved["steps"]},
@@ -100,14 +83,29 @@ def evaluate(
         digest=found.digest,
         caveat=held_out.caveat,
         measuring=asdict(measuring) | {"run": None},
-        weights=networks.provenance,
+        weights=suite.provenance,
         images=found.names,
         pictures=found.pictured,
         columns=columns,
-        rows=infos,
-        results=Results(values),
+        rows=[RowInfo(row.key, row.label, row.kind, row.note, row.rendering) for row in rows] + taken_over,
+        results=Results([*values, *(value for value in (before.results if before else ()) if value.row in keys)]),
         tensors=tensors | {"masks": found.masks},
     )
+
+
+def values_of(row: Row, found: EvalPass, columns: list[Column], run: str, protocol: Protocol) -> list[Value]:
+    """Every number of a row, for the table: those of the pass, and what is known without one."""
+    run = run if row.kind == "run" else ""
+    values = row_values(run, row.key, found.measured[row.key], columns, protocol.patch_size)
+    by_ratio = found.by_ratio.get(row.key, {})
+    names = next(iter(by_ratio.values()), ())
+    curves = {name: [numbers[name] for numbers in by_ratio.values()] for name in names}
+    values += points(run, row.key, "by_ratio", list(by_ratio), **curves)
+    if row.exact_retention is not None:
+        with suppress(Undefined):  # patches too small for bands
+            exact = row.exact_retention(found.masks[:EXACT_MASKS]).tolist()
+            values += points(run, row.key, "bands", band_frequency(protocol.patch_size).tolist(), exact_retention=exact)
+    return values
 
 
 def evaluation_device(name: str) -> torch.device:
@@ -128,12 +126,13 @@ def run_pass(
 ) -> EvalPass:
     """Measures every row in one pass over the images."""
     digest, names, pictured, masks, true_features = Digest(), [], [], [], []
-    evaluators = {row.key: Evaluator(suite, protocol.patch_size) for row in rows}
+    colour = torch.tensor(source.mean, dtype=torch.float64)
+    evaluators = {row.key: Evaluator(suite, protocol.patch_size, colour) for row in rows}
     positions = evenly_spaced(measuring.pictures, protocol, source)
     # Draws take their time: under other ratios only the run's own row and the oracle's are measured.
     at_ratios = [row for row in rows if row.kind == "run" and row.key in ("run", "oracle")]
     ratios = other_ratios(measuring, protocol)
-    by_ratio = {row.key: {ratio: RatioEvaluator(suite.colour) for ratio in ratios} for row in at_ratios}
+    by_ratio = {row.key: {ratio: RatioEvaluator(colour) for ratio in ratios} for row in at_ratios}
     total = -(-protocol.images // measuring.batch)
     for batch in progress_bar(batches(protocol, source, measuring.batch), "metrics", total):
         chosen = [i for i in range(len(batch.names)) if len(names) + i in positions]

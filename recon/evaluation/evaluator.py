@@ -24,10 +24,13 @@ class Evaluator:
     """Measures one row, batch by batch.
 
     Per-image numbers stay on the device until `compute`, so that a batch does not wait for them.
+
+    Args:
+        colour: (3,), the dataset's mean.
     """
 
-    def __init__(self, suite: MetricSuite, patch_size: int):
-        self.suite = suite
+    def __init__(self, suite: MetricSuite, patch_size: int, colour: Tensor):
+        self.suite, self.colour = suite, colour
         self.reasons = dict(suite.missing)
         self.texture = SlicedWasserstein(patch_size) if patch_size >= SMALLEST_PATCH else None
         if self.texture is None:
@@ -55,7 +58,7 @@ class Evaluator:
             batch["features"] = self.suite.features(pair.image)
         if self.texture is not None:
             self.texture.update(pair)
-            batch["moments"] = moments_by_distance(pair, self.suite.colour)
+            batch["moments"] = moments_by_distance(pair, self.colour)
             batch["power"] = band_power(pair.grey_patches, pair.mask).double()
         draws = pair.image[None] if of is None else of.samples(pair.truth, pair.mask)
         batch |= per_image_scores(draws, pair.truth, pair.mask)

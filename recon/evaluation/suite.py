@@ -1,15 +1,11 @@
 """Everything that is measured: metrics that need no network, those that do, and the columns of the table."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
 
 from losses import InvalidSetting
-from recon.data import Source, StreamedSource
-from recon.evaluation.protocol import Protocol
 from recon.evaluation.results import Column
 from recon.metrics import GROUPS, METRICS, SET_METRICS, Metric, MetricInfo, Undefined
 from recon.metrics.deep import LPIPS, VGG, FeatureDistance, Lpips, PooledFeatures, feature_distance_metric, lpips_metric
@@ -31,30 +27,34 @@ EXCESS = MetricInfo(
 class MetricSuite:
     """All that is measured on a pair.
 
-    metrics: per image, by name. features: KID's, where its network is available. missing: metric -> why it is not
-    available. colour: (3,), the dataset's mean.
+    Args:
+        metrics: per image, by name.
+        features: KID's; None where they are not available.
+        missing: metric -> why its network is not available.
+        provenance: metric -> where its network's weights came from.
     """
-
-    metrics: Mapping[str, Metric]
-    features: PooledFeatures | None
-    missing: Mapping[str, str]
-    colour: Tensor
-
-
-@dataclass(frozen=True)
-class Networks:
-    """The networks that some metrics need, where their weights came from, and why one is missing."""
 
     metrics: dict[str, Metric]
     features: PooledFeatures | None
     missing: dict[str, str]
     provenance: dict[str, dict[str, str]]
-    modules: list[torch.nn.Module]
+    networks: list[torch.nn.Module]
+
+    def to(self, device: torch.device, image_size: tuple[int, int]) -> "MetricSuite":
+        """Moves the networks to the device; without KID where the images are too small for its features."""
+        for network in self.networks:
+            network.to(device)
+        try:
+            if self.features is not None:
+                self.features(torch.zeros(1, 3, *image_size, device=device))
+        except Undefined as reason:
+            return replace(self, features=None, missing=self.missing | {"kid": str(reason)})
+        return self
 
 
-def load_networks(measuring: Measuring) -> Networks:
-    """Loads LPIPS, the feature distance and KID's features onto the CPU; one that is not available has a reason."""
-    found = Networks({}, None, {}, {}, [])
+def load_suite(measuring: Measuring) -> MetricSuite:
+    """All metrics, with LPIPS, the feature distance and KID's features on the CPU, as far as they are available."""
+    suite = MetricSuite(dict(METRICS), None, {}, {}, [])
     makers = {
         "lpips": (lambda: Lpips(measuring.lpips.net, measuring.lpips.weights), lpips_metric),
         "vgg19": (lambda: FeatureDistance(measuring.features.weights), feature_distance_metric),
@@ -62,33 +62,17 @@ def load_networks(measuring: Measuring) -> Networks:
     }
     for name, (make, as_metric) in makers.items():
         try:
-            net = make()
+            network = make()
         except InvalidSetting as reason:
-            found.missing[name] = str(reason)
+            suite.missing[name] = str(reason)
             continue
-        found.modules.append(net)
-        found.provenance[name] = net.provenance()
+        suite.networks.append(network)
+        suite.provenance[name] = network.provenance()
         if as_metric is None:
-            found = replace(found, features=net)
+            suite = replace(suite, features=network)
         else:
-            found.metrics[name] = as_metric(net)
-    return found
-
-
-def make_suite(
-    networks: Networks, protocol: Protocol, source: Source | StreamedSource, device: torch.device
-) -> MetricSuite:
-    """All metrics, with their networks on the device."""
-    for module in networks.modules:
-        module.to(device)
-    features, missing = networks.features, dict(networks.missing)
-    if features is not None:
-        try:
-            features(torch.zeros(1, 3, *protocol.image_size, device=device))
-        except Undefined as reason:
-            features, missing["kid"] = None, str(reason)
-    colour = torch.tensor(source.mean, dtype=torch.float64)
-    return MetricSuite({**METRICS, **networks.metrics}, features, missing, colour)
+            suite.metrics[name] = as_metric(network)
+    return suite
 
 
 def columns_of(measuring: Measuring, bound: bool) -> list[Column]:

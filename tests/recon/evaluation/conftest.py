@@ -6,7 +6,7 @@ import pytest
 
 from recon.evaluation.evaluation_pass import evaluate
 from recon.evaluation.results import Evaluation
-from recon.evaluation.suite import load_networks
+from recon.evaluation.suite import load_suite
 from recon.loaded_run import Subject, open_run
 from recon.study_config import EvaluateSettings
 from tests.recon.training.conftest import SMALL, pretrain
@@ -41,4 +41,4 @@ def subject(run) -> Subject:
 
 @pytest.fixture(scope="session")
 def evaluation(subject) -> Evaluation:
-    return evaluate(subject, measuring(), load_networks(measuring()))
+    return evaluate(subject, measuring(), load_suite(measuring()))

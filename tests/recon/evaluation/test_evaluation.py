@@ -13,7 +13,7 @@ from losses import InvalidSetting
 from recon.evaluation import results as record
 from recon.evaluation.evaluate_run import evaluate_run
 from recon.evaluation.evaluation_pass import evaluate
-from recon.evaluation.suite import load_networks
+from recon.evaluation.suite import load_suite
 from recon.loaded_run import load_run, open_run
 from recon.metrics import GROUPS
 from recon.study_config import FeatureSettings, LpipsSettings
@@ -78,7 +78,7 @@ def test_curves_are_points_of_the_table(evaluation):
 
 
 def test_two_evaluations_of_one_run_are_the_same(subject, evaluation):
-    again = evaluate(subject, measuring(batch=12), load_networks(measuring()))
+    again = evaluate(subject, measuring(batch=12), load_suite(measuring()))
     assert again.digest == evaluation.digest
     assert again.tensors.keys() == evaluation.tensors.keys()
     for name, values in again.tensors.items():
@@ -87,7 +87,7 @@ def test_two_evaluations_of_one_run_are_the_same(subject, evaluation):
 
 
 def test_another_run_s_evaluation_lends_its_simple_reconstructions(subject, evaluation):
-    lent = evaluate(subject, measuring(), load_networks(measuring()), evaluation)
+    lent = evaluate(subject, measuring(), load_suite(measuring()), evaluation)
     assert lent.rows == evaluation.rows and set(lent.results) == set(evaluation.results)
     assert lent.tensors["ridge/masked_mse"] is evaluation.tensors["ridge/masked_mse"]
     assert lent.tensors["run/masked_mse"] is not evaluation.tensors["run/masked_mse"]
@@ -189,7 +189,7 @@ def test_an_unfinished_run_says_how_far_it_came(tmp_path, run):
 
 def test_on_fields_with_a_known_answer_nothing_beats_bayes(tmp_path):
     run = trained(tmp_path, "fields", "loss=mse", "data.name=gaussian_field")
-    found = evaluate(open_run(run), measuring(images=16), load_networks(measuring()))
+    found = evaluate(open_run(run), measuring(images=16), load_suite(measuring()))
     of = found.tensors
     for row in found.rows:
         assert of[f"{row.key}/excess_mse"].mean() > 0 or row.key in ("bayes", "truth"), row.key

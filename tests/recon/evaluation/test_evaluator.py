@@ -16,7 +16,7 @@ COLOUR = torch.tensor([0.5, 0.4, 0.3], dtype=torch.float64)
 
 @pytest.fixture(scope="module")
 def suite() -> MetricSuite:
-    return MetricSuite(METRICS, PooledFeatures("random", "conv1_1"), {"lpips": "not here"}, COLOUR)
+    return MetricSuite(METRICS, PooledFeatures("random", "conv1_1"), {"lpips": "not here"}, {}, [])
 
 
 def scene(n: int = 6, size: int = 48) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -30,7 +30,7 @@ def scene(n: int = 6, size: int = 48) -> tuple[torch.Tensor, torch.Tensor, torch
 
 
 def gathered(suite, truth, predicted, mask, sizes) -> Measured:
-    evaluator = Evaluator(suite, patch_size=8)
+    evaluator = Evaluator(suite, 8, COLOUR)
     for t, p, m in zip(*(x.split(sizes) for x in (truth, predicted, mask)), strict=True):
         evaluator.update(Pair(p, t, m), p, pictured=[0])
     return evaluator.compute(suite.features(truth))
@@ -92,7 +92,7 @@ def test_an_image_with_nothing_hidden_has_no_value(suite):
 def test_patches_too_small_for_bands_have_a_reason_and_all_else(suite):
     truth, predicted, _ = scene()
     mask = torch.rand(6, 24 * 24, generator=torch.Generator().manual_seed(1)) < 0.5
-    evaluator = Evaluator(suite, patch_size=2)
+    evaluator = Evaluator(suite, 2, COLOUR)
     evaluator.update(Pair(predicted, truth, mask), predicted)
     measured = evaluator.compute(suite.features(truth))
     assert "moments" not in measured.tensors and "patches below 4 pixels" in measured.reasons["retention"]

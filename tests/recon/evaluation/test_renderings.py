@@ -11,7 +11,7 @@ from losses.mixture import PrincipalComponents
 from recon.evaluation.evaluate_run import evaluate_run
 from recon.evaluation.evaluation_pass import evaluate
 from recon.evaluation.rows import Distribution
-from recon.evaluation.suite import load_networks
+from recon.evaluation.suite import load_suite
 from recon.loaded_run import open_run
 from tests.recon.evaluation.conftest import measuring, trained
 
@@ -36,7 +36,7 @@ def mixture(place):
 
 def evaluation_of(run, **changes):
     settings = measuring(**changes)
-    return evaluate(open_run(run), settings, load_networks(settings))
+    return evaluate(open_run(run), settings, load_suite(settings))
 
 
 @pytest.fixture(scope="module")

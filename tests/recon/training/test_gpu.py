@@ -11,7 +11,7 @@ from losses.term import gradient_norm, step_unless
 from recon.data.batches import Batch
 from recon.data.crops import CropBatch
 from recon.evaluation.evaluation_pass import evaluate
-from recon.evaluation.suite import load_networks
+from recon.evaluation.suite import load_suite
 from recon.loaded_run import open_run
 from recon.model import create_model, velocity
 from recon.study_config import EvaluateSettings
@@ -171,7 +171,7 @@ def test_a_run_is_measured_alike(device, tmp_path, pictures, monkeypatch):
     for d in ("cpu", device):
         subject = open_run(tmp_path / "runs" / "run")
         settings = EvaluateSettings(run="runs/run", device=str(d), images=3)
-        found.append(evaluate(subject, settings, load_networks(settings)).results)
+        found.append(evaluate(subject, settings, load_suite(settings)).results)
     here, there = ({(v.row, v.metric): v.value for v in results if not v.variant} for results in found)
     assert here.keys() == there.keys()
     for key, value in here.items():
