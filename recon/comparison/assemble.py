@@ -11,7 +11,7 @@ from recon.comparison.gather import Candidate
 from recon.evaluation.protocol import Protocol
 from recon.evaluation.results import Column, Evaluation, Results, RowInfo, Value, as_json, points, read_table
 from recon.evaluation.rows import named
-from recon.loaded_run import curves
+from recon.runs import read_metrics
 from recon.saved_settings import flat
 from recon.study_config import EvaluateSettings, Measuring, Where
 from recon.usage import written
@@ -105,7 +105,7 @@ class Learnt:
     @property
     def trained_here(self) -> bool:
         """Whether its run was trained by this program: only then is it known how."""
-        return self.candidate.subject is None or self.candidate.subject.trained.origin is None
+        return self.candidate.run is None or self.candidate.run.origin is None
 
 
 def learnt_rows(candidates: list[Candidate]) -> dict[str, Learnt]:
@@ -156,22 +156,22 @@ def assemble(candidates: list[Candidate], learnt: dict[str, Learnt], measuring: 
 
 def runs_made(candidates: list[Candidate], labels: dict[Path, str], measuring: Measuring) -> dict[str, Made]:
     """How each run was made, by its label."""
-    opened = [c for c in candidates if c.subject and c.subject.trained.origin is None]
-    settings = {c.folder: flat(c.subject.trained.settings) for c in opened}
+    opened = [c for c in candidates if c.run and c.run.origin is None]
+    settings = {c.folder: flat(c.run.settings) for c in opened}
     differing = {
         key for each in settings.values() for key in each if len({json.dumps(s[key]) for s in settings.values()}) > 1
     }
     found = {}
     for c in opened:
-        trained, own = c.subject.trained, settings[c.folder]
+        run, own = c.run, settings[c.folder]
         found[labels[c.folder]] = Made(
-            expression=trained.resolved["objective"],
+            expression=run.resolved["objective"],
             differs={key: own[key] for key in own if key in differing and key not in ("name", "resume", "loss")},
-            weights=trained.resolved["weights"],
-            steps=trained.step if trained.step is not None else trained.resolved["steps"],
-            model=trained.sha256,
+            weights=run.resolved["weights"],
+            steps=run.step if run.step is not None else run.resolved["steps"],
+            model=run.sha256,
             commands=[
-                written("pretrain", trained.settings, leave_out=("resume", "compile")),
+                written("pretrain", run.settings, leave_out=("resume", "compile")),
                 written("evaluate", evaluation_of(c, measuring)),
             ],
         )
@@ -183,9 +183,9 @@ def checkpoints(learnt: dict[str, Learnt], measuring: Measuring) -> dict[str, di
     found = {}
     for key, row in learnt.items():
         if row.found and not row.trained_here:
-            trained = row.candidate.subject.trained
-            found[key] = trained.origin.description() | {
-                "sha256": trained.sha256,
+            run = row.candidate.run
+            found[key] = run.origin.description() | {
+                "sha256": run.sha256,
                 "command": written("evaluate", evaluation_of(row.candidate, measuring)),
             }
     return found
@@ -194,10 +194,10 @@ def checkpoints(learnt: dict[str, Learnt], measuring: Measuring) -> dict[str, di
 def evaluation_of(candidate: Candidate, measuring: Measuring) -> EvaluateSettings:
     """The settings under which recon.evaluate makes the numbers of this comparison."""
     common = {f.name: getattr(measuring, f.name) for f in fields(Measuring)}
-    if not candidate.subject.trained.model.head.renderings:
+    if not candidate.run.model.head.renderings:
         common["render"] = None
-    data = candidate.subject.trained.settings.data
-    if candidate.subject.trained.origin is not None and measuring.data.name is None:  # it took a run's data
+    data = candidate.run.settings.data
+    if candidate.run.origin is not None and measuring.data.name is None:  # it took a run's data
         common["data"] = Where(name=data.name, root=measuring.data.root or data.root)
     return EvaluateSettings(**common, run=str(candidate.folder))
 
@@ -210,7 +210,7 @@ def unique_labels(folders: list[Path]) -> dict[Path, str]:
 
 def training_curves(run: str, row: str, candidate: Candidate) -> list[Value]:
     """Gradient norms and cosines over training, thinned to what a plot can show."""
-    found = curves(candidate.folder)
+    found = read_metrics(candidate.folder)
     steps = found.get("step", [])
     stride = -(-len(steps) // POINTS) or 1
     wanted = [name for name in found if name.endswith("/gradient_norm") or name.startswith("cosine/")]

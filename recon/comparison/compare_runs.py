@@ -17,7 +17,7 @@ from recon.evaluation.evaluate_run import table, undefined
 from recon.evaluation.evaluation_pass import evaluate
 from recon.evaluation.results import Evaluation
 from recon.evaluation.suite import MetricSuite
-from recon.loaded_run import RESULTS, Subject
+from recon.loaded_run import RESULTS, LoadedRun
 from recon.probing import probe_results as probes
 from recon.probing.features import ProbedEncoder
 from recon.report.page import write_page
@@ -80,20 +80,20 @@ def probings(learnt: dict[str, Learnt], baselines: list[Path]) -> dict[str, prob
     """The probing of every run that has one, by the key of its first row, and of models from scratch."""
     found, seen = {}, set()
     for key, row in learnt.items():
-        subject = row.candidate.subject
-        if subject is not None and subject.folder not in seen:
-            seen.add(subject.folder)
-            found[key] = probing_of(subject)
+        run = row.candidate.run
+        if run is not None and run.folder not in seen:
+            seen.add(run.folder)
+            found[key] = probing_of(run)
     found |= {f"scratch/{folder.name}": probes.read(folder) for folder in baselines}
     return {key: record for key, record in found.items() if record is not None}
 
 
-def probing_of(subject: Subject) -> probes.ProbeRecord | None:
+def probing_of(run: LoadedRun) -> probes.ProbeRecord | None:
     """The probing in a run's folder, if it is of the encoder that stands there now."""
-    found = probes.read(subject.folder)
-    encoder = ProbedEncoder("run", subject.name, subject.trained.model)
+    found = probes.read(run.folder)
+    encoder = ProbedEncoder("run", run.name, run.model)
     if found is not None and found.checksum != encoder.checksum:
-        print(f"{subject.folder} has changed since it was probed: probe it again", file=sys.stderr)
+        print(f"{run.folder} has changed since it was probed: probe it again", file=sys.stderr)
         return None
     return found
 
@@ -112,10 +112,10 @@ def write_files(comparison: Comparison, folder: Path) -> None:
     write_text(path, comparison.as_json(files))
 
 
-def announced(subject: Subject, measuring: Measuring, suite: MetricSuite, before: Evaluation | None) -> Evaluation:
+def announced(run: LoadedRun, measuring: Measuring, suite: MetricSuite, before: Evaluation | None) -> Evaluation:
     """Prints that a run is evaluated, and evaluates it."""
-    print(f"evaluating {subject.folder}", flush=True)
-    return evaluate(subject, measuring, suite, before)
+    print(f"evaluating {run.folder}", flush=True)
+    return evaluate(run, measuring, suite, before)
 
 
 def pictures(learnt: dict[str, Learnt]) -> dict[str, Any]:

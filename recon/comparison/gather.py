@@ -9,7 +9,7 @@ from recon.evaluation.protocol import Protocol, dataset_of, protocol_of
 from recon.evaluation.results import Evaluation, read, write
 from recon.evaluation.rows import honest
 from recon.evaluation.suite import load_suite
-from recon.loaded_run import Subject, open_run
+from recon.loaded_run import LoadedRun, open_run
 from recon.study_config import CompareSettings
 from recon.training.device import is_out_of_memory
 
@@ -21,11 +21,11 @@ PLACES = {"device", "batch", "run", "runs", "out", "again", "data", "target"}  #
 class Candidate:
     """A run that is compared, or a checkpoint of another code.
 
-    `folder` is what the user typed, `subject` its model, `found` its evaluation, and `reason` why it has none.
+    `folder` is what the user typed, `run` its model, `found` its evaluation, and `reason` why it has none.
     """
 
     folder: Path
-    subject: Subject | None = None
+    run: LoadedRun | None = None
     found: Evaluation | None = None
     reason: str | None = None
 
@@ -46,37 +46,37 @@ def gather(folders: list[Path], settings: CompareSettings, evaluated: Callable[.
     readable = [c for c in candidates if c.reason is None]
     if not readable:
         raise InvalidSetting("; ".join(c.reason for c in candidates))
-    if settings.render and not any(c.subject.trained.model.head.renderings for c in readable):
+    if settings.render and not any(c.run.model.head.renderings for c in readable):
         raise InvalidSetting(f"render={settings.render}: every run has one answer to each image; leave render out")
     give_data(readable)
-    refuse_other_protocols([(c.folder, _protocol(c.subject, settings)) for c in readable])
+    refuse_other_protocols([(c.folder, _protocol(c.run, settings)) for c in readable])
     suite = load_suite(settings)
     last: Evaluation | None = None
     for candidate in readable:
-        subject = candidate.subject
+        run = candidate.run
         if not settings.again:
-            candidate.found = usable(subject, settings, suite.provenance)
+            candidate.found = usable(run, settings, suite.provenance)
         if candidate.found is None:
             try:
-                candidate.found = last = evaluated(subject, settings, suite, last)
-                subject.make_folder()
-                write(subject.folder, last)
+                candidate.found = last = evaluated(run, settings, suite, last)
+                run.make_folder()
+                write(run.folder, last)
             except (InvalidSetting, OSError, RuntimeError) as error:
                 said = "out of memory; lower batch" if is_out_of_memory(error) else " ".join(str(error).split())
                 candidate.reason = f"{candidate.folder}: {said}"
-        subject.trained.model.cpu()
+        run.model.cpu()
     refuse_other_images(candidates)
     return candidates
 
 
 def give_data(candidates: list[Candidate]) -> None:
     """A checkpoint of others takes the data of the first run that has some of its own."""
-    own = next((c.subject.trained.settings.data for c in candidates if c.subject.trained.settings.data.name), None)
+    own = next((c.run.settings.data for c in candidates if c.run.settings.data.name), None)
     for candidate in candidates:
-        trained = candidate.subject.trained
-        if own is not None and trained.settings.data.name is None:
-            data = replace(trained.settings.data, name=own.name, root=own.root)
-            candidate.subject = replace(candidate.subject, settings=replace(trained.settings, data=data))
+        settings = candidate.run.settings
+        if own is not None and settings.data.name is None:
+            data = replace(settings.data, name=own.name, root=own.root)
+            candidate.run = replace(candidate.run, settings=replace(settings, data=data))
 
 
 def refuse_other_protocols(protocols: list[tuple[Path, Protocol]]) -> None:
@@ -102,33 +102,33 @@ def refuse_other_images(candidates: list[Candidate]) -> None:
             )
 
 
-def usable(subject: Subject, settings: CompareSettings, weights: dict[str, dict[str, str]]) -> Evaluation | None:
+def usable(run: LoadedRun, settings: CompareSettings, weights: dict[str, dict[str, str]]) -> Evaluation | None:
     """The evaluation in the run's folder, if it is of this model, these settings and these networks' `weights`."""
-    found = read(subject.folder)
-    if found is None or found.model["sha256"] != subject.trained.sha256 or found.weights != weights:
+    found = read(run.folder)
+    if found is None or found.model["sha256"] != run.sha256 or found.weights != weights:
         return None
     then, now = found.measuring, asdict(settings)
     if settings.data.root is not None and then["data"].get("root") != settings.data.root:
         return None
-    if found.protocol.data != dataset_of(subject.trained.settings, settings):
+    if found.protocol.data != dataset_of(run.settings, settings):
         return None
-    if any(row.key == "run" for row in found.rows) != honest(subject.trained.model):  # another target was given then
+    if any(row.key == "run" for row in found.rows) != honest(run.model):  # another target was given then
         return None
-    free = PLACES if subject.trained.model.head.renderings else PLACES | {"render", "draws"}
+    free = PLACES if run.model.head.renderings else PLACES | {"render", "draws"}
     return found if all(then.get(key) == now[key] for key in now if key not in free) else None
 
 
 def _opened(folder: Path, target: str | None) -> Candidate:
     """`target` is for checkpoints that cannot tell theirs; the others keep their own."""
     try:
-        subject = open_run(folder)
-        origin = subject.trained.origin
+        run = open_run(folder)
+        origin = run.origin
         if target is not None and origin is not None and origin.has_decoder and origin.target is None:
-            subject = open_run(folder, target)
-        return Candidate(folder, subject=subject, reason=subject.undrawable)
+            run = open_run(folder, target)
+        return Candidate(folder, run=run, reason=run.undrawable)
     except InvalidSetting as error:
         return Candidate(folder, reason=str(error))
 
 
-def _protocol(subject: Subject, settings: CompareSettings) -> Protocol:
-    return protocol_of(subject.trained.settings, subject.trained.model.patch_size, settings)
+def _protocol(run: LoadedRun, settings: CompareSettings) -> Protocol:
+    return protocol_of(run.settings, run.model.patch_size, settings)

@@ -77,16 +77,16 @@ def evaluate_run(settings: EvaluateSettings, given: frozenset[str] = frozenset()
         raise InvalidSetting("give the run to evaluate: run=runs/NAME")
     began = time.monotonic()
     check_measuring(settings)
-    subject = open_run(Path(settings.run), settings.target)
-    if subject.undrawable:
-        raise InvalidSetting(subject.undrawable)
-    if settings.render and not subject.trained.model.head.renderings:
-        raise InvalidSetting(f"render={settings.render}: {subject.name} has one answer to each image; leave render out")
-    found = evaluate(subject, settings, load_suite(settings))
-    subject.make_folder()
-    write(subject.folder, found)
+    run = open_run(Path(settings.run), settings.target)
+    if run.undrawable:
+        raise InvalidSetting(run.undrawable)
+    if settings.render and not run.model.head.renderings:
+        raise InvalidSetting(f"render={settings.render}: {run.name} has one answer to each image; leave render out")
+    found = evaluate(run, settings, load_suite(settings))
+    run.make_folder()
+    write(run.folder, found)
     print(described(found))
-    print(f"all numbers  {subject.folder / JSON}   ({duration(time.monotonic() - began)})")
+    print(f"all numbers  {run.folder / JSON}   ({duration(time.monotonic() - began)})")
     print(f"next         python -m recon.compare {shlex.quote(settings.run)} ANOTHER_RUN")
     return 0
 

@@ -15,7 +15,7 @@ from recon.evaluation.results import Column, Evaluation, Results, RowInfo, Value
 from recon.evaluation.rows import Row, baseline_rows, run_rows
 from recon.evaluation.suite import MetricSuite, columns_of
 from recon.evaluation.summary import Measured, row_values
-from recon.loaded_run import Subject
+from recon.loaded_run import LoadedRun
 from recon.metrics import Pair, Undefined
 from recon.metrics.spectrum import band_frequency
 from recon.study_config import Measuring, check_measuring
@@ -40,9 +40,7 @@ class EvalPass:
     by_ratio: dict[str, dict[float, dict[str, float]]]
 
 
-def evaluate(
-    subject: Subject, measuring: Measuring, suite: MetricSuite, before: Evaluation | None = None
-) -> Evaluation:
+def evaluate(run: LoadedRun, measuring: Measuring, suite: MetricSuite, before: Evaluation | None = None) -> Evaluation:
     """Measures a run, the simple reconstructions and the truth, with a progress bar.
 
     Args:
@@ -54,17 +52,17 @@ def evaluate(
         InvalidSetting: a setting is out of range, the data is not available, or has changed since `before`.
     """
     check_measuring(measuring)
-    device, trained = evaluation_device(measuring.device), subject.trained
-    protocol = protocol_of(trained.settings, trained.model.patch_size, measuring)
-    training, held_out = (open_source(trained.settings, split, measuring) for split in ("train", "val"))
-    rows = run_rows(subject, device, measuring.render, measuring.draws)
+    device = evaluation_device(measuring.device)
+    protocol = protocol_of(run.settings, run.model.patch_size, measuring)
+    training, held_out = (open_source(run.settings, split, measuring) for split in ("train", "val"))
+    rows = run_rows(run, device, measuring.render, measuring.draws)
     if before is not None and before.protocol.differing(protocol):
         before = None
     if before is None:
         rows += baseline_rows(protocol, training, measuring.training_images, measuring.batch)
     found = run_pass(rows, protocol, held_out, measuring, suite.to(device, protocol.image_size), device)
     if before is not None and before.digest != found.digest:
-        raise InvalidSetting(f"{subject.folder} finds other images of {protocol.data} than the run before it")
+        raise InvalidSetting(f"{run.folder} finds other images of {protocol.data} than the run before it")
     taken_over = [] if before is None else [row for row in before.rows if row.kind != "run"]
     keys = {row.key for row in taken_over}
     tensors = {name: t for name, t in before.tensors.items() if name.partition("/")[0] in keys} if before else {}
@@ -74,11 +72,11 @@ def evaluate(
         measured.tensors["excess_mse"] = measured.tensors["masked_mse"] - least
     columns = columns_of(measuring, bound=least is not None)
     tensors |= {f"{key}/{name}": t for key, measured in found.measured.items() for name, t in measured.tensors.items()}
-    values = [value for row in rows for value in values_of(row, found, columns, subject.name, protocol)]
+    values = [value for row in rows for value in values_of(row, found, columns, run.name, protocol)]
     return Evaluation(
-        run=subject.name,
-        model={"sha256": trained.sha256, "step": trained.step, "steps": trained.resolved["steps"]},
-        objective=trained.resolved["objective"],
+        run=run.name,
+        model={"sha256": run.sha256, "step": run.step, "steps": run.resolved["steps"]},
+        objective=run.resolved["objective"],
         protocol=replace(protocol, images=len(found.names)),
         digest=found.digest,
         caveat=held_out.caveat,

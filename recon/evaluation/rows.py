@@ -14,7 +14,7 @@ from recon.console import progress_bar
 from recon.data import Source, StreamedSource, evaluation_crop, in_random_order
 from recon.data.gaussian_field import GaussianField
 from recon.evaluation.protocol import Protocol
-from recon.loaded_run import Subject
+from recon.loaded_run import LoadedRun
 from recon.model import MaskedAutoencoder
 
 Reconstruct = Callable[[Tensor, Tensor], Tensor]
@@ -97,7 +97,7 @@ class Distribution:
         return nats / math.log(2)
 
 
-def run_rows(subject: Subject, device: torch.device, render: str | None = None, draws: int = 1) -> list[Row]:
+def run_rows(run: LoadedRun, device: torch.device, render: str | None = None, draws: int = 1) -> list[Row]:
     """The rows of a run.
 
     A run has a row for its honest prediction, and an oracle row where its head needs patch statistics. One that
@@ -107,10 +107,10 @@ def run_rows(subject: Subject, device: torch.device, render: str | None = None, 
     Raises:
         InvalidSetting: the head has no such rendering.
     """
-    model = subject.trained.model.to(device)
+    model = run.model.to(device)
     if render is not None and model.head.renderings and render not in model.head.renderings:
         has = " or ".join(model.head.renderings)
-        raise InvalidSetting(f"render={render}: {subject.name} predicts a {model.head.name}, which has {has}")
+        raise InvalidSetting(f"render={render}: {run.name} predicts a {model.head.name}, which has {has}")
 
     @torch.no_grad()
     def predicted(truth: Tensor, mask: Tensor) -> Tensor:
@@ -121,16 +121,16 @@ def run_rows(subject: Subject, device: torch.device, render: str | None = None, 
         r = model(truth, mask=mask)
         return r.as_image(r.oracle_pixels)
 
-    made = [f"{subject.trained.resolved['objective']}"] if subject.trained.origin else []
+    made = [f"{run.resolved['objective']}"] if run.origin else []
     rows = []
-    note = "; ".join([*made, *([subject.unfinished] if subject.unfinished else [])])
+    note = "; ".join([*made, *([run.unfinished] if run.unfinished else [])])
     if model.head.renderings:
-        rows += distribution_rows(subject.name, Distribution(model, draws), render, note or None)
+        rows += distribution_rows(run.name, Distribution(model, draws), render, note or None)
     elif honest(model):
-        rows.append(Row("run", subject.name, "run", predicted, note or None))
+        rows.append(Row("run", run.name, "run", predicted, note or None))
     if isinstance(model.head, NormalisedPixelHead):
         note = "oracle: drawn with each hidden patch's true mean and deviation, which leaks the answer"
-        label = named(subject.name, "oracle")
+        label = named(run.name, "oracle")
         rows.append(Row("oracle", label, "run", oracle, "; ".join([note, *made]), rendering="oracle"))
     return rows
 

@@ -28,9 +28,9 @@ def evaluations(monkeypatch):
     made = []
     announced = command.announced
 
-    def counted(subject, *arguments):
-        made.append(subject.folder)
-        return announced(subject, *arguments)
+    def counted(loaded, *arguments):
+        made.append(loaded.folder)
+        return announced(loaded, *arguments)
 
     monkeypatch.setattr(command, "announced", counted)
     return made
@@ -74,10 +74,10 @@ def test_evaluations_that_are_there_are_used_and_others_are_made(tmp_path, one, 
 def test_a_run_that_has_been_trained_on_is_evaluated_anew(one):
     settings = comparing(one)
     (candidate,) = gather.gather([one], settings, command.announced)
-    weights, subject = candidate.found.weights, open_run(one)
-    assert gather.usable(subject, settings, weights) is not None
-    assert gather.usable(subject, settings, weights | {"vgg19": {"sha256": "other"}}) is None
-    trained_on = replace(subject, trained=replace(subject.trained, sha256="0" * 64))
+    weights, loaded = candidate.found.weights, open_run(one)
+    assert gather.usable(loaded, settings, weights) is not None
+    assert gather.usable(loaded, settings, weights | {"vgg19": {"sha256": "other"}}) is None
+    trained_on = replace(loaded, sha256="0" * 64)
     assert gather.usable(trained_on, settings, weights) is None
 
 
@@ -168,7 +168,7 @@ def test_no_run_at_all_is_told_in_one_line(tmp_path):
 
 
 def test_the_command_that_made_a_run_says_its_settings_and_no_defaults(two):
-    words = shlex.split(written("pretrain", open_run(two).trained.settings, leave_out=("resume",)))
+    words = shlex.split(written("pretrain", open_run(two).settings, leave_out=("resume",)))
     assert words[:3] == ["python", "-m", "recon.pretrain"]
     assert {"data.name=photos", "model.name=nano", "data.image_size=16", "train.steps=3"} <= set(words)
     assert {"seed=1", "name='<script>two'"} <= set(words)

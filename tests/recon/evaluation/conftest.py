@@ -7,7 +7,7 @@ import pytest
 from recon.evaluation.evaluation_pass import evaluate
 from recon.evaluation.results import Evaluation
 from recon.evaluation.suite import load_suite
-from recon.loaded_run import Subject, open_run
+from recon.loaded_run import LoadedRun, open_run
 from recon.study_config import EvaluateSettings
 from tests.recon.training.conftest import SMALL, pretrain
 
@@ -35,10 +35,10 @@ def run(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def subject(run) -> Subject:
+def loaded(run) -> LoadedRun:
     return open_run(run)
 
 
 @pytest.fixture(scope="session")
-def evaluation(subject) -> Evaluation:
-    return evaluate(subject, measuring(), load_suite(measuring()))
+def evaluation(loaded) -> Evaluation:
+    return evaluate(loaded, measuring(), load_suite(measuring()))

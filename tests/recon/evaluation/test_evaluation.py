@@ -77,8 +77,8 @@ def test_curves_are_points_of_the_table(evaluation):
     assert evaluation.results.curves("truth", "by_ratio") is None  # it was not asked for
 
 
-def test_two_evaluations_of_one_run_are_the_same(subject, evaluation):
-    again = evaluate(subject, measuring(batch=12), load_suite(measuring()))
+def test_two_evaluations_of_one_run_are_the_same(loaded, evaluation):
+    again = evaluate(loaded, measuring(batch=12), load_suite(measuring()))
     assert again.digest == evaluation.digest
     assert again.tensors.keys() == evaluation.tensors.keys()
     for name, values in again.tensors.items():
@@ -86,8 +86,8 @@ def test_two_evaluations_of_one_run_are_the_same(subject, evaluation):
             torch.testing.assert_close(values, evaluation.tensors[name], rtol=1e-4, atol=1e-5, equal_nan=True)
 
 
-def test_another_run_s_evaluation_lends_its_simple_reconstructions(subject, evaluation):
-    lent = evaluate(subject, measuring(), load_suite(measuring()), evaluation)
+def test_another_run_s_evaluation_lends_its_simple_reconstructions(loaded, evaluation):
+    lent = evaluate(loaded, measuring(), load_suite(measuring()), evaluation)
     assert lent.rows == evaluation.rows and set(lent.results) == set(evaluation.results)
     assert lent.tensors["ridge/masked_mse"] is evaluation.tensors["ridge/masked_mse"]
     assert lent.tensors["run/masked_mse"] is not evaluation.tensors["run/masked_mse"]

@@ -47,15 +47,14 @@ def comparing(place: Path, *runs: str, **changes) -> CompareSettings:
     return CompareSettings(**quick, runs=[str(place / name) for name in runs])
 
 
-def test_a_file_gives_a_subject_with_a_folder_beside_it_that_is_not_made_yet(place):
-    subject = open_run(place / "pixels.safetensors")
-    assert (subject.folder, subject.name, subject.unfinished) == (place / "pixels.safetensors-results", "pixels", None)
-    trained = subject.trained
-    assert set(trained.resolved) >= {"objective", "head", "steps", "mean", "std", "weights"}
-    assert (trained.settings.model.patch_size, trained.settings.data.image_size) == (4, [16, 16])
-    assert (trained.settings.masking.strategy, trained.settings.masking.ratio) == ("random", 0.75)
+def test_a_file_gives_a_run_with_a_folder_beside_it_that_is_not_made_yet(place):
+    loaded = open_run(place / "pixels.safetensors")
+    assert (loaded.folder, loaded.name, loaded.unfinished) == (place / "pixels.safetensors-results", "pixels", None)
+    assert set(loaded.resolved) >= {"objective", "head", "steps", "mean", "std", "weights"}
+    assert (loaded.settings.model.patch_size, loaded.settings.data.image_size) == (4, [16, 16])
+    assert (loaded.settings.masking.strategy, loaded.settings.masking.ratio) == ("random", 0.75)
     images = torch.rand(2, 3, 16, 16)
-    assert torch.equal(trained.model.encode(images), read(place / "unknown.pth").model().encode(images))
+    assert torch.equal(loaded.model.encode(images), read(place / "unknown.pth").model().encode(images))
     assert open_run(place / "hf").folder == open_run(place / "hf/model.safetensors").folder == place / "hf"
 
 
@@ -113,8 +112,8 @@ def test_what_cannot_be_drawn_is_one_line_and_writes_nothing(place, name, change
 
 
 def test_an_encoder_alone_can_be_opened_to_be_probed(place):
-    trained = open_run(place / "encoder.pth").trained
-    assert trained.model.encode(torch.rand(1, 3, 16, 16)).shape == (1, 17, 128)
+    loaded = open_run(place / "encoder.pth")
+    assert loaded.model.encode(torch.rand(1, 3, 16, 16)).shape == (1, 17, 128)
 
 
 def test_files_and_runs_stand_in_one_report(place, capsys):
@@ -161,7 +160,7 @@ def test_the_target_that_is_given_is_for_the_files_that_cannot_tell(place):
     other = comparing(place, data=PHOTOS, target="pixels")
     other_target = open_run(place / "unknown.pth", "pixels")
     weights = candidates[1].found.weights
-    assert usable(candidates[1].subject, comparing(place, data=PHOTOS, target="normalised"), weights) is not None
+    assert usable(candidates[1].run, comparing(place, data=PHOTOS, target="normalised"), weights) is not None
     assert usable(other_target, other, weights) is None
     assert assemble(candidates, learnt_rows(candidates), other).rows
 
@@ -173,6 +172,6 @@ def test_a_run_is_judged_on_other_data_and_the_record_says_so(place, tmp_path):
     found = record.read(tmp_path / "plain")
     assert found.protocol.data == "dead_leaves"
     assert found.measuring["data"] == asdict(elsewhere)
-    subject, weights = open_run(tmp_path / "plain"), found.weights
-    assert usable(subject, comparing(tmp_path, data=elsewhere), weights) is not None
-    assert usable(subject, comparing(tmp_path), weights) is None  # on its own data it has not been evaluated
+    loaded, weights = open_run(tmp_path / "plain"), found.weights
+    assert usable(loaded, comparing(tmp_path, data=elsewhere), weights) is not None
+    assert usable(loaded, comparing(tmp_path), weights) is None  # on its own data it has not been evaluated

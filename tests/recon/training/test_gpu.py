@@ -169,9 +169,9 @@ def test_a_run_is_measured_alike(device, tmp_path, pictures, monkeypatch):
     monkeypatch.chdir(tmp_path)
     found = []
     for d in ("cpu", device):
-        subject = open_run(tmp_path / "runs" / "run")
+        loaded = open_run(tmp_path / "runs" / "run")
         settings = EvaluateSettings(run="runs/run", device=str(d), images=3)
-        found.append(evaluate(subject, settings, load_suite(settings)).results)
+        found.append(evaluate(loaded, settings, load_suite(settings)).results)
     here, there = ({(v.row, v.metric): v.value for v in results if not v.variant} for results in found)
     assert here.keys() == there.keys()
     for key, value in here.items():
