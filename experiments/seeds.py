@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from losses import InvalidSetting
-from recon.comparison.assemble import Comparison, read_comparison
+from recon.comparison.assemble import read_comparison
 from recon.console import aligned
 from recon.evaluation.evaluate_run import COLUMNS
+from recon.result_table import Comparison
 from recon.saved_settings import RESUME_OVERRIDES
 
 Cell = tuple[float, float] | None  # mean, half of the range

@@ -1,16 +1,28 @@
 """The comparison as data, from which the page, the tables and the plots are made; comparison.json holds it."""
 
 import json
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from recon.comparison.differences import Difference, RowTensors, best, differences
+from recon.comparison.differences import RowTensors, best, differences
 from recon.comparison.gather import Candidate
 from recon.evaluation.protocol import Protocol
-from recon.evaluation.results import Column, Evaluation, Results, RowInfo, Value, as_json, points, read_table
+from recon.evaluation.results import Evaluation
 from recon.evaluation.rows import named
+from recon.result_table import (
+    Column,
+    Comparison,
+    Difference,
+    Made,
+    Results,
+    RowInfo,
+    Value,
+    as_json,
+    points,
+    read_table,
+)
 from recon.runs import read_metrics
 from recon.saved_settings import flat
 from recon.study_config import EvaluateSettings, Measuring, Where
@@ -20,51 +32,12 @@ FORMAT = "recon comparison 2"
 POINTS = 500  # of a training curve
 
 
-@dataclass(frozen=True)
-class Made:
-    """How a run was made: objective, settings that differ between the runs, weights of networks, steps, checksum of
-    the model, and the commands that train and evaluate it."""
-
-    expression: str
-    differs: dict[str, Any]
-    weights: dict[str, Any]
-    steps: int
-    model: str
-    commands: list[str]
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Rows of all runs, then the simple reconstructions, which every evaluation has alike, then the truth.
-
-    Args:
-        best: metric -> keys of the rows that are marked as best.
-        made: key of a run's first row -> how it was made.
-        checkpoints: key of a row -> what is known of a checkpoint of another code.
-    """
-
-    title: str
-    created: str
-    protocol: Protocol
-    digest: str
-    caveat: str | None
-    columns: list[Column]
-    rows: list[RowInfo]
-    results: Results
-    best: dict[str, list[str]]
-    differences: list[Difference]
-    made: dict[str, Made] = field(default_factory=dict)
-    checkpoints: dict[str, dict[str, Any]] = field(default_factory=dict)
-
-    def row(self, key: str) -> RowInfo:
-        return next(row for row in self.rows if row.key == key)
-
-    def as_json(self, files: list[str]) -> str:
-        """comparison.json, with the names of the files beside it."""
-        tables = {name: getattr(self, name) for name in ("columns", "rows", "differences")} | {"values": self.results}
-        head = asdict(replace(self, results=None, columns=[], rows=[], differences=[]))
-        head = {key: value for key, value in head.items() if key not in (*tables, "results")}
-        return as_json({"format": FORMAT} | head | {"files": files}, tables)
+def comparison_json(comparison: Comparison, files: list[str]) -> str:
+    """comparison.json, with the names of the files beside it."""
+    tables = {name: getattr(comparison, name) for name in ("columns", "rows", "differences")}
+    head = {f.name: getattr(comparison, f.name) for f in fields(comparison) if f.name not in (*tables, "results")}
+    head |= {"protocol": asdict(comparison.protocol), "made": {key: vars(m) for key, m in comparison.made.items()}}
+    return as_json({"format": FORMAT} | head | {"files": files}, tables | {"values": comparison.results})
 
 
 def read_comparison(path: Path) -> Comparison:

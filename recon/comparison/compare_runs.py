@@ -8,7 +8,7 @@ from typing import Any
 
 from losses import InvalidSetting
 from losses.reconstruction import expand_to_pixels
-from recon.comparison.assemble import Comparison, Learnt, assemble, learnt_rows
+from recon.comparison.assemble import Learnt, assemble, comparison_json, learnt_rows
 from recon.comparison.gather import Candidate, gather
 from recon.comparison.probed import with_probes
 from recon.console import duration
@@ -23,6 +23,7 @@ from recon.probing.features import ProbedEncoder
 from recon.report.page import write_page
 from recon.report.plots import write_plots
 from recon.report.tables import write_tables
+from recon.result_table import Comparison
 from recon.runs import write_text
 from recon.study_config import CompareSettings, Measuring, check_measuring
 
@@ -109,7 +110,7 @@ def write_files(comparison: Comparison, folder: Path) -> None:
     files = [file.name for file in (*write_tables(shown, folder), *write_plots(shown, folder))]
     for name in before - set(files):
         (folder / Path(name).name).unlink(missing_ok=True)
-    write_text(path, comparison.as_json(files))
+    write_text(path, comparison_json(comparison, files))
 
 
 def announced(run: LoadedRun, measuring: Measuring, suite: MetricSuite, before: Evaluation | None) -> Evaluation:

@@ -2,33 +2,18 @@
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from itertools import combinations
 
 import torch
 from torch import Tensor
 
-from recon.evaluation.results import Column, rounded
 from recon.evaluation.summary import RECOVERED
 from recon.metrics.intervals import Interval, difference_interval, statistic_interval
 from recon.metrics.recovery import summary
+from recon.result_table import Column, Difference, rounded
 
 RowTensors = tuple[dict[str, Tensor], str]  # an evaluation's tensors, and the key of one of its rows
 Gap = Callable[[str, str], Interval | None]  # two rows' keys -> a's number less b's; None where one has none
-
-
-@dataclass(frozen=True)
-class Difference:
-    """A metric of row `a` less that of row `b`, over `n` images that both have, with its 95% interval."""
-
-    metric: str
-    a: str
-    b: str
-    value: float | None
-    low: float | None
-    high: float | None
-    excludes_zero: bool
-    n: int
 
 
 def difference(

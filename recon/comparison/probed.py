@@ -3,12 +3,11 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from recon.comparison.assemble import Comparison
 from recon.comparison.differences import leaders, pairwise
-from recon.evaluation.results import Column, RowInfo, Value, points, rounded
 from recon.metrics.intervals import Interval
 from recon.probing.accuracy import difference
 from recon.probing.probe_results import DataInfo, ProbeRecord, ProbeResult
+from recon.result_table import Column, Comparison, RowInfo, Value, points, rounded
 
 GROUP = "representation"
 NEIGHBOURS = "k=20"  # of several k, the one that has a column

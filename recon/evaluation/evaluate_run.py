@@ -9,9 +9,10 @@ from losses import InvalidSetting
 from recon.console import aligned, duration, with_interval
 from recon.distributed import require_one_process
 from recon.evaluation.evaluation_pass import evaluate
-from recon.evaluation.results import JSON, Column, Evaluation, Results, RowInfo, write
+from recon.evaluation.results import JSON, Evaluation, write
 from recon.evaluation.suite import load_suite
 from recon.loaded_run import open_run
+from recon.result_table import Column, Results, RowInfo
 from recon.study_config import EvaluateSettings, check_measuring
 
 # Names and headings of the printed columns; those of which no row has a value are left out.

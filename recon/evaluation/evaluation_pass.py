@@ -11,13 +11,14 @@ from recon.console import progress_bar
 from recon.data import Source, StreamedSource
 from recon.evaluation.evaluator import Evaluator, RatioEvaluator
 from recon.evaluation.protocol import Digest, Protocol, batches, open_source, protocol_of
-from recon.evaluation.results import Column, Evaluation, Results, RowInfo, Value, points
+from recon.evaluation.results import Evaluation
 from recon.evaluation.rows import Row, baseline_rows, run_rows
 from recon.evaluation.suite import MetricSuite, columns_of
 from recon.evaluation.summary import Measured, row_values
 from recon.loaded_run import LoadedRun
 from recon.metrics import Pair, Undefined
 from recon.metrics.spectrum import band_frequency
+from recon.result_table import Column, Results, RowInfo, Value, points
 from recon.study_config import Measuring, check_measuring
 from recon.training.device import make_fabric
 

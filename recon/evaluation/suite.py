@@ -1,14 +1,14 @@
 """Everything that is measured: metrics that need no network, those that do, and the columns of the table."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import torch
 
 from losses import InvalidSetting
-from recon.evaluation.results import Column
 from recon.metrics import GROUPS, METRICS, SET_METRICS, Metric, MetricInfo, Undefined
 from recon.metrics.deep import LPIPS, VGG, FeatureDistance, Lpips, PooledFeatures, feature_distance_metric, lpips_metric
+from recon.result_table import Column, rounded
 from recon.study_config import Measuring
 
 EXCESS = MetricInfo(
@@ -92,8 +92,10 @@ def columns_of(measuring: Measuring, bound: bool) -> list[Column]:
         EXCESS.name: EXCESS,
     }
     return [
-        Column.of(group, known[name])
-        for group, names in GROUPS.items()
-        for name in names
-        if bound or name != EXCESS.name
+        _column(group, known[name]) for group, names in GROUPS.items() for name in names if bound or name != EXCESS.name
     ]
+
+
+def _column(group: str, info: MetricInfo) -> Column:
+    known = {field.name: getattr(info, field.name) for field in fields(MetricInfo)}
+    return Column(group, **known | {"low": rounded(info.low), "high": rounded(info.high)})

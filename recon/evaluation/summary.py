@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from recon.evaluation.results import Column, Value, points, rounded
 from recon.metrics.intervals import Interval, mean_interval, statistic_interval
 from recon.metrics.recovery import RECOVERY, Recovery, summary
 from recon.metrics.spectrum import band_frequency
 from recon.metrics.uncertainty import blend, coverage, plane
+from recon.result_table import Column, Value, points, rounded
 
 RECOVERED = frozenset(metric.name for metric in RECOVERY)
 

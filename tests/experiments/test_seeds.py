@@ -7,9 +7,8 @@ import pytest
 
 from experiments import seeds
 from losses import InvalidSetting
-from recon.comparison.assemble import Comparison, Made
 from recon.evaluation.protocol import Protocol
-from recon.evaluation.results import Results, RowInfo, Value
+from recon.result_table import Comparison, Made, Results, RowInfo, Value
 
 
 def comparison(*runs: tuple[str, int, float, dict]) -> Comparison:

@@ -14,10 +14,11 @@ from safetensors.torch import load_file, save
 from losses import InvalidSetting
 from recon.comparison import compare_runs as command
 from recon.comparison import gather
-from recon.comparison.assemble import Comparison, read_comparison
+from recon.comparison.assemble import read_comparison
 from recon.comparison.compare_runs import compare
 from recon.evaluation import results as record
 from recon.loaded_run import open_run
+from recon.result_table import Comparison
 from recon.usage import written
 from tests.recon.comparison.conftest import comparing
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from recon.comparison.differences import best, difference, differences, farther_from_truth
-from recon.evaluation.results import Column
+from recon.result_table import Column
 from tests.recon.comparison.conftest import made_of
 
 N = 60

@@ -6,11 +6,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from recon.comparison.assemble import Comparison, read_comparison
+from recon.comparison.assemble import read_comparison
 from recon.comparison.compare_runs import compare
 from recon.comparison.probed import GROUP, curves, with_probes
-from recon.evaluation.results import Results, Value
 from recon.probing import probe_results as probes
+from recon.result_table import Comparison, Results, Value
 from tests.recon.comparison.conftest import comparing
 from tests.recon.probing.conftest import probed
 
