@@ -19,7 +19,7 @@ PLACES = {
     "by_ratio": "ratio",
     "spectra": "frequency",
     "blends": "alpha",
-    "ranks": "rank",
+    "ranks": "draws_below",
     "coverage": "expected",
     "training": "step",
     "by_depth": "layer",

@@ -60,7 +60,7 @@ def report(
     comparison = with_probes(assemble(candidates, learnt, settings), probings(learnt, baselines))
     folder.mkdir(parents=True, exist_ok=True)
     write_files(comparison, folder)
-    page = write_page(as_dictionaries(comparison), pictures(learnt), folder)
+    page = write_page(comparison, pictures(learnt), folder)
     print(table(comparison.rows, comparison.results))
     for line in undefined(comparison.rows, comparison.columns, comparison.results):
         print(line)
@@ -106,8 +106,7 @@ def write_files(comparison: Comparison, folder: Path) -> None:
         before = set(json.loads(path.read_text())["files"])
     except (OSError, ValueError, TypeError, KeyError):
         before = set()
-    shown = as_dictionaries(comparison)
-    files = [file.name for file in (*write_tables(shown, folder), *write_plots(shown, folder))]
+    files = [file.name for file in (*write_tables(comparison, folder), *write_plots(comparison, folder))]
     for name in before - set(files):
         (folder / Path(name).name).unlink(missing_ok=True)
     write_text(path, comparison_json(comparison, files))
@@ -138,56 +137,4 @@ def pictures(learnt: dict[str, Learnt]) -> dict[str, Any]:
         "truth": truth.permute(0, 2, 3, 1).numpy(),
         "hidden": expand_to_pixels(first.tensors["masks"], protocol.grid, p)[:, 0].numpy(),
         "rows": {key: images.permute(0, 2, 3, 1).numpy() for key, images in rows.items()},
-    }
-
-
-def as_dictionaries(comparison: Comparison) -> dict[str, Any]:
-    """The comparison as the report reads it."""
-    values = {
-        row.key: {
-            c.name: {
-                name: getattr(comparison.results.get(row.key, c.name), name)
-                for name in ("value", "low", "high", "n", "reason")
-            }
-            for c in comparison.columns
-        }
-        for row in comparison.rows
-    }
-    places = {"bands": "frequency", "by_distance": "distance", "by_ratio": "ratio", "spectra": "frequency"}
-    places |= {"blends": "alpha", "by_depth": "layer", "by_blocks": "blocks", "by_labels": "fraction"}
-
-    def curves(variant: str) -> dict[str, Any]:
-        found = {row.key: comparison.results.curves(row.key, variant) for row in comparison.rows}
-        return {key: curve for key, curve in found.items() if curve is not None}
-
-    planes = {
-        row.key: {
-            "mse": comparison.results.number(row.key, "luma_mse"),
-            "w2": comparison.results.number(row.key, "luma_w2"),
-        }
-        for row in comparison.rows
-    }
-    coverage = curves("coverage")
-    return {
-        "title": comparison.title,
-        "created": comparison.created,
-        "protocol": vars(comparison.protocol) | {"digest": comparison.digest, "caveat": comparison.caveat},
-        "metrics": [vars(column) | {"what": column.description} for column in comparison.columns],
-        "rows": [vars(row) | {"values": values[row.key]} for row in comparison.rows],
-        "best": comparison.best,
-        "differences": [vars(difference) for difference in comparison.differences],
-        "training": {key: {"step": c.at, "curves": c.columns} for key, c in curves("training").items()},
-        "made": {key: vars(made) for key, made in comparison.made.items()},
-        "checkpoints": comparison.checkpoints,
-        "planes": planes,
-        "calibration": {
-            key: {
-                "draws": len(c.at) - 1,
-                "ranks": c.columns["share"],
-                "expected": coverage[key].at if key in coverage else [],
-                "coverage": coverage[key].columns["coverage"] if key in coverage else [],
-            }
-            for key, c in curves("ranks").items()
-        },
-        **{name: {key: {x: c.at} | c.columns for key, c in curves(name).items()} for name, x in places.items()},
     }

@@ -50,7 +50,8 @@ def row_values(run: str, row: str, measured: Measured, columns: list[Column], pa
         mse, w2 = zip(
             *(per_pixel(*point) for point in zip(*blend(measured.blend, size, alphas), strict=True)), strict=True
         )
-        values += points(run, row, "ranks", range(len(counts)), share=(counts / counts.sum()).tolist())
+        below = [i / (len(counts) - 1) for i in range(len(counts))]  # share of the draws below the truth
+        values += points(run, row, "ranks", below, share=(counts / counts.sum()).tolist())
         values += points(run, row, "coverage", expected.tolist(), coverage=within.tolist())
         values += points(run, row, "blends", alphas, mse=mse, w2=w2)
     return values

@@ -19,6 +19,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator
 from matplotlib.transforms import Bbox
 
 from recon.report.series import Interval, Plot, Series
+from recon.result_table import RowInfo
 from recon.runs import write_atomically
 
 # (on white, on black). Trained runs have vivid colours, simple reconstructions muted ones, bounds gold, the truth ink.
@@ -75,15 +76,15 @@ class RowStyle:
         return f"polygon({', '.join(f'{50 + 100 * x / size:.0f}% {50 - 100 * y / size:.0f}%' for x, y in corners)})"
 
 
-def row_styles(rows: Sequence[Mapping[str, Any]]) -> dict[str, RowStyle]:
+def row_styles(rows: Sequence[RowInfo]) -> dict[str, RowStyle]:
     """Row key -> style. Colours differ between all rows; the ninth run and later ones get paler hues."""
     seen: dict[str, int] = {}
     styles = {}
     for position, row in enumerate(rows):
-        i = seen[row["kind"]] = seen.get(row["kind"], -1) + 1
-        palette, markers = PALETTES[row["kind"]], MARKERS[row["kind"]]
+        i = seen[row.kind] = seen.get(row.kind, -1) + 1
+        palette, markers = PALETTES[row.kind], MARKERS[row.kind]
         light, dark = palette[i] if i < len(palette) else (_hue(i, 0.42), _hue(i, 0.68))
-        styles[row["key"]] = RowStyle(position, light, dark, markers[i % len(markers)])
+        styles[row.key] = RowStyle(position, light, dark, markers[i % len(markers)])
     return styles
 
 

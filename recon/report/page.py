@@ -12,18 +12,18 @@ import jinja2
 from recon.report.drawing import row_styles, svg
 from recon.report.pictures import panels, picture_data
 from recon.report.plots import plots
-from recon.report.tables import column_cells, difference_table, group_metrics
+from recon.report.tables import column_cells, difference_table, grouped
+from recon.result_table import Comparison
 from recon.runs import write_text
 
 PARTS = Path(__file__).with_suffix("")  # template, style sheet and scripts
 DIRECTION = {"higher": "↑", "lower": "↓", "truth": "≈"}
 
 
-def write_page(comparison: dict[str, Any], pictures: dict[str, Any], folder: Path) -> Path:
+def write_page(comparison: Comparison, pictures: dict[str, Any], folder: Path) -> Path:
     """Writes folder/index.html, whole or not at all; returns its path.
 
     Args:
-        comparison: "recon comparison 1": protocol, metrics, rows with their values, differences, curves, how made.
         pictures: patch_size, names, truth (n, H, W, 3) uint8, hidden (n, H, W) bool, and per row key the raw
             prediction (n, H, W, 3) uint8. A row without pictures has no panel, but for the truth. draws: of a row that
             is the mean of some, (n, S, H, W, 3) uint8.
@@ -33,7 +33,7 @@ def write_page(comparison: dict[str, Any], pictures: dict[str, Any], folder: Pat
     return path
 
 
-def render(comparison: dict[str, Any], pictures: dict[str, Any]) -> str:
+def render(comparison: Comparison, pictures: dict[str, Any]) -> str:
     """The page as text; everything it shows is inside it."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(PARTS),
@@ -43,21 +43,21 @@ def render(comparison: dict[str, Any], pictures: dict[str, Any]) -> str:
         lstrip_blocks=True,
     )
     environment.filters["embedded"] = embedded
-    rows = comparison["rows"]
+    rows = comparison.rows
     shown, styles = panels(rows, pictures), row_styles(rows)
     return environment.get_template("page.html.j2").render(
         comparison=comparison,
-        created=datetime.fromisoformat(comparison["created"]),
-        groups=group_metrics(comparison["metrics"]),
-        cells={metric["name"]: column_cells(rows, metric) for metric in comparison["metrics"]},
+        created=datetime.fromisoformat(comparison.created),
+        groups=grouped(comparison.columns),
+        cells={column.name: column_cells(comparison, column) for column in comparison.columns},
         styles=styles,
-        labels={row["key"]: row["label"] for row in rows},
+        labels={row.key: row.label for row in rows},
         differences=difference_table(comparison),
         panels=shown,
         panel_groups=[list(group) for _, group in groupby(shown, itemgetter("key"))],
         pictures=picture_data(shown, pictures),
         plots=[(plot, svg(plot, styles)) for plot in plots(comparison)],
-        settings=list(dict.fromkeys(key for made in comparison["made"].values() for key in made["differs"])),
+        settings=list(dict.fromkeys(key for made in comparison.made.values() for key in made.differs)),
         direction=DIRECTION,
         style_sheet=_part("page.css"),
         scripts=[_part("table.js"), _part("lens.js")],

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
+from recon.result_table import RowInfo
 from recon.runs import write_atomically
 
 GREY = 0.5
@@ -60,36 +61,34 @@ def write_rows(rows: dict[str, Tensor], caption: str, path: Path) -> Tensor:
     return grid
 
 
-def panels(rows: Sequence[dict[str, Any]], pictures: dict[str, Any]) -> list[dict[str, Any]]:
+def panels(rows: Sequence[RowInfo], pictures: dict[str, Any]) -> list[dict[str, Any]]:
     """What is shown of each image, in the order of the rows: key of the row, label, note, `images` (n, H, W, 3).
 
     The truth's has no prediction: None. Behind the mean of draws come some of them, their standard deviation, which is
     shown as it is (`whole`), and the way from the run's mean to its first draw (`blend`: the keys of both rows).
     """
     found = []
-    drawn = {row["key"] for row in rows} & pictures["rows"].keys()
+    drawn = {row.key for row in rows} & pictures["rows"].keys()
     for row in rows:
-        if row["key"] in pictures["rows"] or row["kind"] == "truth":
-            images = None if row["kind"] == "truth" else pictures["rows"][row["key"]]
-            found.append(_panel(row, row["label"], images, row["note"]))
-        if (draws := pictures["draws"].get(row["key"])) is not None:
+        if row.key in pictures["rows"] or row.kind == "truth":
+            images = None if row.kind == "truth" else pictures["rows"][row.key]
+            found.append(_panel(row, row.label, images, row.note))
+        if (draws := pictures["draws"].get(row.key)) is not None:
             found += _panels_of_draws(row, draws, pictures["hidden"], drawn)
     return found
 
 
 def _panel(
-    row: dict[str, Any], label: str, images: np.ndarray | None, note: str | None = None, **special: Any
+    row: RowInfo, label: str, images: np.ndarray | None, note: str | None = None, **special: Any
 ) -> dict[str, Any]:
     """`caption`: what stands below it, where others of its row stand beside it."""
     plain = {"caption": label, "whole": False, "blend": None}
-    return {"key": row["key"], "label": label, "note": note, "images": images} | plain | special
+    return {"key": row.key, "label": label, "note": note, "images": images} | plain | special
 
 
-def _panels_of_draws(
-    row: dict[str, Any], draws: np.ndarray, hidden: np.ndarray, drawn: Set[str]
-) -> list[dict[str, Any]]:
+def _panels_of_draws(row: RowInfo, draws: np.ndarray, hidden: np.ndarray, drawn: Set[str]) -> list[dict[str, Any]]:
     """Of (n, S, H, W, 3) uint8, `hidden` where (n, H, W); `drawn` are the keys of the rows that have pictures."""
-    run = row["key"].partition("/")[2]
+    run = row.key.partition("/")[2]
 
     def beside(caption: str, images: np.ndarray | None, note: str | None = None, **special: Any) -> dict[str, Any]:
         return _panel(row, f"{run}: {caption}", images, note, caption=caption, **special)

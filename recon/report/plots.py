@@ -1,19 +1,19 @@
 """Every plot of a comparison, defined once for the page and for papers."""
 
 from pathlib import Path
-from typing import Any
 
 from recon.report.drawing import row_styles, write_png
-from recon.report.series import Plot, curves, points, training, value, x_values
+from recon.report.series import Plot, curves, points, training, x_values
 from recon.report.study_plots import accuracy_curves, calibration, perception_frontier, sharpness_accuracy
+from recon.result_table import Comparison
 
 RETENTION, COHERENCE = "retention \u03c1", "coherence γ²"
 RECOVERY = {"retention": RETENTION, "coherence": COHERENCE}
 
 
-def write_plots(comparison: dict[str, Any], folder: Path) -> list[Path]:
+def write_plots(comparison: Comparison, folder: Path) -> list[Path]:
     """Writes every plot that the comparison has data for as folder/NAME.png; returns the files."""
-    styles = row_styles(comparison["rows"])
+    styles = row_styles(comparison.rows)
     written = []
     for plot in plots(comparison):
         written.append(folder / f"{plot.name}.png")
@@ -21,7 +21,7 @@ def write_plots(comparison: dict[str, Any], folder: Path) -> list[Path]:
     return written
 
 
-def plots(comparison: dict[str, Any]) -> list[Plot]:
+def plots(comparison: Comparison) -> list[Plot]:
     """Every plot that the comparison has data for, in the order of the page."""
     found = [
         perception_distortion(comparison),
@@ -38,10 +38,10 @@ def plots(comparison: dict[str, Any]) -> list[Plot]:
     return [plot for plot in found if plot.series]
 
 
-def perception_distortion(comparison: dict[str, Any]) -> Plot:
+def perception_distortion(comparison: Comparison) -> Plot:
     """Distribution distance against masked MSE: Blau and Michaeli 2018, arXiv 1711.06077."""
-    reconstructions = [row for row in comparison["rows"] if row["kind"] != "truth"]
-    has_kid = any(value(row, "kid") is not None for row in reconstructions)
+    reconstructions = [row.key for row in comparison.rows if row.kind != "truth"]
+    has_kid = any(comparison.results.number(key, "kid") is not None for key in reconstructions)
     distance, label = ("kid", "KID") if has_kid else ("sliced_wasserstein", "sliced Wasserstein distance")
     return Plot(
         "perception_distortion",
@@ -54,7 +54,7 @@ def perception_distortion(comparison: dict[str, Any]) -> Plot:
     )
 
 
-def by_frequency(comparison: dict[str, Any]) -> list[Plot]:
+def by_frequency(comparison: Comparison) -> list[Plot]:
     """Energy and what is known of it per band of the hidden patch's DCT, and power spectra of whole images."""
     frequency = "frequency (cycles per pixel)"
     return [
@@ -98,10 +98,9 @@ def by_frequency(comparison: dict[str, Any]) -> list[Plot]:
     ]
 
 
-def sharpness_seams(comparison: dict[str, Any]) -> Plot:
+def sharpness_seams(comparison: Comparison) -> Plot:
     """Tenengrad over the truth's against the seam ratio: sharpness that is not made of patch borders."""
-    truth = next((row for row in comparison["rows"] if row["kind"] == "truth"), None)
-    sharpness, seams = (value(truth, name) if truth else None for name in ("tenengrad", "seam_ratio"))
+    sharpness, seams = (comparison.results.number("truth", name) for name in ("tenengrad", "seam_ratio"))
     return Plot(
         "sharpness_seams",
         "Sharpness against seams",
@@ -114,9 +113,9 @@ def sharpness_seams(comparison: dict[str, Any]) -> Plot:
     )
 
 
-def by_distance(comparison: dict[str, Any]) -> list[Plot]:
+def by_distance(comparison: Comparison) -> list[Plot]:
     table, label = "by_distance", "distance (patches)"
-    ticks = x_values(comparison[table], "distance")
+    ticks = x_values(comparison, table)
     return [
         Plot(
             "distance_error",
@@ -139,9 +138,9 @@ def by_distance(comparison: dict[str, Any]) -> list[Plot]:
     ]
 
 
-def by_ratio(comparison: dict[str, Any]) -> list[Plot]:
+def by_ratio(comparison: Comparison) -> list[Plot]:
     table, label = "by_ratio", "mask ratio"
-    ticks = x_values(comparison[table], "ratio")
+    ticks = x_values(comparison, table)
     return [
         Plot(
             "ratio_psnr",
@@ -164,7 +163,7 @@ def by_ratio(comparison: dict[str, Any]) -> list[Plot]:
     ]
 
 
-def over_training(comparison: dict[str, Any]) -> list[Plot]:
+def over_training(comparison: Comparison) -> list[Plot]:
     return [
         Plot(
             "gradient_norms",

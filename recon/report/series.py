@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+
+from recon.result_table import PLACES, Comparison
 
 Interval = tuple[float, float] | None
 
@@ -68,59 +69,55 @@ class Plot:
 
 
 def curves(
-    comparison: dict[str, Any], table: str, x: str, columns: Mapping[str, str], note: tuple[str, str] | None = None
+    comparison: Comparison, kind: str, x: str, columns: Mapping[str, str], note: tuple[str, str] | None = None
 ) -> list[Series]:
-    """A series per row and column of comparison[table].
+    """A series per row and column of one kind of curves, a key of `PLACES`.
 
     Args:
+        x: the curve's place ("frequency"), or one of its columns.
         columns: column -> its variant.
-        note: a column and its unit, shown in the tooltip of each point.
+        note: a place or column and its unit, shown in the tooltip of each point.
     """
     found = []
-    for row in comparison["rows"]:
-        data = comparison[table].get(row["key"], {})
+    for row in comparison.rows:
+        if (curve := comparison.results.curves(row.key, kind)) is None:
+            continue
+        data = {PLACES[kind]: curve.at} | curve.columns
         for column, variant in columns.items():
             if column in data:
                 notes = [f"{at:.3g} {note[1]}" for at in data[note[0]]] if note else []
-                found.append(Series(row["key"], row["label"], data[x], data[column], variant=variant, notes=notes))
+                found.append(Series(row.key, row.label, data[x], data[column], variant=variant, notes=notes))
     return found
 
 
-def points(comparison: dict[str, Any], x: str, y: str, x_scale: float = 1.0, y_scale: float = 1.0) -> list[Series]:
+def points(comparison: Comparison, x: str, y: str, x_scale: float = 1.0, y_scale: float = 1.0) -> list[Series]:
     """A point per row that has both metrics."""
     found = []
-    for row in comparison["rows"]:
-        at, height = value(row, x), value(row, y)
-        if at is not None and height is not None:
-            intervals = [interval(row, x, x_scale)], [interval(row, y, y_scale)]
-            found.append(
-                Series(row["key"], row["label"], [at * x_scale], [height * y_scale], False, 1, "", (), *intervals)
-            )
+    for row in comparison.rows:
+        at, height = comparison.results.get(row.key, x), comparison.results.get(row.key, y)
+        if at.value is not None and height.value is not None:
+            intervals = [_scaled(at.interval, x_scale)], [_scaled(height.interval, y_scale)]
+            place = [at.value * x_scale], [height.value * y_scale]
+            found.append(Series(row.key, row.label, *place, False, 1, "", (), *intervals))
     return found
 
 
-def training(comparison: dict[str, Any], term: Callable[[str], str]) -> list[Series]:
+def training(comparison: Comparison, term: Callable[[str], str]) -> list[Series]:
     """A series per run and curve that `term` shortens to the name of a term or pair of terms."""
     return [
-        Series(row["key"], row["label"], data["step"], values, mark_every=max(len(values) // 8, 1), variant=term(curve))
-        for row in comparison["rows"]
-        if (data := comparison["training"].get(row["key"]))
-        for curve, values in data["curves"].items()
+        Series(row.key, row.label, found.at, values, mark_every=max(len(values) // 8, 1), variant=term(curve))
+        for row in comparison.rows
+        if (found := comparison.results.curves(row.key, "training"))
+        for curve, values in found.columns.items()
         if term(curve) != curve
     ]
 
 
-def x_values(table: dict[str, Any], x: str) -> list[float]:
-    """Every x of a table of curves."""
-    return sorted({value for data in table.values() for value in data[x]})
+def x_values(comparison: Comparison, kind: str) -> list[float]:
+    """Every place of one kind of curves."""
+    found = [comparison.results.curves(row.key, kind) for row in comparison.rows]
+    return sorted({place for curve in found if curve for place in curve.at})
 
 
-def value(row: dict[str, Any], metric: str) -> float | None:
-    return row["values"].get(metric, {}).get("value")
-
-
-def interval(row: dict[str, Any], metric: str, scale: float) -> Interval:
-    found = row["values"][metric]
-    if found.get("low") is None or found.get("high") is None:
-        return None
-    return found["low"] * scale, found["high"] * scale
+def _scaled(interval: Interval, scale: float) -> Interval:
+    return None if interval is None else (interval[0] * scale, interval[1] * scale)

@@ -1,10 +1,8 @@
 """Plots of single studies: what predicted distributions are worth, and what representations are."""
 
-from collections.abc import Callable
-from typing import Any
-
 from recon.metrics.uncertainty import frontier
-from recon.report.series import Plot, Series, curves, points, value, x_values
+from recon.report.series import Plot, Series, curves, points, x_values
+from recon.result_table import Comparison
 
 LEAST, BLEND = "least possible", "from the mean to a draw"
 # Which accuracy stands for a run: that of the first of these probes that was run.
@@ -13,28 +11,27 @@ BLOCKS = "The last blocks trained on the labels, the others frozen: figure 9 of 
 LABELS = "How much of the labels a representation can do without."
 
 
-def perception_frontier(comparison: dict[str, Any]) -> Plot:
+def perception_frontier(comparison: Comparison) -> Plot:
     """Distance of Gaussians against squared error, both of the luminance of hidden patches, and what bounds them.
 
     Blau and Michaeli 2018 (arXiv 1711.06077). The frontier is that of Freirich, Michaeli and Meir 2021 (arXiv
     2107.02555) through the row of least error; rows that have seen the truth do not count.
     """
-    planes = {key: plane for key, plane in comparison["planes"].items() if None not in plane.values()}
-    rows = [row for row in comparison["rows"] if row["key"] in planes and row["kind"] != "truth"]
-    series = []
+    results = comparison.results
+    planes = {
+        row.key: (results.number(row.key, "luma_mse"), results.number(row.key, "luma_w2")) for row in comparison.rows
+    }
+    rows = [row for row in comparison.rows if None not in planes[row.key] and row.kind != "truth"]
+    series = [Series(row.key, row.label, *([number] for number in planes[row.key]), line=False) for row in rows]
     for row in rows:
-        plane = planes[row["key"]]
-        series.append(Series(row["key"], row["label"], [plane["mse"]], [plane["w2"]], line=False))
-    for row in rows:
-        if blend := comparison["blends"].get(row["key"]):
-            notes = [f"alpha {alpha:g}" for alpha in blend["alpha"]]
-            series.append(
-                Series(row["key"], row["label"], blend["mse"], blend["w2"], mark_every=0, variant=BLEND, notes=notes)
-            )
-    if honest := [row for row in rows if not row["key"].startswith("oracle/")]:
-        best = min(honest, key=lambda row: planes[row["key"]]["mse"])
-        mse, w2 = frontier(planes[best["key"]]["mse"], planes[best["key"]]["w2"])
-        series.append(Series(best["key"], best["label"], mse, w2, mark_every=0, variant=LEAST))
+        if blend := results.curves(row.key, "blends"):
+            notes = [f"alpha {alpha:g}" for alpha in blend.at]
+            mse, w2 = blend.columns["mse"], blend.columns["w2"]
+            series.append(Series(row.key, row.label, mse, w2, mark_every=0, variant=BLEND, notes=notes))
+    if honest := [row for row in rows if not row.key.startswith("oracle/")]:
+        best = min(honest, key=lambda row: planes[row.key][0])
+        mse, w2 = frontier(*planes[best.key])
+        series.append(Series(best.key, best.label, mse, w2, mark_every=0, variant=LEAST))
     return Plot(
         "frontier",
         "Error against realism, and the least that is possible",
@@ -47,14 +44,13 @@ def perception_frontier(comparison: dict[str, Any]) -> Plot:
     )
 
 
-def calibration(comparison: dict[str, Any]) -> list[Plot]:
+def calibration(comparison: Comparison) -> list[Plot]:
     """Where the truth lies among a run's draws."""
-    found = comparison["calibration"]
-    rows = [row for row in comparison["rows"] if row["key"] in found]
-
-    def lines(x: Callable[[Any], list], y: Callable[[Any], list]) -> list[Series]:
-        return [Series(row["key"], row["label"], x(found[row["key"]]), y(found[row["key"]])) for row in rows]
-
+    ranks = []
+    for row in comparison.rows:
+        if found := comparison.results.curves(row.key, "ranks"):
+            share = [None if share is None else share * len(found.at) for share in found.columns["share"]]
+            ranks.append(Series(row.key, row.label, found.at, share))
     return [
         Plot(
             "ranks",
@@ -63,10 +59,7 @@ def calibration(comparison: dict[str, Any]) -> list[Plot]:
             "one of the draws. Higher at the ends: the model is too sure; in the middle: not sure enough.",
             "share of draws below the truth",
             "times as often as if it were one of them",
-            lines(
-                lambda c: [i / c["draws"] for i in range(c["draws"] + 1)],
-                lambda c: [None if share is None else share * (c["draws"] + 1) for share in c["ranks"]],
-            ),
+            ranks,
         ),
         Plot(
             "coverage",
@@ -75,17 +68,16 @@ def calibration(comparison: dict[str, Any]) -> list[Plot]:
             "sure.",
             "expected share",
             "found share",
-            lines(lambda c: c["expected"], lambda c: c["coverage"]),
+            curves(comparison, "coverage", "expected", {"coverage": ""}),
             diagonal=True,
         ),
     ]
 
 
-def sharpness_accuracy(comparison: dict[str, Any]) -> Plot:
+def sharpness_accuracy(comparison: Comparison) -> Plot:
     """Does a sharper reconstruction make a better encoder?"""
-    truth = next(row for row in comparison["rows"] if row["kind"] == "truth")
-    sharpness = value(truth, "tenengrad")
-    measured = [metric["name"] for metric in comparison["metrics"] if metric["group"] == "representation"]
+    sharpness = comparison.results.number("truth", "tenengrad")
+    measured = [column.name for column in comparison.columns if column.group == "representation"]
     name = next((name for probe in PROBES for name in measured if name.startswith(probe)), None)
     return Plot(
         "sharpness_accuracy",
@@ -98,7 +90,7 @@ def sharpness_accuracy(comparison: dict[str, Any]) -> Plot:
     )
 
 
-def accuracy_curves(comparison: dict[str, Any]) -> list[Plot]:
+def accuracy_curves(comparison: Comparison) -> list[Plot]:
     """Accuracy of probes by depth, trained blocks and labels."""
     found = []
     for table, x, title, about, label in (
@@ -106,9 +98,9 @@ def accuracy_curves(comparison: dict[str, Any]) -> list[Plot]:
         ("by_blocks", "blocks", "trained blocks", BLOCKS, "trained blocks"),
         ("by_labels", "fraction", "share of the labels", LABELS, "share of the training labels"),
     ):
-        data = comparison[table]
-        lines = {line: line for curve in data.values() for line in curve if line != x}
-        series, ticks = curves(comparison, table, x, lines), x_values(data, x)
+        found_curves = [comparison.results.curves(row.key, table) for row in comparison.rows]
+        lines = {line: line for curve in found_curves if curve for line in curve.columns}
+        series, ticks = curves(comparison, table, x, lines), x_values(comparison, table)
         found.append(
             Plot(
                 f"accuracy_{table}",

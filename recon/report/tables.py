@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from recon.result_table import PLACES, Column, Comparison, Value
 from recon.runs import write_text
 
 Record = dict[str, Any]
@@ -17,28 +18,14 @@ Record = dict[str, Any]
 ACCURACIES = ("by_depth", "by_blocks", "by_labels")  # curves of probes
 
 
-def write_tables(comparison: dict[str, Any], folder: Path) -> list[Path]:
+def write_tables(comparison: Comparison, folder: Path) -> list[Path]:
     """Writes table.csv, differences.csv and a file per kind of curve that has data; returns the files.
 
     A value that is not defined is an empty cell.
     """
-    tables = {
-        "table": table(comparison),
-        "differences": comparison["differences"],
-        "bands": curves(comparison["rows"], comparison["bands"]),
-        "by_distance": curves(comparison["rows"], comparison["by_distance"]),
-        "by_ratio": curves(comparison["rows"], comparison["by_ratio"]),
-        "spectra": curves(comparison["rows"], comparison["spectra"]),
-        "blends": curves(comparison["rows"], comparison["blends"]),
-        "frontier": [
-            {"row": row["key"], "label": row["label"], **comparison["planes"][row["key"]]}
-            for row in comparison["rows"]
-            if row["key"] in comparison["planes"]
-        ],
-        **calibration(comparison),
-        "training": training(comparison),
-        **{f"accuracy_{name}": curves(comparison["rows"], comparison[name]) for name in ACCURACIES},
-    }
+    tables = {"table": table(comparison), "differences": [vars(difference) for difference in comparison.differences]}
+    tables["frontier"] = frontier(comparison)
+    tables |= {f"accuracy_{kind}" if kind in ACCURACIES else kind: curves(comparison, kind) for kind in PLACES}
     written = []
     for name, records in tables.items():
         if records:
@@ -47,46 +34,37 @@ def write_tables(comparison: dict[str, Any], folder: Path) -> list[Path]:
     return written
 
 
-def table(comparison: dict[str, Any]) -> list[Record]:
+def table(comparison: Comparison) -> list[Record]:
     """A record per row: who it is, then each metric's value, and its interval as METRIC_low and METRIC_high."""
     records = []
-    for row in comparison["rows"]:
-        record = {name: row[name] for name in ("key", "label", "kind", "note")}
-        for metric in comparison["metrics"]:
-            found = row["values"].get(metric["name"], {})
-            record |= {metric["name"] + suffix: found.get(name) for suffix, name in _COLUMNS.items()}
+    for row in comparison.rows:
+        record = {name: getattr(row, name) for name in ("key", "label", "kind", "note")}
+        for column in comparison.columns:
+            found = comparison.results.get(row.key, column.name)
+            record |= {column.name: found.value, f"{column.name}_low": found.low, f"{column.name}_high": found.high}
         records.append(record)
     return records
 
 
-_COLUMNS = {"": "value", "_low": "low", "_high": "high"}
-
-
-def curves(rows: Sequence[Record], data: dict[str, dict[str, list[float | None]]]) -> list[Record]:
+def curves(comparison: Comparison, kind: str) -> list[Record]:
     """A record per point of each row's curves, under the row's key and label."""
     return [
-        {"row": row["key"], "label": row["label"], **dict(zip(data[row["key"]], point, strict=True))}
-        for row in rows
-        if row["key"] in data
-        for point in zip(*data[row["key"]].values(), strict=True)
+        {"row": row.key, "label": row.label, PLACES[kind]: place}
+        | {name: values[i] for name, values in found.columns.items()}
+        for row in comparison.rows
+        if (found := comparison.results.curves(row.key, kind))
+        for i, place in enumerate(found.at)
     ]
 
 
-def calibration(comparison: dict[str, Any]) -> dict[str, list[Record]]:
-    """Records of the two plots of calibration; ranks are shares of all coefficients."""
-    found = comparison["calibration"]
-    ranks = {
-        key: {"draws_below": [i / c["draws"] for i in range(c["draws"] + 1)], "share": c["ranks"]}
-        for key, c in found.items()
-    }
-    coverage = {key: {name: c[name] for name in ("expected", "coverage")} for key, c in found.items()}
-    return {"ranks": curves(comparison["rows"], ranks), "coverage": curves(comparison["rows"], coverage)}
-
-
-def training(comparison: dict[str, Any]) -> list[Record]:
-    """A record per run and step, with a column for each curve that any run has."""
-    flat = {key: {"step": data["step"], **data["curves"]} for key, data in comparison["training"].items()}
-    return curves(comparison["rows"], flat)
+def frontier(comparison: Comparison) -> list[Record]:
+    """A record per row of the plot of error against realism."""
+    number = comparison.results.number
+    return [
+        {"row": row.key, "label": row.label, "mse": number(row.key, "luma_mse"), "w2": number(row.key, "luma_w2")}
+        for row in comparison.rows
+        if number(row.key, "luma_mse") is not None
+    ]
 
 
 def write_csv(records: Iterable[Record], path: Path) -> None:
@@ -119,40 +97,44 @@ class Cell:
     tip: str
 
 
-def group_metrics(metrics: Sequence[dict[str, Any]]) -> list[tuple[str, list[dict[str, Any]]]]:
-    """[(group, its metrics)], in the order given."""
-    return [(group, list(members)) for group, members in groupby(metrics, key=lambda metric: metric["group"])]
+def grouped(columns: Sequence[Column]) -> list[tuple[str, list[Column]]]:
+    """[(group, its columns)], in the order given."""
+    return [(group, list(members)) for group, members in groupby(columns, key=lambda column: column.group)]
 
 
-def column_cells(rows: Sequence[dict[str, Any]], metric: dict[str, Any]) -> dict[str, Cell]:
-    """Row key -> cell of one metric."""
-    found = {row["key"]: row["values"].get(metric["name"], _MISSING) for row in rows}
-    truth = next((found[row["key"]]["value"] for row in rows if row["kind"] == "truth"), None)
-    places = decimals(list(found.values()))
-    return {key: cell(values, places, truth if metric["better"] == "truth" else None) for key, values in found.items()}
+def column_cells(comparison: Comparison, column: Column) -> dict[str, Cell]:
+    """Row key -> cell of one column."""
+    values = {row.key: comparison.results.get(row.key, column.name) for row in comparison.rows}
+    truth = comparison.results.number("truth", column.name) if column.better == "truth" else None
+    places = decimals(list(values.values()))
+    return {key: cell(value, places, truth) for key, value in values.items()}
 
 
-_MISSING = {"value": None, "low": None, "high": None, "n": 0, "reason": "not measured"}
+def cell(found: Value, places: int, truth: float | None) -> Cell:
+    """A number as the table shows it, with `places` decimals.
 
-
-def cell(values: dict[str, Any], places: int, truth: float | None) -> Cell:
-    value, low, high = (values[name] for name in ("value", "low", "high"))
+    Args:
+        truth: the same number on the truth, where that is the aim.
+    """
+    value = found.value
     if value is None:
-        return Cell(None, DASH, "", values["reason"] or "not defined")
-    interval = "" if low is None or high is None or low == high else f"[{number(low, places)}, {number(high, places)}]"
-    tip = f"{value:.6g}, interval {low:.6g} to {high:.6g}" if interval else f"{value:.6g}, no interval"
-    tip += f", {values['n']} images"
+        return Cell(None, DASH, "", found.reason or "not defined")
+    interval, tip = "", f"{value:.6g}, no interval"
+    if found.interval and found.low != found.high:
+        interval = f"[{number(found.low, places)}, {number(found.high, places)}]"
+        tip = f"{value:.6g}, interval {found.low:.6g} to {found.high:.6g}"
+    tip += f", {found.n} images"
     tip += f"; {value / truth:.3g} of the truth's" if truth else ""
     return Cell(value, number(value, places), interval, tip.replace("-", MINUS))
 
 
-def decimals(column: Sequence[dict[str, Any]]) -> int:
+def decimals(column: Sequence[Value]) -> int:
     """How many decimals a column is worth: two digits of its typical uncertainty, or three of its typical value."""
-    defined = [values for values in column if values["value"] is not None]
-    spreads = [(v["high"] - v["low"]) / 2 for v in defined if v["low"] is not None and v["high"] is not None]
+    defined = [found for found in column if found.value is not None]
+    spreads = [(found.high - found.low) / 2 for found in defined if found.interval]
     sizes, digits = ([size for size in spreads if size > 0], 2)
     if not sizes:
-        sizes, digits = ([abs(v["value"]) for v in defined if v["value"]], 3)
+        sizes, digits = ([abs(found.value) for found in defined if found.value], 3)
     if not sizes:
         return 0
     return min(max(digits - 1 - math.floor(math.log10(median(sizes))), 0), 7)
@@ -164,23 +146,27 @@ def number(value: float, places: int) -> str:
     return text.replace("-", MINUS if float(text) else "")
 
 
-def difference_table(comparison: dict[str, Any]) -> dict[str, Any]:
+def difference_table(comparison: Comparison) -> dict[str, Any]:
     """Pairs of runs as rows, metrics as columns.
 
     Returns:
         pairs: [(a, b)], row keys.
-        groups: as of `group_metrics`, of the metrics that were compared.
+        groups: as of `grouped`, of the metrics that were compared.
         cells: (a, b, metric) -> (cell of a - b, whether its interval excludes zero).
     """
-    found = comparison["differences"]
-    places = {name: decimals([d for d in found if d["metric"] == name]) for name in {d["metric"] for d in found}}
+    values = {
+        (d.a, d.b, d.metric): Value("", d.a, d.metric, value=d.value, low=d.low, high=d.high, n=d.n)
+        for d in comparison.differences
+    }
+    names = {d.metric for d in comparison.differences}
+    places = {name: decimals([value for value in values.values() if value.metric == name]) for name in names}
     cells = {}
-    for d in found:
-        plain = cell({**d, "reason": None}, places[d["metric"]], None)
+    for d in comparison.differences:
+        plain = cell(values[d.a, d.b, d.metric], places[d.metric], None)
         signed = replace(plain, shown="+" + plain.shown) if plain.value and plain.value > 0 else plain
-        cells[d["a"], d["b"], d["metric"]] = (signed, d["excludes_zero"])
+        cells[d.a, d.b, d.metric] = (signed, d.excludes_zero)
     return {
-        "pairs": list(dict.fromkeys((d["a"], d["b"]) for d in found)),
-        "groups": group_metrics([metric for metric in comparison["metrics"] if metric["name"] in places]),
+        "pairs": list(dict.fromkeys((d.a, d.b) for d in comparison.differences)),
+        "groups": grouped([column for column in comparison.columns if column.name in places]),
         "cells": cells,
     }

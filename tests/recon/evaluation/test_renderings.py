@@ -125,7 +125,7 @@ def test_the_blend_begins_at_the_mean_and_ends_at_a_draw(of_flow):
         assert [blend[name][0], blend[name][-1]] == pytest.approx(ends, rel=1e-5, abs=1e-7)
         assert results.number("truth", f"luma_{name}") == pytest.approx(0, abs=1e-6)
     ranks = results.curves("draws", "ranks")
-    assert ranks.at == [0, 1, 2, 3] and sum(ranks.columns["share"]) == pytest.approx(1)
+    assert ranks.at == [0, 1 / 3, 2 / 3, 1] and sum(ranks.columns["share"]) == pytest.approx(1)
     assert results.curves("run", "ranks") is None and results.curves("mean", "blends") is None
 
 

@@ -7,6 +7,8 @@ import numpy as np
 import scipy.fft
 import scipy.ndimage
 
+from recon.evaluation.protocol import Protocol
+from recon.result_table import PLACES, Column, Comparison, Difference, Made, Results, RowInfo, Value
 from tests.recon.report.photographs import DRAWS, IMAGES, SCRIPT, H, P, W, pictures
 
 METRICS = {
@@ -47,7 +49,7 @@ LABELS = {
 
 @cache
 def comparison() -> dict[str, Any]:
-    """What the lines of numbers say of `pictures`; undefined are ms_ssim everywhere and KID of the truth."""
+    """Numbers of `pictures`, table by table; undefined are ms_ssim everywhere and KID of the truth."""
     scores = {key: _scores(key) for key, _, _ in ROWS}
     rows = [
         {
@@ -60,7 +62,6 @@ def comparison() -> dict[str, Any]:
         for key, kind, note in ROWS
     ]
     return {
-        "format": "recon comparison 1",
         "created": "2026-11-22T01:00:00",
         "title": "Blur, noise & <b>patches</b>",
         "protocol": {
@@ -95,6 +96,46 @@ def comparison() -> dict[str, Any]:
         "by_labels": {TRAINED[0]: {"fraction": [0.01, 0.1, 1.0], "linear mean": [0.2, 0.35, 0.5]}},
         "made": {key: _made(key, i) for i, key in enumerate(TRAINED)},
     }
+
+
+def typed(numbers: dict[str, Any] | None = None) -> Comparison:
+    """The comparison as the report takes it, from numbers as `comparison` has them."""
+    numbers = numbers or comparison()
+    values: list[Value] = []
+
+    def add(row: str, kind: str, at: list, columns: dict[str, list]) -> None:
+        for name, found in columns.items():
+            values.extend(Value("", row, name, kind, *point) for point in zip(at, found, strict=True))
+
+    for row in numbers["rows"]:
+        values += [Value("", row["key"], name, **found) for name, found in row["values"].items()]
+    for row, plane in numbers["planes"].items():
+        values += [Value("", row, f"luma_{name}", value=number) for name, number in plane.items()]
+    for kind in PLACES.keys() & numbers.keys() - {"training"}:
+        for row, data in numbers[kind].items():
+            add(row, kind, data[PLACES[kind]], {name: found for name, found in data.items() if name != PLACES[kind]})
+    for row, data in numbers["training"].items():
+        add(row, "training", data["step"], data["curves"])
+    for row, data in numbers["calibration"].items():
+        add(row, "ranks", [i / data["draws"] for i in range(data["draws"] + 1)], {"share": data["ranks"]})
+        add(row, "coverage", data["expected"], {"coverage": data["coverage"]})
+    protocol = dict(numbers["protocol"])
+    digest, caveat = protocol.pop("digest"), protocol.pop("caveat")
+    rows = [{name: found for name, found in row.items() if name != "values"} for row in numbers["rows"]]
+    return Comparison(
+        numbers["title"],
+        numbers["created"],
+        Protocol(**protocol),
+        digest,
+        caveat,
+        [Column(**column) for column in numbers["metrics"]],
+        [RowInfo(**row) for row in rows],
+        Results(values),
+        numbers["best"],
+        [Difference(**difference) for difference in numbers["differences"]],
+        {key: Made(**made) for key, made in numbers["made"].items()},
+        numbers["checkpoints"],
+    )
 
 
 def comparison_but(*keys: str) -> dict[str, Any]:
@@ -149,8 +190,9 @@ def _summary(values: np.ndarray | None, reason: str | None = None) -> dict[str, 
     return {"value": float(mean), "low": float(mean - error), "high": float(mean + error), "n": IMAGES, "reason": None}
 
 
-def _info(name: str, group: str, what: str, unit: str, low: Any, high: Any, better: str) -> dict[str, Any]:
-    about = {"name": name, "group": group, "what": what, "unit": unit, "low": low, "high": high, "better": better}
+def _info(name: str, group: str, description: str, unit: str, low: Any, high: Any, better: str) -> dict[str, Any]:
+    about = {"name": name, "group": group, "description": description, "unit": unit}
+    about |= {"low": low, "high": high, "better": better}
     return {**about, "reference": f"Author & Author 20{len(name)}; equals scikit-image", "paired": better != "truth"}
 
 
@@ -274,5 +316,6 @@ def _made(key: str, i: int) -> dict[str, Any]:
         },
         "weights": {"perceptual": {"source": "bundled", "sha256": "eb2f742c1de1" * 5 + "0123"}} if i in (1, 2) else {},
         "steps": 1100,
+        "model": "00ff",
         "commands": [f"python -m recon.pretrain name='{key}'", f"python -m recon.evaluate run='{key}'"],
     }

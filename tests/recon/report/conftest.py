@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from recon.report.page import write_page
-from tests.recon.report.comparison import comparison, pictures
+from tests.recon.report.comparison import pictures, typed
 
 CHROMIUMS = ("chromium", "chromium-browser", "google-chrome")
 
@@ -28,7 +28,7 @@ def chromium() -> Iterator[object]:
 
 @pytest.fixture(scope="session")
 def file(tmp_path_factory) -> Path:
-    return write_page(comparison(), pictures(), tmp_path_factory.mktemp("page"))
+    return write_page(typed(), pictures(), tmp_path_factory.mktemp("page"))
 
 
 @pytest.fixture

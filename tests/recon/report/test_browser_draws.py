@@ -5,7 +5,7 @@ import pytest
 
 from recon.report.page import write_page
 from tests.recon.report.canvas import PANEL, VIEWS, drawn, expected, labelled, magnified, seen, show
-from tests.recon.report.comparison import ROWS, comparison, comparison_but, pictures
+from tests.recon.report.comparison import ROWS, comparison, comparison_but, pictures, typed
 
 pytestmark = pytest.mark.slow
 
@@ -96,7 +96,7 @@ def test_sliders_of_two_distributions_move_together(open_page, tmp_path):
         rows.append(row | {"key": f"{kind}/other", "label": f"other ({kind})"})
         shown["rows"][f"{kind}/other"] = shown["rows"][source]
     shown["draws"] = {key: shown["draws"]["draws/flow"] for key in ("draws/flow", "draws/other")}
-    page = open_page(write_page(comparison() | {"rows": rows}, shown, tmp_path))
+    page = open_page(write_page(typed(comparison() | {"rows": rows}), shown, tmp_path))
     slider(page).last.fill("1")
     page.wait_for_selector("#pictures[data-alpha='1']")
     assert [one.input_value() for one in slider(page).all()] == ["1", "1"]
@@ -118,7 +118,7 @@ def test_a_row_takes_its_draws_with_it_and_brings_them_back(page):
 
 def test_a_page_without_distributions_has_no_slider_and_shows_its_pictures(open_page, tmp_path):
     found = comparison_but("run/flow", "sample/flow", "draws/flow")
-    page = open_page(write_page(found, pictures() | {"draws": {}}, tmp_path))
+    page = open_page(write_page(typed(found), pictures() | {"draws": {}}, tmp_path))
     assert slider(page).count() == 0 and page.locator(".draws").count() == 0
     assert shows(page, "mse", expected("composite", "runs/mse"))
 
@@ -135,7 +135,7 @@ def test_captions_of_draws_stay_within_their_panels(page, width):
 def test_what_tells_the_rows_of_a_run_apart_is_not_cut_from_a_long_name(open_page, tmp_path):
     name = "a_name_that_says_all_there_is_to_say_about_a_run_of_400_epochs"
     rows = [row | {"label": row["label"].replace("flow (", f"{name} (")} for row in comparison()["rows"]]
-    page = open_page(write_page(comparison() | {"rows": rows}, pictures(), tmp_path))
+    page = open_page(write_page(typed(comparison() | {"rows": rows}), pictures(), tmp_path))
     box = page.locator("#rows label", has_text="(mean of 5 draws)")
     cut = box.locator("span")
     assert cut.inner_text() == name and cut.evaluate("one => one.scrollWidth > one.clientWidth")

@@ -51,11 +51,11 @@ def test_a_header_tells_what_its_metric_means(page, metric, reach):
     assert tip.is_visible()
     info = next(found for found in comparison()["metrics"] if found["name"] == metric)
     told = tip.inner_text()
-    for part in (info["what"], info["unit"], info["reference"], "range 0 to ∞"):
+    for part in (info["description"], info["unit"], info["reference"], "range 0 to ∞"):
         assert part in told
     assert {"higher": "Higher is better", "truth": "equals the truth"}[info["better"]] in told
     described = button.get_attribute("aria-describedby")
-    assert info["what"] in page.locator(f"[id='{described}']").text_content()
+    assert info["description"] in page.locator(f"[id='{described}']").text_content()
     page.keyboard.press("Escape")
     assert tip.is_hidden()
 

@@ -16,10 +16,11 @@ from matplotlib.figure import Figure
 from recon.report.drawing import STYLE, draw, row_styles, svg, write_png
 from recon.report.plots import plots
 from recon.report.series import Plot, Series
-from tests.recon.report.comparison import ROWS, SCRIPT, comparison
+from recon.result_table import RowInfo
+from tests.recon.report.comparison import ROWS, SCRIPT, typed
 
-STYLES = row_styles(comparison()["rows"])
-ONE = row_styles([{"key": "row", "kind": "run"}])
+STYLES = row_styles(typed().rows)
+ONE = row_styles([RowInfo("row", "row", "run")])
 NAMES = ["_hidden", "$\\frac{1", "a\nb", SCRIPT, "<a href='x'>y</a>", "%{x} 80%mse", "a&b", "x" * 150]
 
 
@@ -51,8 +52,8 @@ def texts(plot: Plot, styles) -> tuple[list[str], list[str]]:
 
 
 def test_rows_are_told_apart_on_white_and_on_black_and_the_ninth_run_too():
-    rows = [{"key": f"run {i}", "kind": "run"} for i in range(20)]
-    rows += [row for row in comparison()["rows"] if row["kind"] != "run"]
+    rows = [RowInfo(f"run {i}", "", "run") for i in range(20)]
+    rows += [row for row in typed().rows if row.kind != "run"]
     found = row_styles(rows)
     assert [style.position for style in found.values()] == list(range(len(rows)))
     for theme in ("light", "dark"):
@@ -63,7 +64,7 @@ def test_rows_are_told_apart_on_white_and_on_black_and_the_ninth_run_too():
     assert len(others) == len(rows) - 20 and not others & {style.marker for style in runs}
 
 
-@pytest.mark.parametrize("plot", plots(comparison()), ids=lambda plot: plot.name)
+@pytest.mark.parametrize("plot", plots(typed()), ids=lambda plot: plot.name)
 def test_every_series_is_drawn_at_its_values_in_the_colour_and_marker_of_its_row(plot):
     figure = drawn(plot)
     found = lines(figure)
@@ -86,7 +87,7 @@ def test_every_series_is_drawn_at_its_values_in_the_colour_and_marker_of_its_row
     assert len(set(dashes.values())) == len(dashes)
 
 
-@pytest.mark.parametrize("plot", plots(comparison()), ids=lambda plot: plot.name)
+@pytest.mark.parametrize("plot", plots(typed()), ids=lambda plot: plot.name)
 def test_every_row_and_variant_has_an_entry_in_a_legend_that_covers_no_data(plot):
     figure = drawn(plot)
     rows = [text.get_text() for text in figure.legends[0].get_texts()]
@@ -130,7 +131,7 @@ def test_a_logarithmic_axis_of_any_length_has_a_few_ticks_with_numbers(end):
         assert 2 <= len(shown) <= 12 and all(float(text) > 0 for text in shown)
 
 
-@pytest.mark.parametrize("plot", plots(comparison()), ids=lambda plot: plot.name)
+@pytest.mark.parametrize("plot", plots(typed()), ids=lambda plot: plot.name)
 def test_the_same_plot_is_the_same_svg_whose_rows_can_be_told(plot):
     found = svg(plot, STYLES)
     assert svg(copy.deepcopy(plot), STYLES) == found
@@ -146,7 +147,7 @@ def test_the_same_plot_is_the_same_svg_whose_rows_can_be_told(plot):
 
 
 def test_no_two_plots_share_an_id_and_every_reference_is_met():
-    everything = [svg(plot, STYLES) for plot in plots(comparison())]
+    everything = [svg(plot, STYLES) for plot in plots(typed())]
     ids = [each for text in everything for each in re.findall(r'\bid="([^"]*)"', text)]
     assert len(set(ids)) == len(ids)
     for text in everything:

@@ -13,13 +13,13 @@ from PIL import Image
 from recon.report.page import PARTS, embedded, write_page
 from recon.report.pictures import deviation, panels, picture_data
 from recon.report.plots import plots
-from tests.recon.report.comparison import DRAWS, ROWS, SCRIPT, P, comparison, comparison_but, label, pictures
+from tests.recon.report.comparison import DRAWS, ROWS, SCRIPT, P, comparison, comparison_but, label, pictures, typed
 
 FLOW = ["flow: draw 1", "flow: draw 2", "flow: draw 3", "flow: deviation of the draws", "flow: from the mean to a draw"]
 
 
 def written(tmp_path, found=None, shown=None) -> str:
-    path = write_page(found or comparison(), shown or pictures(), tmp_path)
+    path = write_page(typed(found), shown or pictures(), tmp_path)
     assert path == tmp_path / "index.html"
     return path.read_text(encoding="utf-8")
 
@@ -30,13 +30,13 @@ def test_the_page_is_one_file_and_takes_its_name_when_it_is_whole(tmp_path, monk
     assert [path.name for path in tmp_path.iterdir()] == ["index.html"]
     monkeypatch.setattr("recon.report.page.render", lambda *_: "\ud800")  # cannot be encoded
     with pytest.raises(UnicodeEncodeError):
-        write_page(comparison(), pictures(), tmp_path)
+        write_page(typed(), pictures(), tmp_path)
     assert (tmp_path / "index.html").read_bytes() == before
 
 
 def test_the_page_holds_every_plot_and_asks_for_nothing(tmp_path):
     html = written(tmp_path)
-    assert html.count("<svg ") == html.count('class="plot"') == len(plots(comparison()))
+    assert html.count("<svg ") == html.count('class="plot"') == len(plots(typed()))
     for part in PARTS.iterdir():
         assert part.suffix == ".j2" or part.read_text() in html
     assert "default-src 'none'" in html
@@ -51,7 +51,7 @@ def test_names_notes_and_settings_are_escaped_wherever_they_stand(tmp_path):
     for row in found["rows"]:
         row["label"] = row["note"] = bad
     for metric in found["metrics"]:
-        metric["what"] = metric["unit"] = metric["reference"] = bad
+        metric["description"] = metric["unit"] = metric["reference"] = bad
     for made in found["made"].values():
         made |= {"expression": bad, "differs": {bad: bad}, "commands": [bad]}
         made["weights"] = {bad: {"source": bad, "sha256": bad}}
@@ -75,7 +75,7 @@ def test_numbers_that_json_has_no_word_for_are_refused():
 
 
 def shown(rows=None, pictured=None) -> list[dict]:
-    return panels(rows or comparison()["rows"], pictured or pictures())
+    return panels(rows or typed().rows, pictured or pictures())
 
 
 def labels(found: list[dict]) -> list[str]:
@@ -132,7 +132,7 @@ def test_a_page_without_distributions_has_neither_draws_nor_a_slider(tmp_path):
 @pytest.mark.parametrize("lacking", ["run/flow", "sample/flow"])
 def test_from_the_mean_to_a_draw_takes_a_row_and_a_picture_of_either(tmp_path, lacking):
     rest = comparison_but(lacking)
-    for found in (shown(rest["rows"]), shown(pictured=without(lacking))):
+    for found in (shown(typed(rest).rows), shown(pictured=without(lacking))):
         assert [name for name in labels(found) if name in FLOW] == FLOW[:-1]
         assert not any(panel["blend"] for panel in found)
     assert '<label class="blend"' not in written(tmp_path, rest)

@@ -6,11 +6,11 @@ import pytest
 
 from recon.report.drawing import Plot
 from recon.report.plots import plots, write_plots
-from tests.recon.report.comparison import ROWS, TRAINED, comparison
+from tests.recon.report.comparison import ROWS, TRAINED, comparison, typed
 
 
 def drawn(found=None) -> dict[str, Plot]:
-    return {plot.name: plot for plot in plots(found or comparison())}
+    return {plot.name: plot for plot in plots(typed(found))}
 
 
 def points(plot: Plot) -> dict[str, tuple[float, float]]:
@@ -109,6 +109,6 @@ def test_norms_and_cosines_over_training_are_told_apart_by_term():
 
 
 def test_every_plot_is_a_picture_file_too(tmp_path):
-    paths = write_plots(comparison(), tmp_path)
+    paths = write_plots(typed(), tmp_path)
     assert [path.name for path in paths] == [f"{name}.png" for name in drawn()]
     assert sorted(tmp_path.iterdir()) == sorted(paths)

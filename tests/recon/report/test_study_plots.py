@@ -5,13 +5,13 @@ import pytest
 from recon.report.plots import plots
 from recon.report.series import Plot
 from recon.report.study_plots import BLEND, LEAST
-from tests.recon.report.comparison import ROWS, TRAINED, comparison
+from tests.recon.report.comparison import ROWS, TRAINED, comparison, typed
 
 DRAWN = "draws/flow"
 
 
 def drawn(**tables) -> dict[str, Plot]:
-    return {plot.name: plot for plot in plots(comparison() | tables)}
+    return {plot.name: plot for plot in plots(typed(comparison() | tables))}
 
 
 def line(plot: Plot, variant: str):
@@ -80,7 +80,7 @@ def test_coverage_is_plotted_beside_the_diagonal():
     plot, table = drawn()["coverage"], comparison()["calibration"][DRAWN]
     assert plot.diagonal
     assert [(series.row, series.x, series.y) for series in plot.series] == [
-        (DRAWN, table["expected"], table["coverage"])
+        (DRAWN, table["expected"][::-1], table["coverage"][::-1])
     ]
 
 

@@ -10,13 +10,14 @@ from recon.report.tables import (
     column_cells,
     decimals,
     difference_table,
-    group_metrics,
+    grouped,
     write_tables,
 )
 from recon.report.tables import (
     number as formatted,
 )
-from tests.recon.report.comparison import METRICS, ROWS, comparison
+from recon.result_table import Value
+from tests.recon.report.comparison import METRICS, ROWS, comparison, typed
 
 
 def read(path) -> list[dict[str, str]]:
@@ -26,7 +27,7 @@ def read(path) -> list[dict[str, str]]:
 
 @pytest.fixture
 def folder(tmp_path):
-    paths = write_tables(comparison(), tmp_path)
+    paths = write_tables(typed(), tmp_path)
     assert sorted(paths) == sorted(tmp_path.iterdir())
     return tmp_path
 
@@ -73,7 +74,7 @@ def test_calibration_and_the_plane_of_the_frontier_read_back(folder):
         assert [number(record["draws_below"]) for record in ranks] == [i / found["draws"] for i in range(len(ranks))]
         coverage = [record for record in read(folder / "coverage.csv") if record["row"] == key]
         for column in ("expected", "coverage"):
-            assert [number(record[column]) for record in coverage] == found[column]
+            assert [number(record[column]) for record in coverage] == found[column][::-1]
     planes = {record["row"]: record for record in read(folder / "frontier.csv")}
     assert set(planes) == set(comparison()["planes"])
     for key, plane in comparison()["planes"].items():
@@ -84,7 +85,7 @@ def test_training_has_a_column_per_curve_that_any_run_has(tmp_path):
     found = copy.deepcopy(comparison())
     curves = found["training"]["runs/mse"]["curves"]
     del curves["perceptual/gradient_norm"]
-    write_tables(found, tmp_path)
+    write_tables(typed(found), tmp_path)
     records = read(tmp_path / "training.csv")
     for key, data in found["training"].items():
         own = [record for record in records if record["row"] == key]
@@ -102,13 +103,13 @@ def test_any_name_survives(tmp_path):
     found = copy.deepcopy(comparison())
     name = 'a,b\n"c";\r\né=1'
     found["rows"][1]["label"] = found["rows"][1]["note"] = name
-    write_tables(found, tmp_path)
+    write_tables(typed(found), tmp_path)
     record = read(tmp_path / "table.csv")[1]
     assert record["label"] == record["note"] == name
 
 
-def values(value, low=None, high=None, reason=None):
-    return {"value": value, "low": low, "high": high, "n": 64, "reason": reason}
+def values(value, low=None, high=None, reason=None) -> Value:
+    return Value("", "row", "metric", value=value, low=low, high=high, n=64, reason=reason)
 
 
 @pytest.mark.parametrize(
@@ -147,26 +148,21 @@ def test_a_cell_without_a_value_tells_why():
 
 
 def test_only_where_the_truth_is_the_aim_a_cell_is_told_as_a_share_of_it():
-    rows = comparison()["rows"]
-    sharp, psnr = (
-        next(m for m in comparison()["metrics"] if m["name"] == name) for name in ("tenengrad", "masked_mse")
-    )
-    truth, blurred = (
-        next(r for r in rows if r["key"] == key)["values"]["tenengrad"]["value"] for key in ("truth", "runs/mse")
-    )
-    assert column_cells(rows, sharp)["runs/mse"].tip.endswith(f"; {blurred / truth:.3g} of the truth's")
-    assert "truth" not in column_cells(rows, psnr)["runs/mse"].tip
+    sharp, error = (next(c for c in typed().columns if c.name == name) for name in ("tenengrad", "masked_mse"))
+    truth, blurred = (typed().results.number(key, "tenengrad") for key in ("truth", "runs/mse"))
+    assert column_cells(typed(), sharp)["runs/mse"].tip.endswith(f"; {blurred / truth:.3g} of the truth's")
+    assert "truth" not in column_cells(typed(), error)["runs/mse"].tip
 
 
 def test_metrics_stand_in_their_groups_in_the_order_given():
-    groups = group_metrics(comparison()["metrics"])
+    groups = grouped(typed().columns)
     named = ["fidelity", "structure", "sharpness", "recovery", "distribution", "representation"]
     assert [name for name, _ in groups] == named
-    assert [metric["name"] for _, metrics in groups for metric in metrics] == list(METRICS)
+    assert [column.name for _, columns in groups for column in columns] == list(METRICS)
 
 
 def test_differences_have_a_sign_and_a_verdict():
-    found = difference_table(comparison())
+    found = difference_table(typed())
     assert len(found["pairs"]) == 6
     for difference in comparison()["differences"]:
         shown, excludes = found["cells"][difference["a"], difference["b"], difference["metric"]]
