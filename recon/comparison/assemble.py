@@ -61,7 +61,7 @@ def read_comparison(path: Path) -> Comparison:
 
 
 @dataclass(frozen=True)
-class Learnt:
+class RunRow:
     """A row that a run gave: the `row` of its evaluation, which is `found`; None where it has none."""
 
     candidate: Candidate
@@ -81,24 +81,24 @@ class Learnt:
         return self.candidate.run is None or self.candidate.run.origin is None
 
 
-def learnt_rows(candidates: list[Candidate]) -> dict[str, Learnt]:
+def rows_of_runs(candidates: list[Candidate]) -> dict[str, RunRow]:
     """Every row of every run by a key that no other row has: run/NAME, oracle/NAME."""
     labels = unique_labels([c.folder for c in candidates])
     return {
-        f"{key}/{labels[c.folder]}": Learnt(c, key)
+        f"{key}/{labels[c.folder]}": RunRow(c, key)
         for c in candidates
         for key in ([row.key for row in c.found.rows if row.kind == "run"] if c.found else ["run"])
     }
 
 
-def assemble(candidates: list[Candidate], learnt: dict[str, Learnt], measuring: Measuring) -> Comparison:
+def assemble(candidates: list[Candidate], run_rows: dict[str, RunRow], measuring: Measuring) -> Comparison:
     """Puts the evaluations of all runs into one table, with differences and the best rows."""
     first = next(c.found for c in candidates if c.found)
     labels = unique_labels([c.folder for c in candidates])
-    measured: dict[str, RowTensors] = {key: (row.found.tensors, row.row) for key, row in learnt.items() if row.found}
+    measured: dict[str, RowTensors] = {key: (row.found.tensors, row.row) for key, row in run_rows.items() if row.found}
     ranked = {key: row for key, row in measured.items() if row[1] != "oracle"}  # an oracle has seen the answer
     rows, values = [], []
-    for key, row in learnt.items():
+    for key, row in run_rows.items():
         label = labels[row.candidate.folder]
         if row.found:
             rows.append(replace(row.info, key=key, label=named(label, row.info.rendering)))
@@ -123,7 +123,7 @@ def assemble(candidates: list[Candidate], learnt: dict[str, Learnt], measuring: 
         best={column.name: best(column, ranked) for column in first.columns},
         differences=differences(first.columns, measured),
         made={f"run/{label}": made for label, made in runs_made(candidates, labels, measuring).items()},
-        checkpoints=checkpoints(learnt, measuring),
+        checkpoints=checkpoints(run_rows, measuring),
     )
 
 
@@ -151,10 +151,10 @@ def runs_made(candidates: list[Candidate], labels: dict[Path, str], measuring: M
     return found
 
 
-def checkpoints(learnt: dict[str, Learnt], measuring: Measuring) -> dict[str, dict[str, Any]]:
+def checkpoints(run_rows: dict[str, RunRow], measuring: Measuring) -> dict[str, dict[str, Any]]:
     """What is known of other codes' checkpoints, by the key of their rows, and the command that evaluates them."""
     found = {}
-    for key, row in learnt.items():
+    for key, row in run_rows.items():
         if row.found and not row.trained_here:
             run = row.candidate.run
             found[key] = run.origin.description() | {

@@ -8,7 +8,7 @@ from typing import Any
 
 from losses import InvalidSetting
 from losses.reconstruction import expand_to_pixels
-from recon.comparison.assemble import Learnt, assemble, comparison_json, learnt_rows
+from recon.comparison.assemble import RunRow, assemble, comparison_json, rows_of_runs
 from recon.comparison.gather import Candidate, gather
 from recon.comparison.probed import with_probes
 from recon.console import duration
@@ -56,11 +56,11 @@ def report(
     candidates: list[Candidate], baselines: list[Path], settings: CompareSettings, folder: Path, began: float
 ) -> int:
     """Writes the report and prints its table; returns the exit status."""
-    learnt = learnt_rows(candidates)
-    comparison = with_probes(assemble(candidates, learnt, settings), probings(learnt, baselines))
+    run_rows = rows_of_runs(candidates)
+    comparison = with_probes(assemble(candidates, run_rows, settings), probings(run_rows, baselines))
     folder.mkdir(parents=True, exist_ok=True)
     write_files(comparison, folder)
-    page = write_page(comparison, pictures(learnt), folder)
+    page = write_page(comparison, pictures(run_rows), folder)
     print(table(comparison.rows, comparison.results))
     for line in undefined(comparison.rows, comparison.columns, comparison.results):
         print(line)
@@ -77,10 +77,10 @@ def from_scratch(folder: Path) -> bool:
     return found is not None and "scratch" in found.encoders
 
 
-def probings(learnt: dict[str, Learnt], baselines: list[Path]) -> dict[str, probes.ProbeRecord]:
+def probings(run_rows: dict[str, RunRow], baselines: list[Path]) -> dict[str, probes.ProbeRecord]:
     """The probing of every run that has one, by the key of its first row, and of models from scratch."""
     found, seen = {}, set()
-    for key, row in learnt.items():
+    for key, row in run_rows.items():
         run = row.candidate.run
         if run is not None and run.folder not in seen:
             seen.add(run.folder)
@@ -118,16 +118,16 @@ def announced(run: LoadedRun, measuring: Measuring, suite: MetricSuite, before: 
     return evaluate(run, measuring, suite, before)
 
 
-def pictures(learnt: dict[str, Learnt]) -> dict[str, Any]:
+def pictures(run_rows: dict[str, RunRow]) -> dict[str, Any]:
     """What `write_page` shows of the images: see there."""
-    first = next(row.found for row in learnt.values() if row.found)
+    first = next(row.found for row in run_rows.values() if row.found)
     protocol, truth = first.protocol, first.tensors["truth/pictures"]
     p = protocol.patch_size
-    rows = {key: row.found.tensors[f"{row.row}/pictures"] for key, row in learnt.items() if row.found}
+    rows = {key: row.found.tensors[f"{row.row}/pictures"] for key, row in run_rows.items() if row.found}
     rows |= {row.key: first.tensors[f"{row.key}/pictures"] for row in first.rows if row.kind not in ("run", "truth")}
     draws = {
         key: row.found.tensors[f"{row.row}/draws"].permute(0, 1, 3, 4, 2).numpy()
-        for key, row in learnt.items()
+        for key, row in run_rows.items()
         if row.found and f"{row.row}/draws" in row.found.tensors
     }
     return {

@@ -1,4 +1,4 @@
-"""Brings runs together on the same images and masks: evaluations that are there are used, others are made."""
+"""Gets the evaluation of every run on the same images and masks: reads those on disk, and makes the others."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -13,8 +13,8 @@ from recon.loaded_run import LoadedRun, open_run
 from recon.study_config import CompareSettings
 from recon.training.device import is_out_of_memory
 
-# What does not change the numbers of an evaluation.
-PLACES = {"device", "batch", "run", "runs", "out", "again", "data", "target"}  # but see `usable`
+# Settings that do not change the numbers of an evaluation, but see `usable`.
+IRRELEVANT = {"device", "batch", "run", "runs", "out", "again", "data", "target"}
 
 
 @dataclass
@@ -70,7 +70,7 @@ def gather(folders: list[Path], settings: CompareSettings, evaluated: Callable[.
 
 
 def give_data(candidates: list[Candidate]) -> None:
-    """A checkpoint of others takes the data of the first run that has some of its own."""
+    """Gives a checkpoint of another code, which names no dataset, that of the first run that has one."""
     own = next((c.run.settings.data for c in candidates if c.run.settings.data.name), None)
     for candidate in candidates:
         settings = candidate.run.settings
@@ -80,7 +80,7 @@ def give_data(candidates: list[Candidate]) -> None:
 
 
 def refuse_other_protocols(protocols: list[tuple[Path, Protocol]]) -> None:
-    """Raises InvalidSetting where runs were trained for other data, sizes or masks than the first."""
+    """Raises InvalidSetting where a run was trained for other data, sizes or masks than the first."""
     first, wanted = protocols[0]
     for folder, protocol in protocols[1:]:
         if differing := wanted.differing(protocol):
@@ -89,7 +89,7 @@ def refuse_other_protocols(protocols: list[tuple[Path, Protocol]]) -> None:
 
 
 def refuse_other_images(candidates: list[Candidate]) -> None:
-    """Raises InvalidSetting where the same settings found other images or masks: the data has changed."""
+    """Raises InvalidSetting where evaluations under the same settings have other images or masks."""
     found = [c for c in candidates if c.found is not None]
     if not found:
         raise InvalidSetting("no run could be evaluated: " + "; ".join(c.reason for c in candidates))
@@ -114,12 +114,12 @@ def usable(run: LoadedRun, settings: CompareSettings, weights: dict[str, dict[st
         return None
     if any(row.key == "run" for row in found.rows) != honest(run.model):  # another target was given then
         return None
-    free = PLACES if run.model.head.renderings else PLACES | {"render", "draws"}
+    free = IRRELEVANT if run.model.head.renderings else IRRELEVANT | {"render", "draws"}
     return found if all(then.get(key) == now[key] for key in now if key not in free) else None
 
 
 def _opened(folder: Path, target: str | None) -> Candidate:
-    """`target` is for checkpoints that cannot tell theirs; the others keep their own."""
+    """Opens a run; `target` is for checkpoints that do not say theirs."""
     try:
         run = open_run(folder)
         origin = run.origin

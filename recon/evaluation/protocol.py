@@ -1,4 +1,4 @@
-"""On what every run is judged: which images, which masks. Two evaluations are comparable when their digests agree."""
+"""The images and masks on which every run is evaluated. Two evaluations are comparable when their digests agree."""
 
 import hashlib
 from collections.abc import Callable, Iterator
@@ -35,13 +35,13 @@ class Protocol:
         return self.image_size[0] // self.patch_size, self.image_size[1] // self.patch_size
 
     def differing(self, other: "Protocol") -> dict[str, tuple[Any, Any]]:
-        """Field -> both values, of those that settings of an evaluation cannot bring together."""
+        """Field -> both values, of the fields that differ and that settings of an evaluation cannot change."""
         free = {"images", "seed"}
         mine, theirs = asdict(self), asdict(other)
         return {key: (mine[key], theirs[key]) for key in mine if key not in free and mine[key] != theirs[key]}
 
     def masks(self, names: list[str], ratio: float) -> Tensor:
-        """How the images of these names are hidden at another ratio: (B, N) bool."""
+        """The masks of the images of these names at another ratio: (B, N) bool, True where hidden."""
         noise = torch.stack([noise_of(name, self.seed, self.noise(ratio)) for name in names])
         return self.hidden(noise, ratio)
 
@@ -65,7 +65,7 @@ class Batch:
 
 
 def protocol_of(run: Settings, patch_size: int, measuring: Measuring) -> Protocol:
-    """How a run is judged: as it was trained, on the images and masks that `measuring` asks for."""
+    """The protocol of a run: size, patches and masking of its training, on the images that `measuring` asks for."""
     return Protocol(
         data=dataset_of(run, measuring),
         split="val",
@@ -79,10 +79,10 @@ def protocol_of(run: Settings, patch_size: int, measuring: Measuring) -> Protoco
 
 
 def dataset_of(run: Settings, measuring: Measuring) -> str:
-    """The dataset on which a run is judged: its own, unless the settings say another.
+    """The dataset on which a run is evaluated: its own, unless the settings name another.
 
     Raises:
-        InvalidSetting: it has none of its own, and none is given.
+        InvalidSetting: the run has none of its own, and the settings name none.
     """
     name = measuring.data.name or run.data.name
     if name is None:
@@ -92,7 +92,7 @@ def dataset_of(run: Settings, measuring: Measuring) -> str:
 
 def open_source(run: Settings, split: str, measuring: Measuring) -> Source | StreamedSource:
     name = dataset_of(run, measuring)
-    own = run.data.root if name == run.data.name else None  # where the run's data lies, no other data does
+    own = run.data.root if name == run.data.name else None  # the folder of the run's own data
     return create_dataset(name, split, measuring.data.root or own)
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from losses import InvalidSetting, NormalisedPixelHead
-from recon.comparison.assemble import assemble, learnt_rows, read_comparison
+from recon.comparison.assemble import assemble, read_comparison, rows_of_runs
 from recon.comparison.compare_runs import announced, compare
 from recon.comparison.gather import gather, usable
 from recon.evaluation import results as record
@@ -156,13 +156,13 @@ def test_the_target_that_is_given_is_for_the_files_that_cannot_tell(place):
         comparing(place, data=PHOTOS, target="normalised"),
         announced,
     )
-    assert set(learnt_rows(candidates)) == {"run/pixels", "oracle/unknown"}
+    assert set(rows_of_runs(candidates)) == {"run/pixels", "oracle/unknown"}
     other = comparing(place, data=PHOTOS, target="pixels")
     other_target = open_run(place / "unknown.pth", "pixels")
     weights = candidates[1].found.weights
     assert usable(candidates[1].run, comparing(place, data=PHOTOS, target="normalised"), weights) is not None
     assert usable(other_target, other, weights) is None
-    assert assemble(candidates, learnt_rows(candidates), other).rows
+    assert assemble(candidates, rows_of_runs(candidates), other).rows
 
 
 def test_a_run_is_judged_on_other_data_and_the_record_says_so(place, tmp_path):
