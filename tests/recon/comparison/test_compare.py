@@ -14,13 +14,14 @@ from safetensors.torch import load_file, save
 from losses import InvalidSetting
 from recon.comparison import compare_runs as command
 from recon.comparison import gather
-from recon.comparison.assemble import read_comparison
+from recon.comparison.assemble import comparison_json, read_comparison
 from recon.comparison.compare_runs import compare
 from recon.evaluation import results as record
 from recon.loaded_run import open_run
 from recon.result_table import Comparison
 from recon.usage import written
 from tests.recon.comparison.conftest import comparing
+from tests.recon.report.comparison import typed
 
 
 @pytest.fixture
@@ -39,6 +40,14 @@ def evaluations(monkeypatch):
 
 def report_of(out) -> Comparison:
     return read_comparison(out / "comparison.json")
+
+
+def test_a_comparison_is_read_as_it_was_written(tmp_path):
+    example, path = typed(), tmp_path / "comparison.json"
+    path.write_text(comparison_json(example, files=[]))
+    found = read_comparison(path)
+    assert list(found.results) == list(example.results)
+    assert replace(found, results=None) == replace(example, results=None)
 
 
 def test_a_report_has_every_run_every_file_and_every_name_as_a_name(tmp_path, one, two, capsys):

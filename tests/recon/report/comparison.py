@@ -125,7 +125,7 @@ def typed(numbers: dict[str, Any] | None = None) -> Comparison:
     return Comparison(
         numbers["title"],
         numbers["created"],
-        Protocol(**protocol),
+        Protocol(**protocol | {"image_size": (H, W)}),
         digest,
         caveat,
         [Column(**column) for column in numbers["metrics"]],
