@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from losses import InvalidSetting
 from recon.console import Progress
 from recon.model import MaskedAutoencoder
-from recon.probing.heads import Head
+from recon.probing.classifier import Head
 from recon.probing.image_batches import augmented_views
 from recon.probing.labelled import LabelledImages
 from recon.probing.recipes import Recipe

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from losses import InvalidSetting
-from recon.probing.heads import LARS, AttentiveLinear, BatchNormLinear, Head, PooledLinear
+from recon.probing.classifier import LARS, AttentiveLinear, BatchNormLinear, Head, PooledLinear
 from recon.probing.image_batches import Augmentation, Mixing
 
 BATCH = 256  # that base learning rates are given for (Goyal et al. 2017, arXiv 1706.02677), and of `small`

@@ -10,8 +10,8 @@ import torch
 from torch.nn import functional as F
 
 from losses import InvalidSetting
+from recon.probing.classifier import BatchNormLinear, PooledLinear
 from recon.probing.fine_tuning import Classifier, parameter_groups, set_learning_rates
-from recon.probing.heads import BatchNormLinear, PooledLinear
 from recon.probing.image_batches import Mixing, augmented_views
 from recon.probing.recipes import attentive, finetune, paper_linear, partial_finetune
 from recon.training.device import make_fabric

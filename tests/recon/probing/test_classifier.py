@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from recon.probing.heads import LARS, AttentiveLinear, BatchNormLinear, PooledLinear
+from recon.probing.classifier import LARS, AttentiveLinear, BatchNormLinear, PooledLinear
 
 WIDTH, CLASSES = 128, 5
 
