@@ -69,7 +69,7 @@ def test_every_hidden_patch_has_its_turn():
     draws = torch.rand(many, PATCHES, generator=torch.Generator().manual_seed(0))
     truth = images(1, dtype=torch.float32).expand(many, -1, -1, -1)
     with torch.no_grad():
-        where = model(truth, noise=draws, decoded=1 / 3).where
+        where = model(truth, noise=draws, decoded=1 / 3).indices
     counts = torch.bincount(where.flatten(), minlength=PATCHES)
     share = where.shape[1] / PATCHES
     assert (counts - many * share).abs().max() < 5 * (many * share * (1 - share)) ** 0.5
