@@ -52,11 +52,6 @@ class LoadedRun:
     origin: Checkpoint | None = None
 
     @property
-    def trained(self) -> "LoadedRun":
-        """Old name, until the packages that measure have the new ones."""
-        return self
-
-    @property
     def name(self) -> str:
         """Of the run's folder, or of the checkpoint's file without its ending."""
         if self.origin is not None:
@@ -171,7 +166,3 @@ def _metadata(content: bytes) -> dict[str, str]:
     """Of a safetensors file: its header is a length in 8 bytes, then JSON."""
     length = int.from_bytes(content[:8], "little")
     return json.loads(content[8 : 8 + length]).get("__metadata__", {})
-
-
-# Old names, until the packages that measure have the new ones.
-Subject, curves = LoadedRun, read_metrics
