@@ -12,7 +12,7 @@ FILES = sorted(path for folder in ("losses", "recon") for path in (ROOT / folder
 LAYERS = [
     {"losses"},
     {"config", "environment", "randomness", "console"},
-    {"saved_settings", "study_config", "usage", "metrics", "data", "model"},
+    {"saved_settings", "result_table", "study_config", "usage", "metrics", "data", "model"},
     {"runs", "baselines", "distributed"},
     {"report"},
     {"training"},
