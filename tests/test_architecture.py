@@ -33,9 +33,12 @@ def part(module: str) -> str:
 
 
 def imported(path: Path) -> set[str]:
-    """Modules of this project that a file imports, anywhere in it."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    """Modules of this project that a file imports, anywhere in it but for annotations alone."""
+    tree, found = ast.parse(path.read_text()), set()
+    for block in [node for node in ast.walk(tree) if isinstance(node, ast.If)]:
+        if isinstance(block.test, ast.Name) and block.test.id == "TYPE_CHECKING":
+            block.body = []
+    for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module and not node.level:
             found |= {f"recon.{a.name}" for a in node.names} if node.module == "recon" else {node.module}
         elif isinstance(node, ast.Import):
