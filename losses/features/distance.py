@@ -97,7 +97,7 @@ def _sum_of_squares(x: Tensor) -> Tensor:
     """Over all elements, in float32 or wider; each row of a map is summed in the map's own precision first.
 
     `F.mse_loss` converts bfloat16 maps to float32: a training step of nano with perceptual+mse then takes 1.11 times as
-    long at 64 pixels, and 1.26 times at 224 (two cores of a Xeon with bfloat16 units, one thread).
+    long at 64 pixels, and 1.26 times at 224 (AMD EPYC with bfloat16 units, one thread).
     """
     rows = x.permute(0, 2, 3, 1).flatten(2)  # a view in channels-last memory
     wide = torch.promote_types(x.dtype, torch.float32)
