@@ -7,6 +7,8 @@ from experiments.benchmarks.peers.ours import Ours
 from experiments.benchmarks.peers.side import Task
 from recon.model import create_model
 
+pytestmark = pytest.mark.peers
+
 pytest.importorskip("lightly")
 pytest.importorskip("transformers")
 

@@ -15,7 +15,7 @@ from recon.study_config import ProbeSettings
 from tests.recon.launched import said, torchrun
 from tests.recon.training.conftest import contents
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.distributed]
 
 # 1,183 training images are four batches, the last one smaller; 267 test images are one, and one process has none.
 WORDS = [

@@ -4,6 +4,8 @@ import pytest
 
 from tests.recon.report.comparison import ROWS, SCRIPT, comparison
 
+pytestmark = pytest.mark.browser
+
 PLOTS = [
     "perception_distortion",
     "frontier",

@@ -7,7 +7,7 @@ from recon.report.page import write_page
 from tests.recon.report.canvas import PANEL, VIEWS, drawn, expected, labelled, magnified, seen, show
 from tests.recon.report.comparison import ROWS, comparison, comparison_but, pictures, typed
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.browser]
 
 KEYS = [key for key, _, _ in ROWS]
 BLEND = "flow: from the mean to a draw"

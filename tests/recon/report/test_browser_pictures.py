@@ -9,7 +9,7 @@ from PIL import Image
 from tests.recon.report.canvas import PANEL, VIEWS, WIPE, drawn, expected, magnified, panel, show
 from tests.recon.report.comparison import IMAGES, ROWS, H, P, W, pictures
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.browser]
 
 KEYS = [key for key, _, _ in ROWS]
 

@@ -4,7 +4,7 @@ import pytest
 
 from tests.recon.report.comparison import METRICS, REASONS, ROWS, comparison
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.browser]
 
 
 def order(page) -> list[str]:

@@ -31,6 +31,8 @@ from tests.recon.training.launched import (
     ended_on_the_way,
 )
 
+pytestmark = pytest.mark.distributed
+
 
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory, pictures):

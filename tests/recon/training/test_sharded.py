@@ -29,7 +29,7 @@ from tests.recon.training.launched import (
     momentum,
 )
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.distributed]
 
 HARDEST = EVERY[-1]
 # Pictures on the way, for which the weights are gathered between two steps.

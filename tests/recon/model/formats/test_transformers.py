@@ -8,6 +8,8 @@ from recon.model.formats import read, write
 from recon.model.formats.hugging_face import from_official
 from tests.recon.model.formats.conftest import PATCHES, edited, images, same
 
+pytestmark = pytest.mark.peers
+
 transformers = pytest.importorskip("transformers")
 
 
