@@ -142,7 +142,7 @@ def trained(runs: Path, name: str, findings: Findings, *words: str) -> Path:
     if status := pretrain(settings, given):
         raise RuntimeError(f"{name} ended with status {status}")
     steps, seconds = settings.train.steps, time.monotonic() - began
-    said = f"{steps} steps of {settings.loss}, {steps * getattr(settings.batch, 'global'):,} images"
+    said = f"{steps} steps of {settings.loss}, {steps * settings.batch.size:,} images"
     findings.note(f"{name}: {said} in {seconds:.0f} s")
     return runs / name
 

@@ -39,7 +39,7 @@ def place(tmp_path, monkeypatch) -> Path:
 
 @pytest.mark.slow
 def test_an_official_file_is_converted_and_described(place):
-    done = typed(place, "in=mae_visualize.pth", "out=new/vit.safetensors", "target=normalised")
+    done = typed(place, "input=mae_visualize.pth", "out=new/vit.safetensors", "target=normalised")
     assert done.returncode == 0, done.stderr
     for said in ("official MAE code", "2 blocks of width 128, 2 heads", "normalised pixels", "new/vit.safetensors"):
         assert said in done.stdout

@@ -4,6 +4,7 @@ import hashlib
 import json
 import pickle
 import pickletools
+import warnings
 import zipfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -126,7 +127,8 @@ def _load_pickle(path: Path) -> Any:
 
 
 def _load_inert(path: Path, names: Iterable[str], zipped: bool) -> Any:
-    with safe_globals([(Inert, name) for name in names]):
+    with safe_globals([(Inert, name) for name in names]), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Detected pickle protocol")  # what cannot be read is an error
         # Memory-mapped where possible: the optimiser's state, twice the model, is never read.
         return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
 

@@ -98,7 +98,7 @@ def test_streams_are_refused_by_name(tmp_path, monkeypatch):
         def __iter__(self):
             yield from ()
 
-        def endless(self, *_):
+        def training_samples(self, *_):
             yield from ()
 
     monkeypatch.setattr(labelled, "create_dataset", lambda *_: Stream())
