@@ -145,10 +145,10 @@ class Adversarial(Critic):
         return {"real": self.real, "fake": self.fake, "accuracy": self.accuracy, "skipped": self.skipped}
 
     def warning(self) -> str | None:
-        patience = 500 if self.context.steps is None else min(500, max(50, self.context.steps // 20))
+        updates_before_warning = 500 if self.context.steps is None else min(500, max(50, self.context.steps // 20))
         remedies = {"certain": f"lower losses.{self.name}.lr", "blind": f"raise losses.{self.name}.lr or width"}
         for state, remedy in remedies.items():
-            if (updates := int(getattr(self, state))) >= patience:
+            if (updates := int(getattr(self, state))) >= updates_before_warning:
                 accuracy = f"accuracy {float(self.accuracy):.2f}"
                 return f"the discriminator has been {state} for {updates} updates ({accuracy}); {remedy}"
         return None

@@ -209,6 +209,7 @@ def _renamed(page: dict[str, Any]) -> dict[str, Any]:
 
 def _tie(record: ProbeRecord) -> dict[str, str]:
     """Metadata of probe.safetensors that says which probe.json it belongs to."""
+    # The key that probings have always had.
     return {"terms": json.dumps({"encoder": record.checksum, **record.conditions}, sort_keys=True)}
 
 

@@ -55,7 +55,7 @@ class Run:
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds. Where the model is sharded all ranks call it, and rank zero has the whole."""
-        return {
+        return {  # under the keys that checkpoints have always had
             "settings": self.settings,
             "step": self.step,
             "seen": self.held_out,

@@ -14,17 +14,17 @@ def updates(term, accuracy, times):
         term.update(step)
 
 
-@pytest.mark.parametrize(("steps", "patience"), [(None, 500), (200, 50), (2000, 100), (10**6, 500)])
-def test_a_certain_discriminator_is_reported_after_its_patience(steps, patience):
+@pytest.mark.parametrize(("steps", "allowed"), [(None, 500), (200, 50), (2000, 100), (10**6, 500)])
+def test_a_certain_discriminator_is_reported_after_many_updates(steps, allowed):
     term = adversarial(steps=steps)
-    updates(term, 0.99, patience - 1)
+    updates(term, 0.99, allowed - 1)
     assert term.warning() is None
     updates(term, 0.99, 1)
-    assert "certain" in term.warning() and str(patience) in term.warning()
+    assert "certain" in term.warning() and str(allowed) in term.warning()
     assert "losses.adversarial.lr" in term.warning() and "\n" not in term.warning()
 
 
-def test_a_blind_discriminator_is_reported_after_its_patience():
+def test_a_blind_discriminator_is_reported_after_many_updates():
     term = adversarial(steps=None)
     updates(term, 0.51, 499)
     assert term.warning() is None

@@ -86,7 +86,7 @@ class Official(Side):
 
 @contextmanager
 def _its_time(checkout: Path) -> Iterator[None]:
-    """The surroundings that the official code was written for."""
+    """The environment that the official code was written for."""
     six = ModuleType("torch._six")
     six.inf = math.inf
     block = vision_transformer.Block

@@ -12,7 +12,7 @@ from experiments.benchmarks.step import Bench
 
 
 class Ours(Side):
-    """With gradient norm, tally, and a small head for patch statistics beside the prediction, which others lack."""
+    """With gradient norm, metrics, and a small head for patch statistics beside the prediction, which others lack."""
 
     name = "ours"
 
