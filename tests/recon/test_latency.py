@@ -41,3 +41,15 @@ def test_a_missing_run_needs_no_torch(command, words, tmp_path):
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=100)
     assert "there is no run runs/nothing" in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
     assert "status 2\nimported []" in done.stdout, done.stdout[-300:]
+
+
+def test_a_file_of_the_user_in_place_of_losses_is_named(tmp_path):
+    (tmp_path / "losses.py").write_text("")
+    words = [sys.executable, "-m", "recon.pretrain", "loss=mse"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 2 and done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1 and str(tmp_path / "losses.py") in done.stderr, done.stderr
+    (tmp_path / "losses.py").rename(tmp_path / "lossy.py")
+    (tmp_path / "losses").mkdir()  # an empty folder hides nothing: a package comes before it
+    done = subprocess.run([*words, "sed=1"], cwd=tmp_path, capture_output=True, text=True, timeout=100)
+    assert done.stderr.startswith("unknown setting 'sed'"), done.stderr
