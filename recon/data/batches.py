@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import count, groupby, islice, repeat
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -139,9 +140,17 @@ def training_batches(
         dataset, sampler = StreamedBatches(source, maker), None
     else:
         dataset, sampler = IndexedBatches(source, maker), maker.sample_indices(len(source))
+    return load_batches(dataset, sampler, workers)
+
+
+def load_batches(dataset: Dataset, sampler: Iterable[Any] | None, workers: int) -> Iterator[Any]:
+    """The items of `dataset`, which are whole batches, at the indices of `sampler`, by so many worker processes.
+
+    A user's error that an item is, is raised here.
+    """
     loader = DataLoader(
         dataset,
-        batch_size=None,  # the dataset's items are whole batches
+        batch_size=None,
         sampler=sampler,
         num_workers=workers,
         worker_init_fn=ignore_signals,

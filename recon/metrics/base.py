@@ -61,10 +61,6 @@ class Pair:
         """Luminance of the truth's patches, (B, N, p, p)."""
         return grey_patches(self.truth, self.patch_size)
 
-    def of_truth(self) -> "Pair":
-        """The truth paired with itself: what a perfect reconstruction would be."""
-        return Pair(self.truth, self.truth, self.mask)
-
 
 def colour_patches(images: Tensor, patch_size: int) -> Tensor:
     """(B, 3, H, W) -> (B, N, 3, p, p)."""

@@ -14,12 +14,12 @@ from timm.data.auto_augment import rand_augment_transform
 from timm.data.random_erasing import RandomErasing
 from timm.data.transforms import RandomResizedCropAndInterpolation
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from torchvision.transforms import Compose, Normalize, RandomHorizontalFlip, ToTensor
 
 from losses import InvalidSetting
 from recon.data import Source, evaluation_crop
-from recon.data.batches import ignore_signals, permutation, raise_errors
+from recon.data.batches import load_batches, permutation
 from recon.probing.labelled import LabelledImages, every_image_readable
 from recon.randomness import seed_of
 
@@ -119,16 +119,7 @@ class ImageBatches(Dataset):
 
     def load(self, ranges: list[range], workers: int) -> Iterator[Any]:
         """Loads one batch per range with so many worker processes; 0 reads in this one."""
-        loader = DataLoader(
-            self,
-            batch_size=None,  # the items are whole batches
-            sampler=ranges,
-            num_workers=workers,
-            worker_init_fn=ignore_signals,
-            pin_memory=torch.cuda.is_available(),
-            generator=torch.Generator(),  # otherwise the loader draws from the global one
-        )
-        return raise_errors(iter(loader))
+        return load_batches(self, ranges, workers)
 
 
 @dataclass
