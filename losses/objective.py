@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import reduce
 from itertools import combinations
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -85,7 +85,7 @@ class Objective(nn.Module):
         super().__init__()
         chosen("losses.over", over, ("hidden", "all"))
         self.expression, self.over, self.processes = expression, over, processes
-        self.terms = nn.ModuleDict(terms)
+        self.terms: Mapping[str, Term] = cast(Any, nn.ModuleDict(terms))
         plain = [t.name for t in expression.terms if not t.share]
         if all(terms[name].every > 1 for name in plain):
             raise InvalidSetting(

@@ -24,8 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 from losses import InvalidSetting, nearest
 from recon import sweep
 from recon.config import BUNDLED, RENAMED, Settings, every_setting
-from recon.environment import is_rank_zero, under_torchrun
-from recon.usage import help_text, presets
+from recon.console import help_text, is_rank_zero, presets, under_torchrun
 
 # `data=cifar10` says data.name=cifar10, and a preset needs no plus.
 SHORT = {"data": "data.name", "model": "model.name", "probe": "probe.name", "preset": "+preset"}
@@ -121,9 +120,10 @@ def _job(task: Task, command: Command, words: list[str], folder: Path, launcher:
     def job(cfg: DictConfig) -> None:
         given, line = _keys(HydraConfig.get().overrides.task), ""
         try:
-            if words:
-                cfg[command.bare] = words
-            status = task(typed(cfg, given), given) or 0
+            settings = typed(cfg, given)
+            if command.bare and words:
+                setattr(settings, command.bare, words)
+            status = task(settings, given) or 0
         except (InvalidSetting, OmegaConfBaseException) as error:
             status, line = 2, in_one_line(error, command.keys)
             _complain(line)

@@ -6,6 +6,7 @@ Defaults are those of the MAE paper (arXiv 2111.06377, table 8); shorter runs ar
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass
+from hashlib import blake2b
 from typing import Any
 
 from losses import TERM_OPTIONS, InvalidSetting, option
@@ -106,12 +107,17 @@ class Optim:
     clip: float | None = option(None, "gradient norm above which gradients are scaled down; null: never")
 
 
-Losses = make_dataclass(
-    "Losses",
-    [("over", str, option("hidden", "patches that are judged: hidden, or all"))]
-    + [(name, options, _node(options)) for name, options in TERM_OPTIONS.items()],
-    namespace={"__module__": __name__},
-)
+@dataclass
+class Losses(
+    make_dataclass(
+        "Losses",
+        [
+            ("over", str, option("hidden", "patches that are judged: hidden, or all")),
+            *((name, options, _node(options)) for name, options in TERM_OPTIONS.items()),
+        ],
+    )
+):
+    """Options of every term."""
 
 
 @dataclass
@@ -214,7 +220,7 @@ def check(settings: Settings, processes: int = 1) -> None:
         )
     if settings.init_decoder not in (None, "keep", "new"):
         raise InvalidSetting(f"init_decoder={settings.init_decoder}: choose keep or new")
-    if sharded(settings, processes) and (settings.train.ema or settings.train.parts != "all"):
+    if settings.shard and processes > 1 and (settings.train.ema or settings.train.parts != "all"):
         raise InvalidSetting(
             "shard=true trains all of the model and keeps no average; set train.ema=0 and train.parts=all"
         )
@@ -251,9 +257,8 @@ def per_device_batch(settings: Settings, processes: int = 1) -> int:
     return settings.batch.per_device or settings.batch.size // processes
 
 
-def sharded(settings: Settings, processes: int) -> bool:
-    """Whether the model is spread over the processes; one alone has all of it."""
-    return settings.shard and processes > 1
+def peak_learning_rate(settings: Settings) -> float:
+    return settings.optim.base_lr * settings.batch.size / 256
 
 
 def image_size(settings: Settings) -> tuple[int, int]:
@@ -267,3 +272,8 @@ def pixels(given: Any) -> tuple[int, int]:
     if len(size) != 2 or not all(type(n) is int and n > 0 for n in size):
         raise InvalidSetting(f"data.image_size={given}: give one number of pixels, or [height,width]")
     return size[0], size[1]
+
+
+def seed_of(*parts: int | str) -> int:
+    """A 64-bit seed that depends on every part, the same on every machine: seed_of(seed, "mask", k)."""
+    return int.from_bytes(blake2b(repr(parts).encode(), digest_size=8).digest())

@@ -1,9 +1,20 @@
-"""What every command shows in the terminal: progress bars, tables of aligned columns, numbers and durations."""
+"""What a command shows: help, command lines to type, progress bars, tables, durations; which process may print.
 
+Without torch, so that help and errors come at once.
+"""
+
+import os
+import re
+import shlex
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from functools import reduce
+from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
+
+from recon.config import Settings, every_setting
 
 QUIET_SECONDS = 15  # between lines where the output is no terminal
 
@@ -46,3 +57,87 @@ def duration(seconds: float) -> str:
     minutes, s = divmod(round(seconds), 60)
     hours, m = divmod(minutes, 60)
     return f"{hours} h {m:02d} min" if hours else f"{m} min {s:02d} s" if m else f"{s} s"
+
+
+def under_torchrun() -> bool:
+    """Whether torchrun started this process."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def is_rank_zero() -> bool:
+    """Whether this process may print before it has joined the others."""
+    return os.environ.get("RANK", "0") == "0" or not under_torchrun()
+
+
+def presets() -> list[str]:
+    """Names of the presets in recon/preset/."""
+    return sorted(path.stem for path in (Path(__file__).parent / "preset").glob("*.yaml"))
+
+
+def help_text(name: str, about: str, settings: type = Settings, bare: str | None = None) -> str:
+    """All settings with their defaults, for a person."""
+    lines = [about, "", "Settings (key=value), with their defaults:", ""]
+    section = ""
+    for s in every_setting(settings):
+        if s.key == bare:
+            continue
+        if (head := s.key.rpartition(".")[0]) != section:
+            lines.append("")
+            section = head
+        default = "null" if s.default is None else str(s.default).lower() if isinstance(s.default, bool) else s.default
+        assignment = f"{s.key}={str(default).replace(' ', '').replace(chr(39), '')}"
+        lines.append(f"  {assignment:<38} {s.doc}" if len(assignment) <= 38 else f"  {assignment}\n  {'':<38} {s.doc}")
+    look = f"Look before: python -m recon.{name} --cfg job                   the settings as they would be used"
+    return "\n".join([*lines, "", *(_of_pretraining() if settings is Settings else []), look, ""])
+
+
+def _of_pretraining() -> list[str]:
+    return [
+        "  data=NAME and model=NAME are short for data.name and model.name.",
+        f"  preset=NAME                            start from a preset: {', '.join(presets())}",
+        "  --config-dir=FOLDER                    your own presets: FOLDER/preset/NAME.yaml",
+        "  The defaults are the MAE paper's. Where no data, model, preset, init=RUN|FILE or resume=true is given,",
+        "  preset=demo is taken: a few minutes on photographs that come with the packages.",
+        "",
+        "Sweep: python -m recon.pretrain -m loss=mse,l1,perceptual+mse     one run for each, in sibling folders",
+        "  hydra/launcher=joblib hydra.launcher.n_jobs=2                    so many at a time on this machine",
+        "  hydra/launcher=submitit_slurm hydra.launcher.partition=NAME      each a job of a Slurm cluster",
+    ]
+
+
+# Always written: a command that names no data and no model would mean the demonstration.
+ALWAYS = {"pretrain": ("data.name", "model.name")}
+
+
+def written(command: str, settings: Any, leave_out: Container[str] = ()) -> str:
+    """`python -m recon.COMMAND` with every setting that is not the default."""
+    values = {s.key: reduce(getattr, s.key.split("."), settings) for s in every_setting(type(settings))}
+    defaults = {s.key: s.default for s in every_setting(type(settings)) if s.key not in ALWAYS.get(command, ())}
+    shown = {k: v for k, v in values.items() if k not in leave_out and not (k in defaults and v == defaults[k])}
+    return command_line(command, shown)
+
+
+def command_line(command: str, settings: Mapping[str, Any], *bare: str) -> str:
+    """`python -m recon.COMMAND` with settings and bare arguments, quoted for Hydra and for the shell, to be pasted."""
+    words = [*bare, *(f"{key}={_word(value)}" for key, value in settings.items())]
+    return " ".join([f"python -m recon.{command}", *map(shlex.quote, words)])
+
+
+# What Hydra would not take for a string if it stood without quotes.
+NUMBER = r"[+-]?(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)(e[+-]?\d+)?"
+NO_STRING = re.compile(rf"{NUMBER}|[+-]?(inf|nan)|null|true|false", re.IGNORECASE)
+
+
+def _word(value: Any) -> str:
+    """A value in Hydra's grammar."""
+    if value is None:
+        return "null"
+    if isinstance(value, list | tuple):
+        return f"[{','.join(_word(item) for item in value)}]"
+    if not isinstance(value, str):
+        return str(value).lower() if isinstance(value, bool) else str(value)
+    if re.fullmatch(r"[\w./+%*-]+", value, re.ASCII) and not NO_STRING.fullmatch(value):
+        return value
+    value = re.sub(r"(\\*)\$\{", r"\1\1\\${", value)  # no interpolation
+    value = re.sub(r"(\\*)(\"|$)", r"\1\1\2", value)  # before a quote backslashes are doubled
+    return '"' + value.replace('"', r"\"") + '"'

@@ -6,18 +6,18 @@ A thin layer over torch.distributed. A process that was started alone is rank 0 
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, distributed
 
 from losses.options import InvalidSetting
 from losses.term import Processes
-from recon.environment import under_torchrun
+from recon.console import under_torchrun
 
 if TYPE_CHECKING:
     from recon.data import Batch
@@ -31,7 +31,10 @@ TIMEOUT = timedelta(days=7)  # of a collective while another rank still trains a
 
 @dataclass(frozen=True)
 class Ranks(Processes):
-    """This process is number `rank` of `count`, on `nodes` machines with equally many processes each."""
+    """This process is number `rank` of `count`, on `nodes` machines with equally many processes each.
+
+    Rank zero alone prints and writes (`is_zero`).
+    """
 
     rank: int = 0
     count: int = 1
@@ -39,16 +42,13 @@ class Ranks(Processes):
 
     @property
     def per_node(self) -> int:
-        """Processes on each machine."""
         return self.count // self.nodes
 
     @property
     def is_zero(self) -> bool:
-        """Whether this is rank zero, which alone prints and writes."""
         return self.rank == 0
 
     def print0(self, text: str) -> None:
-        """Prints on rank zero alone."""
         if self.is_zero:
             print(text, flush=True)
 
@@ -79,12 +79,11 @@ class Ranks(Processes):
             distributed.all_gather_object(found, value)
         return found
 
-    def broadcast(self, value: T) -> T:
+    def broadcast(self, value: Any) -> Any:
         """Rank zero's value."""
-        if self.count == 1:
-            return value
         values = [value if self.is_zero else None]
-        distributed.broadcast_object_list(values)
+        if self.count > 1:
+            distributed.broadcast_object_list(values)
         return values[0]
 
     def on_rank_zero(self, function: Callable[[], T]) -> T:
@@ -95,11 +94,11 @@ class Ranks(Processes):
 
     def rank_zero_first(self, function: Callable[[], T]) -> T:
         """Calls `function` on rank zero, and when that is done on the others, which find what it downloaded."""
+        results: list[T] = []
         for turn in (self.is_zero, not self.is_zero):
             with self.sync_errors():
-                if turn:
-                    result = function()
-        return result
+                results += [function()] if turn else []
+        return results[0]
 
     def own_part(self, things: Sequence[T]) -> Sequence[T]:
         """This rank's part of them: numbers rank, rank + count, ..."""
@@ -121,42 +120,40 @@ class Ranks(Processes):
         """
         with self.sync_errors():
             own = [function(thing) for number, thing in enumerate(things) if number % self.count == self.rank]
-        return own if self.count == 1 else interleave(self.all_gather(own))
+        return interleave(self.all_gather(own))
 
     @contextmanager
     def sync_errors(self) -> Iterator[None]:
         """Within it, one of `SHARED_ERRORS` that is raised on one rank is raised on all, so that none goes on alone."""
-        if self.count == 1:
-            yield
-            return
         error = None
         try:
             yield
         except SHARED_ERRORS as raised:
-            if is_peer_failure(raised):
+            if self.count == 1 or is_peer_failure(raised):
                 raise
             error = raised
         if self.max(error is not None):
             raise next(each for each in self.all_gather(error) if each is not None) from error
 
-    def sync_batches(self, batches: "Iterator[Batch]") -> "Iterator[Batch]":
+    def sync_batches(self, batches: "Generator[Batch, None, None]") -> "Generator[Batch, None, None]":
         """The batches; all ranks know the files that one of them could not read, and raise the error of one."""
-        try:
+        with closing(batches):
             while self.count > 1:
                 batch, error = None, None
                 try:
                     batch = next(batches)
                 except InvalidSetting as raised:
                     error = raised
-                if self.max(bool(error or batch.unreadable)):
-                    found = self.all_gather(error or batch.unreadable)
-                    if errors := [each for each in found if isinstance(each, InvalidSetting)]:
-                        raise errors[0]
-                    batch = replace(batch, unreadable=[line for lines in found for line in lines])
-                yield batch
+                lines = batch.unreadable if batch else []
+                if self.max(bool(error or lines)):
+                    found = self.all_gather((error, lines))
+                    for error, _ in found:
+                        if error is not None:
+                            raise error
+                    lines = [line for _, own in found for line in own]
+                assert batch is not None
+                yield replace(batch, unreadable=lines)
             yield from batches
-        finally:
-            batches.close()
 
     @contextmanager
     def exit_together(self, message: str) -> Iterator[None]:
@@ -227,6 +224,5 @@ def first_to_report(event: str) -> bool:
 
 def is_peer_failure(error: BaseException) -> bool:
     """Whether the error says that another rank is gone."""
-    if not isinstance(error, RuntimeError):
-        return False
-    return isinstance(error, distributed.DistError) or "gloo" in str(error) or "NCCL" in str(error)
+    told = isinstance(error, distributed.DistError) or "gloo" in str(error) or "NCCL" in str(error)
+    return isinstance(error, RuntimeError) and told

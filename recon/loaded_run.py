@@ -1,9 +1,10 @@
 """A trained model with the folder of its results: a run of this project, or a checkpoint of other programs."""
 
+import dataclasses
 import hashlib
 import json
 import shlex
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from safetensors import SafetensorError
 
 from losses import InvalidSetting
-from recon.config import Settings, Train
+from recon.config import Data, Model, Settings, Train
 from recon.model import MaskedAutoencoder
 from recon.model.bundled import NAMES, bundled
 from recon.model.formats import FORMATS, Checkpoint, read
@@ -145,11 +146,9 @@ def load_run(folder: Path) -> LoadedRun:
 def _of_checkpoint(path: Path, folder: Path, checkpoint: Checkpoint) -> LoadedRun:
     """A checkpoint of others, as if it had been trained here with the paper's masks."""
     a = checkpoint.architecture
-    settings = Settings(loss="mse", train=Train(epochs=None))
-    settings.data.name, settings.data.image_size = None, list(a.image_size)
-    settings.model.name, settings.model.patch_size = a.name or checkpoint.format, a.patch_size
-    settings.model.decoder_width, settings.model.decoder_depth = a.decoder_width, a.decoder_depth
-    settings.model.mask_tokens = a.mask_tokens
+    sizes = Model(a.name or checkpoint.format, a.patch_size, a.decoder_width, a.decoder_depth, a.mask_tokens)
+    data = dataclasses.replace(Data(), name=None, image_size=list(a.image_size))
+    settings = Settings(loss="mse", data=data, model=sizes, train=Train(epochs=None))
     resolved = {
         "objective": f"a checkpoint of {FORMATS[checkpoint.format]}",
         "head": checkpoint.target,
@@ -158,7 +157,7 @@ def _of_checkpoint(path: Path, folder: Path, checkpoint: Checkpoint) -> LoadedRu
         "std": list(checkpoint.std),
         "weights": {},
     }
-    origin = replace(checkpoint, state={})
+    origin = dataclasses.replace(checkpoint, state={})
     return LoadedRun(path, folder, settings, checkpoint.model(), resolved, None, checkpoint.sha256, origin)
 
 

@@ -14,7 +14,7 @@ COMMAND = Command(
 def pretrain(settings: Settings, given: frozenset[str]) -> int:
     if settings.resume:
         existing(settings)  # a run that is missing is told at once
-    from recon.training.setup import pretrain
+    from recon.training.pretraining import pretrain
 
     return pretrain(settings, given)
 

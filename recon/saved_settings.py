@@ -10,7 +10,7 @@ from losses.expression import WeightedTerm, parse
 from recon.config import RENAMED, Settings, every_setting
 
 # Settings that may change when a run is resumed, because they change neither the weights nor what they mean. With
-# data.workers the order of a stream's samples changes, and `announcement.reader_warning` says so.
+# data.workers the order of a stream's samples changes, and `training.pretraining.reader_warning` says so.
 RESUME_OVERRIDES = {
     "name",
     "resume",

@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile, TemporaryDirectory
 
 from losses import InvalidSetting
-from recon.environment import under_torchrun
+from recon.console import under_torchrun
 
 # Launcher -> its package, and the extra of this package that installs it. Hydra's own, "basic", runs jobs in turn here.
 LAUNCHERS = {

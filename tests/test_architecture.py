@@ -11,8 +11,8 @@ FILES = sorted(path for folder in ("losses", "recon") for path in (ROOT / folder
 # From below: a package or module imports of the layers below its own, and of its own package.
 LAYERS = [
     {"losses"},
-    {"config", "environment", "randomness", "console"},
-    {"saved_settings", "result_table", "study_config", "usage", "metrics", "data", "model"},
+    {"config"},
+    {"saved_settings", "result_table", "study_config", "console", "metrics", "data", "model"},
     {"runs", "baselines", "distributed"},
     {"report"},
     {"training"},

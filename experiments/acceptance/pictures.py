@@ -28,7 +28,7 @@ from recon.comparison.compare_runs import compare
 from recon.config import Settings
 from recon.data import create_dataset
 from recon.study_config import CompareSettings
-from recon.training.setup import pretrain
+from recon.training.pretraining import pretrain
 
 OBJECTIVES = {  # and the part that learns it
     "mse": "refiner",

@@ -30,9 +30,9 @@ from experiments.benchmarks.turns import compare, in_turns
 from losses import Objective, Reconstruction, build_objective
 from losses.term import gradient_norm, step_unless
 from recon.model import create_model
-from recon.training.accumulator import MetricAccumulator
 from recon.training.device import fast_bfloat16, make_fabric
 from recon.training.optim import adamw, set_learning_rate
+from recon.training.state import MetricAccumulator
 
 PRESETS = Path(__file__).parents[2] / "recon" / "preset"
 EXPRESSIONS = ["mse", "norm_mse", "l1", "perceptual+mse", "adversarial+mse", "10%perceptual+80%adversarial+mse"]

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from losses.reconstruction import expand_to_pixels
+from recon.config import seed_of
 from recon.data.gaussian_field import (
     CORRELATION,
     EXPONENTS,
@@ -26,7 +27,6 @@ from recon.data.gaussian_field import (
     smoothed,
 )
 from recon.metrics.spectrum import band_sums, dct2
-from recon.randomness import seed_of
 
 # The orthonormal axes of colour along which fields are independent, by the variance that they share.
 LUMINANCE = STD**2 * (1 + 2 * CORRELATION), ((3**-0.5, 3**-0.5, 3**-0.5),)

@@ -8,6 +8,7 @@ from typing import Any
 
 from recon.comparison.differences import RowTensors, best, differences
 from recon.comparison.gather import Candidate
+from recon.console import written
 from recon.evaluation.protocol import Protocol
 from recon.evaluation.results import Evaluation
 from recon.evaluation.rows import named
@@ -26,7 +27,6 @@ from recon.result_table import (
 from recon.runs import read_metrics
 from recon.saved_settings import flat
 from recon.study_config import EvaluateSettings, Measuring, Where
-from recon.usage import written
 
 FORMAT = "recon comparison 2"
 POINTS = 500  # of a training curve

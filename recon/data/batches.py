@@ -6,7 +6,7 @@ shards, so that the image of sample k also depends on batch size, workers and ra
 """
 
 import signal
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import count, groupby, islice, repeat
@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
 from losses import InvalidSetting
+from recon.config import seed_of
 from recon.data.crops import CropBatch, CropBox, random_crop_box, training_crop
 from recon.data.source import Croppable, ReadSample, Sample, Source, StreamedSource, UnreadableImage
-from recon.randomness import seed_of
 
 Masking = Callable[[torch.Generator], Tensor]  # noise (N,)
 MAX_UNREADABLE_IN_A_ROW = 1000  # samples of a stream
@@ -107,7 +107,7 @@ def training_batches(
     world: int = 1,
     on_device: bool = False,
     repeats: int = 1,
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """Batches without end; the iterator's close() stops the workers.
 
     An indexable source is shuffled anew in each epoch. The shards of a stream are distributed to the workers of all
@@ -143,7 +143,7 @@ def training_batches(
     return load_batches(dataset, sampler, workers)
 
 
-def load_batches(dataset: Dataset, sampler: Iterable[Any] | None, workers: int) -> Iterator[Any]:
+def load_batches(dataset: Dataset, sampler: Iterable[Any] | None, workers: int) -> Generator[Any, None, None]:
     """The items of `dataset`, which are whole batches, at the indices of `sampler`, by so many worker processes.
 
     A user's error that an item is, is raised here.
@@ -247,7 +247,7 @@ def ignore_signals(worker: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
-def raise_errors(batches: Iterator[Batch | InvalidSetting]) -> Iterator[Batch]:
+def raise_errors(batches: Iterator[Batch | InvalidSetting]) -> Generator[Any, None, None]:
     """The batches; an error among them is raised here."""
     try:
         for batch in batches:

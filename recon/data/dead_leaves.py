@@ -13,8 +13,8 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from recon.config import seed_of
 from recon.data.source import Sample, Source
-from recon.randomness import seed_of
 
 SIDE = 96
 FINER = 2  # grid points per pixel and side

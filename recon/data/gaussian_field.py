@@ -15,8 +15,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from recon.config import seed_of
 from recon.data.source import Sample, Source
-from recon.randomness import seed_of
 
 SIDE = 128
 EXPONENTS = (1, 2, 3)

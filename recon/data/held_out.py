@@ -8,9 +8,9 @@ from PIL import Image
 from torch import Tensor
 
 from losses import InvalidSetting
+from recon.config import seed_of
 from recon.data.crops import evaluation_crop
 from recon.data.source import Source, StreamedSource, UnreadableImage
-from recon.randomness import seed_of
 
 
 def held_out_images(

@@ -19,8 +19,8 @@ from itertools import chain, count, groupby, islice, repeat
 
 import timm.data
 
+from recon.config import seed_of
 from recon.data.source import ReadSample, Sample, StreamedSource, UnreadableImage, as_unreadable, read_rgb
-from recon.randomness import seed_of
 
 BUFFER = 2048  # samples of a reader, still encoded, out of which the next one is drawn: 230 MB of ImageNet
 FIRST = 512  # in it when the first is drawn

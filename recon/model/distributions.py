@@ -7,9 +7,9 @@ from losses.flow import FlowHead
 from losses.heads import PixelHead
 from losses.mixture import MixtureHead, PrincipalComponents
 from losses.reconstruction import Reconstruction, expand_to_pixels
+from recon.config import seed_of
 from recon.model.layers import initialise_linear
 from recon.model.velocity import FlowLayers
-from recon.randomness import seed_of
 
 
 class MixtureLayers(nn.Module):

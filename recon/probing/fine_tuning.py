@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from losses import InvalidSetting
+from recon.config import seed_of
 from recon.console import Progress
 from recon.model import MaskedAutoencoder
 from recon.probing.classifier import Head
 from recon.probing.image_batches import augmented_views
 from recon.probing.labelled import LabelledImages
 from recon.probing.recipes import Recipe
-from recon.randomness import seed_of
 from recon.training.optim import learning_rate
 
 

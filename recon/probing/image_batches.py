@@ -18,10 +18,10 @@ from torch.utils.data import Dataset
 from torchvision.transforms import Compose, Normalize, RandomHorizontalFlip, ToTensor
 
 from losses import InvalidSetting
+from recon.config import seed_of
 from recon.data import Source, evaluation_crop
 from recon.data.batches import load_batches, permutation
 from recon.probing.labelled import LabelledImages, every_image_readable
-from recon.randomness import seed_of
 
 # At timm's limit of 10 its posterising keeps 0 bits of each pixel: a black image, or with Pillow 13 an error.
 MAX_MAGNITUDE = 9.999

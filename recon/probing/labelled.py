@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from losses import InvalidSetting
+from recon.config import seed_of
 from recon.data import Source, StreamedSource, UnreadableImage, create_dataset
 from recon.distributed import ALONE, Ranks
-from recon.randomness import seed_of
 
 
 def stratified_subset(labels: Tensor, share: float, seed: int) -> Tensor:

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from losses import InvalidSetting
+from recon.config import seed_of
 from recon.probing.labelled import stratified_split
-from recon.randomness import seed_of
 
 SELECTION_SHARE = 0.2  # of the training images, held back to choose the settings on
 BATCH, EPOCHS, MIN_STEPS = 512, 25, 500

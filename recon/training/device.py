@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins import MixedPrecision, Precision
-from lightning_fabric.strategies import DDPStrategy
-from torch import Tensor
+from lightning_fabric.strategies import DDPStrategy, ModelParallelStrategy
+from torch import Tensor, nn
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from losses import InvalidSetting, nearest
 from recon.distributed import ALONE, Ranks
-from recon.training import sharding
+from recon.model import MaskedAutoencoder
 
 if TYPE_CHECKING:  # every command asks for a device, and not every one for data
     from recon.data import Batch
@@ -58,13 +60,15 @@ def make_fabric(device: str, precision: str, ranks: Ranks = ALONE, sharded: bool
             f"unknown precision '{precision}'{nearest(precision, PRECISIONS)} (auto, {', '.join(PRECISIONS)})"
         )
     torch.set_float32_matmul_precision("high")
-    plugins = [PRECISIONS[precision](kind)]
+    plugins: list[Any] = [PRECISIONS[precision](kind)]
     if ranks.count == 1:
         return Fabric(accelerator=kind, devices=[int(index)] if index else 1, plugins=plugins)
     # The model's buffers are constants; broadcasting them would make rank zero's pictures wait for the other ranks.
     renamed = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters  # torch 2.15
-    ddp = DDPStrategy(**{"forward_sync_buffers" if renamed else "broadcast_buffers": False})
-    strategy = sharding.strategy(ranks.count) if sharded else ddp
+    constant: dict[str, Any] = {"forward_sync_buffers" if renamed else "broadcast_buffers": False}
+    # FSDP2: the model is sharded before Fabric sets it up, because the optimiser is made of its shards.
+    fsdp = ModelParallelStrategy(lambda model, _: model, data_parallel_size=ranks.count, tensor_parallel_size=1)
+    strategy = fsdp if sharded else DDPStrategy(**constant)
     fabric = Fabric(accelerator=kind, devices=ranks.per_node, num_nodes=ranks.nodes, strategy=strategy, plugins=plugins)
     fabric.launch()
     return fabric
@@ -133,7 +137,8 @@ def set_deterministic(on: bool, device: torch.device) -> None:
     if on:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it at its first product
     torch.use_deterministic_algorithms(on)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # memory that nobody reads need not be filled
+    memory: Any = torch.utils.deterministic
+    memory.fill_uninitialized_memory = False  # what nobody reads need not be filled
 
 
 def without_deterministic_kernel(error: RuntimeError) -> str | None:
@@ -160,3 +165,61 @@ def fast_bfloat16(kind: str) -> bool:
 
 def _best_device() -> str:
     return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def shard(model: MaskedAutoencoder, fabric: Fabric) -> None:
+    """Leaves this rank its shard of every parameter, on its device.
+
+    A block's attention and MLP are gathered together, for the forward and again for the backward; the rest
+    is gathered with the model. Under bfloat16 they are gathered in bfloat16, to which autocast would cast them: half as
+    many bytes. A block's norms, which autocast leaves in float32, belong to the model.
+    """
+    low = fabric._precision.precision == "bf16-mixed"
+    policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False) if low else None
+    assert isinstance(fabric.strategy, ModelParallelStrategy)
+    mesh = fabric.strategy.device_mesh["data_parallel"]
+    for block in (*model.blocks, *model.decoder_blocks):
+        units = [block.get_submodule("attn"), block.get_submodule("mlp")]
+        fully_shard(units, mesh=mesh, mp_policy=policy or MixedPrecisionPolicy())
+    fully_shard(model, mesh=mesh)
+    register_fsdp_forward_method(model, "render")
+
+
+def full_tensor(tensor: Tensor) -> Tensor:
+    """The whole of a DTensor, also of a partial sum; all ranks call it."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def full_state(state: Any) -> Any:
+    """A state dict with whole tensors on rank zero's host; on the other ranks each sharded tensor is None.
+
+    All ranks call it.
+    """
+    if isinstance(state, dict):
+        return {key: full_state(value) for key, value in state.items()}
+    if not isinstance(state, DTensor):
+        return state
+    tensor = full_tensor(state)
+    return tensor.cpu() if state.device_mesh.get_rank() == 0 else None
+
+
+def load_model(model: nn.Module, state: dict[str, Tensor]) -> None:
+    """Loads a `full_state` state, which every rank has."""
+    mine = model.state_dict()
+    model.load_state_dict({name: _shard(tensor, mine.get(name)) for name, tensor in state.items()})
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Loads a `full_state` state, which every rank has."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]  # the state has them by number
+    moments = {
+        i: {key: _shard(tensor, parameters[i]) for key, tensor in of.items()} for i, of in state["state"].items()
+    }
+    optimizer.load_state_dict(state | {"state": moments})
+
+
+def _shard(tensor: Tensor, like: Tensor | None) -> Tensor:
+    """This rank's shard of a tensor, where `like` is sharded."""
+    if not isinstance(like, DTensor) or tensor.shape != like.shape:  # Adam's count of steps is not sharded
+        return tensor
+    return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements, src_data_rank=None)

@@ -218,7 +218,7 @@ def _adopt_sizes(settings: Settings, chosen: set[str], a: Architecture, keep: bo
     theirs = {"name": a.name, "patch_size": a.patch_size, "mask_tokens": a.mask_tokens}
     if keep:
         theirs |= {"decoder_width": a.decoder_width, "decoder_depth": a.decoder_depth}
-        if a.decoder_heads != (heads := a.decoder_width // DECODER_HEAD_WIDTH):
+        if a.decoder_heads != (heads := (a.decoder_width or 0) // DECODER_HEAD_WIDTH):
             raise InvalidSetting(
                 f"init={where}: its decoder has {a.decoder_heads} heads, here one of its width has {heads}; "
                 "give init_decoder=new"

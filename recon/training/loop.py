@@ -11,10 +11,9 @@ from lightning_fabric import Fabric
 from losses.term import gradient_norm, step_unless
 from recon.data import Batch
 from recon.distributed import ALONE, Ranks
-from recon.training.device import Upload
+from recon.training.device import Upload, full_tensor
 from recon.training.optim import set_learning_rate
 from recon.training.preview import Preview
-from recon.training.sharding import full_tensor
 from recon.training.state import Run, Schedule
 from recon.training.train_logger import TrainLogger
 

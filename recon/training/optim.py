@@ -20,7 +20,7 @@ def adamw(model: nn.Module, *, weight_decay: float, betas: Sequence[float]) -> t
         {"params": [p for p in trained if p in matrices], "weight_decay": weight_decay},
         {"params": [p for p in trained if p not in matrices], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=0.0, betas=tuple(betas), fused=True)
+    return torch.optim.AdamW(groups, lr=0.0, betas=(betas[0], betas[1]), fused=True)
 
 
 def learning_rate(step: int, *, steps: int, peak: float, warmup: float) -> float:

@@ -13,6 +13,7 @@ from losses.reconstruction import Reconstruction
 from recon.metrics import Pair
 from recon.metrics.fidelity import masked_psnr, mean_of_visible
 from recon.metrics.sharpness import tenengrad
+from recon.model import MaskedAutoencoder
 from recon.report.pictures import reconstruction_rows, write_rows
 
 SHOWN = 8  # images of the picture, spread over the held-out ones; figures are over all
@@ -35,7 +36,7 @@ class Preview:
         pairs = zip(self.images.split(self.batch), self.noise.split(self.batch), strict=True)
         return [model(images, noise=noise) for images, noise in pairs]
 
-    def draws(self, model: nn.Module, reconstructions: list[Reconstruction]) -> dict[str, Tensor]:
+    def draws(self, model: MaskedAutoencoder, reconstructions: list[Reconstruction]) -> dict[str, Tensor]:
         """Two samples of the images that are shown, where a distribution is predicted: title -> (few, 3, H, W)."""
         if not reconstructions[0].head.renderings:
             return {}

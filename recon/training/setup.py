@@ -1,11 +1,8 @@
-"""Puts a run together from its settings, trains it, and says what came of it."""
+"""The pieces of a run, made from its settings: data, objective, model, preview, batches and schedule."""
 
-import sys
-import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,144 +12,16 @@ from losses import InvalidSetting, Objective, PixelHead, build_objective
 from recon import config
 from recon.config import Settings
 from recon.data import Batch, Source, StreamedSource, create_dataset, held_out_images, training_batches
-from recon.distributed import Ranks, first_to_report, is_peer_failure, join
+from recon.distributed import Ranks
 from recon.model import MaskedAutoencoder
 from recon.model.distributions import MixtureLayers
 from recon.model.masking import strategy
-from recon.runs import PICTURE, create, existing, load_checkpoint, write_config, write_environment
-from recon.saved_settings import flat, resumed_settings, settings_from
-from recon.training import announcement
-from recon.training.accumulator import MetricAccumulator
-from recon.training.device import make_fabric, set_deterministic, without_deterministic_kernel
-from recon.training.initialisation import Start, load_start, losses_of, make_model, principal_components
-from recon.training.loop import train
-from recon.training.optim import WeightAverage, adamw, learning_rate
+from recon.training.initialisation import Start, losses_of, make_model, principal_components
+from recon.training.optim import learning_rate
 from recon.training.preview import EarlierPicture, Preview, earlier_picture
-from recon.training.sharding import shard
 from recon.training.state import Run, Schedule
-from recon.training.train_logger import Diverged
 
 HELD_OUT = 64  # images of the preview
-
-
-def pretrain(settings: Settings, given: frozenset[str] = frozenset()) -> int:
-    """Trains a masked autoencoder as the settings say; prints; returns the exit status.
-
-    0: finished; 1: diverged; 128 + N: stopped by signal N, and saved. Under torchrun each process trains on its part of
-    every batch, and rank zero alone prints and writes.
-
-    Args:
-        given: keys that the user set himself; a resumed run takes all others from its checkpoint.
-
-    Raises:
-        InvalidSetting: before anything is written, or when files turn out to be unreadable on the way.
-    """
-    ranks, folder, saved = join(), None, {}
-    if settings.resume:
-        settings, folder, saved = load_saved_run(settings, given, ranks)
-    config.check(settings, ranks.count)
-    start = None if settings.resume else load_start(settings, given, ranks)
-    with ranks.sync_errors():
-        sharded = config.sharded(settings, ranks.count)
-        fabric = make_fabric(settings.device, settings.precision, ranks, sharded)
-    set_deterministic(settings.deterministic, fabric.device)
-    data = ranks.rank_zero_first(lambda: open_data(settings, ranks))  # rank zero downloads what is missing
-    steps = number_of_steps(settings, saved.get("images") or data.images)
-    if settings.compile:
-        torch.compiler.reset()  # or the shapes of an earlier run of a sweep would make these ones dynamic
-    objective = ranks.rank_zero_first(lambda: make_objective(settings, steps, fabric, ranks))
-    model = model_to_train(settings, objective.head, data.train, start, saved, ranks)
-    record = start.fill(model) if start else None
-    if settings.train.parts != "all":
-        model.train_only(settings.train.parts)
-    with ranks.sync_errors():
-        preview = make_preview(settings, data.held_out, model, fabric, ranks)
-    if sharded:
-        shard(model, fabric)
-    model, objective = model.to(fabric.device), objective.to(fabric.device)
-    earlier = picture_of_start(start, model, preview, fabric, ranks)
-    if folder is None:
-        folder = ranks.on_rank_zero(lambda: create(settings))  # not before every rank has what it needs
-    run = Run(
-        folder=folder,
-        settings=flat(settings),
-        model=model,
-        objective=objective,
-        optimizer=adamw(model, weight_decay=settings.optim.weight_decay, betas=settings.optim.betas),
-        metrics=MetricAccumulator(fabric.device),
-        average=WeightAverage(model, settings.train.ema) if settings.train.ema else None,
-        start=record,
-        earlier=earlier,
-        images=data.images or 0,
-        max_unreadable=settings.data.max_unreadable,
-        stream=data.stream,
-    )
-    if settings.resume:
-        restore(run, saved, ranks)
-    if ranks.is_zero:
-        write_config(folder, settings, announcement.facts(run, steps, data.train))
-        write_environment(folder, fabric.device, ranks.count, sharded)
-    if run.step >= steps:
-        ranks.print0(f"{folder} has finished its {steps} steps already; its picture is {folder / PICTURE}")
-        return 0
-    ranks.print0(announcement.describe_plan(settings, run, steps, data.train, preview, fabric))
-    return execute(settings, run, steps, data.train, preview, fabric, ranks)
-
-
-def execute(
-    settings: Settings,
-    run: Run,
-    steps: int,
-    source: Source | StreamedSource,
-    preview: Preview,
-    fabric: Fabric,
-    ranks: Ranks,
-) -> int:
-    """Trains `run` from the step that it has reached; prints how it ended; returns the exit status."""
-    began = time.monotonic()
-    resume = f"  python -m recon.pretrain name={run.folder.name} resume=true"
-    batches = ranks.sync_batches(make_batches(settings, run, source, ranks))
-    try:
-        stopped_by = train(run, fabric, batches, make_schedule(settings, steps, ranks), preview, ranks)
-    except Diverged as error:
-        ranks.print0(f"ended at step {run.step} of {steps}: {error}")
-        return 1
-    except RuntimeError as error:
-        if operation := without_deterministic_kernel(error):
-            raise InvalidSetting(
-                f"deterministic=true: {operation} has no such kernel on {fabric.device}; leave deterministic out, "
-                f"or use another objective than {settings.loss}"
-            ) from error
-        if ranks.count == 1 or not is_peer_failure(error):
-            raise
-        if first_to_report("ended"):
-            why = "another process of the run is gone; its last checkpoint stands, go on with:"
-            print(f"ended after step {run.step} of {steps}: {why}\n{resume}", flush=True)
-        sys.exit(1)  # the next run of a sweep could not be trained either
-    finally:
-        batches.close()
-        set_deterministic(False, fabric.device)  # for what this process does after the run
-    if stopped_by is not None:
-        ranks.print0(f"stopped at step {run.step} of {steps}, and saved; go on with:\n{resume}")
-        return 128 + stopped_by
-    if ranks.is_zero:  # which alone has the figures of the held-out images
-        print(announcement.describe_result(run, time.monotonic() - began), flush=True)
-    return 0
-
-
-def load_saved_run(settings: Settings, given: frozenset[str], ranks: Ranks) -> tuple[Settings, Path, dict[str, Any]]:
-    """The settings to resume with, the run's folder, and its newest readable checkpoint."""
-
-    def load() -> tuple[Path, dict[str, Any], list[str]]:
-        folder = existing(settings)
-        return folder, *load_checkpoint(folder)
-
-    folder, saved, refused = ranks.rank_zero_first(load)  # rank zero may have to rename a damaged one
-    for line in refused:
-        ranks.print0(f"refused: {line}; going on from the checkpoint before it")
-    resumed = settings_from(resumed_settings(saved["settings"], settings, given))
-    resumed.name, resumed.resume = folder.name, True
-    return resumed, folder, saved
 
 
 @dataclass(frozen=True)
@@ -184,7 +53,8 @@ def number_of_steps(settings: Settings, images: int | None) -> int:
     Raises:
         InvalidSetting: epochs of a stream that does not tell how long it is.
     """
-    if settings.train.steps is not None:
+    if settings.train.epochs is None:
+        assert settings.train.steps is not None  # `config.check`: one of them is given
         return settings.train.steps
     if images is None:
         raise InvalidSetting(f"data={settings.data.name}: no _info.json tells every shard's length; give train.steps=N")
@@ -251,16 +121,9 @@ def picture_of_start(
         return earlier_picture(f"before\n({start.source})", preview.reconstruct(model), beside)
 
 
-def restore(run: Run, saved: dict[str, Any], ranks: Ranks) -> None:
-    """Loads a checkpoint into the run, and frees it."""
-    with ranks.sync_errors():
-        run.load_state(saved)
-    if run.stream != (before := saved.get("stream", run.stream)):
-        ranks.print0(announcement.reader_warning(before, run.stream))
-    saved.clear()  # every rank had all of it in its host's memory
-
-
-def make_batches(settings: Settings, run: Run, source: Source | StreamedSource, ranks: Ranks) -> Iterator[Batch]:
+def make_batches(
+    settings: Settings, run: Run, source: Source | StreamedSource, ranks: Ranks
+) -> Generator[Batch, None, None]:
     return training_batches(
         source,
         image_size=config.image_size(settings),
@@ -282,7 +145,7 @@ def masking_of(settings: Settings, model: MaskedAutoencoder) -> partial[torch.Te
 
 
 def make_schedule(settings: Settings, steps: int, ranks: Ranks) -> Schedule:
-    peak = settings.optim.base_lr * settings.batch.size / 256
+    peak = config.peak_learning_rate(settings)
     return Schedule(
         steps=steps,
         accumulate=settings.batch.size // (ranks.count * config.per_device_batch(settings, ranks.count)),

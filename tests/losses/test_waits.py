@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_iter
 
 from losses import TERMS, MixtureHead, Reconstruction, build_objective
 from losses.mixture import PrincipalComponents
-from recon.training.accumulator import MetricAccumulator
+from recon.training.state import MetricAccumulator
 from tests.losses.scenes import SMALL
 
 META = torch.device("meta")

@@ -7,7 +7,7 @@ from hydra.core.global_hydra import GlobalHydra
 
 from recon import cli as command
 from recon.config import Settings
-from recon.training.setup import pretrain
+from recon.training.pretraining import pretrain
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from omegaconf import OmegaConf
 
 from recon import cli as command
 from recon.config import Settings, check, every_setting
+from recon.console import presets
 from recon.saved_settings import flat
-from recon.usage import presets
 
 
 def test_help_shows_every_setting_with_its_default_and_what_it_means(type_in):

@@ -9,11 +9,11 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from recon.cli import DEMO_TAKEN, means_demo, understood
 from recon.config import Settings, check
+from recon.console import presets, written
 from recon.model import SIZES, create_model
 from recon.pretrain import COMMAND
 from recon.probe import COMMAND as PROBE
 from recon.saved_settings import flat
-from recon.usage import presets, written
 
 PAPER = {  # arXiv 2111.06377, table 8; 40 of 800 epochs are warm-up
     "loss": "norm_mse",

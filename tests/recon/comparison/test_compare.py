@@ -16,10 +16,10 @@ from recon.comparison import compare_runs as command
 from recon.comparison import gather
 from recon.comparison.assemble import comparison_json, read_comparison
 from recon.comparison.compare_runs import compare
+from recon.console import written
 from recon.evaluation import results as record
 from recon.loaded_run import open_run
 from recon.result_table import Comparison
-from recon.usage import written
 from tests.recon.comparison.conftest import comparing
 from tests.recon.report.comparison import typed
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from losses import Objective, Result, TermResult, build_objective
-from recon.training.accumulator import MetricAccumulator
+from recon.training.state import MetricAccumulator
 
 NAN, INF = float("nan"), float("inf")
 CPU = torch.device("cpu")

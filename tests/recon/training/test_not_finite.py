@@ -15,12 +15,11 @@ from losses.pixel import MSE
 from recon.data import Batch
 from recon.model import create_model
 from recon.runs import load_checkpoint
-from recon.training.accumulator import MetricAccumulator
 from recon.training.device import make_fabric
 from recon.training.loop import train
 from recon.training.optim import adamw, learning_rate
 from recon.training.preview import Preview
-from recon.training.state import Run, Schedule
+from recon.training.state import MetricAccumulator, Run, Schedule
 from recon.training.train_logger import SKIPPED_IN_A_ROW, Diverged
 from tests.recon.training.conftest import differences
 

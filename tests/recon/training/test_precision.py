@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from losses import InvalidSetting, Objective
-from recon.training import setup as pretraining
+from recon.training import pretraining
 from recon.training.device import make_fabric, set_deterministic
 from recon.training.preview import Preview
 from tests.recon.training.conftest import SMALL, pretrain
