@@ -1,12 +1,13 @@
 """Runs to compare, and tensors of an evaluation made of numbers."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 from torch import Tensor
 
 from recon.study_config import CompareSettings
-from tests.recon.evaluation.conftest import measuring, trained
+from tests.helpers.small_runs import measuring, trained
 
 
 def comparing(*runs: Path, **changes) -> CompareSettings:
@@ -21,18 +22,19 @@ def made_of(rows: dict[str, dict[str, Tensor]]) -> dict[str, Tensor]:
 
 
 @pytest.fixture(scope="session")
-def place(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("compared")
+def place(tmp_path_factory, small_runs) -> Path:
+    """A folder whose `runs` are copies of the small runs."""
+    return shutil.copytree(small_runs, tmp_path_factory.mktemp("compared") / "runs").parent
 
 
 @pytest.fixture(scope="session")
-def one(place) -> Path:
-    return trained(place, "one", "loss=mse")
+def one(mse_run) -> Path:
+    return mse_run
 
 
 @pytest.fixture(scope="session")
-def two(place) -> Path:
-    return trained(place, "<script>two", "loss=norm_mse", "seed=1")
+def two(norm_mse_run) -> Path:
+    return norm_mse_run
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@
 import json
 import re
 import shlex
-import shutil
 from dataclasses import replace
 
 import pytest
@@ -68,10 +67,8 @@ def test_a_report_has_every_run_every_file_and_every_name_as_a_name(tmp_path, on
 
 
 @pytest.mark.slow
-def test_evaluations_that_are_there_are_used_and_others_are_made(tmp_path, one, two, evaluations):
-    out = str(tmp_path / "report")
-    compare(comparing(one, two, out=out))
-    evaluations.clear()
+def test_evaluations_that_are_there_are_used_and_others_are_made(tmp_path, copy_of, one, two, evaluations):
+    out, one, two = str(tmp_path / "report"), copy_of(one), copy_of(two)
     compare(comparing(one, two, out=out, batch=7))
     assert evaluations == []
     compare(comparing(one, two, out=out, images=6))
@@ -91,9 +88,9 @@ def test_a_run_that_has_been_trained_on_is_evaluated_anew(one):
     assert gather.usable(trained_on, settings, weights) is None
 
 
-def test_the_two_files_of_an_evaluation_belong_together(one):
+def test_the_two_files_of_an_evaluation_belong_together(copy_of, one):
     """Killed between them, the numbers of one evaluation stand beside the page of another."""
-    gather.gather([one], comparing(one), command.announced)
+    one = copy_of(one)
     page = (one / record.JSON).read_text()
     gather.gather([one], comparing(one, seed=5), command.announced)
     assert record.read(one) is not None
@@ -102,9 +99,8 @@ def test_the_two_files_of_an_evaluation_belong_together(one):
 
 
 @pytest.mark.slow
-def test_a_run_may_be_called_like_a_simple_reconstruction(tmp_path, one):
-    other = tmp_path / "runs" / "mean"
-    shutil.copytree(one, other)
+def test_a_run_may_be_called_like_a_simple_reconstruction(tmp_path, copy_of, one):
+    other = copy_of(one, "mean")
     out = tmp_path / "report"
     compare(comparing(one, other, out=str(out)))
     report = report_of(out)
@@ -135,11 +131,9 @@ def test_runs_of_other_sizes_are_refused_by_name(one, wide):
         assert word in str(error.value)
 
 
-def test_evaluations_on_other_images_are_never_mixed(tmp_path, one):
-    other = tmp_path / "runs" / "other"
-    shutil.copytree(one, other)
+def test_evaluations_on_other_images_are_never_mixed(copy_of, one):
+    other = copy_of(one, "other")
     settings = comparing(one, other)
-    gather.gather([one, other], settings, command.announced)
     page, tensors = json.loads((other / record.JSON).read_text()), load_file(other / record.TENSORS)
     page["digest"] = "of other images"
     (other / record.JSON).write_text(json.dumps(page))
@@ -149,9 +143,8 @@ def test_evaluations_on_other_images_are_never_mixed(tmp_path, one):
         compare(settings)
 
 
-def test_a_run_that_cannot_be_read_stops_nobody_else(tmp_path, one, capsys):
-    torn = tmp_path / "runs" / "torn"
-    shutil.copytree(one, torn)
+def test_a_run_that_cannot_be_read_stops_nobody_else(tmp_path, copy_of, one, without_drawing, capsys):
+    torn = copy_of(one, "torn")
     (torn / "model.safetensors").write_bytes(b"torn")
     out = tmp_path / "report"
     assert compare(comparing(one, torn, out=str(out))) == 1
@@ -188,9 +181,8 @@ def test_the_command_that_made_a_run_says_its_settings_and_no_defaults(two):
     assert parsed.value() == "<script>two"
 
 
-def test_two_runs_of_one_name_keep_apart(tmp_path, one):
-    other = tmp_path / "elsewhere" / "one"
-    shutil.copytree(one, other)
+def test_two_runs_of_one_name_keep_apart(tmp_path, copy_of, one, without_drawing):
+    other = copy_of(one)
     out = tmp_path / "report"
     compare(comparing(one, other, out=str(out)))
     assert [row.label for row in report_of(out).rows][:2] == [str(one), str(other)]

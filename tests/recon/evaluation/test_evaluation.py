@@ -1,7 +1,6 @@
 """A whole evaluation of a small run: its rows, what it writes, and how it says what is wrong."""
 
 import re
-import shutil
 from dataclasses import replace
 from itertools import pairwise
 
@@ -17,7 +16,7 @@ from recon.evaluation.suite import load_suite
 from recon.loaded_run import load_run, open_run
 from recon.metrics import GROUPS
 from recon.study_config import FeatureSettings, LpipsSettings
-from tests.recon.evaluation.conftest import measuring, trained
+from tests.helpers.small_runs import measuring, trained
 
 
 def numbers(evaluation, row: str) -> dict[str, float | None]:
@@ -42,7 +41,7 @@ def test_every_column_has_its_description_and_every_cell_a_value_or_a_reason(eva
     for row in evaluation.rows:
         found = [v for v in evaluation.results if v.row == row.key and not v.variant]
         assert [v.metric for v in found] == [*names, "luma_mse"]
-        assert {v.run for v in found} == {"plain" if row.kind == "run" else ""}
+        assert {v.run for v in found} == {"<script>two" if row.kind == "run" else ""}
         for value in found:
             assert (value.value is None) == bool(value.reason)
     assert "lpips" in evaluation.results.get("run", "lpips").reason.lower()
@@ -93,9 +92,8 @@ def test_another_run_s_evaluation_lends_its_simple_reconstructions(loaded, evalu
     assert lent.tensors["run/masked_mse"] is not evaluation.tensors["run/masked_mse"]
 
 
-def test_what_is_written_comes_back(tmp_path, run, evaluation):
-    folder = tmp_path / "runs" / "copy"
-    shutil.copytree(run, folder)
+def test_what_is_written_comes_back(tmp_path, evaluation):
+    folder = tmp_path
     record.write(folder, evaluation)
     found = record.read(folder)
     assert list(found.results) == list(evaluation.results)
@@ -109,9 +107,10 @@ def test_what_is_written_comes_back(tmp_path, run, evaluation):
         (folder / name).write_bytes(whole)
 
 
-def test_the_command_writes_its_record_and_prints_every_row(tmp_path, run, capsys):
-    folder = tmp_path / "runs" / "copy"
-    shutil.copytree(run, folder)
+def test_the_command_writes_its_record_and_prints_every_row(copy_of, run, capsys):
+    folder = copy_of(run, "copy")
+    for name in (record.JSON, record.TENSORS):
+        (folder / name).unlink()
     before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
     assert evaluate_run(measuring(run=str(folder), ratios=[0.5], images=4)) == 0
     out = capsys.readouterr().out
@@ -123,9 +122,8 @@ def test_the_command_writes_its_record_and_prints_every_row(tmp_path, run, capsy
     assert after == before  # evaluating touches no other file of the run
 
 
-def test_settings_that_an_older_program_did_not_have_are_at_their_defaults(tmp_path, run):
-    folder = tmp_path / "older"
-    shutil.copytree(run, folder)
+def test_settings_that_an_older_program_did_not_have_are_at_their_defaults(copy_of, run):
+    folder = copy_of(run, "older")
     config = yaml.safe_load((folder / "config.yaml").read_text())
     assert config.pop("shard") is False and config["masking"].pop("decoded") == 1.0
     (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
@@ -151,9 +149,8 @@ def damaged(folder, kind: str) -> None:
 @pytest.mark.parametrize(
     "kind", ["no model", "half a model", "settings that are none", "half its settings", "another model"]
 )
-def test_a_run_that_cannot_be_read_is_named_in_one_line(tmp_path, run, kind):
-    folder = tmp_path / "torn"
-    shutil.copytree(run, folder)
+def test_a_run_that_cannot_be_read_is_named_in_one_line(copy_of, run, kind):
+    folder = copy_of(run, "torn")
     damaged(folder, kind)
     with pytest.raises(InvalidSetting) as error:
         evaluate_run(measuring(run=str(folder)))
@@ -178,9 +175,8 @@ def test_a_setting_that_cannot_be_used_is_named_in_one_line(run, changes, named)
     assert named in str(error.value) and "\n" not in str(error.value)
 
 
-def test_an_unfinished_run_says_how_far_it_came(tmp_path, run):
-    folder = tmp_path / "unfinished"
-    shutil.copytree(run, folder)
+def test_an_unfinished_run_says_how_far_it_came(copy_of, run):
+    folder = copy_of(run, "unfinished")
     text = (folder / "config.yaml").read_text()
     (folder / "config.yaml").write_text(re.sub(r"(?m)^  steps: 3$(?=\n  training_images)", "  steps: 9", text))
     assert open_run(folder).unfinished == "unfinished: 3 of 9 steps"

@@ -17,7 +17,7 @@ from recon.evaluation.rows import run_rows
 from recon.loaded_run import open_run
 from recon.model.formats import Architecture, Checkpoint, read, write
 from recon.study_config import CompareSettings, Where
-from tests.recon.evaluation.conftest import measuring
+from tests.helpers.small_runs import measuring
 from tests.recon.model.formats.conftest import encoder_only, made
 
 PHOTOS = Where(name="photos")
@@ -116,7 +116,7 @@ def test_an_encoder_alone_can_be_opened_to_be_probed(place):
     assert loaded.model.encode(torch.rand(1, 3, 16, 16)).shape == (1, 17, 128)
 
 
-def test_files_and_runs_stand_in_one_report(place, capsys):
+def test_files_and_runs_stand_in_one_report(place, without_drawing, capsys):
     """The files take the run's data; the oracle alone bears no contest; an encoder alone is left out with a reason."""
     runs = ["normalised.safetensors", "plain", "pixels.safetensors", "hf", "encoder.pth"]
     settings = comparing(place, *runs)
@@ -142,7 +142,7 @@ def test_files_and_runs_stand_in_one_report(place, capsys):
     assert not evaluated_again
 
 
-def test_a_report_of_one_oracle_alone_is_a_report(place):
+def test_a_report_of_one_oracle_alone_is_a_report(place, without_drawing):
     settings = comparing(place, "normalised.safetensors", data=PHOTOS, out=str(place / "alone"))
     assert compare(settings) == 0
     assert (place / "alone/index.html").is_file()

@@ -13,7 +13,7 @@ from recon.evaluation.evaluation_pass import evaluate
 from recon.evaluation.rows import Distribution
 from recon.evaluation.suite import load_suite
 from recon.loaded_run import open_run
-from tests.recon.evaluation.conftest import measuring, trained
+from tests.helpers.small_runs import measuring, trained
 
 # The sides of a U-Net's images are multiples of 8.
 FLOW = ["loss=flow", "data.image_size=16", "model.patch_size=4", "losses.flow.steps=3"]
@@ -66,7 +66,7 @@ def test_one_rendering_and_one_draw_are_one_row(flow, mixture):
 def test_what_a_head_does_not_have_is_refused_in_one_line(flow, run):
     with pytest.raises(InvalidSetting, match=r"^render=mode: flow predicts a flow, which has mean or sample$"):
         evaluation_of(flow, render="mode")
-    with pytest.raises(InvalidSetting, match=r"^render=sample: plain has one answer to each image; leave render out$"):
+    with pytest.raises(InvalidSetting, match=r"^render=sample: <script>two has one answer to each image"):
         evaluate_run(measuring(run=str(run), render="sample"))
     with pytest.raises(InvalidSetting, match=r"^render=median: choose mean or mode or sample"):
         evaluation_of(flow, render="median")

@@ -12,15 +12,14 @@ from recon.probing import linear
 from recon.probing import probe_run as command
 from recon.probing.probe_results import ProbeRecord, read
 from recon.study_config import ProbeSettings
-from tests.recon.evaluation.conftest import trained
 
 QUICK = ("device=cpu", "precision=fp32", "probe.seeds=2", "probe.fractions=[1]")
 
 
 @pytest.fixture(scope="session")
-def run(tmp_path_factory) -> Path:
+def run(mse_run, tmp_path_factory) -> Path:
     """A run of three steps on the embedded photographs at 16 pixels."""
-    return trained(tmp_path_factory.mktemp("probed"), "small", "loss=mse")
+    return Path(shutil.copytree(mse_run, tmp_path_factory.mktemp("probed") / "runs/small"))
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ from recon.probing import probe_results as record
 from recon.probing import probe_run as command
 from recon.probing.labelled import HeldOutLabels, open_task
 from recon.probing.probes import Prediction
-from tests.recon.evaluation.conftest import trained
+from tests.helpers.small_runs import trained
 from tests.recon.probing.conftest import probed
 from tests.recon.probing.test_labelled import folders
 
