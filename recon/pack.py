@@ -37,20 +37,21 @@ def pack_dataset(settings: PackSettings, given: frozenset[str] = frozenset()) ->
     Raises:
         InvalidSetting: a setting that cannot be used, too many unreadable files, a full disk. `out` is not there then.
     """
-    check(settings)
+    name, out = check(settings)
     from tqdm import tqdm
 
     from recon.data import StreamedSource, create_dataset
-    from recon.data.packed import pack
+    from recon.data.packed import Packed, pack
     from recon.training.loop import StopSignal
 
-    out, data = Path(settings.out).expanduser(), settings.data
-    sources = {split: create_dataset(data.name, split, data.root, data.download) for split in ("train", "val")}
-    if any(isinstance(source, StreamedSource) for source in sources.values()):
-        raise InvalidSetting(f"data={data.name} is a stream, whose images have no names; it cannot be packed")
+    sources, out, data = {}, Path(out).expanduser(), settings.data
+    for split in ("train", "val"):
+        sources[split] = create_dataset(name, split, data.root, data.download)
+        if isinstance(sources[split], StreamedSource):
+            raise InvalidSetting(f"data={name} is a stream, whose images have no names; it cannot be packed")
     total = sum(len(source) for source in sources.values())
     unreadable: list[str] = []
-    packing = pack(sources, data.name, out, settings.size, settings.workers)
+    packing = pack(sources, name, out, settings.size, settings.workers)
     progress = tqdm(total=total, unit="image", disable=not sys.stderr.isatty())
     try:
         with closing(packing), progress, StopSignal() as stop:
@@ -69,14 +70,14 @@ def pack_dataset(settings: PackSettings, given: frozenset[str] = frozenset()) ->
         raise InvalidSetting(f"{out} cannot be written: {reason.strerror}") from reason
     for line in unreadable:
         print(f"left out: {line}")
-    images = sum(len(create_dataset("packed", split, out)) for split in sources)
+    images = sum(len(Packed(split, out)) for split in sources)
     print(f"{out}: {images:,} images, {out.stat().st_size / 2**20:,.1f} MiB")
     print(f"next       python -m recon.pretrain preset=demo data=packed data.root={out}")
     return 0
 
 
-def check(settings: PackSettings) -> None:
-    """What types cannot say.
+def check(settings: PackSettings) -> tuple[str, str]:
+    """What types cannot say; returns the dataset's name and `out`.
 
     Raises:
         InvalidSetting: a value out of range or missing, in one line.
@@ -92,6 +93,7 @@ def check(settings: PackSettings) -> None:
     out = Path(settings.out).expanduser()
     if out.is_dir() or not out.parent.is_dir():
         raise InvalidSetting(f"out={out} {'is a folder' if out.is_dir() else 'is in no folder'}; give a file's name")
+    return settings.data.name, settings.out
 
 
 if __name__ == "__main__":

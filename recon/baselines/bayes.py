@@ -1,6 +1,6 @@
 """The best possible reconstruction of `gaussian_field` under squared error, how much energy it keeps, and exact draws.
 
-The data are a mixture of Gaussians whose covariances are known (see `recon.data.gaussian_field`), so the mean of the
+The data are a mixture of Gaussians whose covariances are known (see `recon.data.synthetic`), so the mean of the
 hidden pixels given the visible ones is a linear solve for each class, and over classes their mean weighted by the
 posterior (Rasmussen and Williams 2006, equations 2.25, 2.26 and 2.30). Rounding to 8 bits enters as white noise,
 clipping (3 in 100,000 values) is left out. Apart from these two, no reconstruction has a smaller expected error.
@@ -14,12 +14,12 @@ from torch import Tensor
 
 from losses.reconstruction import expand_to_pixels
 from recon.config import seed_of
-from recon.data.gaussian_field import (
+from recon.data.synthetic import (
     CORRELATION,
     EXPONENTS,
+    FIELD_SIDE,
     MEAN,
     QUANTISATION,
-    SIDE,
     STD,
     autocovariance,
     colour,
@@ -40,7 +40,7 @@ class Bayes:
     with the cube of the number of visible pixels.
 
     Args:
-        image_size: (H, W), at most `SIDE` each.
+        image_size: (H, W), at most `FIELD_SIDE` each.
     """
 
     def __init__(self, image_size: tuple[int, int]):
@@ -129,7 +129,7 @@ def draw_given(image: Tensor, visible: Tensor, draw: int) -> Tensor:
     lag = lags(pixels, pixels)
     log_likelihood = torch.stack([solve(colours - MEAN, lag, exponent)[0] for exponent in EXPONENTS])
     exponent = EXPONENTS[int(torch.multinomial(log_likelihood.softmax(0).cpu(), 1, generator=generator))]
-    noise = torch.randn(3, SIDE, SIDE, dtype=torch.float64, generator=generator)
+    noise = torch.randn(3, FIELD_SIDE, FIELD_SIDE, dtype=torch.float64, generator=generator)
     rounding = QUANTISATION**0.5 * torch.randn(colours.shape, dtype=torch.float64, generator=generator)
     prior = STD * colour(noise, exponent).to(image.device)
     height, width = visible.shape
@@ -178,13 +178,13 @@ def solve(colours: Tensor, lag: Tensor, exponent: float) -> tuple[Tensor, Tensor
 
 
 def conditional_mean(weights: Tensor, pixels: Tensor, exponent: float) -> Tensor:
-    """The centred mean of a class given visible pixels: weights (3, V), pixels (V, 2) -> (3, SIDE, SIDE).
+    """The centred mean of a class given visible pixels: weights (3, V), pixels (V, 2) -> (3, FIELD_SIDE, FIELD_SIDE).
 
     The covariance of a pixel with the visible ones depends on their lag alone, so this is a convolution on the torus.
     """
-    impulses = weights.new_zeros(3, SIDE, SIDE)
+    impulses = weights.new_zeros(3, FIELD_SIDE, FIELD_SIDE)
     impulses[:, pixels[:, 0], pixels[:, 1]] = weights
-    return smoothed(impulses, SIDE**2 * power(exponent))
+    return smoothed(impulses, FIELD_SIDE**2 * power(exponent))
 
 
 def expected_energies(hidden: Tensor, patch_size: int, exponent: float) -> Tensor:
@@ -216,8 +216,8 @@ def expected_energies(hidden: Tensor, patch_size: int, exponent: float) -> Tenso
 
 def lags(these: Tensor, those: Tensor) -> Tensor:
     """From pixels (n, 2) to pixels (m, 2), as an index into the flattened autocovariance: (n, m) long."""
-    row, column = ((these[:, None] - those) % SIDE).unbind(-1)
-    return SIDE * row + column
+    row, column = ((these[:, None] - those) % FIELD_SIDE).unbind(-1)
+    return FIELD_SIDE * row + column
 
 
 def covariance_at(lag: Tensor, exponent: float) -> Tensor:

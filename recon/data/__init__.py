@@ -1,18 +1,23 @@
 """Where the images come from: datasets by name, crops, batches that resume exactly, held-out images."""
 
+from functools import partial
 from pathlib import Path
 
 from losses import InvalidSetting, nearest
 from recon.data import public
-from recon.data.batches import Batch, training_batches
+from recon.data.batches import (
+    Batch,
+    held_out_batches,
+    held_out_images,
+    in_random_order,
+    noise_of,
+    training_batches,
+)
 from recon.data.crops import evaluation_crop, training_crop
-from recon.data.dead_leaves import dead_leaves
 from recon.data.folder import image_folder
-from recon.data.gaussian_field import gaussian_field
-from recon.data.held_out import held_out_batches, held_out_images, in_random_order, noise_of
-from recon.data.packed import packed
-from recon.data.photos import photos
+from recon.data.packed import Packed
 from recon.data.source import Source, StreamedSource, UnreadableImage
+from recon.data.synthetic import DeadLeaves, GaussianField
 
 __all__ = [
     "Batch",
@@ -30,16 +35,14 @@ __all__ = [
 ]
 
 DATASETS = {
-    "cifar10": public.cifar10,
-    "cifar100": public.cifar100,
-    "dead_leaves": dead_leaves,
+    **{name: partial(public.Published, name) for name in public.TORCHVISION},
+    "dead_leaves": DeadLeaves,
     "folder": image_folder,
-    "gaussian_field": gaussian_field,
+    "gaussian_field": GaussianField,
     "imagenet": public.imagenet,
     "imagenette": public.imagenette,
-    "packed": packed,
-    "photos": photos,
-    "stl10": public.stl10,
+    "packed": Packed,
+    "photos": public.Photos,
 }
 HUBS = {"hfds": public.hugging_face, "wds": public.webdataset}
 
@@ -65,6 +68,6 @@ def create_dataset(
     if kind in HUBS and rest:
         return HUBS[kind](rest, split, root)
     if name not in DATASETS:
-        known = [*DATASETS, *(f"{kind}/NAME" for kind in HUBS)]
+        known = [*sorted(DATASETS), *(f"{kind}/NAME" for kind in HUBS)]
         raise InvalidSetting(f"unknown dataset '{name}'{nearest(name, known)} (datasets: {', '.join(known)})")
     return DATASETS[name](split, root, download)

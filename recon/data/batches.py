@@ -1,4 +1,4 @@
-"""Training batches: an endless sequence of samples that can be entered anywhere.
+"""Training batches, an endless sequence of samples that can be entered anywhere; and the images that are held out.
 
 Sample k of a run depends on (seed, k, source) alone: not on the batch size, the number of workers, the ranks or where
 the run was resumed. So a checkpoint needs to remember one number. In a stream each worker of each rank reads other
@@ -13,12 +13,13 @@ from itertools import count, groupby, islice, repeat
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
 from losses import InvalidSetting
 from recon.config import seed_of
-from recon.data.crops import CropBatch, CropBox, random_crop_box, training_crop
+from recon.data.crops import CropBatch, evaluation_crop, random_crop_box, training_crop
 from recon.data.source import Croppable, ReadSample, Sample, Source, StreamedSource, UnreadableImage
 
 Masking = Callable[[torch.Generator], Tensor]  # noise (N,)
@@ -74,19 +75,17 @@ class BatchMaker:
         """The batch of samples `ks`; reading the images adds a line to `unreadable` for each that fails."""
         images, labels, noise = [], [], []
         for k, (image, label) in zip(ks, read, strict=True):
-            images.append(self.crop(image, k))
+            with torch.random.fork_rng(devices=[]):
+                # not torch.manual_seed, which would seed the accelerators too
+                torch.default_generator.manual_seed(seed_of(self.seed, "crop", k))
+                if self.on_device:
+                    images.append((image, random_crop_box(image, self.image_size, self.native)))
+                else:
+                    images.append(training_crop(image, self.image_size, self.native))
             labels.append(label)
             noise.append(self.masking(torch.Generator().manual_seed(seed_of(self.seed, "mask", k))))
         images = CropBatch.of(images, self.image_size) if self.on_device else torch.stack(images)
         return Batch(images, torch.tensor(labels), torch.stack(noise), list(unreadable))
-
-    def crop(self, image: Croppable, k: int) -> Tensor | tuple[Croppable, CropBox]:
-        # not torch.manual_seed, which would seed the accelerators too
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed_of(self.seed, "crop", k))
-            if self.on_device:
-                return image, random_crop_box(image, self.image_size, native=self.native)
-            return training_crop(image, self.image_size, native=self.native)
 
 
 @lru_cache(maxsize=2)  # a batch may reach into the next epoch
@@ -107,32 +106,28 @@ def training_batches(
     world: int = 1,
     on_device: bool = False,
     repeats: int = 1,
-) -> Generator[Batch, None, None]:
+) -> Generator[Batch]:
     """Batches without end; the iterator's close() stops the workers.
 
     An indexable source is shuffled anew in each epoch. The shards of a stream are distributed to the workers of all
-    ranks (`StreamedSource.training_samples`), which make batches in turn. Entered at `start`, each worker continues
-    where it would be if the run had had these ranks, workers and `batch` from its beginning: with the same ones the
-    samples are those of the whole run, to the bit. With others they come in another order; of the current pass some may
-    come again and others be left out, and from then on all come equally often again.
+    ranks, which make batches in turn. Entered at `start`, a stream goes on to the bit if the run had these ranks,
+    workers and `batch` from its beginning. With others samples come in another order; of the current pass some may come
+    again and others be left out, and from then on all come equally often again.
 
     Args:
         image_size: (H, W) of the training crops.
         batch: samples per rank and batch.
-        start: the number of the first sample, counted from 0 over all ranks; of a stream where a batch begins, a
-            multiple of batch * world.
-        workers: processes that read ahead; 0 reads in this one. Where processes are not forked, `source` and `masking`
-            must pickle.
+        start: the number of the first sample, counted from 0 over all ranks; of a stream a multiple of batch * world.
+        workers: processes that read ahead; 0 reads in this one.
         masking: draws one image's noise (N,) from the generator.
         rank, world: this process takes the rank-th part of each batch of batch * world samples.
         on_device: leave resizing and mirroring to `Batch.images_on`; the crops are the same.
         repeats: so many samples in a row are of one image, each with its own crop and mask, and it is read once
-            (repeated sampling: Hoffer et al. 2020, arXiv 1901.09335; of masked autoencoders, Feichtenhofer et al. 2022,
-            arXiv 2205.09113).
+            (Hoffer et al. 2020, arXiv 1901.09335; Feichtenhofer et al. 2022, arXiv 2205.09113).
 
     Raises:
-        InvalidSetting: more workers and ranks than the stream has shards; from the iterator, when no image of the
-            source can be read, or one is smaller than a crop that is not resized.
+        InvalidSetting: fewer shards than readers; from the iterator, when no image can be read, or a native one is
+            smaller than the crop.
     """
     maker = BatchMaker(image_size, batch, start, seed, masking, rank, world, source.native, on_device, repeats)
     if isinstance(source, StreamedSource):
@@ -143,11 +138,8 @@ def training_batches(
     return load_batches(dataset, sampler, workers)
 
 
-def load_batches(dataset: Dataset, sampler: Iterable[Any] | None, workers: int) -> Generator[Any, None, None]:
-    """The items of `dataset`, which are whole batches, at the indices of `sampler`, by so many worker processes.
-
-    A user's error that an item is, is raised here.
-    """
+def load_batches(dataset: Dataset, sampler: Iterable[Any] | None, workers: int) -> Generator[Any]:
+    """The items of `dataset`, which are whole batches, at the indices of `sampler`, by so many worker processes."""
     loader = DataLoader(
         dataset,
         batch_size=None,
@@ -161,10 +153,7 @@ def load_batches(dataset: Dataset, sampler: Iterable[Any] | None, workers: int) 
 
 
 class IndexedBatches(Dataset):
-    """Makes the batch of (sample numbers, image indices).
-
-    A user's error is returned, not raised: DataLoader would bury its line under the worker's traceback.
-    """
+    """Makes the batch of (sample numbers, image indices). Returns a user's error for `raise_errors`."""
 
     def __init__(self, source: Source, maker: BatchMaker) -> None:
         self.source = source
@@ -179,20 +168,18 @@ class IndexedBatches(Dataset):
             return error
 
     def read_each(self, indices: list[int], unreadable: list[str]) -> Iterator[tuple[Croppable, int]]:
-        """The images at `indices`; one that comes several times in a row is read once."""
-        for index, times in groupby(indices):
-            found = self.read_or_next(index, unreadable)
-            yield from (found for _ in times)
-
-    def read_or_next(self, index: int, unreadable: list[str]) -> tuple[Croppable, int]:
-        """The image at `index` and its class, or the next one that can be read."""
+        """The images at `indices`, or the next ones that can be read; one that comes several times is read once."""
         images = len(self.source)
-        for candidate in range(index, index + images):
-            try:
-                return self.source.croppable(candidate % images)
-            except UnreadableImage as error:
-                unreadable.append(str(error))
-        raise InvalidSetting(f"none of the {images} images can be read; {unreadable[-1]}")
+        for index, times in groupby(indices):
+            for candidate in range(index, index + images):
+                try:
+                    found = self.source.croppable(candidate % images)
+                    break
+                except UnreadableImage as error:
+                    unreadable.append(str(error))
+            else:
+                raise InvalidSetting(f"none of the {images} images can be read; {unreadable[-1]}")
+            yield from (found for _ in times)
 
 
 class StreamedBatches(IterableDataset):
@@ -225,30 +212,24 @@ class StreamedBatches(IterableDataset):
         failed = 0
         for read in samples:
             try:
-                sample = read()
+                yield from repeat(read(), failed + 1)
+                failed = 0
             except UnreadableImage as error:
                 unreadable.append(str(error))
                 failed += 1
                 if failed == MAX_UNREADABLE_IN_A_ROW:
-                    raise InvalidSetting(
-                        f"{failed} samples of {self.source.name} in a row cannot be read; {error}"
-                    ) from error
-                continue
-            yield from repeat(sample, failed + 1)
-            failed = 0
+                    line = f"{failed} samples of {self.source.name} in a row cannot be read; {error}"
+                    raise InvalidSetting(line) from error
 
 
 def ignore_signals(worker: int) -> None:
-    """Makes a worker ignore Ctrl-C and SIGTERM, which reach every process: only the main one decides what they mean.
-
-    A worker whose parent dies ends by itself: the loader watches for that.
-    """
+    """Makes a worker ignore Ctrl-C and SIGTERM, which the main process answers; the loader ends it with its parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
-def raise_errors(batches: Iterator[Batch | InvalidSetting]) -> Generator[Any, None, None]:
-    """The batches; an error among them is raised here."""
+def raise_errors(batches: Iterator[Batch | InvalidSetting]) -> Generator[Batch]:
+    """The batches; raises an error among them, which DataLoader would have buried under a worker's traceback."""
     try:
         for batch in batches:
             if isinstance(batch, InvalidSetting):
@@ -256,3 +237,60 @@ def raise_errors(batches: Iterator[Batch | InvalidSetting]) -> Generator[Any, No
             yield batch
     finally:
         del batches  # stops the workers now, not when the traceback is forgotten
+
+
+def held_out_images(
+    source: Source | StreamedSource, image_size: tuple[int, int], count: int, seed: int, masking: Masking
+) -> tuple[Tensor, Tensor, list[str]]:
+    """All of `held_out_batches` in one: images (count, 3, H, W), noise (count, N), names."""
+    images, noise, names = zip(*held_out_batches(source, image_size, count, seed, masking, count), strict=True)
+    return torch.cat(images), torch.cat(noise), [name for batch in names for name in batch]
+
+
+def held_out_batches(
+    source: Source | StreamedSource, image_size: tuple[int, int], count: int, seed: int, masking: Masking, batch: int
+) -> Iterator[tuple[Tensor, Tensor, list[str]]]:
+    """The images that every run is evaluated on: images, float32 (B, 3, H, W) in [0, 1]; noise (B, N); their names.
+
+    Of those that can be read `count` (or all, where these are fewer), spread evenly over the source or the first ones
+    of a stream, `batch` at a time. An image's noise depends on `seed` and its name alone.
+
+    Raises:
+        InvalidSetting: none of the images can be read, or they are smaller than `image_size` and never resized.
+    """
+    readable = readable_images(source, lambda n: dict.fromkeys([*(i * n // count for i in range(count)), *range(n)]))
+    samples = ((evaluation_crop(image, image_size, source.native), name) for image, name in islice(readable, count))
+    found = False
+    while some := list(islice(samples, batch)):
+        found = True
+        images, names = zip(*some, strict=True)
+        noise = [noise_of(name, seed, masking) for name in names]
+        yield torch.stack(images).float() / 255, torch.stack(noise), list(names)
+    if not found:
+        raise InvalidSetting("none of the held-out images can be read")
+
+
+def noise_of(name: str, seed: int, masking: Masking) -> Tensor:
+    """The noise (N,) of the image of this name."""
+    return masking(torch.Generator().manual_seed(seed_of(seed, name)))
+
+
+def in_random_order(source: Source | StreamedSource, seed: int) -> Iterator[Image.Image]:
+    """All images that can be read, shuffled; those of a stream in its own order."""
+    generator = torch.Generator().manual_seed(seed)
+    return (image for image, _ in readable_images(source, lambda n: torch.randperm(n, generator=generator).tolist()))
+
+
+def readable_images(
+    source: Source | StreamedSource, order: Callable[[int], Iterable[int]]
+) -> Iterator[tuple[Image.Image, str]]:
+    """Images and their names, at the indices that `order` makes of their number; those of a stream in its own order."""
+    if isinstance(source, StreamedSource):
+        for position, (image, _) in enumerate(source):
+            yield image, f"{source.name}/{position}"
+        return
+    for index in order(len(source)):
+        try:
+            yield source.read(index)[0], source.name_of(index)
+        except UnreadableImage:
+            continue

@@ -3,12 +3,10 @@
 For the device the loader only copies the crops' pixels. The device resizes and mirrors the whole batch with PIL's own
 filter (antialiased bicubic, columns first, then rows, rounded to 8 bits after each) as two products with a matrix per
 sample. The filter's weights are rounded to multiples of 2^-15, so that every sum is exact in float32 and a sample does
-not depend on its batch. It differs from that of `training_crop` by one grey level, rarely two, in less than 2% of the
-values.
+not depend on its batch. It differs from `training_crop` by one grey level, rarely two, in less than 2% of the values.
 
-kornia 0.9 has no such resize. `crop_and_resize` and `warp_affine` alias; `crop_by_indices(antialias=True)` blurs and
-resizes one sample after the other: 75% of the values differ from PIL's, by up to 52 grey levels, and one CPU core makes
-750 crops of 64 pixels a second from Imagenette at 160 pixels, this module 2,040.
+kornia 0.9 has no such resize: `crop_and_resize` and `warp_affine` alias; `crop_by_indices(antialias=True)` resizes one
+sample after the other, 75% of the values differ from PIL's, by up to 52 grey levels, and it is a third as fast.
 """
 
 from collections.abc import Iterator
@@ -20,14 +18,14 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms import InterpolationMode, RandomCrop, RandomResizedCrop
-from torchvision.transforms import functional as F
+from torchvision.transforms import RandomCrop, RandomResizedCrop
+from torchvision.transforms.functional import pil_to_tensor
 
 from losses import InvalidSetting
 from recon.data.source import Croppable
 
-SCALE = (0.2, 1.0)  # of the image's area, as MAE pretrains
-RATIO = (3 / 4, 4 / 3)
+SCALE = [0.2, 1.0]  # of the image's area, as MAE pretrains
+RATIO = [3 / 4, 4 / 3]
 COVERED = 0.875  # of the shorter side, by the evaluation crop
 
 # 8 bits of a pixel and 15 of a filter's weight, with their sum, are what float32 holds exactly.
@@ -51,15 +49,9 @@ class CropBox:
 
 
 def training_crop(image: Croppable, size: tuple[int, int], native: bool = False) -> Tensor:
-    """A random crop, resized and mirrored half of the time, drawn from torch's default CPU generator.
+    """A random crop of an RGB image, mirrored half of the time: uint8 (3, H, W), size (H, W).
 
-    Args:
-        image: RGB.
-        size: (H, W).
-        native: crop at the image's own scale, without resizing.
-
-    Returns:
-        uint8 (3, H, W).
+    Drawn from torch's default CPU generator; resized, unless the image is native.
 
     Raises:
         InvalidSetting: a native image is smaller than the crop.
@@ -67,8 +59,8 @@ def training_crop(image: Croppable, size: tuple[int, int], native: bool = False)
     box = random_crop_box(image, size, native)
     part = image.crop(box.corners)
     if not native:
-        part = F.resize(part, list(size), InterpolationMode.BICUBIC)  # PIL's resize is antialiased
-    return F.pil_to_tensor(F.hflip(part) if box.mirrored else part)
+        part = part.resize((size[1], size[0]), Image.Resampling.BICUBIC)  # antialiased
+    return pil_to_tensor(part.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if box.mirrored else part)
 
 
 def random_crop_box(image: Croppable, size: tuple[int, int], native: bool = False) -> CropBox:
@@ -83,33 +75,28 @@ def random_crop_box(image: Croppable, size: tuple[int, int], native: bool = Fals
 
 
 def evaluation_crop(image: Image.Image, size: tuple[int, int], native: bool = False) -> Tensor:
-    """The central crop, 87.5% of the image along the side that limits it.
+    """The central crop of an RGB image, 87.5% of it along the side that limits it: uint8 (3, H, W), size (H, W).
 
-    Args:
-        image: RGB.
-        size: (H, W).
-        native: take the central H x W pixels, without resizing.
-
-    Returns:
-        uint8 (3, H, W).
+    A native image is not resized: its central H x W pixels are taken.
 
     Raises:
         InvalidSetting: a native image is smaller than the crop.
     """
     if native:
         check_size(image, size)
-        return F.pil_to_tensor(F.center_crop(image, list(size)))
-    # the smallest image of the same shape that covers this box
-    height, width = (int(side / COVERED) for side in size)
-    if image.width * height <= image.height * width:
-        height = image.height * width // image.width
     else:
-        width = image.width * height // image.height
-    image = F.resize(image, [height, width], InterpolationMode.BICUBIC)
-    return F.pil_to_tensor(F.center_crop(image, list(size)))
+        # the smallest image of the same shape that covers this box
+        height, width = (int(side / COVERED) for side in size)
+        if image.width * height <= image.height * width:
+            height = image.height * width // image.width
+        else:
+            width = image.width * height // image.height
+        image = image.resize((width, height), Image.Resampling.BICUBIC)
+    left, top = (round((have - want) / 2) for have, want in zip(image.size, size[::-1], strict=True))
+    return pil_to_tensor(image.crop((left, top, left + size[1], top + size[0])))
 
 
-def check_size(image: Croppable, size: tuple[int, int]) -> None:
+def check_size(image: Croppable | Image.Image, size: tuple[int, int]) -> None:
     """Raises InvalidSetting where an image that is never resized is smaller than `size` (H, W)."""
     height, width = size
     if height > image.height or width > image.width:

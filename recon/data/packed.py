@@ -1,11 +1,8 @@
 """A dataset in one Arrow file of shrunk images: `python -m recon.pack` writes it, `data=packed` reads it.
 
 A row is an image: split, name, class, height, width, a checksum of the row, and raw 8-bit RGB pixels. The file is
-memory-mapped by pyarrow: nothing is decoded, and a crop copies only its own pixels. From Imagenette at 160 pixels one
-core makes 3,400 training crops of 64 pixels a second this way, 2,500 through Hugging Face `datasets`, which wraps the
-same format, and 450 through `litdata`, which is made for reading in order.
-
-A file that is not whole does not open. A changed image is noticed when a process reads it for the first time.
+memory-mapped by pyarrow: nothing is decoded, and a crop copies only its own pixels (docs/data.md has images/s beside
+other formats). A file that is not whole does not open; a changed image is noticed when it is first read.
 """
 
 import fcntl
@@ -13,18 +10,15 @@ import json
 import mmap
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from hashlib import blake2b
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from PIL import Image
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms import functional as F
 
 from losses import InvalidSetting
 from recon.data.source import Source, UnreadableImage, one_line
@@ -36,14 +30,31 @@ CHUNK = 64  # images that are written at a time: 6 MB at 160 pixels
 PACK_AGAIN = "pack the data again: python -m recon.pack data=NAME data.root=PATH out=FILE"
 
 
+class MappedImage(NamedTuple):
+    """An RGB image in the memory map; `pixels` are its H*W*3 bytes."""
+
+    pixels: memoryview
+    width: int
+    height: int
+
+    def crop(self, box: tuple[int, int, int, int]) -> Image.Image:
+        """A copy of the part within (left, top, right, bottom), which lies inside the image."""
+        left, top, right, bottom = box
+        stride = self.width * 3
+        part = self.pixels[top * stride + left * 3 : (bottom - 1) * stride + right * 3]
+        return Image.frombytes("RGB", (right - left, bottom - top), part, "raw", "RGB", stride, 1)
+
+
 class Packed(Source):
     """One split of a packed file. Each process that reads it maps the file itself."""
 
-    def __init__(self, path: Path, split: str) -> None:
-        table, about = open_table(path)
+    def __init__(self, split: str, root: str | Path | None, download: bool = False) -> None:
+        if root is None:
+            raise InvalidSetting("data=packed does not know which file to read: set data.root=FILE (recon.pack's)")
+        self._path, self._split = Path(root).expanduser(), split
+        table, about = open_table(self._path)
         super().__init__(about["classes"], tuple(about["mean"]), tuple(about["std"]))
         self.native, self.caveat = about["native"], about["caveat"]
-        self._path, self._split = path, split
         rows = np.flatnonzero(table["split"].to_numpy() == split)
         table = table.slice(rows[0] if len(rows) else 0, len(rows))
         self._names, self._pixels = table["name"], table["pixels"]
@@ -54,12 +65,8 @@ class Packed(Source):
     def __len__(self) -> int:
         return len(self._numbers)
 
-    def croppable(self, index: int) -> tuple["MappedImage", int]:
-        """The image, of which only what is cropped will be copied, and its class.
-
-        Raises:
-            InvalidSetting: the row is not the one that was packed.
-        """
+    def croppable(self, index: int) -> tuple[MappedImage, int]:
+        """The image, of which only what is cropped will be copied, and its class; raises InvalidSetting if damaged."""
         label, height, width, expected = self._numbers[index].tolist()
         image = MappedImage(memoryview(self._pixels[index].as_buffer()), width, height)
         if not self._verified[index]:
@@ -79,39 +86,12 @@ class Packed(Source):
     def name_of(self, index: int) -> str:
         return os.fsdecode(self._names[index].as_py())
 
-    def __reduce__(self) -> tuple[type, tuple[Path, str]]:
-        return Packed, (self._path, self._split)  # a memory map cannot be sent to another process
-
-
-@dataclass(frozen=True)
-class MappedImage:
-    """An RGB image in the memory map."""
-
-    pixels: memoryview  # H*W*3 bytes
-    width: int
-    height: int
-
-    def crop(self, box: tuple[int, int, int, int]) -> Image.Image:
-        """A copy of the part within (left, top, right, bottom), which lies inside the image."""
-        left, top, right, bottom = box
-        stride = self.width * 3
-        part = self.pixels[top * stride + left * 3 : (bottom - 1) * stride + right * 3]
-        return Image.frombytes("RGB", (right - left, bottom - top), part, "raw", "RGB", stride, 1)
-
-
-def packed(split: str, root: str | Path | None, download: bool = False) -> Packed:
-    """One split of the packed file at `root`; there is nothing to download."""
-    if root is None:
-        raise InvalidSetting("data=packed does not know which file to read: set data.root=FILE (recon.pack makes one)")
-    return Packed(Path(root).expanduser(), split)
+    def __reduce__(self) -> tuple[type, tuple[str, Path]]:
+        return Packed, (self._split, self._path)  # a memory map cannot be sent to another process
 
 
 def open_table(path: Path) -> tuple["pyarrow.Table", dict[str, Any]]:
-    """Maps a packed file; returns its rows, and the description that `pack` gave it.
-
-    Raises:
-        InvalidSetting: the file is missing, unfinished, damaged, cut short or something else.
-    """
+    """Maps a packed file: its rows, and what `describe` said of them. Raises InvalidSetting if it is not whole."""
     import pyarrow as pa  # only packed data needs it
 
     try:
@@ -121,9 +101,8 @@ def open_table(path: Path) -> tuple["pyarrow.Table", dict[str, Any]]:
             raise ValueError("it has the format of an older version")
         table = pa.ipc.open_file(pa.py_buffer(mapped)).read_all()
         table.validate(full=True)
-        text, expected = (table.schema.metadata[key] for key in (b"about", b"checksum"))
-        about = json.loads(text)
-        if table.schema != schema(about) or zlib.crc32(text) != int(expected):
+        about = json.loads(table.schema.metadata[b"about"])
+        if not table.schema.equals(schema(about), check_metadata=True):
             raise ValueError("its columns or their description are not what recon.pack wrote")
         if unknown := set(table["split"].unique().to_pylist()) - about["plan"]["images"].keys():
             raise ValueError(f"images of an unknown split {unknown}")
@@ -136,11 +115,11 @@ def schema(about: dict[str, Any]) -> "pyarrow.Schema":
     """The columns of a packed file, described by `about`."""
     import pyarrow as pa
 
-    columns = [("split", pa.string()), ("name", pa.binary())]  # file names may be any bytes
-    columns += [(column, pa.int32()) for column in ("label", "height", "width")]
-    columns += [("checksum", pa.uint32()), ("pixels", pa.large_binary())]
+    numbers = [(column, pa.int32()) for column in ("label", "height", "width")]
+    columns = [("split", pa.string()), ("name", pa.binary()), *numbers]  # file names may be any bytes
     text = json.dumps(about)
-    return pa.schema(columns, {"about": text, "checksum": str(zlib.crc32(text.encode()))})
+    described = {"about": text, "checksum": str(zlib.crc32(text.encode()))}
+    return pa.schema([*columns, ("checksum", pa.uint32()), ("pixels", pa.large_binary())], described)
 
 
 def checksum(split: str, name: bytes, label: int, height: int, width: int, pixels: bytes | memoryview) -> int:
@@ -149,18 +128,13 @@ def checksum(split: str, name: bytes, label: int, height: int, width: int, pixel
 
 
 def pack(
-    sources: dict[str, Source], name: str, out: Path, size: int, workers: int = 0
-) -> Iterator[tuple[int, list[str]]]:
+    sources: Mapping[str, Source], name: str, out: Path, size: int, workers: int = 0
+) -> Generator[tuple[int, list[str]]]:
     """Writes the file `out`; yields, chunk by chunk, how many images were tried, and a line for each unreadable one.
 
     The images go to OUT.partial, which becomes `out` when the iterator is exhausted. An error, or closing the iterator
     before, removes it; after a kill the next call begins anew. Where `out` is finished already, nothing is yielded.
-
-    Args:
-        sources: by split; they share classes, mean and std.
-        name: of the dataset.
-        size: pixels of the shorter side; smaller images, and those of native sources, are stored as they are.
-        workers: threads that read and resize; 0: one.
+    The shorter side is shrunk to `size` pixels, except of native sources; `workers` threads read and resize.
 
     Raises:
         InvalidSetting: `out` is something else, or is being written; no image of a split can be read.
@@ -168,12 +142,13 @@ def pack(
     """
     import pyarrow as pa
 
-    source = next(iter(sources.values()))
-    about = {key: getattr(source, key) for key in ("classes", "mean", "std", "native", "caveat")}
-    columns = schema(about | {"plan": plan_of(sources, name, size)})
+    columns = schema(describe(sources, name, size))
     unfinished = out.with_name(f"{out.name}.partial")
     with unfinished.open("ab") as file:  # "wb" would empty what another process writes
-        lock(file, unfinished)
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            raise InvalidSetting(f"another process is packing: it writes {unfinished}") from None
         try:
             if out.exists():
                 if not open_table(out)[0].schema.equals(columns, check_metadata=True):
@@ -205,26 +180,21 @@ def make_row(source: Source, split: str, size: int, index: int) -> tuple | str:
         image, label = source.read(index)
     except UnreadableImage as error:
         return str(error)
-    if not source.native and min(image.size) > size:
-        image = F.resize(image, size, InterpolationMode.BICUBIC)  # antialiased
+    shorter = min(image.size)
+    if not source.native and shorter > size:
+        width, height = (side * size // shorter for side in image.size)
+        image = image.resize((width, height), Image.Resampling.BICUBIC)  # antialiased
     row = split, os.fsencode(source.name_of(index)), label, image.height, image.width
     pixels = image.tobytes()
     return *row, checksum(*row, pixels), pixels
 
 
-def plan_of(sources: dict[str, Source], name: str, size: int) -> dict[str, Any]:
-    """What tells one packing from another."""
-    names = blake2b(digest_size=16)
+def describe(sources: Mapping[str, Source], name: str, size: int) -> dict[str, Any]:
+    """What readers must know, and what tells one packing from another."""
+    first, names = next(iter(sources.values())), blake2b(digest_size=16)
     for source in sources.values():
         for i in range(len(source)):
             names.update(os.fsencode(source.name_of(i)) + b"\n")
     images = {split: len(source) for split, source in sources.items()}
-    return {"source": name, "size": size, "images": images, "names": names.hexdigest()}
-
-
-def lock(file: BinaryIO, path: Path) -> None:
-    """Reserves an open file for this process, until it is closed."""
-    try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        raise InvalidSetting(f"another process is packing: it writes {path}") from None
+    plan = {"source": name, "size": size, "images": images, "names": names.hexdigest()}
+    return {key: getattr(first, key) for key in ("classes", "mean", "std", "native", "caveat")} | {"plan": plan}

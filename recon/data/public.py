@@ -1,4 +1,4 @@
-"""Published datasets, as torchvision, the Hugging Face hub and timm read and download them."""
+"""Published datasets: photographs that come with scikit-image, and what torchvision and timm read and download."""
 
 import io
 import os
@@ -6,23 +6,176 @@ import re
 from http.client import HTTPException
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
+import skimage.data
 import timm.data
+from PIL import Image
 from torchvision import datasets
-from torchvision.datasets import VisionDataset
 
 from losses import InvalidSetting
 from recon.data.folder import ImageFolder, open_split, split_folders
 from recon.data.shards import WebDataset
-from recon.data.source import Sample, Source, Statistics, as_unreadable, one_line, read_rgb
+from recon.data.source import Sample, Source, as_unreadable, one_line, read_rgb
 
+Root = str | Path | None
 SPLIT_NAMES = {"train": ("train",), "val": ("validation", "val", "test")}
+
+PHOTOGRAPHS = (
+    "astronaut.png",
+    "chelsea.png",
+    "coffee.png",
+    "hubble_deep_field.jpg",
+    "ihc.png",
+    "motorcycle_left.png",
+    "retina.jpg",
+    "rocket.jpg",
+)
+TILE = 96
+STRIDE = 32
+LARGEST = 512  # the shorter side that larger photographs are shrunk to, so that none dominates
+
+# Of torchvision: the class that reads it, and the mean and std of its pixels.
+TORCHVISION = {
+    "cifar10": (datasets.CIFAR10, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+    "cifar100": (datasets.CIFAR100, (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+    "stl10": (datasets.STL10, (0.4467, 0.4398, 0.4066), (0.2603, 0.2566, 0.2713)),
+}
+Downloadable = type[datasets.CIFAR10 | datasets.STL10 | datasets.Imagenette]
+
+
+# ---- embedded photographs
+
+
+class Photos(Source):
+    """Overlapping square tiles of a few photographs, data for a first run; a tile's class is its photograph."""
+
+    caveat = "These images are overlapping tiles of 8 photographs: intervals hold for these photographs alone."
+
+    def __init__(self, split: str, root: Root = None, download: bool = False) -> None:
+        super().__init__(classes=[Path(name).stem for name in PHOTOGRAPHS])
+        folder = Path(skimage.data.__file__).parent
+        self._split = split
+        self._regions = [region(read_rgb(folder / name), split) for name in PHOTOGRAPHS]
+        self._tiles = [(label, box) for label, image in enumerate(self._regions) for box in tile_boxes(*image.size)]
+
+    def __len__(self) -> int:
+        return len(self._tiles)
+
+    def read(self, index: int) -> Sample:
+        label, box = self._tiles[index]
+        return self._regions[label].crop(box), label
+
+    def label_of(self, index: int) -> int:
+        return self._tiles[index][0]
+
+    def name_of(self, index: int) -> str:
+        label, (left, top, _, _) = self._tiles[index]
+        return f"photos/{self.classes[label]}/{self._split} at {left},{top}"
+
+
+def region(photograph: Image.Image, split: str) -> Image.Image:
+    """The left three quarters of a photograph for "train", the rest for "val".
+
+    Shrunk after the cut, so that no pixel of one region is mixed into the other.
+    """
+    width, height = photograph.size
+    cut = width * 3 // 4
+    part = photograph.crop({"train": (0, 0, cut, height), "val": (cut, 0, width, height)}[split])
+    scale = min(1.0, LARGEST / min(width, height))
+    return part.resize((round(part.width * scale), round(part.height * scale)), Image.Resampling.BICUBIC)
+
+
+def tile_boxes(width: int, height: int) -> list[tuple[int, int, int, int]]:
+    """Boxes (left, top, right, bottom) of the tiles that cover a region."""
+    return [(left, top, left + TILE, top + TILE) for top in offsets(height) for left in offsets(width)]
+
+
+def offsets(length: int) -> list[int]:
+    """Where tiles begin along one side: evenly spread, at most a stride apart, the last one ends at the border."""
+    last = length - TILE
+    steps = -(-last // STRIDE)
+    return [step * last // max(steps, 1) for step in range(steps + 1)]
+
+
+# ---- of torchvision
+
+
+class Published(Source):
+    """A torchvision dataset that is held in memory. Training on stl10 takes the unlabelled images too; class -1."""
+
+    def __init__(self, name: str, split: str, root: Root, download: bool) -> None:
+        kind, mean, std = TORCHVISION[name]
+        train = split == "train"
+        part = {"split": "train+unlabeled" if train else "test"} if name == "stl10" else {"train": train}
+        root = Path(root or "data").expanduser()
+        try:
+            self._dataset = kind(root, **part)
+        except RuntimeError as missing:
+            if not download:
+                raise InvalidSetting(
+                    f"{name} is not at {root}/{kind.base_folder}, or damaged: set data.root=PATH to where that folder "
+                    "is, or data.download=true to fetch it"
+                ) from missing
+            self._dataset = download_dataset(name, kind, root, **part)
+        super().__init__(getattr(self._dataset, "classes", ()), mean, std)
+        self._labels: Any = getattr(self._dataset, "labels" if name == "stl10" else "targets")
+        self._name = f"{name}/{split}"
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def read(self, index: int) -> Sample:
+        return self._dataset[index]
+
+    def label_of(self, index: int) -> int:
+        return int(self._labels[index])
+
+    def name_of(self, index: int) -> str:
+        return f"{self._name}/{index}"
+
+
+def imagenette(split: str, root: Root, download: bool) -> ImageFolder:
+    """Ten classes of ImageNet, at `root` or where torchvision unpacks them below it."""
+    root = Path(root or "data").expanduser()
+    unpacked = root / "imagenette2-320"
+    if download and not (split_folders(root) or split_folders(unpacked)):
+        download_dataset("imagenette", datasets.Imagenette, root, size="320px")
+    splits = split_folders(root) or split_folders(unpacked)
+    if not splits:
+        raise InvalidSetting(
+            f"imagenette is not at {root} (train/ and val/ with a folder per class): set data.root=PATH,"
+            " or data.download=true to fetch it there"
+        )
+    return open_split(splits, split)
+
+
+def imagenet(split: str, root: Root, download: bool) -> ImageFolder:
+    """ImageNet-1k as everybody unpacks it; its licence allows no download."""
+    root = Path(root or "data").expanduser()
+    splits = split_folders(root)
+    if not splits:
+        raise InvalidSetting(
+            f"imagenet is not at {root} and cannot be downloaded: get it from https://image-net.org,"
+            " unpack it to train/<class>/*.JPEG and val/<class>/*.JPEG, and set data.root=PATH"
+        )
+    return open_split(splits, split)
+
+
+def download_dataset(name: str, kind: Downloadable, root: Path, **part: Any) -> Any:
+    try:
+        return kind(root, download=True, **part)
+    except (OSError, RuntimeError, HTTPException) as reason:
+        raise InvalidSetting(f"{name} could not be downloaded to {root}: {one_line(reason)}") from reason
+
+
+# ---- of timm: the Hugging Face hub, and WebDataset shards
 
 
 class HuggingFace(Source):
     """A hub dataset with a column `image` and, for classes, a column `label`."""
 
-    def __init__(self, name: str, dataset: timm.data.ImageDataset) -> None:
+    def __init__(self, name: str, dataset: Any) -> None:
         super().__init__(classes=dataset.reader.class_to_idx)
         self._name = name
         self._rows = dataset.reader.dataset  # timm's own reading hides failures and insists on a label
@@ -41,9 +194,10 @@ class HuggingFace(Source):
         return f"{self._name}/{index}"
 
 
-def hugging_face(name: str, split: str, root: str | Path | None) -> HuggingFace:
+def hugging_face(name: str, split: str, root: Root) -> HuggingFace:
     """A dataset by its name on the hub, or a local folder of such a dataset; `root` is where downloads are kept."""
     require("datasets", f"hfds/{name}")
+    reason: Exception = ValueError()
     for part in SPLIT_NAMES[split]:
         try:
             dataset = timm.data.create_dataset(f"hfds/{name}", root=root and os.path.expanduser(root), split=part)
@@ -56,7 +210,7 @@ def hugging_face(name: str, split: str, root: str | Path | None) -> HuggingFace:
     raise InvalidSetting(f"hfds/{name} could not be opened ({split}): {one_line(reason)}") from reason
 
 
-def webdataset(name: str, split: str, root: str | Path | None) -> WebDataset:
+def webdataset(name: str, split: str, root: Root) -> WebDataset:
     """The shards in the folder `name` of `root` ("data" by default), which may be the address of a server.
 
     Which shards belong to the split is told by their names (train-0001.tar; validation, val or test), or by
@@ -85,96 +239,3 @@ def has_word(word: str, text: str) -> bool:
 def require(package: str, name: str) -> None:
     if find_spec(package) is None:
         raise InvalidSetting(f"data={name} needs the package {package}: pip install 'recon[hub]'")
-
-
-class Published(Source):
-    """A torchvision dataset that is held in memory."""
-
-    def __init__(self, name: str, dataset: VisionDataset, mean: Statistics, std: Statistics) -> None:
-        super().__init__(getattr(dataset, "classes", ()), mean, std)
-        self._name = name
-        self._dataset = dataset
-
-    def __len__(self) -> int:
-        return len(self._dataset)
-
-    def read(self, index: int) -> Sample:
-        return self._dataset[index]
-
-    def label_of(self, index: int) -> int:
-        labels = self._dataset.labels if isinstance(self._dataset, datasets.STL10) else self._dataset.targets
-        return int(labels[index])
-
-    def name_of(self, index: int) -> str:
-        return f"{self._name}/{index}"
-
-
-def cifar10(split: str, root: str | Path | None, download: bool) -> Published:
-    dataset = open_or_download("cifar10", datasets.CIFAR10, root, download, train=split == "train")
-    return Published(f"cifar10/{split}", dataset, mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616))
-
-
-def cifar100(split: str, root: str | Path | None, download: bool) -> Published:
-    dataset = open_or_download("cifar100", datasets.CIFAR100, root, download, train=split == "train")
-    return Published(f"cifar100/{split}", dataset, mean=(0.5071, 0.4865, 0.4409), std=(0.2673, 0.2564, 0.2762))
-
-
-def stl10(split: str, root: str | Path | None, download: bool) -> Published:
-    """Training takes the unlabelled images too; their class is -1."""
-    part = {"train": "train+unlabeled", "val": "test"}[split]
-    dataset = open_or_download("stl10", datasets.STL10, root, download, split=part)
-    return Published(f"stl10/{split}", dataset, mean=(0.4467, 0.4398, 0.4066), std=(0.2603, 0.2566, 0.2713))
-
-
-def imagenette(split: str, root: str | Path | None, download: bool) -> ImageFolder:
-    """Ten classes of ImageNet, at `root` or where torchvision unpacks them below it."""
-    root = folder_or_default(root)
-    unpacked = root / "imagenette2-320"
-    if download and not (split_folders(root) or split_folders(unpacked)):
-        download_dataset("imagenette", datasets.Imagenette, root, size="320px")
-    splits = split_folders(root) or split_folders(unpacked)
-    if not splits:
-        raise InvalidSetting(
-            f"imagenette is not at {root} (train/ and val/ with a folder per class): set data.root=PATH,"
-            " or data.download=true to fetch it there"
-        )
-    return open_split(splits, split)
-
-
-def imagenet(split: str, root: str | Path | None, download: bool) -> ImageFolder:
-    """ImageNet-1k as everybody unpacks it; its licence allows no download."""
-    root = folder_or_default(root)
-    splits = split_folders(root)
-    if not splits:
-        raise InvalidSetting(
-            f"imagenet is not at {root} and cannot be downloaded: get it from https://image-net.org,"
-            " unpack it to train/<class>/*.JPEG and val/<class>/*.JPEG, and set data.root=PATH"
-        )
-    return open_split(splits, split)
-
-
-def folder_or_default(root: str | Path | None) -> Path:
-    return Path(root or "data").expanduser()
-
-
-def open_or_download(
-    name: str, kind: type[VisionDataset], root: str | Path | None, download: bool, **part
-) -> VisionDataset:
-    """The dataset at `root`, downloaded there first if it is missing and may be."""
-    root = folder_or_default(root)
-    try:
-        return kind(root, **part)
-    except RuntimeError as missing:
-        if not download:
-            raise InvalidSetting(
-                f"{name} is not at {root}/{kind.base_folder}, or damaged: set data.root=PATH to where that folder is,"
-                " or data.download=true to fetch it"
-            ) from missing
-    return download_dataset(name, kind, root, **part)
-
-
-def download_dataset(name: str, kind: type[VisionDataset], root: Path, **part) -> VisionDataset:
-    try:
-        return kind(root, download=True, **part)
-    except (OSError, RuntimeError, HTTPException) as reason:
-        raise InvalidSetting(f"{name} could not be downloaded to {root}: {one_line(reason)}") from reason

@@ -23,11 +23,15 @@ class UnreadableImage(Exception):
 class Croppable(Protocol):
     """A PIL image, or one whose pixels are only read when they are cropped."""
 
-    width: int
-    height: int
+    @property
+    def width(self) -> int: ...
+
+    @property
+    def height(self) -> int: ...
 
     def crop(self, box: tuple[int, int, int, int]) -> Image.Image:
         """The RGB image within (left, top, right, bottom)."""
+        ...
 
 
 class _Described:

@@ -12,7 +12,7 @@ from recon.baselines import SIMPLE, Ridge
 from recon.baselines.bayes import Bayes, PosteriorDraw
 from recon.console import progress_bar
 from recon.data import Source, StreamedSource, evaluation_crop, in_random_order
-from recon.data.gaussian_field import GaussianField
+from recon.data.synthetic import GaussianField
 from recon.evaluation.protocol import Protocol
 from recon.loaded_run import LoadedRun
 from recon.model import MaskedAutoencoder

@@ -9,11 +9,11 @@ from sklearn.kernel_ridge import KernelRidge
 from torch.nn.functional import avg_pool2d
 
 from losses.reconstruction import expand_to_pixels
-from recon.baselines.bayes import Bayes, PosteriorDraw, given_each_class
+from recon.baselines.bayes import Bayes, PosteriorDraw, covariance_at, given_each_class, lags
 from recon.baselines.ridge import Ridge
 from recon.baselines.simple import mean, nearest_visible
 from recon.data import create_dataset, evaluation_crop
-from recon.data.gaussian_field import EXPONENTS, MEAN, QUANTISATION, colour_covariance, covariance
+from recon.data.synthetic import EXPONENTS, MEAN, QUANTISATION, colour_covariance
 from recon.metrics.base import Pair, grey_patches
 from recon.metrics.fidelity import masked_mse
 from recon.metrics.recovery import Recovery, band_moments
@@ -30,7 +30,8 @@ def masks(images: int, hidden: int = 10) -> torch.Tensor:
 
 def whole_covariance(exponent: float) -> np.ndarray:
     """Of all values of an image, channel by channel, rounding included."""
-    kronecker = torch.kron(colour_covariance(), covariance(exponent, (SIZE, SIZE)))
+    pixels = torch.cartesian_prod(torch.arange(SIZE), torch.arange(SIZE))
+    kronecker = torch.kron(colour_covariance(), covariance_at(lags(pixels, pixels), exponent))
     return (kronecker + QUANTISATION * torch.eye(len(kronecker))).numpy()
 
 

@@ -6,7 +6,7 @@ from scipy.integrate import quad
 from scipy.stats import kstest
 
 from recon.data import create_dataset
-from recon.data.dead_leaves import FINER, LARGEST, MATERIALS, SIDE, SMALLEST, THROWN, leaf_map, paint, radii, throw
+from recon.data.synthetic import FINER, LARGEST, LEAVES_SIDE, MATERIALS, SMALLEST, THROWN, leaf_map, paint, radii, throw
 
 SMALL, LARGE = SMALLEST.values()
 
@@ -22,7 +22,7 @@ def train():
 
 @pytest.fixture(scope="module")
 def samples(train):
-    """300 images (300, SIDE, SIDE, 3) in [0, 1], and their labels (300,)."""
+    """300 images (300, LEAVES_SIDE, LEAVES_SIDE, 3) in [0, 1], and their labels (300,)."""
     images, labels = zip(*(train.read(i) for i in range(300)), strict=True)
     return np.stack([np.asarray(image) for image in images]) / 255, np.array(labels)
 
@@ -41,7 +41,7 @@ def test_an_image_is_a_function_of_its_split_and_index(train):
     names = [source.name_of(i) for source in (train, val) for i in range(len(source))]
     assert len(set(images)) == len(images) and len(set(names)) == len(names) == 11_000
     image = train.read(0)[0]
-    assert (image.mode, image.size) == ("RGB", (SIDE, SIDE))
+    assert (image.mode, image.size) == ("RGB", (LEAVES_SIDE, LEAVES_SIDE))
 
 
 def test_the_global_random_state_is_left_alone(train):
@@ -95,8 +95,8 @@ def test_discs_cover_the_corners_as_often_as_the_middle():
     boxes = np.concatenate([throw(SMALL, random) for _ in range(1000)])
     radius, centre = (boxes[:, 2:] - boxes[:, :2] + 1) / 2, (boxes[:, 2:] + boxes[:, :2]) / 2
     mean_square = 2 * np.log(LARGEST / SMALL) / (SMALL**-2 - LARGEST**-2)
-    expected = 1000 * THROWN * np.pi * mean_square / (SIDE + 2 * LARGEST) ** 2
-    last = SIDE * FINER - 1
+    expected = 1000 * THROWN * np.pi * mean_square / (LEAVES_SIDE + 2 * LARGEST) ** 2
+    last = LEAVES_SIDE * FINER - 1
     for point in ((0, 0), (0, last), (last, 0), (last, last), (last // 2, last // 2)):
         covered = (((centre - point) / radius) ** 2).sum(1) <= 1
         assert abs(covered.sum() - expected) < 4 * expected**0.5
@@ -127,14 +127,21 @@ def test_two_points_share_a_leaf_as_often_as_the_theory_says(maps, size, lag):
     assert abs(np.mean(shares) - theory) < 4 * error + 0.01
 
 
+def grid_points(leaves):
+    """The points of the grid within each pixel: (LEAVES_SIDE, LEAVES_SIDE, FINER * FINER)."""
+    return leaves.reshape(LEAVES_SIDE, FINER, LEAVES_SIDE, FINER).swapaxes(1, 2).reshape(LEAVES_SIDE, LEAVES_SIDE, -1)
+
+
 def test_paint_covers_every_leaf_with_its_own_colour_and_clips_nothing(maps):
     for name in SMALLEST:
         leaves = maps[name][0]
         for material in MATERIALS:
             image = paint(leaves, material, generator())
-            assert image.shape == (SIDE, SIDE, 3) and image.min() > 0 and image.max() < 1
+            assert image.shape == (LEAVES_SIDE, LEAVES_SIDE, 3) and image.min() > 0 and image.max() < 1
         flat = paint(leaves, "flat", generator())
-        blocks = leaves.reshape(SIDE, FINER, SIDE, FINER).swapaxes(1, 2).reshape(SIDE, SIDE, -1)
+        blocks = (
+            leaves.reshape(LEAVES_SIDE, FINER, LEAVES_SIDE, FINER).swapaxes(1, 2).reshape(LEAVES_SIDE, LEAVES_SIDE, -1)
+        )
         inside = (blocks == blocks[..., :1]).all(-1)
         colours = {tuple(c) for c in np.c_[blocks[inside][:, 0], flat[inside]].round(12)}
         assert len(colours) == len(np.unique(blocks[inside][:, 0]))
@@ -142,7 +149,12 @@ def test_paint_covers_every_leaf_with_its_own_colour_and_clips_nothing(maps):
 
 def test_edges_are_antialiased(maps):
     flat = paint(maps["large"][0], "flat", generator())
-    blocks = maps["large"][0].reshape(SIDE, FINER, SIDE, FINER).swapaxes(1, 2).reshape(SIDE, SIDE, -1)
+    blocks = (
+        maps["large"][0]
+        .reshape(LEAVES_SIDE, FINER, LEAVES_SIDE, FINER)
+        .swapaxes(1, 2)
+        .reshape(LEAVES_SIDE, LEAVES_SIDE, -1)
+    )
     mixed = (blocks != blocks[..., :1]).any(-1)
     colours = np.unique(flat[~mixed].round(12), axis=0)
     assert 0.02 < mixed.mean() < 0.2

@@ -8,16 +8,15 @@ from PIL import Image
 from losses import InvalidSetting
 from recon.data import create_dataset, held_out_images, training_batches
 from recon.data.batches import permutation
-from recon.data.gaussian_field import (
+from recon.data.synthetic import (
     EXPONENTS,
+    FIELD_SIDE,
     MEAN,
     QUANTISATION,
-    SIDE,
     STD,
     autocovariance,
     colour,
     colour_covariance,
-    covariance,
     power,
 )
 from tests.recon.data.conftest import masking
@@ -32,7 +31,7 @@ def train():
 
 @pytest.fixture(scope="module")
 def fields(train):
-    """(IMAGES, 3, SIDE, SIDE) float64, centred, and labels (IMAGES,)."""
+    """(IMAGES, 3, FIELD_SIDE, FIELD_SIDE) float64, centred, and labels (IMAGES,)."""
     images, labels = zip(*(train.read(i) for i in range(IMAGES)), strict=True)
     pixels = np.stack([np.asarray(image) for image in images])
     return torch.from_numpy(pixels).movedim(-1, 1).double() / 255 - MEAN, torch.tensor(labels)
@@ -45,7 +44,7 @@ def test_an_image_is_a_function_of_its_split_and_index(train):
     names = [source.name_of(i) for source in (train, val) for i in range(len(source))]
     assert len(set(images)) == len(images) and len(set(names)) == len(names) == 11_000
     image = train.read(0)[0]
-    assert isinstance(image, Image.Image) and (image.mode, image.size) == ("RGB", (SIDE, SIDE))
+    assert isinstance(image, Image.Image) and (image.mode, image.size) == ("RGB", (FIELD_SIDE, FIELD_SIDE))
 
 
 def test_the_global_random_states_are_left_alone(train):
@@ -65,7 +64,7 @@ def test_the_measured_spectrum_falls_as_the_class_says(fields, label):
     """The slope of log power over log frequency of numpy's periodogram, to 0.02: its standard error is 0.005."""
     images = fields[0][fields[1] == label].numpy()
     periodogram = (np.abs(np.fft.fft2(images)) ** 2).mean((0, 1))
-    frequency = np.fft.fftfreq(SIDE)
+    frequency = np.fft.fftfreq(FIELD_SIDE)
     radius = np.hypot(frequency[:, None], frequency)
     low = (radius > 0) & (radius < 0.25)  # beyond it the rounding to 8 bits shows at a = 3
     slope = np.polyfit(np.log(radius[low]), np.log(periodogram[low]), 1)[0]
@@ -80,8 +79,8 @@ def test_samples_have_the_spectrum_in_space_and_colour(fields, label):
     About 100 images: within 5.5 standard errors of 0.1 for a frequency, and within 4 of 0.001 for their mean.
     """
     images = fields[0][fields[1] == label]
-    spectrum = torch.fft.rfft2(images)[:, :, :, 1:-1] / SIDE
-    shape = SIDE**2 * power(EXPONENTS[label])[:, 1 : SIDE // 2]
+    spectrum = torch.fft.rfft2(images)[:, :, :, 1:-1] / FIELD_SIDE
+    shape = FIELD_SIDE**2 * power(EXPONENTS[label])[:, 1 : FIELD_SIDE // 2]
     for c, d in ((0, 0), (1, 1), (2, 2), (0, 1), (1, 2), (0, 2)):
         variance = colour_covariance()[c, d] * shape + QUANTISATION * (c == d)
         deviation = (spectrum[:, c] * spectrum[:, d].conj()).real / variance - 1
@@ -92,25 +91,27 @@ def test_samples_have_the_spectrum_in_space_and_colour(fields, label):
 
 
 def test_rounding_is_white_noise_of_the_variance_that_is_told():
-    noise = torch.randn(40, 3, SIDE, SIDE, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    noise = torch.randn(40, 3, FIELD_SIDE, FIELD_SIDE, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     for exponent in EXPONENTS:
         exact = torch.stack([STD * colour(image, exponent) + MEAN for image in noise])
         rounded = (exact * 255).round() / 255
-        residue = torch.fft.fft2(rounded - exact).abs().square().mean((0, 1)) / SIDE**2
-        rings = [residue[r:, r:].mean() for r in (0, SIDE // 4)]
+        residue = torch.fft.fft2(rounded - exact).abs().square().mean((0, 1)) / FIELD_SIDE**2
+        rings = [residue[r:, r:].mean() for r in (0, FIELD_SIDE // 4)]
         assert all(abs(ring / QUANTISATION - 1) < 0.01 for ring in rings)
 
 
 @pytest.mark.parametrize("exponent", EXPONENTS)
-def test_covariance_is_the_sum_of_cosines_weighted_by_power(exponent):
+def test_autocovariance_is_the_sum_of_cosines_weighted_by_power(exponent):
     """The definition, for some pairs of pixels of an oblong window."""
-    whole = covariance(exponent, (3, 5))
+    pixels = torch.cartesian_prod(torch.arange(3), torch.arange(5))
+    row, column = ((pixels[:, None] - pixels) % FIELD_SIDE).unbind(-1)
+    whole = autocovariance(exponent)[row, column]
     assert whole.shape == (15, 15) and whole.dtype == torch.float64
-    frequency = np.fft.fftfreq(SIDE) * SIDE
+    frequency = np.fft.fftfreq(FIELD_SIDE) * FIELD_SIDE
     radius = np.hypot(frequency[:, None], frequency)
     weights = np.where(radius > 0, np.maximum(radius, 1) ** -float(exponent), 0)
     for i, j in ((0, 0), (0, 1), (0, 5), (3, 9), (14, 0)):
-        lag = (np.array(divmod(i, 5)) - divmod(j, 5)) / SIDE
+        lag = (np.array(divmod(i, 5)) - divmod(j, 5)) / FIELD_SIDE
         wave = np.cos(2 * np.pi * (frequency[:, None] * lag[0] + frequency * lag[1]))
         np.testing.assert_allclose(whole[i, j], (weights * wave).sum() / weights.sum(), atol=1e-12)
     assert torch.linalg.eigvalsh(whole).min() > 0 and torch.equal(whole.diagonal(), torch.ones(15).double())
@@ -126,7 +127,7 @@ def test_the_law_is_the_same_mirrored_and_turned(exponent):
 
 def test_colour_of_white_noise_is_the_colour_covariance():
     """An image of noise in one channel after the other gives the square root's columns."""
-    impulse = torch.zeros(3, 3, SIDE, SIDE, dtype=torch.float64)
+    impulse = torch.zeros(3, 3, FIELD_SIDE, FIELD_SIDE, dtype=torch.float64)
     impulse[range(3), range(3), 0, 0] = 1
     roots = torch.stack([colour(image, 2)[:, 0, 0] for image in impulse])
     roots = roots / torch.linalg.vector_norm(roots, dim=1, keepdim=True)
@@ -158,8 +159,8 @@ def windows_of(image, size):
     return {
         bytes(np.ascontiguousarray(p[i : i + height, j : j + width]))
         for p in (pixels, pixels[:, ::-1])
-        for i in range(SIDE - height + 1)
-        for j in range(SIDE - width + 1)
+        for i in range(FIELD_SIDE - height + 1)
+        for j in range(FIELD_SIDE - width + 1)
     }
 
 
@@ -180,7 +181,7 @@ def test_held_out_images_are_the_middle_of_the_field():
 
 
 def test_a_window_may_be_the_whole_torus_but_not_more(train):
-    assert samples(train, (SIDE, SIDE), 1).images.shape == (1, 3, SIDE, SIDE)
+    assert samples(train, (FIELD_SIDE, FIELD_SIDE), 1).images.shape == (1, 3, FIELD_SIDE, FIELD_SIDE)
     for size in ((64, 129), (129, 64)):
         for read in (samples, lambda *arguments: held_out_images(*arguments, 0, masking)):
             with pytest.raises(InvalidSetting, match=r"data\.image_size=\[.*129.*\].*at most \[128,128\]") as error:

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from recon.data import create_dataset
-from recon.data.photos import LARGEST, PHOTOGRAPHS, STRIDE, TILE, offsets, region
+from recon.data.public import LARGEST, PHOTOGRAPHS, STRIDE, TILE, offsets, region
 
 
 @pytest.fixture(scope="module")

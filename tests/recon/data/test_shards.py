@@ -153,8 +153,8 @@ def test_an_unreadable_sample_is_named_and_the_next_readable_one_takes_its_place
 def test_samples_before_the_entrance_are_neither_decoded_nor_read(tmp_path, monkeypatch):
     birds(tmp_path, lengths=[10, 10])
     read, decoded = [], []
-    range_read, read_rgb = shards.FileRange.read, shards.read_rgb
-    monkeypatch.setattr(shards.FileRange, "read", lambda part: read.append(part) or range_read(part))
+    read_part, read_rgb = shards._read_part, shards.read_rgb
+    monkeypatch.setattr(shards, "_read_part", lambda *part: read.append(part) or read_part(*part))
     monkeypatch.setattr(shards, "read_rgb", lambda file: decoded.append(file) or read_rgb(file))
     outcomes(opened(tmp_path), 3, start=55)
     assert len(decoded) == 3 and len(read) == 6  # pictures and classes

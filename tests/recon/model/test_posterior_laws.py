@@ -15,7 +15,7 @@ from losses.mixture import PrincipalComponents
 from losses.reconstruction import patchify
 from recon.baselines.bayes import Bayes
 from recon.data import create_dataset, evaluation_crop
-from recon.data.gaussian_field import MEAN, STD
+from recon.data.synthetic import MEAN, STD
 from recon.metrics.base import Pair
 from recon.metrics.fidelity import masked_mse
 from recon.metrics.recovery import Recovery, band_moments
