@@ -15,8 +15,8 @@ from losses import InvalidSetting
 from recon import sweep
 from recon.runs import load_checkpoint
 from recon.sweep import launcher_of
+from tests.recon.launched import last_step
 from tests.recon.training.conftest import SMALL, differences, save_pictures, small_run, state_of
-from tests.recon.training.test_processes import last_step
 
 pytestmark = pytest.mark.slow
 

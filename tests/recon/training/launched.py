@@ -9,9 +9,8 @@ import pytest
 import torch
 
 from recon.runs import CHECKPOINT, read_checkpoint
-from tests.recon.launched import processes_of, torchrun
+from tests.recon.launched import last_step, processes_of, torchrun
 from tests.recon.training.conftest import lines_of
-from tests.recon.training.test_processes import last_step
 
 # Rounding alone: sums over images in another order. In 8 steps we saw at most 2e-6 in the weights, 5e-6 in momentum.
 # Most of the former is in the attention's key biases, whose true gradient is zero, so that Adam steps by its rounding.
@@ -58,7 +57,7 @@ def ended_on_the_way(
         ends: name -> whom, after the seventh step, which signal hits: a rank, or the launcher where it is None.
     """
     launched = {name: torchrun(place / name, "pretrain", *words, f"name={name}") for name in ends}
-    waiting, deadline = set(ends), time.monotonic() + 200
+    waiting, deadline = set(ends), time.monotonic() + 400
     try:
         while waiting and time.monotonic() < deadline:
             for name in list(waiting):
@@ -68,8 +67,9 @@ def ended_on_the_way(
                     os.kill(launcher.pid if rank is None else processes_of(launcher)[rank], number)
                     waiting.remove(name)
             time.sleep(0.005)
-        return {name: (place / name, process.wait(60)) for name, process in launched.items()}
+        for process in launched.values():
+            process.join(200)
+        return {name: (place / name, process.exitcode) for name, process in launched.items()}
     finally:
         for process in launched.values():
-            if process.poll() is None:
-                process.terminate()
+            process.terminate()

@@ -1,4 +1,4 @@
-"""Real processes under torchrun, on CPUs through gloo: two do what one does, and end together."""
+"""Real processes, on CPUs through gloo: two do what one does, and end together."""
 
 import signal
 from pathlib import Path
@@ -12,7 +12,7 @@ from recon.config import check
 from recon.distributed import Ranks
 from recon.runs import CHECKPOINT, read_checkpoint
 from recon.training.device import make_fabric
-from tests.recon.launched import said, torchrun
+from tests.recon.launched import ranks, said, torchrun, wait
 from tests.recon.training.conftest import (
     SMALL,
     as_killed_after_its_first_checkpoint,
@@ -34,31 +34,31 @@ from tests.recon.training.launched import (
 pytestmark = pytest.mark.distributed
 
 
-@pytest.fixture(scope="module")
-def pairs(tmp_path_factory, pictures):
-    """Objective -> the run of one process and the run of two, all with gradients accumulated over two micro-batches."""
-    place = tmp_path_factory.mktemp("pairs")
-    words = [*SMALL, *STEPS, "optim.clip=0.5", "losses.adversarial.gan_loss=relativistic"]
-    launched = torchrun(
-        place / "two",
-        "pretrain",
-        "-m",
-        *words,
-        f"data.root={pictures}",
-        "batch.per_device=2",
-        f"loss={','.join(EVERY)}",
-    )
-    words.append("batch.per_device=4")
-    one = {loss: small_run(place, pictures, f"{i}", *words, f"loss={loss}") for i, loss in enumerate(EVERY)}
-    assert launched.wait(200) == 0, said(place / "two")
+WORDS = [*STEPS, "optim.clip=0.5", "losses.adversarial.gan_loss=relativistic"]
+
+
+def assert_two_do_what_one_does(place, pictures, losses, start) -> None:
+    """Runs of one process and of two, both with gradients accumulated over two micro-batches; `start` starts the two."""
+    words = [*SMALL, *WORDS, f"data.root={pictures}", "batch.per_device=2"]
+    launched = start(place / "two", "pretrain", "-m", *words, f"loss={','.join(losses)}")
+    one = [
+        small_run(place, pictures, f"{i}", *WORDS, "batch.per_device=4", f"loss={loss}")
+        for i, loss in enumerate(losses)
+    ]
+    assert set(wait(*launched)) == {0}, said(place / "two")
     configs = (place / "two" / "runs").glob("*/config.yaml")
     two = {yaml.safe_load(config.read_text())["loss"]: config.parent for config in configs}
-    return {loss: (one[loss], two[loss]) for loss in EVERY}
+    for loss, run in zip(losses, one, strict=True):
+        assert_same_but_for_rounding(run, two[loss])
 
 
-@pytest.mark.parametrize("loss", EVERY)
-def test_two_processes_do_what_one_does_with_the_same_batches(pairs, loss):
-    assert_same_but_for_rounding(*pairs[loss])
+@pytest.mark.parametrize("losses", [EVERY[1::2], pytest.param(EVERY[:-1:2], marks=pytest.mark.slow)], ids=" ".join)
+def test_two_processes_do_what_one_does_with_the_same_batches(tmp_path, pictures, losses):
+    assert_two_do_what_one_does(tmp_path, pictures, losses, ranks)
+
+
+def test_two_processes_that_torchrun_started_do_so(tmp_path, pictures):
+    assert_two_do_what_one_does(tmp_path, pictures, EVERY[-1:], lambda *words: [torchrun(*words)])
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +114,7 @@ def test_two_processes_go_on_where_one_ended(tmp_path, pictures):
     words = ["loss=norm_mse+20%adversarial", *STEPS]
     straight = small_run(tmp_path, pictures, "straight", *words)
     killed = as_killed_after_its_first_checkpoint(straight, "killed")
-    assert torchrun(tmp_path, "pretrain", "name=killed", "resume=true").wait(100) == 0, said(tmp_path)
+    assert wait(*ranks(tmp_path, "pretrain", "name=killed", "resume=true")) == [0, 0], said(tmp_path)
     assert (tmp_path / "out").read_text().count("from step 4") == 1
     assert_same_but_for_rounding(straight, killed)
 
@@ -125,8 +125,8 @@ def test_two_processes_begin_warm_as_one_does(tmp_path, pictures):
     begun = small_run(tmp_path, pictures, "begun", *STEPS, "loss=mse")
     words = ["loss=feature_matching+mse", f"init={begun}", "train.parts=decoder", "train.ema=0.5", *STEPS]
     one = small_run(tmp_path, pictures, "one", *words)
-    launched = torchrun(tmp_path, "pretrain", *SMALL, f"data.root={pictures}", "name=two", *words)
-    assert launched.wait(100) == 0, said(tmp_path)
+    launched = ranks(tmp_path, "pretrain", *SMALL, f"data.root={pictures}", "name=two", *words)
+    assert wait(*launched) == [0, 0], said(tmp_path)
     two = tmp_path / "runs" / "two"
     assert_same_but_for_rounding(one, two)
     averages = [read_checkpoint(folder / CHECKPOINT)["average"] for folder in (one, two)]
@@ -136,7 +136,7 @@ def test_two_processes_begin_warm_as_one_does(tmp_path, pictures):
 @pytest.mark.slow
 def test_what_is_wrong_is_told_in_one_line_for_all_and_leaves_nothing(tmp_path, pictures):
     words = [*SMALL, f"data.root={pictures}", "loss=mse", "name=wrong", "batch.size=7"]
-    assert torchrun(tmp_path, "pretrain", *words).wait(100) != 0
+    assert wait(torchrun(tmp_path, "pretrain", *words)) != [0]
     assert {path.name for path in tmp_path.iterdir()} == {"out", "err"} and (tmp_path / "out").read_text() == ""
     err = (tmp_path / "err").read_text()
     assert err.count("batch.size=7 is not a multiple of the 2 processes\n") == 1 and "exitcode  : 2 " in err, err

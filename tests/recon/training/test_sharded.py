@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from recon.runs import CHECKPOINT, read_checkpoint
-from tests.recon.launched import said, torchrun
+from tests.recon.launched import ranks, said, torchrun, wait
 from tests.recon.training.conftest import (
     SMALL,
     as_killed_after_its_first_checkpoint,
@@ -32,21 +32,10 @@ from tests.recon.training.launched import (
 pytestmark = [pytest.mark.slow, pytest.mark.distributed]
 
 HARDEST = EVERY[-1]
+SEVERAL = "tests.recon.training.several"
 # Pictures on the way, for which the weights are gathered between two steps.
 WORDS = [*STEPS, "optim.clip=0.5", "train.picture_every=3", "losses.adversarial.gan_loss=relativistic"]
 LOW = ["loss=norm_mse", "train.steps=1", "precision=bf16", "batch.per_device=2"]
-
-
-def several(place: Path, runs: dict[str, list[str]], *how: tuple[str, ...]) -> None:
-    """Runs by name, in turn, in two processes; one launcher, or one for each of `how`."""
-    ways = [{"how": each, "log": f"{i}"} for i, each in enumerate(how)] or [{}]
-    launched = [torchrun(place, "tests.recon.training.several", json.dumps(runs), **way) for way in ways]
-    try:
-        assert [process.wait(500) for process in launched] == [0] * len(launched), said(place)
-    finally:
-        for process in launched:
-            if process.poll() is None:
-                process.terminate()
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +66,7 @@ def two(place, pictures, straight):
     runs |= {"poisoned": [*shared, "loss=mse"], "compiled": [*shared, "loss=mse", "compile=true"]}
     runs |= {f"low{shard}": [*words, *LOW, f"shard={shard}"] for shard in ("false", "true")}
     runs |= {"killed": ["resume=true", "shard=true"]}
-    several(place, runs)
+    assert wait(*ranks(place, SEVERAL, json.dumps(runs)), seconds=500) == [0, 0], said(place)
     return {name: place / "runs" / name for name in runs}
 
 
@@ -193,6 +182,8 @@ def test_two_launchers_of_one_process_do_what_one_process_does(tmp_path, picture
         where = f"--rdzv-endpoint=localhost:{free.getsockname()[1]}"
     words = [*SMALL, *WORDS, f"data.root={pictures}", "batch.per_device=2", f"loss={HARDEST}"]
     launcher = ("--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d", where)
-    several(tmp_path, {f"nodes{shard}": [*words, f"shard={shard}"] for shard in ("false", "true")}, launcher, launcher)
+    runs = json.dumps({f"nodes{shard}": [*words, f"shard={shard}"] for shard in ("false", "true")})
+    launched = [torchrun(tmp_path, SEVERAL, runs, how=launcher, log=f"{number}") for number in range(2)]
+    assert wait(*launched, seconds=500) == [0, 0], said(tmp_path)
     for shard in ("false", "true"):
         assert_same_but_for_rounding(one[HARDEST], tmp_path / "runs" / f"nodes{shard}")
