@@ -23,7 +23,7 @@ SERVER.set_forkserver_preload(["recon.training.pretraining", "torchvision", "tor
 def forked(
     place: Path, module: str, *words: str, log: str = "", environment: dict[str, str] | None = None, threads: int = 0
 ) -> BaseProcess:
-    """`python -m recon.MODULE WORDS...` in the folder `place`, where what it says is in out and err; in a group of its own.
+    """`python -m recon.MODULE WORDS...` in `place`, as leader of a process group; it writes to out and err there.
 
     Args:
         module: of recon, or its whole name.

@@ -38,7 +38,7 @@ WORDS = [*STEPS, "optim.clip=0.5", "losses.adversarial.gan_loss=relativistic"]
 
 
 def assert_two_do_what_one_does(place, pictures, losses, start) -> None:
-    """Runs of one process and of two, both with gradients accumulated over two micro-batches; `start` starts the two."""
+    """One process, and two that `start` starts, both with gradients accumulated over two micro-batches."""
     words = [*SMALL, *WORDS, f"data.root={pictures}", "batch.per_device=2"]
     launched = start(place / "two", "pretrain", "-m", *words, f"loss={','.join(losses)}")
     one = [
