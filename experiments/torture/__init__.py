@@ -1,0 +1,1 @@
+"""Long trials of what must never happen: see `python -m experiments.torture --help`."""
