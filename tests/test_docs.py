@@ -1,12 +1,17 @@
 """The README and the docs: their commands are understood, their snippets run, their links lead somewhere."""
 
 import importlib
+import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
+import nbformat
 import pytest
 import torch
+from nbclient import NotebookClient
 
 from recon.cli import understood
 
@@ -50,6 +55,38 @@ def test_the_readme_s_snippet_runs():
 def test_links_within_the_project_lead_somewhere(page):
     for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text()):
         assert (page.parent / target).exists(), target
+
+
+@pytest.mark.slow
+def test_the_readme_s_first_command_sharpens_what_it_starts_from(tmp_path):
+    name, words = commands(ROOT / "README.md")[0]
+    assert (name, words) == ("pretrain", ["loss=perceptual+mse"])
+    done = subprocess.run(
+        [sys.executable, "-m", f"recon.{name}", *words], cwd=tmp_path, env=environment(), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    after, before = map(float, re.search(r"detail of the truth's: ([\d.]+) \(before: ([\d.]+)\)", done.stdout).groups())
+    assert after > 1.2 * before
+    (picture,) = tmp_path.glob("runs/*/reconstructions.png")
+    assert picture.stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_the_quickstart_notebook_runs(tmp_path):
+    notebook = nbformat.read(ROOT / "examples" / "quickstart.ipynb", as_version=4)
+    client = NotebookClient(notebook, timeout=1200, resources={"metadata": {"path": str(tmp_path)}})
+    client.execute(env=environment())
+    shown = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    assert any("image/png" in output.get("data", {}) for output in shown)
+    table = shown[-1]["text"].splitlines()
+    assert [line.split()[0] for line in table[1:]] == ["bundled", "perceptual", "bundled_sharp"]
+    detail = [float(line.split()[-3]) for line in table[1:]]
+    assert detail == sorted(detail)
+
+
+def environment() -> dict[str, str]:
+    """Of a process in a folder of its own, in which `recon` and `losses` are found."""
+    return os.environ | {"PYTHONPATH": str(ROOT)}
 
 
 def test_the_readme_is_a_page():
