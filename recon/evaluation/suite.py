@@ -1,13 +1,14 @@
 """Everything that is measured: metrics that need no network, those that do, and the columns of the table."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 
 import torch
 
 from losses import InvalidSetting
 from recon.metrics import GROUPS, METRICS, SET_METRICS, Metric, MetricInfo, Undefined
-from recon.metrics.deep import LPIPS, VGG, FeatureDistance, Lpips, PooledFeatures, feature_distance_metric, lpips_metric
+from recon.metrics.deep import LPIPS, VGG, FeatureDistance, Lpips, PooledFeatures, network_metric
 from recon.result_table import Column, rounded
 from recon.study_config import Measuring
 
@@ -55,23 +56,23 @@ class MetricSuite:
 def load_suite(measuring: Measuring) -> MetricSuite:
     """All metrics, with LPIPS, the feature distance and KID's features on the CPU, as far as they are available."""
     suite = MetricSuite(dict(METRICS), None, {}, {}, [])
-    makers = {
-        "lpips": (lambda: Lpips(measuring.lpips.net, measuring.lpips.weights), lpips_metric),
-        "vgg19": (lambda: FeatureDistance(measuring.features.weights), feature_distance_metric),
+    makers: dict[str, tuple[Callable[[], Lpips | FeatureDistance | PooledFeatures], MetricInfo | None]] = {
+        "lpips": (lambda: Lpips(measuring.lpips.net, measuring.lpips.weights), LPIPS[measuring.lpips.net]),
+        "vgg19": (lambda: FeatureDistance(measuring.features.weights), VGG),
         "kid": (lambda: PooledFeatures(measuring.features.weights, measuring.features.tap), None),
     }
-    for name, (make, as_metric) in makers.items():
+    for name, (make, info) in makers.items():
         try:
             network = make()
         except InvalidSetting as reason:
             suite.missing[name] = str(reason)
             continue
         suite.networks.append(network)
-        suite.provenance[name] = network.provenance()
-        if as_metric is None:
+        suite.provenance[name] = network.provenance
+        if info is None:
             suite = replace(suite, features=network)
         else:
-            suite.metrics[name] = as_metric(network)
+            suite.metrics[name] = network_metric(network, info)
     return suite
 
 

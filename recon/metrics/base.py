@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from math import isqrt
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,6 +16,9 @@ LUMA = (0.2125, 0.7154, 0.0721)  # scikit-image's rgb2gray; the sharpness metric
 CACHE_VALUES = 3 * 4 * 64 * 64  # numbers per chunk on a CPU: the chunk and its intermediate results stay in the cache
 BATCH_VALUES = 2**28  # for functions that a CPU computes faster, up to twice, on the whole batch
 DEVICE_BYTES = 512  # of GPU memory per number in a chunk: VGG19's first layers need about 350
+
+Direction = Literal["higher", "lower", "truth"]
+F = TypeVar("F", bound=Callable[..., Tensor])
 
 
 class Pair:
@@ -43,22 +46,20 @@ class Pair:
 
     @cached_property
     def patches(self) -> Tensor:
-        """The reconstruction's patches, (B, N, 3, p, p)."""
+        """The reconstruction's patches, (B, N, 3, p, p); `true_patches` are the truth's."""
         return colour_patches(self.image, self.patch_size)
 
     @cached_property
     def true_patches(self) -> Tensor:
-        """The truth's patches, (B, N, 3, p, p)."""
         return colour_patches(self.truth, self.patch_size)
 
     @cached_property
     def grey_patches(self) -> Tensor:
-        """Luminance of the reconstruction's patches, (B, N, p, p)."""
+        """Luminance of the reconstruction's patches, (B, N, p, p); `true_grey_patches` are the truth's."""
         return grey_patches(self.image, self.patch_size)
 
     @cached_property
     def true_grey_patches(self) -> Tensor:
-        """Luminance of the truth's patches, (B, N, p, p)."""
         return grey_patches(self.truth, self.patch_size)
 
 
@@ -103,7 +104,7 @@ class MetricInfo:
     name: str
     description: str
     unit: str
-    better: Literal["higher", "lower", "truth"]
+    better: Direction
     reference: str
     paired: bool = True
     low: float = 0
@@ -125,22 +126,39 @@ class Metric(MetricInfo):
         return self.function(pair)
 
 
-def image_metric(function: Callable[[Tensor, Tensor, Tensor], Tensor], **info: Any) -> Metric:
-    """A metric from a function of image, truth (B, 3, H, W) and hidden pixels (B, 1, H, W) -> (B,)."""
-    info.setdefault("name", getattr(function, "__name__", ""))
-    return Metric(function=lambda pair: function(pair.image, pair.truth, pair.hidden), **info)
+METRICS: dict[str, Metric] = {}  # of every function that is declared by one of these decorators
 
 
-def patch_metric(function: Callable[[Tensor, Tensor], Tensor], *, values: int | None = None, **info: Any) -> Metric:
-    """A metric of the reconstruction alone, from a function of grey patches (B, N, p, p) and hidden (B, N) -> (B,).
+def pair_metric(function: Callable[[Pair], Tensor], of: Callable[..., Tensor], **info: Any) -> None:
+    """Declares a metric in `METRICS`; its name is that of `of`, its description the docstring's first paragraph."""
+    description = " ".join((of.__doc__ or "").partition("\n\n")[0].split())
+    METRICS[of.__name__] = Metric(name=of.__name__, description=description, function=function, **info)
+
+
+def image_metric(**info: Any) -> Callable[[F], F]:
+    """Declares a function of image, truth (B, 3, H, W) and hidden pixels (B, 1, H, W) -> (B,) as a metric."""
+
+    def declare(function: F) -> F:
+        pair_metric(lambda pair: function(pair.image, pair.truth, pair.hidden), function, **info)
+        return function
+
+    return declare
+
+
+def patch_metric(*, values: int | None = None, **info: Any) -> Callable[[F], F]:
+    """Declares a function of grey patches (B, N, p, p) and hidden (B, N) -> (B,), which does not see the truth.
 
     `values` as of `map_in_chunks`.
     """
 
-    def of_pair(pair: Pair) -> Tensor:
-        return map_in_chunks(function, pair.grey_patches, pair.mask, values=values)
+    def declare(function: F) -> F:
+        def of_pair(pair: Pair) -> Tensor:
+            return map_in_chunks(function, pair.grey_patches, pair.mask, values=values)
 
-    return Metric(name=function.__name__, better="truth", paired=False, function=of_pair, **info)
+        pair_metric(of_pair, function, better="truth", paired=False, **info)
+        return function
+
+    return declare
 
 
 @torch.no_grad()

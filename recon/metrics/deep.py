@@ -1,7 +1,6 @@
 """Distances and features of frozen networks: LPIPS, and VGG19's."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from functools import reduce
 
 import torch
@@ -11,7 +10,7 @@ from torch.nn import functional as F
 from losses.features.lpips_networks import SMALLEST, TRUNKS, load_lpips
 from losses.features.vgg19 import DEFAULT_TAPS, VGG19
 from losses.features.weights import load_vgg19
-from recon.metrics.base import CACHE_VALUES, Metric, MetricInfo, Undefined, image_metric, map_in_chunks
+from recon.metrics.base import CACHE_VALUES, Metric, MetricInfo, Undefined, map_in_chunks
 from recon.metrics.fidelity import area_mean
 
 LPIPS_VALUES = 16 * CACHE_VALUES  # its layers have large strides and need more images to be busy
@@ -42,7 +41,7 @@ class Lpips(nn.Module):
     def __init__(self, net: str = "alex", weights: str | None = None):
         super().__init__()
         self.name = net
-        self.package, self.source = load_lpips(net, weights, "lpips.weights", spatial=True)
+        self.package, self.provenance = load_lpips(net, weights, "lpips.weights", spatial=True)
         self.eval()
 
     def train(self, mode: bool = True) -> "Lpips":
@@ -52,9 +51,6 @@ class Lpips(nn.Module):
         if min(image.shape[2:]) < SMALLEST[self.name]:
             raise Undefined(f"images below {SMALLEST[self.name]} pixels")
         return map_in_chunks(self._distance, image, truth, hidden, values=LPIPS_VALUES)
-
-    def provenance(self) -> dict[str, str]:
-        return self.source
 
     def _distance(self, image: Tensor, truth: Tensor, hidden: Tensor) -> Tensor:
         dtype = next(self.package.buffers()).dtype
@@ -82,14 +78,11 @@ class FeatureDistance(nn.Module):
     def __init__(self, source: str = "bundled", taps: Sequence[str] = DEFAULT_TAPS):
         super().__init__()
         self.net = VGG19(taps).to(memory_format=torch.channels_last)
-        self.source = load_vgg19(self.net, source)
+        self.provenance = load_vgg19(self.net, source)
         self.strides = [_stride(self.net, index) for index in self.net.indices]
 
     def forward(self, image: Tensor, truth: Tensor, hidden: Tensor) -> Tensor:
         return map_in_chunks(self._distance, image, truth, hidden)
-
-    def provenance(self) -> dict[str, str]:
-        return self.source
 
     def _distance(self, image: Tensor, truth: Tensor, hidden: Tensor) -> Tensor:
         maps = zip(features(self.net, image), features(self.net, truth), self.strides, strict=True)
@@ -108,13 +101,10 @@ class PooledFeatures(nn.Module):
     def __init__(self, source: str = "bundled", tap: str = "conv3_1"):
         super().__init__()
         self.net = VGG19([tap]).to(memory_format=torch.channels_last)
-        self.source = load_vgg19(self.net, source)
+        self.provenance = load_vgg19(self.net, source)
 
     def forward(self, images: Tensor) -> Tensor:
         return map_in_chunks(lambda few: features(self.net, few)[0].mean((2, 3)), images)
-
-    def provenance(self) -> dict[str, str]:
-        return self.source
 
 
 def features(net: VGG19, images: Tensor) -> list[Tensor]:
@@ -130,14 +120,9 @@ def _stride(net: VGG19, index: int) -> int:
     return 2 ** sum(isinstance(layer, nn.MaxPool2d) for layer in net.features[: index + 1])
 
 
-def lpips_metric(net: Lpips) -> Metric:
-    """LPIPS as a metric, computed by the loaded network."""
-    return image_metric(net, **asdict(LPIPS[net.name]))
-
-
-def feature_distance_metric(net: FeatureDistance) -> Metric:
-    """The feature distance as a metric, computed by the loaded network."""
-    return image_metric(net, **asdict(VGG))
+def network_metric(net: nn.Module, info: MetricInfo) -> Metric:
+    """The metric that a loaded `Lpips` or `FeatureDistance` computes."""
+    return Metric(**vars(info), function=lambda pair: net(pair.image, pair.truth, pair.hidden))
 
 
 # Described without their networks, so that a table lists them where the weights are missing.

@@ -22,19 +22,18 @@ def kid(features: Tensor, others: Tensor) -> tuple[float, float]:
     Truth and reconstructions of the same images are not independent: this estimate is then too low, by 2/n of what an
     image resembles its own truth more than another's, and its error is another. For those take `paired_kid`.
     """
-    n, m = len(features), len(others)
-    _enough(min(n, m))
     a, b = features.double(), others.double()
-    within_a, within_b = (_own_kernel_sums(x) - _kernel(x, x, paired=True) for x in (a, b))
+    within_a, within_b = (_kernel_sums(x, x)[0] - _own_kernel(x, x) for x in (a, b))
     across_a, across_b = _kernel_sums(a, b)
     aa, bb, ab = within_a.sum(), within_b.sum(), across_a.sum()
 
     def estimate(aa: Tensor, n: int, bb: Tensor, m: int, ab: Tensor) -> Tensor:
         return aa / (n * (n - 1)) + bb / (m * (m - 1)) - 2 * ab / (n * m)
 
+    n, m = _enough(a), _enough(b)
     without_a = estimate(aa - 2 * within_a, n - 1, bb, m, ab - across_a)
     without_b = estimate(aa, n, bb - 2 * within_b, m - 1, ab - across_b)
-    variance = sum((len(x) - 1) * x.var(correction=0) for x in (without_a, without_b))
+    variance = sum((len(x) - 1) * x.var(correction=0).item() for x in (without_a, without_b))
     return estimate(aa, n, bb, m, ab).item(), math.sqrt(variance)
 
 
@@ -49,54 +48,38 @@ def paired_kid(features: Tensor, true_features: Tensor) -> Tensor:
     """
     finite = (features.isfinite() & true_features.isfinite()).all(1)
     x, y = features[finite].double(), true_features[finite].double()
-    n = len(x)
-    _enough(n)
-    rows = [
-        (_kernel(x[i], x) + _kernel(y[i], y) - _kernel(x[i], y) - _kernel(y[i], x)).sum(1) for i in _blocks(x, 4 * n)
-    ]
-    own = _kernel(x, x, paired=True) + _kernel(y, y, paired=True) - 2 * _kernel(x, y, paired=True)
-    sums = torch.cat(rows) - own
+    n = _enough(x)
+    sums = _kernel_sums(x, x)[0] + _kernel_sums(y, y)[0] - _kernel_sums(x, y)[0] - _kernel_sums(y, x)[0]
+    sums -= _own_kernel(x, x) + _own_kernel(y, y) - 2 * _own_kernel(x, y)
     values = torch.full((len(features),), torch.nan, dtype=torch.float64, device=features.device)
     values[finite] = 2 * sums / (n - 2) - sums.sum() / ((n - 1) * (n - 2))
     return values
 
 
-def _kernel(x: Tensor, y: Tensor, paired: bool = False) -> Tensor:
-    """(x·y / d + 1)³: (n, d), (m, d) -> (n, m), or (n,) of each with its own."""
-    one, d = x.new_ones(()), x.shape[1]
-    base = (x * y).sum(1) / d + 1 if paired else torch.addmm(one, x, y.T, alpha=1 / d)
-    return base.square().mul_(base)
-
-
-def _own_kernel_sums(x: Tensor) -> Tensor:
-    """Sums of the kernel of each with all of x, itself too: (n, d) -> (n,). Each pair is worked out once."""
-    sums = x.new_zeros(len(x))
-    for block in _blocks(x, len(x)):
-        kernel = _kernel(x[block], x[block.start :])
-        sums[block] += kernel.sum(1)
-        sums[block.stop :] += kernel[:, len(kernel) :].sum(0)
-    return sums
-
-
 def _kernel_sums(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Sums of the kernel over all of y, and over all of x: (n, d), (m, d) -> (n,), (m,)."""
+    """Sums of the kernel (x·y / d + 1)³ over all of y, and over all of x: (n, d), (m, d) -> (n,), (m,).
+
+    In blocks of rows, so that memory is bounded.
+    """
     over_y, over_x = [], x.new_zeros(len(y))
-    for block in _blocks(x, len(y)):
-        kernel = _kernel(x[block], y)
+    for block in x.split(chunk_length(len(y), x.device, BLOCK)):
+        base = torch.addmm(x.new_ones(()), block, y.T, alpha=1 / x.shape[1])
+        kernel = base.square().mul_(base)
         over_y.append(kernel.sum(1))
         over_x += kernel.sum(0)
     return torch.cat(over_y), over_x
 
 
-def _blocks(x: Tensor, width: int) -> list[slice]:
-    """The rows of x in blocks, so that a block of `width` columns stays within bounded memory."""
-    rows = chunk_length(width, x.device, BLOCK)
-    return [slice(i, i + rows) for i in range(0, len(x), rows)]
+def _own_kernel(x: Tensor, y: Tensor) -> Tensor:
+    """The kernel of each with its own: (n, d), (n, d) -> (n,)."""
+    return ((x * y).mean(1) + 1) ** 3
 
 
-def _enough(n: int) -> None:
-    if n < 3:
+def _enough(features: Tensor) -> int:
+    """How many there are; raises `Undefined` below 3."""
+    if len(features) < 3:
         raise Undefined("fewer than 3 images")
+    return len(features)
 
 
 class SlicedWasserstein:
@@ -110,7 +93,7 @@ class SlicedWasserstein:
 
     It compares sets: texture in the wrong place costs nothing. 0 for the truth; a perfect sampler of the likely
     completions comes near it only as images grow in number, in the order of 1 / sqrt(images).
-    Keeps 2 x 16 x `projections` float32 numbers of an image; projections are computed in float64, as `dct2` is.
+    Keeps 2 x 16 x `projections` float32 numbers of an image on the CPU; they are computed in float64, as `dct2` is.
     """
 
     def __init__(self, patch_size: int, projections: int = 64, seed: int = 0):
@@ -120,14 +103,12 @@ class SlicedWasserstein:
         draw = torch.randn(projections, 3, patch_size, patch_size, dtype=torch.float64, generator=generator)
         draw = (draw * (band == turn.view(-1, 1, 1, 1))).flatten(1)
         self.directions = draw / draw.norm(dim=1, keepdim=True)  # (projections, 3*p*p)
+        # Of each batch projections of prediction and truth, (B, 16, projections), and which count, (B, 16).
         self.kept: list[tuple[Tensor, Tensor, Tensor]] = []
+        self.device = torch.device("cpu")
 
     def update(self, pair: Pair) -> None:
-        """Adds a batch; its images follow those of the batches before."""
-        self.kept.append(self.sample(pair))
-
-    def sample(self, pair: Pair) -> tuple[Tensor, Tensor, Tensor]:
-        """A batch's part of `kept`: projections of prediction and truth (B, 16, P), and which count, (B, 16)."""
+        """Adds a batch; its images follow those of the batches before. Waits for the device."""
         chosen, filled = _evenly(pair.mask, min(PATCHES, pair.mask.shape[1]))
         image = torch.arange(len(chosen), device=chosen.device)[:, None]
         directions = self.directions.to(chosen.device)
@@ -135,7 +116,9 @@ class SlicedWasserstein:
             (dct2(x[image, chosen].double()).flatten(2) @ directions.T).float()
             for x in (pair.patches, pair.true_patches)
         )
-        return predicted, true, filled & predicted.isfinite().flatten(1).all(1, keepdim=True)
+        filled = filled & predicted.isfinite().flatten(1).all(1, keepdim=True)
+        self.device = chosen.device
+        self.kept.append((predicted.cpu(), true.cpu(), filled.cpu()))
 
     def compute(self) -> float:
         """The distance over all images; NaN where there is none, or where the truth has no energy along a vector."""
@@ -151,12 +134,13 @@ class SlicedWasserstein:
         images with nothing hidden or with NaN in the prediction; they do not change the others.
         """
         predicted, true, filled = (torch.cat(parts) for parts in zip(*self.kept, strict=True))
-        patches = filled.sum(1).double()
-        owner = torch.arange(len(filled), device=filled.device)[:, None].expand_as(filled)[filled]  # (M,)
+        patches = filled.sum(1).double().to(self.device)
+        owner = torch.arange(len(filled))[:, None].expand_as(filled)[filled].to(self.device)  # (M,)
         total = torch.zeros_like(patches)
         distance = 0
-        together = chunk_length(4 * len(owner), filled.device, BLOCK)
-        for x, y in zip(*(kept[filled].T.split(together) for kept in (predicted, true)), strict=True):  # (k, M)
+        together = chunk_length(4 * len(owner), self.device, BLOCK)
+        for kept in zip(*(kept[filled].T.split(together) for kept in (predicted, true)), strict=True):
+            x, y = (projections.to(self.device) for projections in kept)  # (k, M)
             square = y.double().square()
             power = square.mean(1, keepdim=True)
             power = torch.where(power > ROUNDING, power, torch.nan)
@@ -200,20 +184,19 @@ def _evenly(mask: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 DISTRIBUTION = [
     MetricInfo(
-        name="kid",
-        description="Kernel Inception distance: how far features of the reconstructions, as a set, are from those of "
-        "the truth.",
-        unit="squared maximum mean discrepancy",
+        "kid",
+        "Kernel Inception distance: how far features of the reconstructions, as a set, are from those of the truth.",
+        "squared maximum mean discrepancy",
+        "lower",
+        "Bińkowski et al. 2018; without the terms of an image with its own truth, Gretton et al. 2012",
         low=-math.inf,
-        better="lower",
-        reference="Bińkowski et al. 2018; without the terms of an image with its own truth, Gretton et al. 2012",
     ),
     MetricInfo(
-        name="sliced_wasserstein",
-        description="Sliced Wasserstein distance between DCT coefficients of hidden patches and those of the truth, "
-        "as sets; all frequency bands count alike.",
-        unit="standard deviations of the truth",
-        better="lower",
-        reference="Rabin et al. 2011; Karras et al. 2018",
+        "sliced_wasserstein",
+        "Sliced Wasserstein distance between DCT coefficients of hidden patches and those of the truth, as sets; all "
+        "frequency bands count alike.",
+        "standard deviations of the truth",
+        "lower",
+        "Rabin et al. 2011; Karras et al. 2018",
     ),
 ]

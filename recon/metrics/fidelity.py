@@ -26,22 +26,40 @@ def area_mean(values: Tensor, hidden: Tensor) -> Tensor:
     return (values * weight).sum((1, 2, 3)) / (values.shape[1] * weight.sum((1, 2, 3)))
 
 
+@image_metric(
+    unit="squared, of pixels in [0, 1]",
+    high=1,
+    better="lower",
+    reference="skimage.metrics.mean_squared_error, of the hidden pixels",
+)
 def masked_mse(image: Tensor, truth: Tensor, hidden: Tensor) -> Tensor:
-    """Mean squared error over hidden pixels and channels, the image clamped to [0, 1].
+    """Mean squared error over hidden pixels and channels; its best prediction is the conditional mean.
 
-    Images (B, 3, H, W) in [0, 1], hidden (B, 1, H, W) bool -> (B,).
+    The image is clamped to [0, 1]. Images (B, 3, H, W) in [0, 1], hidden (B, 1, H, W) bool -> (B,).
     """
     return map_in_chunks(lambda x, y, w: area_mean((x.clamp(0, 1) - y).square(), w), image, truth, hidden)
 
 
+@image_metric(
+    unit="of pixels in [0, 1]",
+    high=1,
+    better="lower",
+    reference="sklearn.metrics.mean_absolute_error, of the hidden pixels",
+)
 def masked_l1(image: Tensor, truth: Tensor, hidden: Tensor) -> Tensor:
-    """Mean absolute error over hidden pixels and channels, of images as in `masked_mse`. -> (B,)"""
+    """Mean absolute error over hidden pixels and channels; its best prediction is the conditional median."""
     return map_in_chunks(lambda x, y, w: area_mean((x.clamp(0, 1) - y).abs(), w), image, truth, hidden)
 
 
+@image_metric(
+    unit="dB",
+    high=MAX_PSNR,
+    better="higher",
+    reference="skimage.metrics.peak_signal_noise_ratio, of the hidden pixels",
+)
 def masked_psnr(image: Tensor, truth: Tensor, hidden: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio over hidden pixels, in dB, of images as in `masked_mse`: higher is better. -> (B,)"""
-    return -10 * masked_mse(image, truth, hidden).log10()
+    """Peak signal-to-noise ratio over hidden pixels, image by image; at most 58.9 dB, the rounding to 8 bits."""
+    return (-10 * masked_mse(image, truth, hidden).log10()).clamp(max=MAX_PSNR)
 
 
 def mean_of_visible(truth: Tensor, hidden: Tensor) -> Tensor:
@@ -63,17 +81,33 @@ def ssim_map(image: Tensor, truth: Tensor) -> Tensor:
     return similarity(image, truth).mean(1).to(image.dtype)
 
 
+@image_metric(
+    unit="1 for the truth",
+    low=-1,
+    high=1,
+    better="higher",
+    reference="Wang et al. 2004; the map of skimage.metrics.structural_similarity (gaussian_weights=True, sigma=1.5, "
+    "use_sample_covariance=False)",
+)
 def ssim(image: Tensor, truth: Tensor, hidden: Tensor) -> Tensor:
-    """`ssim_map` averaged over hidden pixels; hidden (B, 1, H, W) bool -> (B,), in [-1, 1].
+    """Structural similarity in Gaussian windows (sigma 1.5) around hidden pixels, mean over channels.
 
-    The windows of hidden pixels reach up to 5 pixels into visible ones.
+    `ssim_map` averaged over hidden pixels. The windows of hidden pixels reach up to 5 pixels into visible ones.
     """
     planes = map_in_chunks(lambda x, y, where: area_mean(similarity(x, y), where), *_planes(image, truth, hidden))
     return planes.view(len(image), -1).mean(1).to(image.dtype)
 
 
+@image_metric(
+    unit="1 for the truth",
+    high=1,
+    better="higher",
+    reference="Wang, Simoncelli & Bovik 2003; torchmetrics' multiscale_structural_similarity_index_measure but for "
+    "the image's border",
+)
 def ms_ssim(image: Tensor, truth: Tensor, hidden: Tensor) -> Tensor:
-    """Multi-scale structural similarity over hidden area: arguments as of `ssim` -> (B,), in [0, 1].
+    """Structural similarity over hidden area on as many of five scales, each half the one before, as hold a window of
+    11 pixels: 5 from 176 pixels on, 4 from 88, 3 from 44, 2 from 22.
 
     Wang, Simoncelli & Bovik 2003: the contrast-structure term of every scale and the luminance term of the coarsest,
     each averaged over channels and hidden area, a negative average taken as 0, then multiplied with the published
@@ -183,56 +217,3 @@ def _bands(size: int, block: int, device: torch.device) -> list[tuple[Tensor, sl
         source = slice(max(0, first - RADIUS), min(size, first + block + RADIUS))
         found.append((matrix[target, source].to(device).contiguous(), source, target))
     return found
-
-
-FIDELITY = [
-    image_metric(
-        masked_mse,
-        description="Mean squared error over hidden pixels and channels; its best prediction is the conditional mean.",
-        unit="squared, of pixels in [0, 1]",
-        high=1,
-        better="lower",
-        reference="skimage.metrics.mean_squared_error, of the hidden pixels",
-    ),
-    image_metric(
-        masked_l1,
-        description="Mean absolute error over hidden pixels and channels; its best prediction is the conditional "
-        "median.",
-        unit="of pixels in [0, 1]",
-        high=1,
-        better="lower",
-        reference="sklearn.metrics.mean_absolute_error, of the hidden pixels",
-    ),
-    image_metric(
-        lambda image, truth, hidden: masked_psnr(image, truth, hidden).clamp(max=MAX_PSNR),
-        name="masked_psnr",
-        description="Peak signal-to-noise ratio over hidden pixels, image by image; at most 58.9 dB, the rounding to "
-        "8 bits.",
-        unit="dB",
-        high=MAX_PSNR,
-        better="higher",
-        reference="skimage.metrics.peak_signal_noise_ratio, of the hidden pixels",
-    ),
-]
-STRUCTURE = [
-    image_metric(
-        ssim,
-        description="Structural similarity in Gaussian windows (sigma 1.5) around hidden pixels, mean over channels.",
-        unit="1 for the truth",
-        low=-1,
-        high=1,
-        better="higher",
-        reference="Wang et al. 2004; the map of skimage.metrics.structural_similarity (gaussian_weights=True, "
-        "sigma=1.5, use_sample_covariance=False)",
-    ),
-    image_metric(
-        ms_ssim,
-        description="Structural similarity over hidden area on as many of five scales, each half the one before, as "
-        "hold a window of 11 pixels: 5 from 176 pixels on, 4 from 88, 3 from 44, 2 from 22.",
-        unit="1 for the truth",
-        high=1,
-        better="higher",
-        reference="Wang, Simoncelli & Bovik 2003; torchmetrics' multiscale_structural_similarity_index_measure but for "
-        "the image's border",
-    ),
-]

@@ -6,6 +6,7 @@ orthogonal to its own error, hence ρ = 1 - e = γ² in every band: the missing 
 Energy without coherence, ρ(1 - γ²), is invented.
 """
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import max_pool2d
 
-from recon.metrics.base import MetricInfo, map_in_chunks
+from recon.metrics.base import Direction, MetricInfo, map_in_chunks
 from recon.metrics.spectrum import ROUNDING, band_sums, dct2
 
 
@@ -59,60 +60,52 @@ class Recovery:
 
     @cached_property
     def gain(self) -> Tensor:
-        """Σ c ĉ / Σ c²: the modulation transfer function of texture, from the cross-spectrum; 1 for the truth.
-
-        Blur lowers it; noise does not change it, unlike ρ.
-        """
+        """Σ c ĉ / Σ c²: the modulation transfer function of texture; blur lowers it, noise does not change it."""
         return torch.where(self._predicted == 0, 0, self.moments[..., 3]) / self._true
 
     @cached_property
     def coherence(self) -> Tensor:
         """γ²: squared correlation with the truth, pooled over the band, in [0, 1]."""
-        square = self.gain.square() / self.retention
-        return torch.where(self.retention == 0, 0, square).clamp(max=1)
+        return torch.where(self.retention == 0, 0, self.gain.square() / self.retention).clamp(max=1)
 
-    @cached_property
+    @property
     def error(self) -> Tensor:
         """e: squared error over true energy, from 0; 1 for no prediction at all."""
         return 1 - 2 * self.gain + self.retention
 
-    @cached_property
+    @property
     def missing(self) -> Tensor:
         """1 - ρ where ρ < 1, else 0: true energy that the prediction lacks, in [0, 1]."""
         return (1 - self.retention).clamp(min=0)
 
-    @cached_property
+    @property
     def invented(self) -> Tensor:
         """ρ(1 - γ²): predicted energy that is not correlated with the truth, from 0."""
         return self.retention * (1 - self.coherence)
 
-    @cached_property
+    @property
     def coherent_retention(self) -> Tensor:
         """ργ², the square of the gain: predicted energy that goes with the truth, from 0. Noise does not raise it."""
         return self.retention * self.coherence
 
-    @cached_property
+    @property
     def calibration_gap(self) -> Tensor:
         """|ρ - (1 - e)| = 2|ρ - gain|, from 0: 0 for the prediction of least squared error, at any uncertainty.
 
         Both more blur and more sharpness than the uncertainty explains raise it: a draw of a likely completion has
         ρ = 1 and a gap of 2(1 - γ). But predicting nothing has no gap either: compare it with `missing`.
         """
-        return (self.retention - 1 + self.error).abs()
+        return 2 * (self.retention - self.gain).abs()
 
     @cached_property
     def _true(self) -> Tensor:
-        energy = self.moments[..., 1]
-        return torch.where(energy > self._rounding, energy, torch.nan)
+        count, energy = self.moments[..., 0], self.moments[..., 1]
+        return torch.where(energy > ROUNDING * count, energy, torch.nan)
 
     @cached_property
     def _predicted(self) -> Tensor:
-        energy = self.moments[..., 2]
-        return torch.where(energy <= self._rounding, 0, energy)  # NaN stays NaN
-
-    @property
-    def _rounding(self) -> Tensor:
-        return ROUNDING * self.moments[..., 0]
+        count, energy = self.moments[..., 0], self.moments[..., 2]
+        return torch.where(energy <= ROUNDING * count, 0, energy)  # NaN stays NaN
 
 
 def summary(moments: Tensor) -> dict[str, Tensor]:
@@ -139,35 +132,24 @@ def distance_to_visible(mask: Tensor, grid: tuple[int, int]) -> Tensor:
     return distance.long().flatten(1)
 
 
-_POOLED = "hidden patches, without their means, averaged over frequency bands"
-_SOURCE = "orthogonality of the conditional mean; coefficients of scipy.fft.dctn"
+def _info(name: str, what: str, better: Direction, unit: str = "ratio", more: str = "") -> MetricInfo:
+    description = f"{what}, in hidden patches, without their means, averaged over frequency bands{more}."
+    reference = "orthogonality of the conditional mean; coefficients of scipy.fft.dctn"
+    return MetricInfo(name, description, unit, better, reference, high=1 if unit == "share" else math.inf)
+
 
 RECOVERY = [
-    MetricInfo("retention", f"Energy of the prediction over the truth's, in {_POOLED}.", "ratio", "truth", _SOURCE),
-    MetricInfo("coherence", f"Squared correlation with the truth, in {_POOLED}.", "share", "higher", _SOURCE, high=1),
-    MetricInfo(
-        "coherent_retention",
-        f"Retention times coherence: energy that goes with the truth, over the truth's, in {_POOLED}.",
-        "ratio",
-        "higher",
-        _SOURCE,
+    _info("retention", "Energy of the prediction over the truth's", "truth"),
+    _info("coherence", "Squared correlation with the truth", "higher", "share"),
+    _info(
+        "coherent_retention", "Retention times coherence: energy that goes with the truth, over the truth's", "higher"
     ),
-    MetricInfo(
-        "missing", f"Energy of the truth that the prediction lacks, in {_POOLED}.", "share", "lower", _SOURCE, high=1
-    ),
-    MetricInfo(
-        "invented",
-        f"Energy of the prediction that is not correlated with the truth, over the truth's, in {_POOLED}.",
-        "ratio",
-        "lower",
-        _SOURCE,
-    ),
-    MetricInfo(
+    _info("missing", "Energy of the truth that the prediction lacks", "lower", "share"),
+    _info("invented", "Energy of the prediction that is not correlated with the truth, over the truth's", "lower"),
+    _info(
         "calibration_gap",
-        f"How far retention is from one minus the error, in {_POOLED}: 0 where only the uncertain is missing, and "
-        "where nothing is predicted.",
-        "ratio",
+        "How far retention is from one minus the error",
         "lower",
-        _SOURCE,
+        more=": 0 where only the uncertain is missing, and where nothing is predicted",
     ),
 ]

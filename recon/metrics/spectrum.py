@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from recon.metrics.base import Metric, Undefined, map_in_chunks, patch_metric
+from recon.metrics.base import Undefined, map_in_chunks, pair_metric, patch_metric
 
 SMALLEST_PATCH = 4  # fewer pixels make fewer than three bands beside the mean
 QUANTISATION = 1 / (12 * 255**2)  # power that rounding to 8 bits puts into every coefficient
@@ -72,45 +72,58 @@ def band_power(patches: Tensor, hidden: Tensor) -> Tensor:
     return _band_means(map_in_chunks(_power, patches, hidden))
 
 
+@patch_metric(unit="share", high=1, reference="energy of the orthonormal 2-D DCT of scipy.fft.dctn")
 def high_frequency_share(patches: Tensor, hidden: Tensor) -> Tensor:
-    """Share of the hidden patches' AC energy above half of Nyquist, 1/4 cycle per pixel in any direction.
+    """Share of the energy of hidden patches, without their means, above half of the highest frequency (1/4 cycle per
+    pixel); noise raises it as detail does.
 
-    Grey patches (B, N, p, p) in [0, 1], hidden (B, N) bool -> (B,) in [0, 1]; 0 for flat patches, whose AC power is
-    less than rounding to 8 bits makes. Noise raises it as detail does. The DCT mirrors a patch at its border, so seams
-    between patches do not count; a gradient across a patch has a weak tail of high frequencies.
+    Grey patches (B, N, p, p) in [0, 1], hidden (B, N) bool -> (B,); 0 for flat patches, whose AC power is less than
+    rounding to 8 bits makes. The DCT mirrors a patch at its border, so seams between patches do not count; a gradient
+    across a patch has a weak tail of high frequencies.
     """
     power = _power(patches, hidden)
-    p = power.shape[-1]
-    fine = (_radius(p) > p / 2).to(power)
-    share = (power * fine).sum((1, 2)) / _ac(power)
-    return torch.where(_flat(power), 0, share)
+    fine = (_radius(power.shape[-1]) > power.shape[-1] / 2).to(power)
+    return torch.where(_flat(power), 0, (power * fine).sum((1, 2)) / _ac(power))
 
 
+@patch_metric(
+    unit="log power / log frequency",
+    low=-math.inf,
+    reference="Field 1987; power of the orthonormal 2-D DCT of scipy.fft.dctn",
+)
 def spectral_slope(patches: Tensor, hidden: Tensor) -> Tensor:
-    """Least-squares slope of log power over log frequency, across the AC bands of hidden patches.
+    """Slope of log power over log frequency inside hidden patches: 0 for white noise, -2 to -3 for photographs, lower
+    for blur.
 
-    Grey patches (B, N, p, p) in [0, 1], hidden (B, N) bool -> (B,): 0 for white noise, -2 to -3 for photographs
-    (Field 1987), lower for blur, down to about -6, the tail of a gradient across a patch. A band's frequency is the
-    mean log frequency of its coefficients. Small patches make a power law look flatter: 1/f² gives -1.6 in patches of
-    4 pixels and -1.8 in patches of 16. NaN for flat patches, as in `high_frequency_share`.
+    The least-squares slope across the AC bands; a band's frequency is the mean log frequency of its coefficients. Blur
+    reaches about -6, the tail of a gradient across a patch. Small patches make a power law look flatter: 1/f² gives
+    -1.6 in patches of 4 pixels and -1.8 in patches of 16. NaN for flat patches, as in `high_frequency_share`.
     """
     power = _power(patches, hidden)
-    p = power.shape[-1]
-    place = _band_means(_radius(p).clamp(min=1).log())[1:].to(power.device)
+    place = _band_means(_radius(power.shape[-1]).clamp(min=1).log())[1:].to(power.device)
     place = place - place.mean()
     level = (_band_means(power)[:, 1:] + ROUNDING).log()
     return torch.where(_flat(power), torch.nan, level @ place / place.square().sum())
 
 
 def log_spectral_distance(patches: Tensor, true_patches: Tensor, hidden: Tensor) -> Tensor:
-    """Root mean square over AC bands of the log ratio of prediction's to truth's power, in dB.
+    """How far the power spectrum of hidden patches is from the truth's, root mean square over frequency bands;
+    independent of where the texture lies.
 
-    Grey patches (B, N, p, p) in [0, 1], hidden (B, N) bool -> (B,) from 0. Compares mean power per band over the
-    hidden patches, not coefficients: texture of the right strength in the wrong place costs nothing. The power of
-    8-bit rounding is added to both, so that flat patches stay finite.
+    Of the log ratio of mean power per AC band, in dB: grey patches (B, N, p, p) twice, hidden (B, N) bool -> (B,). The
+    power of 8-bit rounding is added to both, so that flat patches stay finite.
     """
     predicted, true = (_band_means(_power(x, hidden))[:, 1:] + QUANTISATION for x in (patches, true_patches))
     return (10 * (predicted / true).log10()).square().mean(1).sqrt()
+
+
+pair_metric(
+    lambda pair: map_in_chunks(log_spectral_distance, pair.grey_patches, pair.true_grey_patches, pair.mask),
+    log_spectral_distance,
+    unit="dB",
+    better="lower",
+    reference="Gray and Markel 1976, on bands of the 2-D DCT",
+)
 
 
 def _radius(p: int) -> Tensor:
@@ -140,34 +153,3 @@ def _ac(power: Tensor) -> Tensor:
 def _flat(power: Tensor) -> Tensor:
     """(B,) bool: less AC power than rounding to 8 bits makes."""
     return _ac(power) < QUANTISATION * (power.shape[-1] ** 2 - 1)
-
-
-SPECTRUM = [
-    patch_metric(
-        high_frequency_share,
-        description="Share of the energy of hidden patches, without their means, above half of the highest frequency "
-        "(1/4 cycle per pixel); noise raises it as detail does.",
-        unit="share",
-        high=1,
-        reference="energy of the orthonormal 2-D DCT of scipy.fft.dctn",
-    ),
-    patch_metric(
-        spectral_slope,
-        description="Slope of log power over log frequency inside hidden patches: 0 for white noise, -2 to -3 for "
-        "photographs, lower for blur.",
-        unit="log power / log frequency",
-        low=-math.inf,
-        reference="Field 1987; power of the orthonormal 2-D DCT of scipy.fft.dctn",
-    ),
-    Metric(
-        name="log_spectral_distance",
-        description="How far the power spectrum of hidden patches is from the truth's, root mean square over "
-        "frequency bands; independent of where the texture lies.",
-        unit="dB",
-        better="lower",
-        reference="Gray and Markel 1976, on bands of the 2-D DCT",
-        function=lambda pair: map_in_chunks(
-            log_spectral_distance, pair.grey_patches, pair.true_grey_patches, pair.mask
-        ),
-    ),
-]

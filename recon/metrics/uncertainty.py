@@ -55,18 +55,13 @@ def rank_counts(draws: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
     have one distribution; higher at both ends where the draws differ too little. Additive over patches and images.
 
     Args:
-        draws: (S, B, N, ...).
-        truth: (B, N, ...).
-        weight: (B, N) bool: the patches that count.
+        draws: (S, M, V), of the M patches that count, image by image.
+        truth: (M, V).
+        weight: (B, N) bool: the M patches that count.
 
     Returns:
         (B, S+1) float64; NaN for an image that has NaN in a patch that counts.
     """
-    return _rank_counts(draws[..., None][:, weight].flatten(2), truth[..., None][weight].flatten(1), weight)
-
-
-def _rank_counts(draws: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
-    """`rank_counts` of the M patches that count alone: draws (S, M, V), truth (M, V), weight (B, N)."""
     s, b = len(draws), len(weight)
     below, equal = (torch.zeros(truth.shape, dtype=torch.long, device=truth.device) for _ in range(2))
     undefined = truth.isnan()
@@ -122,7 +117,7 @@ def per_image_scores(draws: Tensor, truth: Tensor, mask: Tensor) -> dict[str, Te
 
         c, true = dct2(x).flatten(2), dct2(y).flatten(1)
         # A flat patch's coefficients are 0 but for the rounding of sums, which six decimals leave out.
-        ranks = _rank_counts(c.round(decimals=6), true.round(decimals=6), mask)
+        ranks = rank_counts(c.round(decimals=6), true.round(decimals=6), mask)
         return mean(crps(c, true).mean(1)), mean(energy_score(x.flatten(2), y.flatten(1))), ranks
 
     scores = map_in_chunks(of_chunk, draws.movedim(1, 0), truth, mask)
@@ -205,40 +200,38 @@ def frontier(mse: float, w2: float, points: int = 33) -> tuple[list[float], list
 
 UNCERTAINTY = [
     MetricInfo(
-        name="crps",
-        description="Continuous ranked probability score of the draws, over the DCT coefficients of hidden patches; "
-        "of one answer: the mean absolute error.",
-        unit="of pixels in [0, 1]",
+        "crps",
+        "Continuous ranked probability score of the draws, over the DCT coefficients of hidden patches; of one answer: "
+        "the mean absolute error.",
+        "of pixels in [0, 1]",
+        "lower",
+        "Gneiting and Raftery 2007; the fair estimator, Ferro 2014, equals scoringrules.crps_ensemble",
         high=1,
-        better="lower",
-        reference="Gneiting and Raftery 2007; the fair estimator, Ferro 2014, equals scoringrules.crps_ensemble",
     ),
     MetricInfo(
-        name="energy_score",
-        description="Energy score of the draws, over hidden patches as wholes; of one answer: the root-mean-square "
-        "distance.",
-        unit="of pixels in [0, 1]",
+        "energy_score",
+        "Energy score of the draws, over hidden patches as wholes; of one answer: the root-mean-square distance.",
+        "of pixels in [0, 1]",
+        "lower",
+        "Gneiting and Raftery 2007; the fair estimator equals scoringrules.es_ensemble, over sqrt(values)",
         high=1,
-        better="lower",
-        reference="Gneiting and Raftery 2007; the fair estimator equals scoringrules.es_ensemble, over sqrt(values)",
     ),
     MetricInfo(
-        name="bits_per_dim",
-        description="Negative log2-likelihood of hidden pixels, per value, under the predicted density times 1/255, "
-        "the width of a level of 8-bit pixels; of a density, without dequantisation, and so no bound on the bits of "
-        "pixels.",
-        unit="bits",
+        "bits_per_dim",
+        "Negative log2-likelihood of hidden pixels, per value, under the predicted density times 1/255, the width of a "
+        "level of 8-bit pixels; of a density, without dequantisation, and so no bound on the bits of pixels.",
+        "bits",
+        "lower",
+        "Theis et al. 2016 (arXiv 1511.01844), of a density",
         low=-math.inf,
-        better="lower",
-        reference="Theis et al. 2016 (arXiv 1511.01844), of a density",
     ),
     MetricInfo(
-        name="luma_w2",
-        description="2-Wasserstein distance between Gaussians fitted to the luminance of hidden patches and to that of "
-        "their truth, per pixel; of patches above 8 pixels their 64 lowest frequencies, the others left out.",
-        unit="of pixels in [0, 1]",
+        "luma_w2",
+        "2-Wasserstein distance between Gaussians fitted to the luminance of hidden patches and to that of their "
+        "truth, per pixel; of patches above 8 pixels their 64 lowest frequencies, the others left out.",
+        "of pixels in [0, 1]",
+        "lower",
+        "Gelbrich 1990; Dowson and Landau 1982",
         high=1,
-        better="lower",
-        reference="Gelbrich 1990; Dowson and Landau 1982",
     ),
 ]

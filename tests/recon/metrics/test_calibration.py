@@ -17,9 +17,14 @@ from tests.recon.metrics.scenes import normal, uniform
 MANY = 40000
 
 
+def of_hidden(draws: torch.Tensor, truth: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Rank counts of the patches of draws (S, B, N, ...) and truth (B, N, ...) that count: (B, S+1)."""
+    return rank_counts(draws[..., None][:, weight].flatten(2), truth[..., None][weight].flatten(1), weight)
+
+
 def histogram(draws: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
     """Rank counts of draws (S, n) and truth (n,), as one image of n patches: (S+1,)."""
-    return rank_counts(draws[:, None], truth[None], torch.ones(1, len(truth), dtype=torch.bool))[0]
+    return of_hidden(draws[:, None], truth[None], torch.ones(1, len(truth), dtype=torch.bool))[0]
 
 
 def test_ranks_are_equally_frequent_where_draws_have_the_truth_s_distribution():
@@ -75,24 +80,24 @@ def test_every_value_of_a_weighted_patch_has_one_rank_in_its_image():
     draws, truth = normal(4, 3, 10, 3, 2, 2), normal(3, 10, 3, 2, 2, seed=1)
     draws[0, :, 4] = truth[:, 4]
     weight = uniform(3, 10) < 0.6
-    counts = rank_counts(draws, truth, weight)
+    counts = of_hidden(draws, truth, weight)
     assert counts.shape == (3, 5) and counts.dtype == torch.float64
     assert torch.allclose(counts.sum(1), 12 * weight.sum(1).double(), rtol=1e-14)
     for i in range(3):
         alone = histogram(draws[:, i, weight[i]].flatten(1), truth[i, weight[i]].flatten())
         assert torch.allclose(counts[i], alone, rtol=1e-14)
     first = torch.arange(10) < 5
-    parts = rank_counts(draws, truth, weight & first) + rank_counts(draws, truth, weight & ~first)
+    parts = of_hidden(draws, truth, weight & first) + of_hidden(draws, truth, weight & ~first)
     assert torch.allclose(counts, parts, rtol=1e-14)
 
 
 def test_ranks_ignore_patches_without_weight_and_nan_spoils_one_image():
     draws, truth, weight = normal(4, 3, 10, 2), normal(3, 10, 2, seed=1), uniform(3, 10) < 0.6
-    counts = rank_counts(draws, truth, weight)
+    counts = of_hidden(draws, truth, weight)
     draws[:, ~weight], truth[~weight] = math.nan, 7
-    assert torch.equal(rank_counts(draws, truth, weight), counts)
+    assert torch.equal(of_hidden(draws, truth, weight), counts)
     draws[2, 1, weight[1]] = math.nan
-    found = rank_counts(draws, truth, weight)
+    found = of_hidden(draws, truth, weight)
     assert found[1].isnan().all() and torch.equal(found[::2], counts[::2])
 
 

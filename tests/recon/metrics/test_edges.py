@@ -8,8 +8,8 @@ import scipy.ndimage as ndi
 import torch
 from skimage.color import rgb2gray
 
-from recon.metrics.base import Pair, Undefined
-from recon.metrics.edges import EDGES, cpbd, edge_width
+from recon.metrics.base import METRICS, Pair, Undefined
+from recon.metrics.sharpness import cpbd, edge_width
 from tests.recon.metrics.scenes import PHOTOGRAPHS, batch, colours, cut, luminance, somewhere, whole
 
 FUNCTIONS = [edge_width, cpbd]
@@ -231,8 +231,8 @@ def test_metrics_read_the_reconstruction_s_hidden_patches():
     image = torch.from_numpy(np.stack([ndi.gaussian_filter(colours(n), (1, 1, 0)) for n in PHOTOGRAPHS]))
     hidden = somewhere(batch()[0])
     pair = Pair(image.permute(0, 3, 1, 2), truth, hidden)
-    assert [metric.name for metric in EDGES] == ["edge_width", "cpbd"]
-    for metric, function in zip(EDGES, FUNCTIONS, strict=True):
+    for name, function in zip(("edge_width", "cpbd"), FUNCTIONS, strict=True):
+        metric = METRICS[name]
         numbers = metric(pair)
         assert torch.equal(numbers, function(pair.grey_patches, hidden))
         assert (numbers != metric(Pair(pair.truth, pair.truth, pair.mask))).all()

@@ -56,6 +56,6 @@ def test_images_without_a_pixel_to_pool_have_no_value(vgg19):
 
 def test_every_network_says_where_its_weights_are_from(vgg19):
     expected = load_vgg19(VGG19(DEFAULT_TAPS), "bundled")
-    assert vgg19.provenance() == expected and PooledFeatures().provenance() == expected
-    assert FeatureDistance("random").provenance()["source"] == "random"
+    assert vgg19.provenance == expected and PooledFeatures().provenance == expected
+    assert FeatureDistance("random").provenance["source"] == "random"
     assert not any(p.requires_grad for net in (vgg19, PooledFeatures()) for p in net.parameters())

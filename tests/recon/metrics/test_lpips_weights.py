@@ -57,8 +57,8 @@ def test_a_download_is_checked_kept_and_used(hub, monkeypatch, tmp_path, random_
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", download)
     for _ in range(2):
-        found = Lpips("squeeze").provenance()
-        assert found == {"source": "imagenet", "sha256": squeeze.provenance()["sha256"]}
+        found = Lpips("squeeze").provenance
+        assert found == {"source": "imagenet", "sha256": squeeze.provenance["sha256"]}
     assert asked == [(lpips_networks.TRUNKS["squeeze"], name[-12:-4])] and (hub / name).is_file()
 
 
@@ -71,8 +71,8 @@ def test_a_cached_file_with_another_hash_is_refused(hub):
 
 
 def test_a_file_gives_its_own_provenance(random_trunks, squeeze):
-    assert squeeze.provenance()["source"] == str(random_trunks["squeeze"])
-    assert len(squeeze.provenance()["sha256"]) == 64
+    assert squeeze.provenance["source"] == str(random_trunks["squeeze"])
+    assert len(squeeze.provenance["sha256"]) == 64
 
 
 def test_a_missing_file_is_named_with_the_remedy(tmp_path):

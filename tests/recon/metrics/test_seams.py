@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 from skimage.color import rgb2gray
 
-from recon.metrics.base import Pair, Undefined
-from recon.metrics.edges import SEAMS, seam_ratio
+from recon.metrics.base import METRICS, Pair, Undefined
+from recon.metrics.sharpness import seam_ratio
 
 PHOTOGRAPHS = ("astronaut", "chelsea", "coffee")
 P, GRID = 16, (18, 25)
@@ -115,7 +115,7 @@ def test_jpeg_s_own_grid_shows_where_it_lies_on_the_patches():
 def test_chequers_of_black_and_white_patches_have_the_largest_ratio():
     chequers = torch.tensor(np.indices(GRID).sum(0) % 2)[None, None].expand(1, 3, -1, -1)
     ratio = seam_ratio(blocks(chequers).double(), somewhere(1)).item()
-    assert ratio == pytest.approx(2550) and ratio <= SEAMS[0].high * (1 + 1e-12)
+    assert ratio == pytest.approx(2550) and ratio <= METRICS["seam_ratio"].high * (1 + 1e-12)
 
 
 def test_patches_with_detail_that_meet_without_a_step_have_ratio_zero():
@@ -180,5 +180,5 @@ def test_images_without_borders_or_insides_are_refused():
 def test_the_metric_reads_the_composite():
     truth, mask = batch()
     pair = Pair(mosaic(truth), truth, mask)
-    assert torch.equal(SEAMS[0](pair), seam_ratio(pair.image, mask))
-    assert (SEAMS[0](pair) > SEAMS[0](Pair(pair.truth, pair.truth, pair.mask))).all()
+    assert torch.equal(METRICS["seam_ratio"](pair), seam_ratio(pair.image, mask))
+    assert (METRICS["seam_ratio"](pair) > METRICS["seam_ratio"](Pair(pair.truth, pair.truth, pair.mask))).all()

@@ -11,9 +11,8 @@ from skimage.color import rgb2gray
 from skimage.filters import sobel_h, sobel_v
 from skimage.measure import blur_effect as blur_effect_of_scikit_image
 
-from recon.metrics.base import Pair, Undefined
+from recon.metrics.base import METRICS, Pair, Undefined
 from recon.metrics.sharpness import (
-    SHARPNESS,
     blur_effect,
     box_size,
     brenner,
@@ -25,6 +24,7 @@ from recon.metrics.sharpness import (
 from tests.recon.metrics.scenes import PHOTOGRAPHS, batch, colours, cut, luminance, somewhere, whole
 
 FUNCTIONS = [variance_of_laplacian, tenengrad, brenner, mean_gradient_magnitude, blur_effect]
+SHARPNESS = [METRICS[function.__name__] for function in FUNCTIONS]
 every_photograph = pytest.mark.parametrize("name", PHOTOGRAPHS)
 every_function = pytest.mark.parametrize("function", FUNCTIONS, ids=lambda f: f.__name__)
 
@@ -254,7 +254,6 @@ def test_metrics_read_the_reconstruction_s_hidden_patches():
     hidden = somewhere(batch()[0])
     pair = Pair(image.permute(0, 3, 1, 2), truth, hidden)
     patches = torch.cat([cut(rgb2gray(x)) for x in image.numpy()])
-    assert [metric.name for metric in SHARPNESS] == [function.__name__ for function in FUNCTIONS]
     for metric, function in zip(SHARPNESS, FUNCTIONS, strict=True):
         torch.testing.assert_close(metric(pair), function(patches, hidden), rtol=1e-10, atol=0)
         assert metric.better == "truth" and not metric.paired

@@ -11,10 +11,9 @@ import torch
 from skimage.filters import gaussian
 
 from losses.reconstruction import patchify
-from recon.metrics.base import Pair, Undefined
+from recon.metrics.base import METRICS, Pair, Undefined
 from recon.metrics.spectrum import (
     QUANTISATION,
-    SPECTRUM,
     band_frequency,
     band_power,
     bands,
@@ -24,6 +23,7 @@ from recon.metrics.spectrum import (
     spectral_slope,
 )
 
+SPECTRUM = [METRICS[name] for name in ("high_frequency_share", "spectral_slope", "log_spectral_distance")]
 PHOTOGRAPHS = ["astronaut", "chelsea", "coffee"]
 
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from recon.metrics import base as chunks
-from recon.metrics.base import Pair
-from recon.metrics.fidelity import STRUCTURE, ms_ssim, ssim
+from recon.metrics.base import METRICS, Pair
+from recon.metrics.fidelity import ms_ssim, ssim
 from tests.recon.metrics.scenes import (
     blurred,
     everywhere,
@@ -15,6 +15,8 @@ from tests.recon.metrics.scenes import (
 )
 
 BOTH = pytest.mark.parametrize("metric", [ssim, ms_ssim])
+
+STRUCTURE = [METRICS[name] for name in ("ssim", "ms_ssim")]
 
 
 def mask_of(images: torch.Tensor, patch: int = 8, share: float = 0.75) -> torch.Tensor:
@@ -123,7 +125,6 @@ def test_the_metrics_lead_to_these_functions():
     truth = photographs()
     pair = Pair(noisy(truth, 0.1), truth, mask_of(truth))
     functions = {"ssim": ssim, "ms_ssim": ms_ssim}
-    assert [metric.name for metric in STRUCTURE] == list(functions)
     for metric in STRUCTURE:
         value = metric(pair)
         assert torch.equal(value, functions[metric.name](pair.image, truth, pair.hidden)) and value.shape == (3,)
