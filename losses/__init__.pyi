@@ -1,15 +1,13 @@
 from .adversarial import Adversarial, FeatureMatching
 from .build import TERMS, build_objective, head_of
 from .expression import Expression, WeightedTerm, defaults, parse
-from .flow import Flow, FlowHead
 from .heads import NormalisedPixelHead, PixelHead
-from .mixture import Mixture, MixtureHead
 from .objective import Objective, Result, TermResult
 from .options import TERM_OPTIONS, InvalidSetting, TermOptions, chosen, nearest, option
 from .perceptual import LPIPS, Perceptual
-from .pixel import L1, MSE, Charbonnier, NormMSE
+from .pixel import L1, MSE, SSIM, Charbonnier, MultiScaleSSIM, NormMSE
+from .posterior import Flow, FlowHead, Mixture, MixtureHead
 from .reconstruction import Reconstruction
-from .structural import SSIM, MultiScaleSSIM
 from .term import Critic, Processes, Term, TermContext
 
 __all__ = [

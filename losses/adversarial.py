@@ -1,6 +1,5 @@
 """The terms with a trained patch discriminator: adversarial and feature_matching."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -8,9 +7,9 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from losses.features.distance import pooled
+from losses.features.vgg19 import pooled
 from losses.gan import GAN_LOSSES, PatchDiscriminator, gradient_penalty, weighted_mean
-from losses.options import AdversarialOptions, FeatureMatchingOptions, InvalidSetting, nearest
+from losses.options import AdversarialOptions, FeatureMatchingOptions, InvalidSetting, chosen
 from losses.reconstruction import Reconstruction
 from losses.term import Critic, TermContext, gradient_norm, step_unless, widened
 
@@ -19,64 +18,57 @@ class Adversarial(Critic):
     """How real the composite looks to a convolutional patch discriminator (PatchGAN, Isola et al. 2017, 1611.07004).
 
     Reads the composite in [0, 1] (B, 3, H, W). Unit: the discriminator's logits. The term trains the discriminator by
-    Adam on truth against composite. It trains alone until `generator_start`; from there the term's weight rises
-    linearly to its full value at `generator_full`, both in fractions of the run.
+    Adam on truth against composite: alone until `generator_start`, from where the term's weight rises linearly to its
+    full value at `generator_full`.
 
     With `mask_aware` the discriminator gets a fourth channel, 1 for hidden pixels, for truth and composite alike, and
     each logit is weighted by the share of hidden pixels under it: visible patches are real in both, and would teach it
     nothing. (LaMa, Suvorov et al. 2021, arXiv 2109.07161, labels them real in the composite instead.)
 
-    The gradient penalty (R1, Mescheder et al. 2018, arXiv 1801.04406; R1 + R2 for the relativistic loss) needs a second
-    derivative, which takes most of the discriminator's time. It is lazy as in StyleGAN2 (Karras et al. 2020, arXiv
-    1912.04958, appendix B): in every k-th update, times k. It is added within that update, so Adam's rates need none of
-    that appendix's corrections.
+    The gradient penalty (R1, Mescheder et al. 2018, arXiv 1801.04406; R1 + R2 for the relativistic loss) takes most of
+    the discriminator's time. It is lazy as in StyleGAN2 (Karras et al. 2020, arXiv 1912.04958, appendix B): in every
+    k-th update, times k. It is added within that update, so Adam's rates need none of that appendix's corrections.
     """
 
     Options = AdversarialOptions
-    default_weight, default_is_share = Options.default_weight, Options.default_is_share
     name = "adversarial"
+    # Buffers: mean logits of the last update, smoothed accuracy, and how many updates were skipped.
+    real: Tensor
+    fake: Tensor
+    accuracy: Tensor
+    skipped: Tensor
+    # Consecutive updates in which the accuracy was near 1, and near 1/2.
+    certain: Tensor
+    blind: Tensor
 
     def __init__(self, options: Any = None, context: TermContext | None = None):
         super().__init__(options, context)
         o = self.options
-        if o.gan_loss not in GAN_LOSSES:
+        chosen(f"losses.{self.name}.gan_loss", o.gan_loss, GAN_LOSSES)
+        if o.generator_start > o.generator_full:
             raise InvalidSetting(
-                f"unknown losses.{self.name}.gan_loss '{o.gan_loss}'{nearest(o.gan_loss, GAN_LOSSES)} "
-                f"(GAN losses: {', '.join(GAN_LOSSES)})"
+                f"losses.{self.name} needs generator_start <= generator_full, not {o.generator_start} and "
+                f"{o.generator_full}"
             )
-        if not 0 <= o.generator_start <= o.generator_full <= 1:
-            raise InvalidSetting(
-                f"losses.{self.name} needs 0 <= generator_start <= generator_full <= 1, "
-                f"not {o.generator_start} and {o.generator_full}"
-            )
-        for name, least in {"width": 1, "lr": 0, "penalty": 0, "penalty_every": 1}.items():
-            if not getattr(o, name) >= least:
-                raise InvalidSetting(f"losses.{self.name}.{name}={getattr(o, name)} must be at least {least}")
         self.gan_loss = GAN_LOSSES[o.gan_loss]
         self.discriminator = PatchDiscriminator(self.context.image_size, o.width, inputs=4 if o.mask_aware else 3)
         self.check_crop(self.discriminator.least)
         if self.gan_loss.relative:  # cancels the last bias: its gradient is rounding error, which Adam would amplify
-            self.discriminator.layers[-1].bias.requires_grad_(False)
+            next(reversed(list(self.discriminator.parameters()))).requires_grad_(False)
         self.discriminator.to(memory_format=torch.channels_last)
         self.optimizer = torch.optim.Adam(self.discriminator.parameters(), lr=o.lr, betas=(0.5, 0.99), fused=True)
         # Static shapes: one graph for a batch of real and fake images, one for fakes, not a dynamic one for both.
         self.discriminate = torch.compile(_discriminate, dynamic=False) if self.context.compiled else _discriminate
         self.micro_batches = 0  # whose gradients are accumulated
         self.updates = 0  # steps that the discriminator has taken
-        for name in ("real", "fake", "skipped"):
-            self.register_buffer(name, torch.zeros(()))
-        self.register_buffer("accuracy", torch.tensor(0.5))
-        # Consecutive updates in which the smoothed accuracy was near 1, and near 1/2.
-        self.register_buffer("certain", torch.zeros(()))
-        self.register_buffer("blind", torch.zeros(()))
+        for name in ("real", "fake", "skipped", "accuracy", "certain", "blind"):
+            self.register_buffer(name, torch.tensor(0.5 if name == "accuracy" else 0.0))
 
     def ramp(self, step: int) -> float:
         if self.context.steps is None:
             return 1.0
         start, full = (f * self.context.steps for f in (self.options.generator_start, self.options.generator_full))
-        if step < start:
-            return 0.0
-        return 1.0 if step >= full else (step - start) / (full - start)
+        return float(step >= full) if full == start else min(1.0, max(0.0, (step - start) / (full - start)))
 
     def value(self, r: Reconstruction) -> Tensor:
         frozen = self._frozen()
@@ -94,7 +86,7 @@ class Adversarial(Critic):
         (true, mask), (composite, _) = self._inputs(r, r.image), self._inputs(r, r.judged_image)
         images = torch.cat([true, composite]).detach()
         masks = None if mask is None else torch.cat([mask, mask])
-        parameters = dict(self.discriminator.named_parameters())
+        parameters: dict[str, Tensor] = dict(self.discriminator.named_parameters())
         # The penalty's second derivative needs full precision, and torch.compile does not support it.
         discriminate = _discriminate if penalised else self.discriminate
         with torch.enable_grad():
@@ -116,9 +108,10 @@ class Adversarial(Critic):
 
     def update(self, step: int) -> None:
         parameters = self._trainable()
-        self._all_reduce([p.grad for p in parameters])
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        self._all_reduce(gradients)
         if self.micro_batches > 1:
-            torch._foreach_div_([p.grad for p in parameters], self.micro_batches)
+            torch._foreach_div_(gradients, self.micro_batches)
         bad = ~gradient_norm(parameters).isfinite()
         step_unless(self.optimizer, bad)
         self.optimizer.zero_grad()
@@ -130,10 +123,8 @@ class Adversarial(Critic):
         self.blind = (self.blind + 1) * ((self.accuracy - 0.5).abs() < 0.02) * float(self.ramp(step) == 1)
 
     def _all_reduce(self, gradients: list[Tensor]) -> None:
-        """Sums gradients, and averages logged numbers, over the processes that share the batch.
-
-        Averaging the running means is exact: they are linear, and started from the same values.
-        """
+        """Sums gradients, and averages logged numbers, over the processes that share the batch. For the running means
+        that is exact: they are linear, and started from the same values."""
         processes = self.context.processes
         if processes.count > 1 and self.micro_batches:
             logged = torch.stack([self.real, self.fake, self.accuracy]) / processes.count
@@ -178,7 +169,7 @@ class Adversarial(Critic):
         """The share of hidden pixels under each logit, (b, 1, h, w); None: all logits count equally."""
         if mask is None or r.over == "all":
             return None
-        return F.adaptive_avg_pool2d(mask, logits.shape[2:]).to(logits.dtype)
+        return F.adaptive_avg_pool2d(mask, (logits.shape[2], logits.shape[3])).to(logits.dtype)
 
 
 class FeatureMatching(Adversarial):
@@ -188,13 +179,11 @@ class FeatureMatching(Adversarial):
     The mean absolute difference of each layer over the truth's mean absolute value, averaged over the layers. Compared
     position by position (`pool=1`), texture at other positions than in the truth is an error, so the model omits it.
     Means over squares are texture statistics, as means over a batch are in Salimans et al. 2016 (arXiv 1606.03498,
-    section 3.1): the model learns to draw the statistics by which the discriminator tells composites from truths, but
-    is not rewarded for fooling it. Layers of a stride above half of `pool` are compared as they are. The discriminator
-    is the term's own, not shared with an adversarial term beside it.
+    section 3.1): the model learns to draw them, but is not rewarded for fooling the discriminator. Layers of a stride
+    above half of `pool` are compared as they are. The discriminator is the term's own, not an adversarial term's.
     """
 
     Options = FeatureMatchingOptions
-    default_weight, default_is_share = Options.default_weight, Options.default_is_share
     name = "feature_matching"
 
     def __init__(self, options: Any = None, context: TermContext | None = None):
@@ -217,11 +206,11 @@ class FeatureMatching(Adversarial):
 
 def _discriminate(
     net: PatchDiscriminator,
-    parameters: Mapping[str, Tensor],
+    parameters: dict[str, Tensor],
     images: Tensor,
     masks: Tensor | None = None,
     features: bool = False,
-) -> Tensor | list[Tensor]:
+) -> Any:
     """The logits, or features, of images (B, 3, H, W) under `parameters`: those of the net, or detached ones."""
     if masks is not None:
         images = torch.cat([images, masks], dim=1)

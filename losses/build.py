@@ -6,15 +6,13 @@ from typing import Any
 import torch
 
 from losses.adversarial import Adversarial, FeatureMatching
-from losses.expression import Expression, WeightedTerm, parse
-from losses.flow import Flow
+from losses.expression import Expression, defaults, parse
 from losses.heads import PixelHead
-from losses.mixture import Mixture
 from losses.objective import Objective, common_head
-from losses.options import InvalidSetting, nearest
+from losses.options import InvalidSetting, check_limits, nearest
 from losses.perceptual import LPIPS, Perceptual
-from losses.pixel import L1, MSE, Charbonnier, NormMSE
-from losses.structural import SSIM, MultiScaleSSIM
+from losses.pixel import L1, MSE, SSIM, Charbonnier, MultiScaleSSIM, NormMSE
+from losses.posterior import Flow, Mixture
 from losses.term import SINGLE_PROCESS, Processes, Term, TermContext
 
 # Register a new term here, and its settings in `losses.options.TERM_OPTIONS`.
@@ -51,10 +49,7 @@ def build_objective(
         expression: e.g. "mse", "perceptual + mse", "mse + 0.1*l1 + 10%perceptual"; see `losses.expression.parse`.
         over: "hidden" or "all": the patches that are compared.
         image_size: H and W in pixels; a discriminator's depth depends on it.
-        steps: length of the run, for terms whose weight rises over it; None: full weight always.
-        critic_dtype: precision of critics' forward and backward, such as bfloat16 on devices that support it well.
-        compiled: whether critics are compiled (a minute at the start, faster after).
-        processes: those that share each batch in equal parts; by default this one has it whole.
+        steps, critic_dtype, compiled, processes: see `TermContext`. Compiling takes a minute at the start.
         **options: per term, its options by name: `perceptual={"weights": "random"}`.
 
     Raises:
@@ -66,11 +61,11 @@ def build_objective(
             raise InvalidSetting(
                 f"options for an unknown loss term '{name}'{nearest(name, TERMS)} (terms: {', '.join(TERMS)})"
             )
-    size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
-    context = TermContext(size, steps, critic_dtype, compiled, processes)
+    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    context = TermContext((height, width), steps, critic_dtype, compiled, processes)
     chosen = {name: _options(name, options.get(name, {})) for name in TERMS}
     terms = {t.name: TERMS[t.name](chosen[t.name], context) for t in parsed.terms}
-    return Objective(parsed, terms, over, context.processes)
+    return Objective(parsed, terms, over, processes)
 
 
 def head_of(expression: str, **options: Any) -> PixelHead:
@@ -85,18 +80,19 @@ def head_of(expression: str, **options: Any) -> PixelHead:
 
 def _parsed(expression: str) -> Expression:
     """Knows every term of `TERMS`, also those that a program added."""
-    defaults = {name: WeightedTerm(name, t.default_weight, t.default_is_share) for name, t in TERMS.items()}
-    return parse(expression, defaults)
+    return parse(expression, defaults({name: term.Options for name, term in TERMS.items()}))
 
 
 def _options(name: str, given: Any) -> Any:
+    """A term's options, checked, from its `Options` or from a mapping."""
     cls = TERMS[name].Options
-    if isinstance(given, cls):
-        return given
-    known = [f.name for f in fields(cls)]
-    for key in given:
-        if key not in known:
-            raise InvalidSetting(
-                f"unknown setting losses.{name}.{key}{nearest(key, known)} (settings: {', '.join(known) or 'none'})"
-            )
-    return cls(**given)
+    if not isinstance(given, cls):
+        known = [f.name for f in fields(cls)]
+        for key in given:
+            if key not in known:
+                raise InvalidSetting(
+                    f"unknown setting losses.{name}.{key}{nearest(key, known)} (settings: {', '.join(known) or 'none'})"
+                )
+        given = cls(**given)
+    check_limits(given, f"losses.{name}.")
+    return given

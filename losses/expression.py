@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from losses.options import TERM_OPTIONS, InvalidSetting, nearest
+from losses.options import TERM_OPTIONS, InvalidSetting, TermOptions, nearest
 
 _NUMBER = r"(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 _TERM = re.compile(rf"\s*(?:(?P<number>{_NUMBER})\s*(?P<kind>[*%])\s*)?(?P<name>[A-Za-z_]\w*)\s*")
@@ -36,9 +36,9 @@ class Expression:
         return term.name if term == self.defaults[term.name] and term.weight == 1 else f"{number}*{term.name}"
 
 
-def defaults() -> dict[str, WeightedTerm]:
-    """The weight that a bare name has, for every term."""
-    return {name: WeightedTerm(name, o.default_weight, o.default_is_share) for name, o in TERM_OPTIONS.items()}
+def defaults(options: Mapping[str, type[TermOptions]] = TERM_OPTIONS) -> dict[str, WeightedTerm]:
+    """The weight that a bare name has, for every term, from the terms' options by name."""
+    return {name: WeightedTerm(name, o.default_weight, o.default_is_share) for name, o in options.items()}
 
 
 def parse(text: str, defaults: Mapping[str, WeightedTerm]) -> Expression:

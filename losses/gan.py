@@ -12,11 +12,11 @@ TINY = 1e-6  # an image of which no hidden pixel is sampled has the mean 0
 
 
 class PatchDiscriminator(nn.Module):
-    """C64-C128-C256-C512 of Isola et al. 2017 (arXiv 1611.07004, appendix 6.1.2), without batch normalisation.
+    """C64-C128-C256-C512 of Isola et al. 2017 (arXiv 1611.07004, appendix 6.1.2), without batch normalisation, which
+    would make an image's result depend on the batch and on the number of processes.
 
-    Batch statistics would make an image's result depend on the batch, and on the number of processes. There are three
-    strided layers from 64 pixels on (a receptive field of 70 pixels), fewer on smaller images, so that the result
-    remains a map of logits.
+    There are three strided layers from 64 pixels on (a receptive field of 70 pixels), fewer on smaller images, so that
+    the result remains a map of logits.
 
     Args:
         image_size: (H, W).
@@ -41,17 +41,14 @@ class PatchDiscriminator(nn.Module):
             ]
             inputs = outputs
         self.layers = nn.Sequential(*layers, nn.Conv2d(inputs, 1, 4, padding=1))
-        for module in self.layers:
-            if isinstance(module, nn.Conv2d):
-                # pix2pix's N(0, 0.02) relies on batch normalisation; without it the logits would vanish.
-                nn.init.kaiming_normal_(module.weight, a=0.2)
-                nn.init.zeros_(module.bias)
+        for name, parameter in self.layers.named_parameters():
+            if name.endswith("bias"):
+                nn.init.zeros_(parameter)
+            else:  # pix2pix's N(0, 0.02) relies on batch normalisation; without it the logits would vanish
+                nn.init.kaiming_normal_(parameter, a=0.2)
 
     def forward(self, images: Tensor, features: bool = False) -> Tensor | list[Tensor]:
-        """The logits; or, with `features`, the outputs of all layers but the last, after their activations.
-
-        `strides` lists their strides in pixels of the image.
-        """
+        """The logits; or, with `features`, the outputs of all layers but the last, after their activations."""
         if not features:
             return self.layers(images)
         found = []
@@ -74,19 +71,12 @@ def gradient_penalty(logits: Tensor, images: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class GANLoss:
-    """A GAN loss, as functions of maps of logits (B, 1, h, w).
+    """A GAN loss, as functions of maps of logits (B, 1, h, w), which are `weighted_mean`s."""
 
-    `discriminator(real, fake, weight)` and `generator(fake, real, weight)` are scalars to minimise, `accuracy(real,
-    fake, weight)` is in [0, 1]. All are means over the logits, weighted by `weight` (of the same shape) if it is not
-    None, of each image first.
-
-    `relative`: the generator's loss reads the real logits too, and R2 is added to R1.
-    """
-
-    discriminator: Callable[..., Tensor]
-    generator: Callable[..., Tensor]
-    accuracy: Callable[..., Tensor]
-    relative: bool = False
+    discriminator: Callable[..., Tensor]  # (real, fake, weight), to minimise
+    generator: Callable[..., Tensor]  # (fake, real, weight), to minimise
+    accuracy: Callable[..., Tensor]  # (real, fake, weight), in [0, 1]
+    relative: bool = False  # the generator's loss reads the real logits too, and R2 is added to R1
 
 
 def weighted_mean(values: Tensor, weight: Tensor | None = None) -> Tensor:

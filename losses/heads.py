@@ -1,7 +1,6 @@
-"""What the decoder's last layer puts out per patch, and how that becomes pixels: functions of tensors.
+"""What the decoder's last layer puts out per patch, and how that becomes pixels, which terms and metrics read.
 
-A head has no parameters. The model predicts `head.width(P)` numbers per patch; terms and metrics read the standardised
-pixels that the head makes of them, so every term and every metric works with every head.
+A head has no parameters: every term and every metric works with every head.
 """
 
 import torch
@@ -11,10 +10,8 @@ EPSILON = 1e-6  # of the official code's per-patch normalisation
 
 
 def patch_statistics(patches: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each patch over all its values, (B, N, P) -> two (B, N, 1).
-
-    As in the official MAE code: unbiased variance, and the root is of variance + 1e-6.
-    """
+    """Mean and standard deviation of each patch, (B, N, P) -> two (B, N, 1), as in the official MAE code: the root of
+    unbiased variance + 1e-6."""
     mean = patches.mean(-1, keepdim=True)
     # Not `var`, whose sum is not vectorised on a CPU.
     variance = (patches - mean).square().sum(-1, keepdim=True) / (patches.shape[-1] - 1)
@@ -22,10 +19,7 @@ def patch_statistics(patches: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class PixelHead:
-    """P = p*p*3 standardised pixels per patch.
-
-    The methods take `prediction` (B, N, W), `true_pixels` (B, N, P) and `values`, which is P.
-    """
+    """P = p*p*3 standardised pixels per patch. Methods take predictions (B, N, W), true pixels (B, N, P), and P."""
 
     name = "pixels"
     decoder = "pixels"  # what the decoder's last layer predicts; other outputs come from layers beside it
@@ -60,9 +54,8 @@ class PixelHead:
 class NormalisedPixelHead(PixelHead):
     """P pixels normalised per patch, and two statistics that undo the normalisation: mean and log-std.
 
-    The model predicts the statistics from detached decoder features, and `pixels` detaches them: they learn from
-    `own_errors` alone and send no gradient into the model. A prediction of width P has no statistics, as official
-    checkpoints; only `oracle_pixels` can render it.
+    The statistics learn from `own_errors` alone and send no gradient into the model, which predicts them from detached
+    features. A prediction of width P has none, as official checkpoints; only `oracle_pixels` can render it.
     """
 
     name = decoder = "normalised pixels"
@@ -91,7 +84,7 @@ class NormalisedPixelHead(PixelHead):
         return self.patches(prediction, values) * log_std.clamp(-7, 3).exp() + mean
 
     def oracle_pixels(self, prediction: Tensor, true_pixels: Tensor) -> Tensor:
-        """Rendered with the true patch's mean and std. This uses the answer: label such results `oracle`."""
+        """Rendered with the true patch's mean and std, which is the answer: label such results `oracle`."""
         mean, std = patch_statistics(true_pixels)
         return self.patches(prediction, true_pixels.shape[-1]) * std + mean
 

@@ -23,11 +23,8 @@ TINY = 1e-30  # keeps 0 / 0 at 0; no gradient norm of a float32 tensor in use co
 
 @dataclass
 class TermResult:
-    """One term at one step: scalars on the device.
-
-    `value` is the term's own, before its weight; `weight` is what multiplied it, schedule, percentage and the k of
-    `every=k` included; `gradient_norm` is the L2 norm of the unweighted gradient at the prediction.
-    """
+    """One term at one step, as scalars on the device: its value before the weight; what multiplied it, schedule,
+    percentage and the k of `every=k` included; and the L2 norm of the unweighted gradient at the prediction."""
 
     value: Tensor
     weight: Tensor
@@ -36,11 +33,8 @@ class TermResult:
 
 @dataclass
 class Result:
-    """`value`: the weighted sum; `gradient`: its gradient at the prediction, to be given to `prediction.backward`.
-
-    `terms`: those that are evaluated at this step, which are all but critics with `every`. `cosines[a, b]`: between the
-    gradients of two of them; 0 if one is zero.
-    """
+    """The weighted sum; its gradient at the prediction, for `prediction.backward`; the terms evaluated at this step;
+    and the cosine between the gradients of each two of them, by the pair of names, 0 if one is zero."""
 
     value: Tensor
     gradient: Tensor
@@ -49,15 +43,7 @@ class Result:
 
 
 class Objective(nn.Module):
-    """A weighted sum of terms.
-
-    Args:
-        expression: which terms, with which weights.
-        terms: name -> term, in the expression's order.
-        over: "hidden" (default) or "all": the patches that are compared.
-        processes: those that share each batch; by default this one has it whole.
-
-    Call it with a `Reconstruction` and the step; it returns a `Result` with everything detached:
+    """A weighted sum of terms. Call it with a `Reconstruction` and the step; it returns a `Result`, all detached:
 
         result = objective(reconstruction, step)
         reconstruction.prediction.backward(result.gradient)
@@ -67,12 +53,18 @@ class Objective(nn.Module):
     Each term runs once, on a leaf, in its own precision. Trainable critics accumulate their own gradients in the call
     and take their step at `update`; after `.eval()` they learn nothing. `head` is what the model must predict.
 
-    A term with `every=k` is evaluated, and learns, at steps that are multiples of k, with k times its weight; at other
-    steps it does nothing. A percentage refers to the plain terms that are evaluated at the same step, each with its
-    weight before the factor k: beside terms of every step, or of the same k, it is exact on average over steps.
+    A term with `every=k` is evaluated, and learns, at steps that are multiples of k, with k times its weight. A
+    percentage refers to the plain terms that are evaluated at the same step, each with its weight before the factor k:
+    beside terms of every step, or of the same k, it is exact on average over steps.
 
     If `processes` share a batch in equal parts, values, norms, cosines and weights are those of the whole batch, the
     same in every process. `gradient` is that of the process's own part; the parameters' gradients are to be averaged.
+
+    Args:
+        expression: which terms, with which weights.
+        terms: name -> term, in the expression's order.
+        over: "hidden" (default) or "all": the patches that are compared.
+        processes: those that share each batch; by default this one has it whole.
     """
 
     def __init__(
@@ -106,7 +98,7 @@ class Objective(nn.Module):
                 gradient = gradient + torch.autograd.grad(leaf.head_loss, leaf.prediction)[0]
         self._learn(leaf, step)
         return Result(
-            value=sum(weights[name] * value for name, value in values.items()),
+            value=_weighted_sum(weights, values),
             gradient=gradient.to(prediction.dtype),
             terms={name: TermResult(values[name], weights[name], norms[name]) for name in values},
             cosines=cosines,
@@ -122,7 +114,7 @@ class Objective(nn.Module):
         terms, weights = self._due(step), self._times_interval(self._plain_weights(step, share=False))
         if len(weights) < len(terms):
             *_, weights = self._weigh(*self._evaluate(r, step), step)
-        total = sum(weights[name] * term.value(r) for name, term in terms.items())
+        total = _weighted_sum(weights, {name: term.value(r) for name, term in terms.items()})
         if (own := r.head_loss) is not None:
             total = total + own - own.detach()  # the head learns; the value stays the objective's
         self._learn(r, step)
@@ -190,35 +182,30 @@ class Objective(nn.Module):
 
     def _learn(self, r: Reconstruction, step: int) -> None:
         """Critics accumulate their gradients, unless the objective is in evaluation."""
-        if not self.training:
-            return
         detached = r.at(r.prediction.detach(), self.over)
-        for term in self._due(step).values():
+        for term in self._due(step).values() if self.training else ():
             term.learn(detached)
 
 
 def common_head(heads: Mapping[str, PixelHead]) -> PixelHead:
-    """The one head, of terms by name, that is not the plain pixel head, if any: every term reads pixels.
-
-    Raises:
-        InvalidSetting: two terms need different heads.
-    """
+    """The one head, of terms by name, that is not the plain pixel head, if any: every term reads pixels. Two different
+    ones raise InvalidSetting."""
     special = {head.name: head for head in heads.values() if type(head) is not PixelHead}
     if len(special) > 1:
         raise InvalidSetting(f"the terms need different heads ({', '.join(special)}); use them in separate runs")
     return next(iter(special.values()), PixelHead())
 
 
-def _weighted_sum(weights: Mapping[str, Tensor], gradients: Mapping[str, Tensor]) -> Tensor:
+def _weighted_sum(weights: Mapping[str, Any], of_terms: Mapping[str, Tensor]) -> Tensor:
     """Over the terms that have a weight; it does not start from a tensor of zeros, which would be one pass more."""
-    return reduce(torch.add, (weight * gradients[name] for name, weight in weights.items()))
+    return reduce(torch.add, (weight * of_terms[name] for name, weight in weights.items()))
 
 
 def _reduced(processes: Processes, *local: Scalars) -> list[Scalars]:
     """Values, gradient norms and dot products of the batch that `processes` share in equal parts; one all-reduce.
 
-    Each process has the mean over its part. So the whole value is their mean, and the whole gradient is their
-    gradients concatenated and divided by their number: squared norms and dot products add up.
+    Each process has the mean over its part, so the whole value is their mean, and the whole gradient their gradients
+    concatenated and divided by their number: squared norms and dot products add up.
     """
     n = processes.count
     stacked = [torch.stack(list(scalars.values())) if scalars else torch.zeros(0) for scalars in local]

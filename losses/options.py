@@ -1,13 +1,16 @@
-"""The settings of every term, and how a setting is declared; without torch, so that help and errors are immediate.
+"""The settings of every term, the names of networks and layers in them, and how a setting is declared and checked.
 
-`TERM_OPTIONS` says which terms there are, with their settings and default weights. The terms themselves are in
-`losses.build.TERMS`.
+This module imports no torch, so that help and errors are immediate. The terms themselves are in `losses.build.TERMS`.
 """
 
+import math
+import operator
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from typing import Any
+
+MAX_SIDE = 2**15  # pixels of an image's side
 
 
 class InvalidSetting(ValueError):
@@ -26,11 +29,42 @@ def chosen(key: str, value: str, known: Iterable[str]) -> None:
         raise InvalidSetting(f"{key}={value}: choose {' or '.join(known)}{nearest(str(value), known)}")
 
 
-def option(default: Any, doc: str) -> Any:
-    """A dataclass field with its documentation, shown by `--help`."""
+def option(default: Any, doc: str, **limits: Any) -> Any:
+    """A dataclass field with its documentation, shown by `--help`, and its limits, which `check_limits` reads.
+
+    Args:
+        limits: `least`, `most` (included), `above`, `below` (excluded) of a number, or of every number of a list; null
+            is always allowed. A number with limits is finite.
+    """
+    metadata = {"doc": doc, "limits": limits}
     if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata={"doc": doc})
-    return field(default=default, metadata={"doc": doc})
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+LIMITS = {
+    "above": ("above", operator.gt),
+    "least": ("at least", operator.ge),
+    "below": ("below", operator.lt),
+    "most": ("at most", operator.le),
+}
+
+
+def check_limits(options: Any, prefix: str = "") -> None:
+    """Checks the numbers of a dataclass of `option`s against their limits; settings are called `prefix` + name.
+
+    Raises:
+        InvalidSetting: a number out of its limits, or a value with limits that is no number.
+    """
+    for f in fields(options):
+        limits, value = f.metadata.get("limits"), getattr(options, f.name)
+        for number in value if isinstance(value, list | tuple) else [value]:
+            if not limits or number is None:
+                continue
+            known = isinstance(number, int | float) and not isinstance(number, bool) and abs(number) < math.inf
+            if not known or not all(LIMITS[name][1](number, limit) for name, limit in limits.items()):
+                wanted = " and ".join(f"{LIMITS[name][0]} {limit}" for name, limit in limits.items())
+                raise InvalidSetting(f"{prefix}{f.name}={value} must be {wanted}")
 
 
 @dataclass
@@ -49,13 +83,16 @@ class TermOptions:
 class CriticOptions(TermOptions):
     """Settings of every term that judges through a network."""
 
-    every: int = option(1, "evaluate the term at every k-th step only, with k times the weight")
-    images: float = option(1.0, "fraction of each batch's images that the network reads")
-    crop: int | None = option(None, "side in pixels of the window that it reads in each image; null: the whole image")
+    every: int = option(1, "evaluate the term at every k-th step only, with k times the weight", least=1, most=10**6)
+    images: float = option(1.0, "fraction of each batch's images that the network reads", above=0, most=1)
+    crop: int | None = option(
+        None, "side in pixels of the window that it reads in each image; null: the whole image", least=1, most=MAX_SIDE
+    )
 
 
 DEFAULT_TAPS = ("conv1_1", "conv1_2", "conv2_1", "conv2_2", "conv3_1")
 DEFAULT_POOL = 8  # pixels; an image of any size has such a square
+POOL_DOC = "side in pixels of squares over which features are averaged first; 1: not averaged"
 
 
 @dataclass
@@ -69,10 +106,8 @@ class PerceptualOptions(CriticOptions):
     taps: list[str] = option(
         list(DEFAULT_TAPS), "layers compared, by name: conv3_1 (after its ReLU), pool2, features.7"
     )
-    tap_weights: list[float] = option([], "one weight per tap; empty: 1 each")
-    pool: int = option(
-        DEFAULT_POOL, "side in pixels of squares over which features are averaged first; 1: not averaged"
-    )
+    tap_weights: list[float] = option([], "one weight per tap; empty: 1 each", least=0, most=1e6)
+    pool: int = option(DEFAULT_POOL, POOL_DOC, least=1, most=MAX_SIDE)
 
 
 @dataclass
@@ -91,13 +126,17 @@ class AdversarialOptions(CriticOptions):
     default_weight, default_is_share = 200.0, True
 
     gan_loss: str = option("nonsaturating", "hinge, nonsaturating, or relativistic (paired, with R1 + R2, after R3GAN)")
-    width: int = option(32, "channels of the discriminator's first layer")
-    lr: float = option(4e-4, "the discriminator's learning rate (Adam)")
+    width: int = option(32, "channels of the discriminator's first layer", least=1, most=1024)
+    lr: float = option(4e-4, "the discriminator's learning rate (Adam)", least=0, most=10)
     mask_aware: bool = option(True, "the discriminator gets the mask as a channel, and only hidden patches count")
-    penalty: float = option(0.15, "weight of R1 (relativistic: R1 + R2) over 2, on pixels in [-1, 1]")
-    penalty_every: int = option(8, "the penalty at every k-th update only, times k (lazy regularisation)")
-    generator_start: float = option(0.1, "fraction of the run in which the discriminator trains alone")
-    generator_full: float = option(0.2, "fraction of the run from which the term has its full weight")
+    penalty: float = option(
+        0.15, "weight of R1 (relativistic: R1 + R2) over 2, on pixels in [-1, 1]", least=0, most=1e6
+    )
+    penalty_every: int = option(
+        8, "the penalty at every k-th update only, times k (lazy regularisation)", least=1, most=10**6
+    )
+    generator_start: float = option(0.1, "fraction of the run in which the discriminator trains alone", least=0, most=1)
+    generator_full: float = option(0.2, "fraction of the run from which the term has its full weight", least=0, most=1)
 
 
 @dataclass
@@ -106,18 +145,18 @@ class FeatureMatchingOptions(AdversarialOptions):
 
     default_weight = 500.0  # a percentage too; docs/critics.md has others
 
-    pool: int = option(
-        DEFAULT_POOL, "side in pixels of squares over which features are averaged first; 1: not averaged"
-    )
+    pool: int = option(DEFAULT_POOL, POOL_DOC, least=1, most=MAX_SIDE)
 
 
 @dataclass
 class MixtureOptions(TermOptions):
     """Settings `losses.mixture.<option>`."""
 
-    gaussians: int = option(8, "Gaussians per patch")
+    gaussians: int = option(8, "Gaussians per patch", above=0, most=1024)
     components: int | None = option(
-        None, "principal components over which they are mixed; null: 64, or all of a patch's values if these are fewer"
+        None,
+        "principal components over which they are mixed; null: 64, or all of a patch's values if these are fewer",
+        above=0,
     )
 
 
@@ -127,8 +166,10 @@ class FlowOptions(TermOptions):
 
     source: str = option("mean", "start of the flow: mean (the model's own, with a little noise), or noise")
     network: str = option("conv", "conv (a U-Net over the image), or patch (each patch by itself)")
-    noise: float = option(0.1, "standard deviation of the noise on the mean, for pixels in [0, 1]")
-    steps: int = option(12, "steps of the midpoint method for a sample; the network runs twice in each")
+    noise: float = option(0.1, "standard deviation of the noise on the mean, for pixels in [0, 1]", above=0, below=10)
+    steps: int = option(
+        12, "steps of the midpoint method for a sample; the network runs twice in each", above=0, most=10**5
+    )
 
 
 # Every term's settings, in the order of `--help`. Register a new term here and in `losses.build.TERMS`.
@@ -146,3 +187,46 @@ TERM_OPTIONS: dict[str, type[TermOptions]] = {
     "mixture": MixtureOptions,
     "flow": FlowOptions,
 }
+
+# LPIPS' trunks, and where torchvision's weights for them are.
+TRUNKS = {
+    "alex": "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth",
+    "squeeze": "https://download.pytorch.org/models/squeezenet1_1-b8a52dc0.pth",
+}
+
+# VGG19: convolutions per stage and their width; a 2x2 max-pool ends each stage.
+STAGES = ((2, 64), (2, 128), (4, 256), (4, 512), (4, 512))
+
+
+# Every layer of torchvision's `vgg19().features` in order: (name, output width).
+LAYERS = [
+    layer
+    for stage, (depth, width) in enumerate(STAGES, start=1)
+    for layer in [
+        *((f"{kind}{stage}_{i}", width) for i in range(1, depth + 1) for kind in ("preact", "conv")),
+        (f"pool{stage}", width),
+    ]
+]
+_INDEX = {name: index for index, (name, _) in enumerate(LAYERS)}
+
+
+def tap_index(tap: str) -> int:
+    """Position in torchvision's `vgg19().features` of a tap.
+
+    `conv3_1` and `relu3_1` both mean the output of that convolution's ReLU, as perceptual losses use the names;
+    `pool2` is a pooling layer; `features.N` is torchvision's own name for any layer (`features.0` is conv1_1 before its
+    ReLU).
+
+    Raises:
+        InvalidSetting: no layer has that name.
+    """
+    name = tap.replace("relu", "conv")
+    if name in _INDEX and not name.startswith("preact"):
+        return _INDEX[name]
+    if tap.startswith("features.") and tap[9:].isdecimal() and int(tap[9:]) < len(LAYERS):
+        return int(tap[9:])
+    names = [name for name in _INDEX if not name.startswith("preact")]
+    raise InvalidSetting(
+        f"unknown VGG19 tap '{tap}'{nearest(tap, names)} "
+        "(conv1_1 to conv5_4, pool1 to pool5, features.0 to features.36)"
+    )

@@ -5,10 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from losses.features.distance import feature_distance, squared_difference
-from losses.features.lpips_networks import SMALLEST, load_lpips
-from losses.features.vgg19 import VGG19
-from losses.features.weights import load_vgg19
+from losses.features.vgg19 import VGG19, feature_distance, squared_difference
+from losses.features.weights import SMALLEST, load_lpips, load_vgg19
 from losses.options import InvalidSetting, LPIPSOptions, PerceptualOptions
 from losses.reconstruction import Reconstruction
 from losses.term import Critic, TermContext, widened
@@ -20,12 +18,11 @@ class Perceptual(Critic):
     Each tap: mean over channels and positions, times its weight. Reads the composite in [0, 1] (B, 3, H, W), cropped so
     that the network's pooling grid is randomly shifted against the grid of patches. Unit: the network's features
     squared. With `pool=1` it is equation 1 of Johnson et al. 2016 (arXiv 1603.08155), without its square root, as used
-    in pretraining by Dong et al. 2021 (PeCo, arXiv 2111.12710). Compared position by position, features blur as pixels
-    do, because texture at other positions than in the truth is an error. Means over squares are texture statistics.
+    in pretraining by Dong et al. 2021 (PeCo, arXiv 2111.12710): features then blur as pixels do, because texture at
+    other positions than in the truth is an error. Means over squares are texture statistics.
     """
 
     Options = PerceptualOptions
-    default_weight, default_is_share = Options.default_weight, Options.default_is_share
     name = "perceptual"
 
     def __init__(self, options: Any = None, context: TermContext | None = None):
@@ -66,9 +63,8 @@ class LPIPS(Critic):
     Options = LPIPSOptions
     name = "lpips"
 
-    STRIDE = (
-        8  # pixels by which the grid is shifted at most: half the stride of the deepest layers, and a whole patch of 8
-    )
+    # Pixels by which the grid is shifted at most: half the stride of the deepest layers, and a whole patch of 8.
+    STRIDE = 8
 
     def __init__(self, options: Any = None, context: TermContext | None = None):
         super().__init__(options, context)

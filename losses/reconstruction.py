@@ -44,6 +44,8 @@ def expand_to_pixels(per_patch: Tensor, grid: tuple[int, int], patch_size: int) 
 class Reconstruction:
     """What a masked autoencoder predicted, beside the truth.
 
+    Views are computed on demand and kept. Patches are in the official order (see `patchify`).
+
     Args:
         prediction: (B, N, W), the decoder's output; W is `head.width(P)` with P = p*p*3 values per patch. Or (B, n, W),
             of the patches `indices` alone.
@@ -52,14 +54,12 @@ class Reconstruction:
         head: how the prediction becomes pixels.
         mean, std: per channel; pixel terms work on pixels standardised by them, as the MAE paper's code does.
         over: "hidden" or "all": the patches that terms compare.
-        shift: two numbers in [0, 1) that place every critic's grid against the grid of patches. If not given, they are
-            drawn once from torch's CPU generator, and all terms share them.
+        shift: two numbers in [0, 1) that place every critic's grid against the grid of patches; by default drawn once
+            from torch's CPU generator.
         sampling: three numbers in [0, 1) for critics that read a part: which images, and the row and column of the
-            window in them. If not given, they are derived from `shift`, and are statistically independent of it.
+            window in them; by default derived from `shift`, and statistically independent of it.
         indices: (B, n), the hidden patches that were predicted, if not all N were. All (B, N, ...) views of patches
             are then (B, n, ...); a composite shows the truth where nothing was predicted.
-
-    Views are computed on demand and kept. Patches are in the official order (see `patchify`).
 
     Raises:
         ValueError: all patches are to be compared, and only some were predicted.
@@ -109,7 +109,7 @@ class Reconstruction:
         seed = sum(int(u * 2**24) << 24 * i for i, u in enumerate(self.shift))
         return tuple(torch.rand(3, generator=torch.Generator().manual_seed(seed)).tolist())
 
-    # Patches, (B, N, P) --------------------------------------------------------------------------------------
+    # Patches, (B, N, P)
 
     @cached_property
     def true_pixels(self) -> Tensor:
@@ -137,7 +137,7 @@ class Reconstruction:
         """The truth in the model's own space."""
         return self.head.target(self.true_pixels)
 
-    # Images, (B, 3, H, W) in [0, 1]; predictions may overshoot -------------------------------------------------
+    # Images, (B, 3, H, W) in [0, 1]; predictions may overshoot
 
     @cached_property
     def standardised_image(self) -> Tensor:
@@ -172,14 +172,13 @@ class Reconstruction:
     def shifted(self, image: Tensor, stride: int) -> Tensor:
         """Crops (B, C, H, W) so that a critic's grid of `stride` pixels starts at this reconstruction's shift.
 
-        Removes `stride - 1` rows and columns in all (at most a patch less one), so that no patch is lost and the size
-        is the same at every shift.
+        Removes `stride - 1` rows and columns (at most a patch less one): no patch is lost, the size always the same.
         """
         cut = min(stride, self.patch_size) - 1
         top, left = (int(u * (cut + 1)) for u in self.shift)
         return image[:, :, top : image.shape[2] - cut + top, left : image.shape[3] - cut + left]
 
-    # Means -----------------------------------------------------------------------------------------------------
+    # Means
 
     @cached_property
     def judged(self) -> Tensor:
@@ -198,7 +197,7 @@ class Reconstruction:
         errors = self.head.own_errors(self.prediction, self.true_pixels)
         return None if errors is None else self.judged_mean(errors)
 
-    # Scales ----------------------------------------------------------------------------------------------------
+    # Scales
 
     def as_image(self, pixels: Tensor) -> Tensor:
         """Standardised patches (B, N, P) -> image (B, 3, H, W) in [0, 1], not clamped."""

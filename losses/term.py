@@ -8,13 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from losses.heads import PixelHead
-from losses.options import CriticOptions, InvalidSetting, TermOptions
+from losses.options import DEFAULT_POOL, CriticOptions, InvalidSetting, TermOptions
 from losses.reconstruction import Reconstruction
 
 
 class Processes:
-    """The processes that share each batch. This class stands for one process that has the whole batch; a subclass for
-    several gives their `count` and `all_reduce`."""
+    """The processes that share each batch: here one, which has it whole; a subclass stands for several."""
 
     count = 1
 
@@ -27,41 +26,32 @@ SINGLE_PROCESS = Processes()
 
 @dataclass(frozen=True)
 class TermContext:
-    """What a term may need to know of the run.
+    """What a term may need to know of the run."""
 
-    Args:
-        image_size: (H, W) in pixels.
-        steps: length of the run, for schedules given in fractions of it; None: no schedule, full weight always.
-        dtype: the precision in which critics compute.
-        compiled: whether critics are compiled.
-        processes: those that share each batch in equal parts; a trainable critic learns from the whole batch.
-    """
-
-    image_size: tuple[int, int] = (64, 64)
-    steps: int | None = None
-    dtype: torch.dtype = torch.float32
-    compiled: bool = False
-    processes: Processes = SINGLE_PROCESS
+    image_size: tuple[int, int] = (64, 64)  # (H, W) in pixels
+    steps: int | None = None  # of the run, for schedules in fractions of it; None: no schedule, full weight always
+    dtype: torch.dtype = torch.float32  # in which critics compute
+    compiled: bool = False  # whether critics are
+    processes: Processes = SINGLE_PROCESS  # that share each batch in equal parts; critics learn from the whole batch
 
 
 class Term(nn.Module):
     """A scalar that says how far a reconstruction is from the truth.
 
-    A subclass gives `value`; its docstring says what it measures, what it reads, its unit and its source.
-    A term with a trainable critic owns the critic and its optimiser, and implements `learn` and `update` too.
+    A subclass gives `value`; its docstring says what it measures, what it reads, its unit and its source. A term with a
+    trainable critic owns the critic and its optimiser, and implements `learn` and `update` too.
     """
 
-    Options: type = TermOptions  # a dataclass of `option`s
-    default_weight = 1.0  # of a bare name
-    default_is_share = False  # whether that weight is a percentage: 200%term
+    Options: type[TermOptions] = TermOptions  # a dataclass of `option`s
     every = 1  # the term is evaluated at every k-th step, with k times its weight
     head = PixelHead()
     sees_images = False  # whether it reads more of a reconstruction than the patches that were predicted
 
     def __init__(self, options: Any = None, context: TermContext | None = None):
         super().__init__()
-        self.options = options or self.Options()
+        self.options: Any = options or self.Options()
         self.context = context or TermContext()
+        self.head = self.head_of(self.options)
 
     @classmethod
     def head_of(cls, options: Any) -> PixelHead:
@@ -105,10 +95,10 @@ class Term(nn.Module):
 class Critic(Term):
     """A term whose network may run at fewer steps, on fewer images, or on a part of each.
 
-    The expected weighted gradient stays the same: over k steps with `every=k`, over the sampled images, and over the
-    sampled windows (except near the borders of windows, where the network lacks context). A single step's gradient is
-    noisier: `experiments.benchmarks.critics` measures by how much, and what is saved. `10%term` means 10% on average
-    over steps; with `images` or `crop` each sampled part gets the 10%, so the average over samples has less.
+    The expected weighted gradient stays the same, over steps, images and windows (except near the borders of windows,
+    where the network lacks context). A single step's gradient is noisier: `experiments.benchmarks.critics` measures by
+    how much, and what is saved. With `images` or `crop` each sampled part gets the 10% of `10%term`: the average over
+    samples has less.
     """
 
     Options = CriticOptions
@@ -117,15 +107,10 @@ class Critic(Term):
 
     def __init__(self, options: Any = None, context: TermContext | None = None):
         super().__init__(options, context)
-        o = self.options
-        if o.every < 1:
-            raise InvalidSetting(f"losses.{self.name}.every={o.every} must be at least 1")
-        if not 0 < o.images <= 1:
-            raise InvalidSetting(f"losses.{self.name}.images={o.images} is a fraction, above 0 and at most 1")
-        self.every = o.every
+        self.every = self.options.every
 
     def check_crop(self, least: int) -> None:
-        """Raises InvalidSetting if the window exceeds the image, or is below the `least` pixels the network needs."""
+        """Refuses a window that exceeds the image, or is below the `least` pixels that the network needs."""
         crop, side = self.options.crop, min(self.context.image_size)
         if crop is not None and not least <= crop <= side:
             raise InvalidSetting(
@@ -134,10 +119,10 @@ class Critic(Term):
             )
 
     def check_pool(self, stride: int) -> None:
-        """Raises InvalidSetting if squares of `pool` pixels exceed what a network with this grid reads of an image."""
+        """Refuses squares of `pool` pixels that exceed what a network with this grid reads of an image."""
         side = self.options.crop or min(self.context.image_size) - stride + 1
-        largest = max(side, type(self.options).pool)  # the default suits any image
-        if not 1 <= self.options.pool <= largest:
+        largest = max(side, DEFAULT_POOL)  # which suits any image
+        if self.options.pool > largest:
             raise InvalidSetting(
                 f"losses.{self.name}.pool={self.options.pool} must be between 1 and {largest}, of the {side} pixels "
                 "that are seen"
@@ -166,8 +151,8 @@ class Critic(Term):
 def spaced_indices(count: int, fraction: float, u: float, device: torch.device) -> Tensor:
     """Evenly spaced indices into `count` images: `fraction` of them, at least one; `u` in [0, 1) is a random offset.
 
-    With uniform `u` each image is drawn equally often (systematic sampling). Processes that share a batch in equal
-    parts draw the same images as one process would, if a whole number of images is drawn from each part.
+    With uniform `u` each image is drawn equally often (systematic sampling). Processes that share a batch draw the same
+    images as one would, if a whole number is drawn from each part.
     """
     drawn = max(1, round(fraction * count))
     # Made on the device, so that nothing waits for it.
@@ -200,6 +185,7 @@ def step_unless(optimizer: torch.optim.Optimizer, bad: Tensor) -> None:
 
     Fused kernels take `found_inf`, as gradient scaling does, and leave parameters and state untouched.
     """
-    optimizer.found_inf = bad.float()
+    scaled: Any = optimizer  # torch's gradient scaler sets the attribute, which no class declares
+    scaled.found_inf = bad.float()
     optimizer.step()
-    del optimizer.found_inf  # or a later plain step would be skipped too
+    del scaled.found_inf  # or a later plain step would be skipped too

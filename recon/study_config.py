@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from losses import InvalidSetting, chosen, nearest, option
-from losses.features.names import TRUNKS, tap_index
+from losses.options import TRUNKS, tap_index
 from recon.config import _node
 
 RENDERINGS = ("mean", "mode", "sample")

@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from losses import Objective, Reconstruction, build_objective
-from losses.features.distance import feature_distance
+from losses.features.vgg19 import feature_distance
 from recon.console import aligned
 from recon.model import MaskedAutoencoder, create_model
 

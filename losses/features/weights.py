@@ -1,19 +1,24 @@
-"""Where VGG19's weights come from; a source that is missing is an error, never replaced by another one."""
+"""Where the weights of frozen networks come from, VGG19's and LPIPS'; a missing source is never replaced by another."""
 
 import hashlib
+import warnings
 from http.client import HTTPException
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from losses.features.vgg19 import LAYERS, VGG19
-from losses.options import InvalidSetting
+from losses import tensor_files
+from losses.features.vgg19 import VGG19
+from losses.options import LAYERS, TRUNKS, InvalidSetting
+
+if TYPE_CHECKING:
+    import lpips
 
 BUNDLED = Path(__file__).parent / "bundled" / "vgg19_rotnet.safetensors"
 IMAGENET_URL = "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth"
+SMALLEST = {"alex": 31, "squeeze": 17}  # pixels; below, a pooling layer of LPIPS' trunk has nothing to pool
 
 
 def load_vgg19(net: VGG19, source: str) -> dict[str, str]:
@@ -30,9 +35,21 @@ def load_vgg19(net: VGG19, source: str) -> dict[str, str]:
     Raises:
         InvalidSetting: the weights are missing or do not fit; the message says how to get them.
     """
-    named = {"imagenet": imagenet, "bundled": bundled, "random": lambda: he_initialised(net)}
-    weights = named[source]() if source in named else from_file(Path(source))
-    if not isinstance(weights, dict) or not any(str(key).startswith("features.") for key in weights):
+    if source == "random":
+        weights = he_initialised(net)
+    elif source == "imagenet":
+        weights = from_hub(IMAGENET_URL, "VGG19's ImageNet weights", "use the weights bundled or a file")
+    elif source == "bundled" and not BUNDLED.is_file():
+        raise InvalidSetting(f"the bundled VGG19 weights are missing ({BUNDLED.name}); reinstall this package")
+    else:
+        path = BUNDLED if source == "bundled" else Path(source)
+        if not path.is_file():
+            raise InvalidSetting(
+                f"no VGG19 weights at {path}: use imagenet, bundled, random, "
+                "or a .safetensors or .pth file in torchvision's names"
+            )
+        weights = tensor_files.tensors(tensor_files.read(path, "VGG19 weights").content)
+    if not any(key.startswith("features.") for key in weights):
         raise InvalidSetting(
             f"'{source}' holds no VGG19 in torchvision's names (features.0.weight, features.0.bias, ...)"
         )
@@ -44,11 +61,54 @@ def load_vgg19(net: VGG19, source: str) -> dict[str, str]:
             f"choose taps up to {depth} or take the weights imagenet"
         )
     for key, value in wanted.items():
-        shape = tuple(getattr(weights[key], "shape", ()))
-        if shape != tuple(value.shape):
-            raise InvalidSetting(f"'{key}' in VGG19 weights '{source}' has shape {shape}, not {tuple(value.shape)}")
+        if weights[key].shape != value.shape:
+            raise InvalidSetting(
+                f"'{key}' in VGG19 weights '{source}' has shape {tuple(weights[key].shape)}, not {tuple(value.shape)}"
+            )
     net.load_state_dict({key: weights[key] for key in wanted})
     return {"source": source, "sha256": checksum(net.state_dict())}
+
+
+def load_lpips(net: str, weights: str | None, setting: str, *, spatial: bool) -> tuple["lpips.LPIPS", dict[str, str]]:
+    """LPIPS (Zhang et al. 2018, arXiv 1801.03924, version 0.1), frozen; and {"source", "sha256"} of its trunk.
+
+    The lpips package's linear layers on torchvision's ImageNet trunk.
+
+    Args:
+        net: of `TRUNKS`.
+        weights: a file of the trunk (.safetensors or .pth in torchvision's names); None for torchvision's own from
+            the hub cache, downloaded if it is not there.
+        setting: that gives such a file, for messages.
+        spatial: a map of distances, upsampled to the image, in place of one number.
+
+    Raises:
+        InvalidSetting: there are no such weights; the message says how to get them.
+    """
+    if net not in TRUNKS:
+        raise InvalidSetting(f"unknown LPIPS network '{net}' ({', '.join(TRUNKS)})")
+    import lpips  # and with it torchvision, which other objectives need not import
+
+    if weights is None:
+        found = from_hub(TRUNKS[net], "LPIPS weights", f"set {setting} to a file of its features")
+    elif not Path(weights).is_file():
+        raise InvalidSetting(f"no LPIPS weights at {weights}; put torchvision's {TRUNKS[net]} there")
+    else:
+        found = tensor_files.tensors(tensor_files.read(Path(weights), "LPIPS weights").content)
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():  # random weights, replaced below
+        warnings.simplefilter("ignore", UserWarning)  # the package calls torchvision by a deprecated argument
+        package = lpips.LPIPS(net=net, pnet_rand=True, spatial=spatial, verbose=False)
+    # The package files layer N under slices (slice2.3.weight); torchvision calls it features.3.weight.
+    name_of = {key: f"features.{key.split('.', 1)[1]}" for key in package.net.state_dict()}
+    for key, value in package.net.state_dict().items():
+        if (name := name_of[key]) not in found or found[name].shape != value.shape:
+            raise InvalidSetting(
+                f"'{weights or TRUNKS[net]}' holds no trunk for LPIPS-{net}: {name} is not there with shape "
+                f"{tuple(value.shape)}; take torchvision's {TRUNKS[net].rsplit('/', 1)[1]}"
+            )
+    package.net.load_state_dict({key: found[name] for key, name in name_of.items()})
+    package.requires_grad_(False)
+    used = {name: found[name] for name in name_of.values()}
+    return package.eval(), {"source": weights or "imagenet", "sha256": checksum(used)}
 
 
 def checksum(weights: dict[str, Tensor]) -> str:
@@ -58,18 +118,6 @@ def checksum(weights: dict[str, Tensor]) -> str:
         digest.update(key.encode())
         digest.update(weights[key].detach().float().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
-
-
-def bundled() -> dict[str, Tensor]:
-    if not BUNDLED.is_file():
-        raise InvalidSetting(
-            f"the bundled VGG19 weights are missing from this installation ({BUNDLED.name}); reinstall"
-        )
-    return load_file(BUNDLED)
-
-
-def imagenet() -> dict[str, Tensor]:
-    return from_hub(IMAGENET_URL, "VGG19's ImageNet weights", "use the weights bundled or a file")
 
 
 def from_hub(url: str, what: str, otherwise: str) -> dict[str, Tensor]:
@@ -87,9 +135,9 @@ def from_hub(url: str, what: str, otherwise: str) -> dict[str, Tensor]:
             # Written to a temporary name, checked against the hash in the file's name, then renamed.
             torch.hub.download_url_to_file(url, str(path), hash_prefix=prefix, progress=True)
         except (OSError, RuntimeError, HTTPException) as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise InvalidSetting(
-                f"{what} could not be downloaded ({_first_line(error)}); "
-                f"put {name} from {url} into {path.parent}, or {otherwise}"
+                f"{what} could not be downloaded ({reason}); put {name} from {url} into {path.parent}, or {otherwise}"
             ) from error
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
@@ -97,23 +145,7 @@ def from_hub(url: str, what: str, otherwise: str) -> dict[str, Tensor]:
         raise InvalidSetting(
             f"{path} is damaged (its SHA-256 does not begin with {prefix}); delete it to download it again"
         )
-    return torch.load(path, map_location="cpu", weights_only=True)
-
-
-def from_file(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise InvalidSetting(
-            f"no VGG19 weights at {path}: use imagenet, bundled, random, "
-            "or a .safetensors or .pth file in torchvision's names"
-        )
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, OSError, RuntimeError, ValueError, EOFError) as error:
-        raise InvalidSetting(f"cannot read VGG19 weights from {path}: {_first_line(error)}") from error
-    except Exception as error:  # torch.load raises pickle's own errors, whose only common base this is
-        raise InvalidSetting(f"{path} is not a file of weights alone: {_first_line(error)}") from error
+    return tensor_files.tensors(tensor_files.read(path, what).content)
 
 
 def he_initialised(net: VGG19) -> dict[str, Tensor]:
@@ -136,7 +168,3 @@ def _depth(weights: dict[str, Tensor]) -> str:
                 return deepest
             deepest = LAYERS[index + 1][0]
     return deepest
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

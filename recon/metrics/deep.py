@@ -7,9 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from losses.features.lpips_networks import SMALLEST, TRUNKS, load_lpips
 from losses.features.vgg19 import DEFAULT_TAPS, VGG19
-from losses.features.weights import load_vgg19
+from losses.features.weights import SMALLEST, TRUNKS, load_lpips, load_vgg19
 from recon.metrics.base import CACHE_VALUES, Metric, MetricInfo, Undefined, map_in_chunks
 from recon.metrics.fidelity import area_mean
 

@@ -3,13 +3,12 @@
 from typing import Any
 
 from losses import InvalidSetting, nearest
-from losses.flow import FlowHead
 from losses.heads import PixelHead
-from losses.mixture import MixtureHead
+from losses.posterior import FlowHead, MixtureHead
+from recon.model.distributions import SIDE_MULTIPLE
 from recon.model.layers import SHRINK
 from recon.model.mae import MaskedAutoencoder
 from recon.model.masking import visible_count
-from recon.model.velocity import SIDE_MULTIPLE
 
 # The MAE paper's sizes with its decoder; tiny (DeiT's) and small with a decoder about half as wide as the encoder.
 SIZES: dict[str, dict[str, int]] = {

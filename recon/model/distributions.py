@@ -1,15 +1,22 @@
-"""The layers that a head of a predicted distribution needs after the decoder, and how its samples are drawn."""
+"""The layers after the decoder that draw from a predicted distribution: a mixture's, and a flow's velocity network."""
+
+import itertools
+import math
+from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
+from torch.nn import functional as F
 
-from losses.flow import FlowHead
-from losses.heads import PixelHead
-from losses.mixture import MixtureHead, PrincipalComponents
-from losses.reconstruction import Reconstruction, expand_to_pixels
+from losses.posterior import FlowHead, MixtureHead, PrincipalComponents, random_times
+from losses.reconstruction import Reconstruction, expand_to_pixels, patchify, unpatchify
 from recon.config import seed_of
-from recon.model.layers import initialise_linear
-from recon.model.velocity import FlowLayers
+from recon.model.layers import SHRINK, initialise_linear, zero_initialise
+
+WIDTHS = (64, 128, 256)  # channels of the U-Net at a half, a quarter and an eighth of the resolution
+BLOCKS = (1, 2, 2)  # residual blocks of its encoder at each resolution
+SIDE_MULTIPLE = SHRINK * 2 ** (len(WIDTHS) - 1)  # image sides are multiples of it
+TIME_WIDTH = 128  # values that encode the time
 
 
 class MixtureLayers(nn.Module):
@@ -47,7 +54,7 @@ class MixtureLayers(nn.Module):
     @property
     def head(self) -> MixtureHead:
         """The head with the principal components."""
-        return self.plain_head.with_basis(PrincipalComponents(self.axes, self.deviations))
+        return replace(self.plain_head, basis=PrincipalComponents(self.axes, self.deviations))
 
     def draw(self, r: Reconstruction, features: Tensor, uniform: Tensor, normal: Tensor) -> Tensor:
         """A sample, (B, N, P) standardised, every patch by itself; `uniform` and `normal` from `random_numbers`."""
@@ -58,28 +65,199 @@ class MixtureLayers(nn.Module):
         return torch.cat([prediction, self.layers(features)], dim=-1)
 
 
-def layers_for(
-    head: PixelHead, width: int, patch_size: int, image_size: tuple[int, int], std: Tensor
-) -> MixtureLayers | FlowLayers | None:
-    """The layers after a decoder of that width; None where the head predicts no distribution."""
-    if isinstance(head, MixtureHead):
-        return MixtureLayers(head, width, patch_size)
-    return FlowLayers(head, width, patch_size, image_size, std) if isinstance(head, FlowHead) else None
+class FlowLayers(nn.Module):
+    """The velocity network of a `FlowHead`, and how a sample is drawn with it.
+
+    The state is an image whose visible pixels are the truth at every time; the network also sees the mean of the hidden
+    pixels and the decoder's features, of that `width`. No gradient flows into the mean, which its own squared error
+    alone trains. `std` (3, 1, 1) is the data set's, by which images are standardised.
+    """
+
+    noise: Tensor
+
+    def __init__(self, head: FlowHead, width: int, patch_size: int, image_size: tuple[int, int], std: Tensor):
+        super().__init__()
+        self.register_buffer("noise", head.noise / std, persistent=False)
+        self.head, self.patch_size = head, patch_size
+        self.grid = image_size[0] // patch_size, image_size[1] // patch_size
+        self.network = ConvVelocity(width) if head.network == "conv" else PatchVelocity(width, patch_size)
+
+    def forward(
+        self, prediction: Tensor, features: Tensor, truth: Tensor, mask: Tensor, time: Tensor, noise: Tensor
+    ) -> Tensor:
+        """Mean, velocity at `time` and source of every patch, (B, N, 3P).
+
+        Args:
+            prediction: (B, N, P), the mean, standardised; visible patches are not read.
+            features: (B, N, D) of the decoder.
+            truth: (B, 3, H, W), standardised.
+            mask: (B, N) bool, True = hidden.
+            time: (B,) in [0, 1].
+            noise: (B, 3, H, W), standard normal.
+        """
+        covered = expand_to_pixels(mask, self.grid, self.patch_size)
+        source, mean = self.source(prediction.detach(), truth, covered, noise)
+        t = time.view(-1, 1, 1, 1)
+        velocity = self.network((1 - t) * source + t * truth, mean, covered, features.mT.unflatten(2, self.grid), time)
+        # A visible patch does not change: its velocity is 0.
+        velocity = torch.where(covered, velocity.to(truth.dtype), 0)
+        return torch.cat([prediction, *(patchify(x, self.patch_size) for x in (velocity, source))], dim=-1)
+
+    def draw(self, r: Reconstruction, features: Tensor, uniform: Tensor, normal: Tensor) -> Tensor:
+        """A sample, (B, N, P) standardised, by the midpoint method: two evaluations of the network a step.
+
+        Args:
+            r: the model's prediction of every patch.
+            features: (B, N, D) of the decoder.
+            uniform, normal: from `distributions.random_numbers`; the uniform numbers are not used.
+        """
+        covered, truth = r.hidden_pixels, r.standardised_image
+        x, mean = self.source(r.pixels, truth, covered, unpatchify(normal, self.grid))
+        features, step = features.mT.unflatten(2, self.grid), 1 / self.head.steps
+
+        def advance(begin: Tensor, at: Tensor, time: float, duration: float) -> Tensor:
+            """`begin` moved for a duration with the velocity of the state `at` at a time."""
+            velocity = self.network(at, mean, covered, features, at.new_full((len(at),), time))
+            return torch.where(covered, begin + duration * velocity.to(begin.dtype), truth)
+
+        for i in range(self.head.steps):
+            half = advance(x, x, i * step, step / 2)
+            x = advance(x, half, (i + 0.5) * step, step)
+        return patchify(x, self.patch_size)
+
+    def source(self, prediction: Tensor, truth: Tensor, covered: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """The flow's source and the mean, both with the truth in visible patches: two (B, 3, H, W)."""
+        mean = torch.where(covered, unpatchify(prediction, self.grid).to(truth.dtype), truth)
+        begin = noise if self.head.source == "noise" else mean + self.noise * noise
+        return torch.where(covered, begin.to(truth.dtype), truth), mean
+
+
+class ConvVelocity(nn.Module):
+    """A U-Net over the whole image, so that neighbouring hidden patches are drawn together and match at their borders.
+
+    The decoder's features enter at an eighth of the resolution, interpolated where patches are smaller. The last layer
+    is zero at initialisation.
+    """
+
+    def __init__(self, features: int):
+        super().__init__()
+        self.time = nn.Sequential(
+            nn.Linear(TIME_WIDTH, TIME_WIDTH), nn.SiLU(), nn.Linear(TIME_WIDTH, TIME_WIDTH), nn.SiLU()
+        )
+        self.inputs = nn.Conv2d(7 * SHRINK**2, WIDTHS[0], 3, padding=1)
+        self.features = nn.Conv2d(features, WIDTHS[-1], 1)
+        self.before = nn.ModuleList(
+            nn.ModuleList(Residual(c) for _ in range(n)) for c, n in zip(WIDTHS, BLOCKS, strict=True)
+        )
+        pairs = list(itertools.pairwise(WIDTHS))
+        self.down = nn.ModuleList(nn.Conv2d(4 * wide, narrow, 1) for wide, narrow in pairs)
+        self.up = nn.ModuleList(nn.Conv2d(narrow, wide, 1) for wide, narrow in pairs)
+        self.join = nn.ModuleList(nn.Conv2d(2 * wide, wide, 1) for wide, _ in pairs)
+        self.after = nn.ModuleList(Residual(wide) for wide, _ in pairs)
+        self.outputs = nn.Conv2d(WIDTHS[0], 3 * SHRINK**2, 3, padding=1)
+        zero_initialise(self.outputs)
+
+    def forward(self, x: Tensor, mean: Tensor, covered: Tensor, features: Tensor, time: Tensor) -> Tensor:
+        """Velocity (B, 3, H, W).
+
+        Args:
+            x, mean: (B, 3, H, W), the state and the mean, with the truth in visible patches.
+            covered: (B, 1, H, W) bool, True where hidden.
+            features: (B, D, rows, columns), the decoder's.
+            time: (B,) in [0, 1].
+        """
+        when = self.time(encode_time(time).to(features.dtype))
+        x = F.pixel_unshuffle(torch.cat([x, mean, covered.to(x.dtype)], dim=1), SHRINK)
+        x, skipped = self.inputs(x.contiguous(memory_format=torch.channels_last)), []
+        for level, blocks in enumerate(self.before):
+            if level:
+                x = self.down[level - 1](F.pixel_unshuffle(x, 2))
+            if level == len(WIDTHS) - 1:
+                x = x + F.interpolate(self.features(features), size=x.shape[2:], mode="bilinear")
+            for block in blocks.children():
+                x = block(x, when)
+            skipped.append(x)
+        for level in reversed(range(len(self.up))):
+            above = F.interpolate(self.up[level](x), scale_factor=2, mode="bilinear")
+            x = self.after[level](self.join[level](torch.cat([above, skipped[level]], dim=1)), when)
+        return F.pixel_shuffle(self.outputs(F.silu(x)), SHRINK)
+
+
+class Residual(nn.Module):
+    """x plus two 3x3 convolutions of it, scaled and shifted by the time between them."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.norms = nn.ModuleList(nn.GroupNorm(8, width) for _ in range(2))
+        self.convs = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(2))
+        self.when = nn.Linear(TIME_WIDTH, 2 * width)
+
+    def forward(self, x: Tensor, when: Tensor) -> Tensor:
+        scale, shift = self.when(when)[..., None, None].chunk(2, dim=1)
+        inside = self.norms[1](self.convs[0](F.silu(self.norms[0](x)))) * (1 + scale) + shift
+        return x + self.convs[1](F.silu(inside))
+
+
+class PatchVelocity(nn.Module):
+    """An MLP on every patch by itself, given the decoder's feature: cheap, but neighbouring patches do not match.
+
+    The network of the per-token loss of MAR (Li et al. 2024, arXiv 2406.11838, section 3.2): residual blocks of two
+    layers, whose norm the condition scales and shifts.
+    """
+
+    WIDTH, DEPTH = 512, 3
+
+    def __init__(self, features: int, patch_size: int):
+        super().__init__()
+        self.patch_size, values = patch_size, 3 * patch_size**2
+        self.time = nn.Sequential(nn.Linear(TIME_WIDTH, self.WIDTH), nn.SiLU(), nn.Linear(self.WIDTH, self.WIDTH))
+        self.features = nn.Linear(features, self.WIDTH)
+        self.inputs = nn.Linear(2 * values, self.WIDTH)
+        self.norms = nn.ModuleList(nn.LayerNorm(self.WIDTH, elementwise_affine=False) for _ in range(self.DEPTH))
+        self.when = nn.ModuleList(nn.Linear(self.WIDTH, 3 * self.WIDTH) for _ in range(self.DEPTH))
+        self.layers = nn.ModuleList(
+            nn.Sequential(nn.Linear(self.WIDTH, self.WIDTH), nn.SiLU(), nn.Linear(self.WIDTH, self.WIDTH))
+            for _ in range(self.DEPTH)
+        )
+        self.outputs = nn.Linear(self.WIDTH, values)
+        zero_initialise(self.outputs)
+
+    def forward(self, x: Tensor, mean: Tensor, covered: Tensor, features: Tensor, time: Tensor) -> Tensor:
+        """As `ConvVelocity.forward`."""
+        condition = F.silu(
+            self.features(features.flatten(2).mT) + self.time(encode_time(time).to(features.dtype))[:, None]
+        )
+        x, mean = (patchify(image, self.patch_size) for image in (x, mean))
+        x = self.inputs(torch.cat([x, mean], dim=-1))
+        for norm, when, layers in zip(self.norms, self.when, self.layers, strict=True):
+            scale, shift, gate = when(condition).chunk(3, dim=-1)
+            x = x + gate * layers(norm(x) * (1 + scale) + shift)
+        return unpatchify(self.outputs(F.silu(x)), (features.shape[2], features.shape[3]))
+
+
+def encode_time(time: Tensor) -> Tensor:
+    """Sines and cosines of times (B,) in [0, 1], of 0.01 to 10 periods: (B, TIME_WIDTH)."""
+    frequency = 2 * math.pi * torch.logspace(-2, 1, TIME_WIDTH // 2, device=time.device)
+    angle = time.float()[:, None] * frequency
+    return torch.cat([angle.sin(), angle.cos()], dim=1)
+
+
+def time_and_noise(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Times (B,) and noise (B, 3, H, W) of a training step, seeded by torch's CPU generator, drawn on the device.
+
+    Processes that share a batch have the same state of that generator; each draws its own numbers.
+    """
+    rank = distributed.get_rank() if distributed.is_available() and distributed.is_initialized() else 0
+    generator = torch.Generator(images.device).manual_seed(int(torch.randint(2**62, ())) + rank)
+    time = random_times(len(images), generator)
+    return time, torch.randn(images.shape, generator=generator, device=images.device)
 
 
 def rendered_pixels(
     layers: MixtureLayers | FlowLayers | None, r: Reconstruction, features: Tensor, rendering: str, draw: int
 ) -> Tensor:
-    """The "mean", the "mode" or a "sample" of a predicted distribution: (B, N, P), standardised.
-
-    Args:
-        r: the model's prediction of every patch.
-        features: (B, N, D), of the decoder.
-        draw: the number of the sample.
-
-    Raises:
-        ValueError: the head has no such rendering.
-    """
+    """What `MaskedAutoencoder.render` shows, (B, N, P) standardised, of the prediction and the decoder's features
+    (B, N, D) of every patch."""
     if layers is None or rendering not in r.head.renderings:
         has = ", ".join(r.head.renderings) or "none: one answer to each image"
         raise ValueError(f"{r.head.name} has no rendering {rendering!r} ({has})")
@@ -93,8 +271,7 @@ def rendered_pixels(
 def random_numbers(images: Tensor, mask: Tensor, draw: int) -> tuple[Tensor, Tensor]:
     """What the `draw`-th sample of each image is made from: uniform numbers (B, N) and normal ones (B, N, P).
 
-    They depend on the mask, the visible pixels and `draw` only: not on the rest of the batch, nor on the device if
-    the images are the same floats there.
+    They depend on the mask, the visible pixels and `draw` alone, not on the rest of the batch or the device.
     """
     patch_size = round((images[0, 0].numel() / mask.shape[1]) ** 0.5)
     hidden = expand_to_pixels(mask, (images.shape[2] // patch_size, images.shape[3] // patch_size), patch_size)

@@ -8,17 +8,16 @@ import torch
 from torch import Tensor, nn
 
 from losses.heads import PixelHead
+from losses.posterior import FlowHead, MixtureHead
 from losses.reconstruction import IMAGENET_MEAN, IMAGENET_STD, Reconstruction
-from recon.model import velocity
-from recon.model.distributions import MixtureLayers, layers_for, rendered_pixels
-from recon.model.encoder import ViTEncoder
+from recon.model.distributions import FlowLayers, MixtureLayers, rendered_pixels, time_and_noise
 from recon.model.layers import (
     LayerNorm,
     Refiner,
+    ViTEncoder,
     gather_tokens,
     initialise_linear,
     sincos_positions,
-    statistics_head,
     transformer_blocks,
 )
 from recon.model.masking import count_visible, decoding_order, mask_from_noise, strategy, visible_count
@@ -116,15 +115,15 @@ class MaskedAutoencoder(ViTEncoder):
             visible = count_visible(mask)
         if decoded is not None and decoded < 1:
             reads = "the refiner" if self.refiner is not None else "a flow"
-            if self.refiner is not None or isinstance(self.distribution, velocity.FlowLayers):
+            if self.refiner is not None or isinstance(self.distribution, FlowLayers):
                 raise ValueError(f"decoded={decoded} leaves holes in the image, and {reads} reads all of it")
             order = decoding_order(mask, visible, decoded, noise)
         else:
             order = decoding_order(mask, visible)
         flow_point = None
         # Not for pictures drawn during training: they must not advance the generator.
-        if isinstance(self.distribution, velocity.FlowLayers) and self.training and torch.is_grad_enabled():
-            flow_point = velocity.time_and_noise(images)
+        if isinstance(self.distribution, FlowLayers) and self.training and torch.is_grad_enabled():
+            flow_point = time_and_noise(images)
         prediction = self.predict(images, mask, order, visible, decoded is None, flow_point)
         where = None if decoded is None else order[:, visible:]
         return self._reconstruction(prediction, images, mask, indices=where)
@@ -134,13 +133,9 @@ class MaskedAutoencoder(ViTEncoder):
         """The mean, the mode or a sample of a predicted distribution, as pixels of every patch.
 
         Args:
-            images: (B, 3, H, W) in [0, 1].
-            mask: (B, N) bool, True = hidden, the same number in every row.
-            rendering: "mean", "mode" or "sample", of the head's `renderings`.
+            images, mask: as of `forward`.
+            rendering: "mean", "mode" or "sample"; ValueError if it is not among the head's `renderings`.
             draw: the number of the sample; a sample depends on it, the mask and the visible pixels only.
-
-        Raises:
-            ValueError: the head has no such rendering.
         """
         visible = count_visible(mask)
         features = self._features(images, mask, decoding_order(mask, visible), visible, everywhere=True)
@@ -187,8 +182,7 @@ class MaskedAutoencoder(ViTEncoder):
     def untrained(self, seed: int) -> "MaskedAutoencoder":
         """A copy with newly drawn weights, as before any training, on the model's own device."""
         copy = deepcopy(self)
-        for name in ("statistics", "refiner", "distribution"):
-            setattr(copy, name, None)
+        copy.statistics = copy.refiner = copy.distribution = None  # not to be drawn twice
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             for module in copy.modules():
@@ -202,10 +196,16 @@ class MaskedAutoencoder(ViTEncoder):
 
     def _add_extra_layers(self) -> None:
         """Made last, so that a seed gives the same encoder and decoder under every head."""
-        width = self.decoder_pred.in_features
-        self.statistics = statistics_head(width, self.head.statistics) if self.head.statistics else None
+        width, head = self.decoder_pred.in_features, self.head
+        self.statistics = self.distribution = None
+        if head.statistics:
+            self.statistics = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, head.statistics))
+            initialise_linear(self.statistics)
         self.refiner = Refiner(self.refiner_width, self.image_size) if self.refiner_width else None
-        self.distribution = layers_for(self.head, width, self.patch_size, self.image_size, self.std)
+        if isinstance(head, MixtureHead):
+            self.distribution = MixtureLayers(head, width, self.patch_size)
+        elif isinstance(head, FlowHead):
+            self.distribution = FlowLayers(head, width, self.patch_size, self.image_size, self.std)
 
     def _encode_masked(self, images: Tensor, mask: Tensor, visible: Tensor) -> Tensor:
         """The encoder's tokens of the visible patches; with mask_tokens=encoder of all, in the images' order."""

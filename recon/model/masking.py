@@ -62,11 +62,7 @@ STRATEGIES: dict[str, Strategy] = {"random": random, "block": block, "grid": reg
 
 
 def strategy(name: str) -> Strategy:
-    """The strategy of that name.
-
-    Raises:
-        InvalidSetting: there is none.
-    """
+    """The strategy of that name; InvalidSetting if there is none."""
     if name not in STRATEGIES:
         raise InvalidSetting(f"unknown masking.strategy '{name}'{nearest(name, STRATEGIES)} ({', '.join(STRATEGIES)})")
     return STRATEGIES[name]
@@ -85,11 +81,7 @@ def mask_from_noise(noise: Tensor, visible: int) -> Tensor:
 
 
 def count_visible(mask: Tensor) -> int:
-    """The number of visible patches in every row of (B, N); waits for the device.
-
-    Raises:
-        ValueError: the rows differ.
-    """
+    """The number of visible patches in every row of (B, N), a ValueError if they differ; waits for the device."""
     counts = (~mask).sum(dim=1).unique()
     if len(counts) != 1:
         raise ValueError(f"every image must hide the same number of patches, not {counts.tolist()} visible")
@@ -100,12 +92,9 @@ def decoding_order(mask: Tensor, visible: int, share: float = 1, noise: Tensor |
     """The patches that a decoder sees, visible ones first, each kind by position: (B, N) -> (B, n).
 
     Args:
-        mask: (B, N) bool, True = hidden.
         visible: how many are visible in every row.
-        share: of the hidden patches, those with the lowest `noise` (B, N), which a share below 1 needs.
-
-    Raises:
-        ValueError: a share below 1 without noise.
+        share: of the hidden patches, those with the lowest `noise` (B, N), without which a share below 1 raises
+            ValueError.
     """
     order, shown = mask.to(torch.uint8), mask.shape[1]
     if share < 1:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from losses import TERMS, InvalidSetting, PixelHead, head_of
-from losses.mixture import PrincipalComponents
+from losses.posterior import PrincipalComponents
 from losses.reconstruction import patchify
 from recon import config
 from recon.config import Settings

@@ -3,7 +3,7 @@
 import pytest
 
 from losses import InvalidSetting
-from tests.losses.scenes import adversarial, one_line
+from tests.losses.scenes import adversarial, objective_of, one_line
 
 # Warnings
 
@@ -57,7 +57,7 @@ def test_one_good_update_ends_a_warning(state):
     ("options", "named"),
     [
         ({"gan_loss": "hing"}, "did you mean 'hinge'"),
-        ({"gan_loss": "wgan"}, "hinge, nonsaturating, relativistic"),
+        ({"gan_loss": "wgan"}, "hinge or nonsaturating or relativistic"),
         ({"generator_start": 0.5, "generator_full": 0.2}, "generator_start"),
         ({"generator_start": -0.1}, "generator_start"),
         ({"generator_full": 1.5}, "generator_full"),
@@ -70,6 +70,6 @@ def test_one_good_update_ends_a_warning(state):
 )
 def test_an_option_that_cannot_be_used_is_an_error_of_one_line(options, named):
     with pytest.raises(InvalidSetting) as error:
-        adversarial(**options)
+        objective_of("mse + adversarial", adversarial=options)
     message = one_line(error)
     assert "losses.adversarial" in message and named in message

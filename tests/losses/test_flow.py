@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from losses import FlowHead, InvalidSetting, head_of
-from losses.flow import random_times
+from losses.posterior import random_times
 from tests.losses.scenes import (
     NAMES,
     VALUES,

@@ -1,6 +1,7 @@
 """Mixture: a density that integrates to one, against torch's own; what is shown of it, and what is drawn."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
 from losses import InvalidSetting, MixtureHead, Reconstruction, head_of
-from losses.mixture import MIN_STD, PrincipalComponents, bounded
+from losses.posterior import MIN_STD, PrincipalComponents, bounded
 from tests.losses.scenes import gradient_of, objective_of, one_line, photographs, replaced, scene, term_of
 
 K, D, P = 3, 2, 3  # where a patch is one pixel
@@ -140,7 +141,7 @@ def test_the_sign_of_a_principal_component_means_nothing():
     """Where its coefficients change theirs: one decomposition may give either."""
     r = generic_scene(components=12)
     sign = torch.tensor([1.0, -1.0] * 6, dtype=torch.float64)
-    head = r.head.with_basis(PrincipalComponents(r.head.basis.axes * sign, r.head.basis.deviations))
+    head = replace(r.head, basis=PrincipalComponents(r.head.basis.axes * sign, r.head.basis.deviations))
     prediction = r.prediction.clone()
     prediction[..., 12 + K : 12 + K + 12 * K] *= sign.repeat(K)
     other = replaced(r, head=head, prediction=prediction)

@@ -7,7 +7,17 @@ import torch
 from torch.nn import functional as F
 
 import losses
-from losses import TERMS, InvalidSetting, NormalisedPixelHead, PixelHead, Term, build_objective, option
+from losses import (
+    TERM_OPTIONS,
+    TERMS,
+    InvalidSetting,
+    NormalisedPixelHead,
+    PixelHead,
+    Term,
+    TermOptions,
+    build_objective,
+    option,
+)
 from tests.losses.scenes import NAMES, SIZE, Flat, equal, objective_of, one_line, scene, with_gradient
 
 
@@ -44,11 +54,11 @@ def test_a_new_term_is_one_class_and_one_line(monkeypatch):
     class Huber(Term):
         """Squared near zero, absolute beyond `delta`."""
 
-        default_weight = 2.0
-
         @dataclass
-        class Options:
+        class Options(TermOptions):
             """Settings `losses.huber.<option>`."""
+
+            default_weight = 2.0
 
             delta: float = option(1.0, "where the square ends")
 
@@ -73,7 +83,7 @@ def test_a_new_term_is_one_class_and_one_line(monkeypatch):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_bare_name_has_the_terms_default_weight(name):
     terms = objective_of(f"{name} + mse" if name != "mse" else name).expression.terms
-    assert (terms[0].weight, terms[0].share) == (TERMS[name].default_weight, TERMS[name].default_is_share)
+    assert (terms[0].weight, terms[0].share) == (TERM_OPTIONS[name].default_weight, TERM_OPTIONS[name].default_is_share)
 
 
 def test_options_may_be_a_mapping_or_the_terms_own():

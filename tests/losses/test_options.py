@@ -13,29 +13,24 @@ from losses import TERM_OPTIONS, TERMS, InvalidSetting, WeightedTerm, chosen, de
 HEAVY = ("torch", "torchvision", "timm", "kornia", "lpips", "hydra", "omegaconf", "numpy")
 
 
-def imported_after(code: str) -> set[str]:
-    """Those of `HEAVY` that a new process has imported after `code`."""
-    program = f"{code}\nimport sys\nprint(*(name for name in {HEAVY} if name in sys.modules))"
+LIGHT = [
+    "import losses; losses.defaults()",
+    "from losses import parse, defaults; str(parse('perceptual + 0.1*l1 + mse', defaults()))",
+    "from losses import InvalidSetting, TERM_OPTIONS, nearest, option; nearest('msee', TERM_OPTIONS)",
+    "from losses.options import tap_index; tap_index('conv3_1')",
+    "import recon.config",
+]
+OF_PIXELS = "import losses; losses.MSE"
+
+
+def test_settings_import_nothing_slow_and_an_objective_of_pixels_no_network_library():
+    """In one new process, which says after each line what it has imported of `HEAVY`."""
+    said = f"print(*(name for name in {HEAVY} if name in sys.modules))"
+    program = "\n".join(["import sys", *(f"{code}\n{said}" for code in [*LIGHT, OF_PIXELS])])
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=300)
-    return set(run.stdout.split())
-
-
-@pytest.mark.parametrize(
-    "code",
-    [
-        "import losses; losses.defaults()",
-        "from losses import parse, defaults; str(parse('perceptual + 0.1*l1 + mse', defaults()))",
-        "from losses import InvalidSetting, TERM_OPTIONS, nearest, option; nearest('msee', TERM_OPTIONS)",
-        "from losses.features.names import tap_index; tap_index('conv3_1')",
-        "import recon.config",
-    ],
-)
-def test_settings_and_expressions_import_nothing_slow(code):
-    assert imported_after(code) == set()
-
-
-def test_an_objective_of_pixels_imports_no_network_library():
-    assert "torch" in imported_after("import losses; losses.MSE") <= {"torch", "numpy"}
+    *light, of_pixels = (set(line.split()) for line in run.stdout.splitlines())
+    assert light == [set()] * len(LIGHT), dict(zip(LIGHT, light, strict=True))
+    assert "torch" in of_pixels <= {"torch", "numpy"}
 
 
 def test_every_public_name_can_be_imported_and_is_listed():
@@ -49,9 +44,7 @@ def test_every_public_name_can_be_imported_and_is_listed():
 def test_each_term_reads_the_settings_and_the_default_weight_that_stand_in_the_list():
     assert list(TERM_OPTIONS) == list(TERMS)
     for name, options in TERM_OPTIONS.items():
-        term = TERMS[name]
-        assert term.Options is options
-        assert (term.default_weight, term.default_is_share) == (options.default_weight, options.default_is_share)
+        assert TERMS[name].Options is options
         assert defaults()[name] == WeightedTerm(name, options.default_weight, options.default_is_share)
         assert all(field.metadata["doc"] for field in dataclasses.fields(options))
 

@@ -10,9 +10,8 @@ from torch.nn import functional as F
 from torchvision.models.vgg import cfgs, make_layers
 
 from losses import InvalidSetting, Reconstruction, TermContext
-from losses.features import distance, vgg19
-from losses.features.distance import feature_distance
-from losses.features.vgg19 import DEFAULT_TAPS, VGG19
+from losses.features import vgg19
+from losses.features.vgg19 import DEFAULT_TAPS, VGG19, feature_distance
 from losses.features.weights import he_initialised
 from losses.perceptual import Perceptual
 from losses.reconstruction import IMAGENET_MEAN, IMAGENET_STD, patchify
@@ -65,7 +64,7 @@ def naive(r, taps, weights, cut, pool=1) -> torch.Tensor:
         (("pool3", "features.10", "conv1_1"), (1, 2, 3), 7),
         (("conv1_2", "conv2_1", "conv1_2"), (1, 2, 3), 1),
         (("conv1_1", "conv2_1"), (0, 1), 1),
-        (("conv5_1", "pool2", "pool4"), (1, 1, 1), 7),
+        pytest.param(("conv5_1", "pool2", "pool4"), (1, 1, 1), 7, marks=pytest.mark.slow),
     ],
     ids=["default", "weighted", "odd", "one", "before its ReLU", "pool deepest", "twice", "one for nothing", "deep"],
 )
@@ -156,9 +155,9 @@ def test_in_half_precision_the_value_is_as_exact_as_its_features(seed):
 def test_how_many_images_go_through_at_a_time_does_not_matter(monkeypatch, images):
     """5 images of 29 x 45 pixels: one by one, in unequal parts, or all at once."""
     term, r = perceptual(torch.float64), scene(5, dtype=torch.float64, shift=(0.3, 0.3))
-    monkeypatch.setattr(distance, "CHUNK_PIXELS", 10**9)
+    monkeypatch.setattr(vgg19, "CHUNK_PIXELS", 10**9)
     value, gradient = term.value(r), gradient_of(term, r)
-    monkeypatch.setattr(distance, "CHUNK_PIXELS", images * 29 * 45)
+    monkeypatch.setattr(vgg19, "CHUNK_PIXELS", images * 29 * 45)
     torch.testing.assert_close(term.value(r), value, rtol=1e-12, atol=0)
     torch.testing.assert_close(gradient_of(term, r), gradient, rtol=1e-9, atol=1e-16)
 

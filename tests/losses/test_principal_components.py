@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from losses.mixture import PrincipalComponents
+from losses.posterior import PrincipalComponents
 from losses.reconstruction import patchify
 from tests.losses.scenes import photographs
 
@@ -29,6 +29,7 @@ def test_a_basis_is_what_the_singular_values_say():
     torch.testing.assert_close((patches @ axes).square().mean(0).sqrt(), deviations, rtol=1e-8, atol=1e-8)
 
 
+@pytest.mark.slow  # scikit-learn's import; the singular values above are the same law
 def test_of_centred_patches_a_basis_is_sklearn_s_principal_components():
     decomposition = pytest.importorskip("sklearn.decomposition")
     patches = patchify(photographs((32, 32)).double(), 2).flatten(0, 1)

@@ -6,24 +6,24 @@ import torch
 from skimage.metrics import structural_similarity
 
 from losses import InvalidSetting, Reconstruction, TermContext
+from losses.pixel import SSIM, MultiScaleSSIM
 from losses.reconstruction import patchify
-from losses.structural import SSIM, MultiScaleSSIM
 from tests.losses.scenes import one_line, photographs
 
 ALL = TermContext((64, 64))
 
 
-def blurred_photographs(kept: float = 0.3) -> Reconstruction:
+def blurred_photographs(kept: float = 0.3, side: int = 24) -> Reconstruction:
     """Photographs in double precision, of which the prediction has lost contrast; every patch is hidden."""
-    image = photographs().double()
+    image = photographs((side, side)).double()
     worse = kept * image + (1 - kept) * image.mean((2, 3), keepdim=True)
-    mask = torch.ones(len(image), 64, dtype=torch.bool)
+    mask = torch.ones(len(image), (side // 8) ** 2, dtype=torch.bool)
     return Reconstruction(patchify(worse, 8), image, mask, mean=(0.0,) * 3, std=(1.0,) * 3)
 
 
 def test_ssim_is_scikit_images():
     """Both filter with a Gaussian of 1.5 pixels, cut at 11, and mirror at the borders."""
-    r = blurred_photographs()
+    r = blurred_photographs(side=64)
     expected = np.mean(
         [
             structural_similarity(

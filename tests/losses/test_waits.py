@@ -1,6 +1,7 @@
 """No term makes the host wait for the device: tried on torch's `meta` device, whose tensors have no values."""
 
 import contextlib
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from losses import TERMS, MixtureHead, Reconstruction, build_objective
-from losses.mixture import PrincipalComponents
+from losses.posterior import PrincipalComponents
 from recon.training.state import MetricAccumulator
 from tests.losses.scenes import SMALL
 
@@ -63,7 +64,7 @@ def copied(expression: str) -> list[str]:
     head = objective.head
     if isinstance(head, MixtureHead):
         axes, deviations = torch.empty(192, 192, device=META), torch.empty(192, device=META)  # as a model's buffers
-        head = head.with_basis(PrincipalComponents(axes, deviations))
+        head = replace(head, basis=PrincipalComponents(axes, deviations))
     images = torch.empty(2, 3, 64, 64, device=META)
     mask = torch.empty(2, 64, dtype=torch.bool, device=META)
     metrics = MetricAccumulator(META)

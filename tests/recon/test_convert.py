@@ -1,4 +1,4 @@
-"""`python -m recon.convert`: twice as it is typed, in a process of its own; otherwise by what the command calls."""
+"""`python -m recon.convert`: once as it is typed, in a process of its own; otherwise by what the command calls."""
 
 import os
 import subprocess
@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from losses import InvalidSetting
-from recon.convert import ConvertSettings, convert
+from recon.cli import run
+from recon.convert import COMMAND, ConvertSettings, convert
 from recon.model.formats import read
 from tests.recon.model.formats.conftest import encoder_only, made, same
 
@@ -48,11 +49,14 @@ def test_an_official_file_is_converted_and_described(place):
     assert same(found.state, read(place / "mae_visualize.pth").state)
 
 
-def test_a_torn_file_is_one_line_and_exit_status_2(place):
+def test_a_torn_file_is_one_line_and_exit_status_2(place, monkeypatch, capsys):
     before = sorted(place.iterdir())
-    done = typed(place, "input=torn.pth", "out=a.pth")
-    assert done.returncode == 2 and not done.stdout
-    assert done.stderr.startswith("torn.pth cannot be read") and done.stderr.count("\n") == 1
+    monkeypatch.setattr(sys, "argv", ["recon.convert", "input=torn.pth", "out=a.pth"])
+    with pytest.raises(SystemExit) as end:
+        run(convert, COMMAND)
+    printed = capsys.readouterr()
+    assert end.value.code == 2 and not printed.out
+    assert printed.err.startswith("torn.pth cannot be read") and printed.err.count("\n") == 1
     assert sorted(place.iterdir()) == before
 
 

@@ -4,9 +4,8 @@ import hashlib
 from dataclasses import replace
 from pathlib import Path
 
-from losses import InvalidSetting
+from losses import InvalidSetting, tensor_files
 from recon.model.formats import Checkpoint, read
-from recon.model.formats.stored import load, tensors
 
 BUNDLED, SHARPENED = "bundled", "bundled_sharp"  # in init= and run=
 NAMES = (BUNDLED, SHARPENED)
@@ -31,10 +30,10 @@ def bundled(name: str, target: str | None = None) -> Checkpoint:
     base = read(FILE, target)
     if name == BUNDLED:
         return base
-    stored = load(REFINER)
+    stored = tensor_files.read(REFINER)
     if stored.metadata.get(BASE) != base.sha256:
         raise InvalidSetting(f"{name}: {REFINER.name} was trained behind another {FILE.name}; reinstall")
-    refiner = tensors(stored.content)
+    refiner = tensor_files.tensors(stored.content)
     both = hashlib.sha256((base.sha256 + stored.sha256).encode()).hexdigest()
     sizes = replace(base.architecture, refiner_width=len(refiner["refiner.inputs.bias"]))
     return replace(base, state=base.state | refiner, architecture=sizes, sha256=both)

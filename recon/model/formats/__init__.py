@@ -7,7 +7,6 @@ Tensors of a `Checkpoint` have the official MAE code's names, which are `MaskedA
 """
 
 from recon.model.formats.architecture import FORMATS, Architecture, Checkpoint
-from recon.model.formats.reading import read
-from recon.model.formats.writing import format_for, write
+from recon.model.formats.files import format_for, read, write
 
 __all__ = ["FORMATS", "Architecture", "Checkpoint", "format_for", "read", "write"]

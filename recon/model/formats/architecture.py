@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from losses import TERMS, InvalidSetting, NormalisedPixelHead, PixelHead
 from losses.reconstruction import IMAGENET_MEAN, IMAGENET_STD
 from recon.model import SIZES, MaskedAutoencoder
-from recon.model.formats.stored import parse
 from recon.model.mae import decoder_prefixes
 
 PIXELS, NORMALISED = PixelHead.name, NormalisedPixelHead.name
@@ -123,6 +122,8 @@ class Checkpoint:
         sha256: of the file, 64 hexadecimal digits.
         mean, std: per channel; images are standardised by them.
         notes: what had to be assumed, a line each.
+        classifier: whether it was fine-tuned with labels, and learnt its positions.
+        verified: whether a digest or checksums in the file vouch for its bytes.
     """
 
     state: dict[str, Tensor] = field(repr=False)
@@ -134,6 +135,8 @@ class Checkpoint:
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     notes: tuple[str, ...] = ()
+    classifier: bool = False
+    verified: bool = True
 
     @property
     def has_statistics(self) -> bool:
@@ -148,6 +151,8 @@ class Checkpoint:
         with torch.random.fork_rng(devices=[]):  # the random weights are replaced at once
             model = self.architecture.build(head, mean=self.mean, std=self.std)
         model.load_state_dict(self.state, strict=self.has_decoder)
+        if self.classifier:
+            model.pos_embed.copy_(self.state["pos_embed"])  # which `load_state_dict` leaves as they were
         return model.eval()
 
     def with_target(self, target: str | None, where: Path) -> "Checkpoint":
@@ -183,33 +188,14 @@ class Checkpoint:
             "encoder": f"{encoder}; {size}",
             "decoder": decoder,
             "target": target,
+            "integrity": "by a digest in the file" if self.verified else "nothing in the file vouches for its bytes",
             **({"notes": "; ".join(self.notes)} if self.notes else {}),
         }
 
     def facts(self, format: str) -> str:
-        """What a file in that format tells beside its tensors, for `read_facts`."""
+        """What a file in that format tells beside its tensors, which `read` reads back."""
         architecture = asdict(self.architecture)
         if format != "recon":
             architecture |= {"refiner_width": 0, "distribution": None}  # the others cannot store them
         facts = {"version": VERSION, "format": format, "target": self.target, "mean": self.mean, "std": self.std}
         return json.dumps(facts | {"architecture": architecture})
-
-
-def read_facts(text: Any, where: Path) -> dict[str, Any]:
-    """format, target, mean, std and the fields of `Architecture` under "architecture".
-
-    Raises:
-        InvalidSetting: they are damaged or of another version.
-    """
-    facts = parse(lambda: json.loads(text), where) if isinstance(text, str) else {}
-    architecture = facts.get("architecture")
-    if not (
-        facts.get("version") == VERSION
-        and facts.get("format") in FORMATS
-        and facts.get("target") in (None, PIXELS, NORMALISED)
-        and isinstance(architecture, dict)
-        and set(architecture) <= set(Architecture.__dataclass_fields__)
-    ):
-        raise InvalidSetting(f"{where} is damaged, or of another version of this program; convert the original again")
-    size = architecture.get("image_size")
-    return facts | {"architecture": architecture | {"image_size": tuple(size) if isinstance(size, list) else None}}

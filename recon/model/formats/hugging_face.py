@@ -10,7 +10,6 @@ from torch import Tensor
 
 from losses import InvalidSetting
 from recon.model.formats.architecture import NORM_EPS, NORMALISED, PIXELS, Checkpoint
-from recon.model.formats.stored import read_json
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
@@ -110,13 +109,12 @@ def from_official(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return found
 
 
-def read_configs(folder: Path) -> dict[str, Any]:
-    """target, mean, std, notes and fields of `Architecture` from the folder's config.json and preprocessor_config.json.
+def facts_of(config: dict[str, Any], images: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """target, mean, std, notes and fields of `Architecture` from config.json and preprocessor_config.json in `folder`.
 
     Raises:
         InvalidSetting: they are of another model, or of a variant that this program does not compute.
     """
-    config, images = read_json(folder / CONFIG), read_json(folder / PREPROCESSOR)
     if config.get("model_type", "vit_mae") != "vit_mae":
         raise InvalidSetting(f"{folder / CONFIG} is of a {config['model_type']}; give a ViTMAE (vit_mae)")
     for key, value in {"hidden_act": "gelu", "qkv_bias": True, "num_channels": 3}.items():
@@ -126,7 +124,6 @@ def read_configs(folder: Path) -> dict[str, Any]:
     if config.get("layer_norm_eps", NORM_EPS) != NORM_EPS:
         notes.append(f"layer_norm_eps={config['layer_norm_eps']} as {CONFIG} has it; the official code has {NORM_EPS}")
     norm_pix = config.get("norm_pix_loss")
-    size = config.get("image_size")
     return {
         "target": None if norm_pix is None else NORMALISED if norm_pix else PIXELS,
         "mean": images.get("image_mean"),
@@ -136,7 +133,7 @@ def read_configs(folder: Path) -> dict[str, Any]:
             "heads": config.get("num_attention_heads"),
             "decoder_heads": config.get("decoder_num_attention_heads"),
             "norm_eps": config.get("layer_norm_eps"),
-            "image_size": (size, size) if isinstance(size, int) else size and tuple(size),
+            "image_size": config.get("image_size"),
         },
     }
 

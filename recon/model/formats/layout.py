@@ -29,6 +29,7 @@ def architecture_of(state: dict[str, Tensor], known: dict[str, Any], where: Path
 
     Raises:
         InvalidSetting: there is no such model, or its sizes cannot be found out.
+        TypeError or ValueError: a known field is of another type.
     """
     known = {name: value for name, value in known.items() if value is not None}
     kernel, positions = _shape(state, "patch_embed.proj.weight", where), _shape(state, "pos_embed", where)
@@ -37,13 +38,18 @@ def architecture_of(state: dict[str, Tensor], known: dict[str, Any], where: Path
             f"{where}: patch_embed.proj.weight {kernel}, pos_embed {positions} are not those of square patches of RGB"
         )
     width, patch_size, notes = kernel[0], kernel[2], []
-    depth = _block_count(state, "blocks.")
+    if isinstance(size := known.get("image_size"), list | tuple):
+        height, breadth = map(int, size)
+        known["image_size"] = height, breadth
+    elif size is not None:
+        known["image_size"] = int(size), int(size)
+    depth = _block_count(state, "blocks.", where)
     sizes: dict[str, Any] = {
         "width": width,
         "depth": depth,
         "patch_size": patch_size,
-        "heads": known.get("heads") or _head_count(width, depth, where, notes),
-        "image_size": tuple(known.get("image_size") or _square(positions[1] - 1, patch_size, where)),
+        "heads": int(known.get("heads") or _head_count(width, depth, where, notes)),
+        "image_size": known.get("image_size") or _square(positions[1] - 1, patch_size, where),
         "mask_tokens": known.get("mask_tokens", "decoder"),
         "norm_eps": float(known.get("norm_eps", NORM_EPS)),
         "distribution": known.get("distribution"),
@@ -57,17 +63,33 @@ def architecture_of(state: dict[str, Tensor], known: dict[str, Any], where: Path
                 notes.append(f"{heads} heads in the decoder, {own // heads} wide, are assumed")
         if (refiner := state.get("refiner.inputs.weight")) is not None:
             sizes["refiner_width"] = refiner.shape[0]
-        depth = _block_count(state, "decoder_blocks.")
-        sizes |= {"decoder_width": own, "decoder_depth": depth, "decoder_heads": heads}
+        depth = _block_count(state, "decoder_blocks.", where)
+        sizes |= {"decoder_width": own, "decoder_depth": depth, "decoder_heads": int(heads)}
     for name, value in known.items():
         if sizes.get(name, value) != value:
             raise InvalidSetting(f"{where}: {name} is {sizes[name]} by its tensors, {value} by what stands beside them")
-    architecture = Architecture(**sizes)
-    _check_sizes(architecture, where)
-    return architecture, notes
+    a = Architecture(**sizes)
+    if a.grid[0] * a.grid[1] != positions[1] - 1 or min(a.grid) < 1:
+        raise InvalidSetting(
+            f"{where}: pos_embed is {positions}, not of images of {a.image_size} in patches of {patch_size}"
+        )
+    if not 0 < a.norm_eps < 1:
+        raise InvalidSetting(f"{where}: a norm's epsilon is not {a.norm_eps}; fetch what stands beside it again")
+    if a.mask_tokens not in ("decoder", "encoder"):
+        raise InvalidSetting(f"{where}: mask_tokens is not {a.mask_tokens!r}; fetch what stands beside it again")
+    for width, heads in ((a.width, a.heads), (a.decoder_width, a.decoder_heads)):
+        if width is None or heads is None:
+            continue
+        if width % 4:
+            raise InvalidSetting(
+                f"{where}: a width of {width} has no sine-cosine positions; give a masked autoencoder's"
+            )
+        if heads < 1 or width % heads:
+            raise InvalidSetting(f"{where}: {heads} heads do not divide a width of {width}")
+    return a, notes
 
 
-def check(state: dict[str, Tensor], a: Architecture, target: str | None, where: Path) -> None:
+def check(state: dict[str, Tensor], a: Architecture, target: str | None, where: Path, fixed_positions: bool) -> None:
     """Raises InvalidSetting where tensors are missing, unknown, of another shape, or have other positions."""
     statistics = any(name.startswith("statistics.") for name in state) and target in (None, NORMALISED)
     expected = a.shapes(statistics and a.decoder_width is not None)
@@ -84,31 +106,13 @@ def check(state: dict[str, Tensor], a: Architecture, target: str | None, where: 
         if not state[name].is_floating_point():
             raise InvalidSetting(f"{where}: {name} holds {state[name].dtype}; only floating point can be read")
     for name, width in (("pos_embed", a.width), ("decoder_pos_embed", a.decoder_width)):
-        if width:
-            _check_positions(name, state[name], sincos_positions(width, a.grid), where)
-
-
-def _check_sizes(a: Architecture, where: Path) -> None:
-    if not 0 < a.norm_eps < 1:
-        raise InvalidSetting(f"{where}: a norm's epsilon is not {a.norm_eps}; fetch what stands beside it again")
-    for width, heads in ((a.width, a.heads), (a.decoder_width, a.decoder_heads)):
-        if width is None or heads is None:
-            continue
-        if width % 4:
-            raise InvalidSetting(
-                f"{where}: a width of {width} has no sine-cosine positions; give a masked autoencoder's"
-            )
-        if heads < 1 or width % heads:
-            raise InvalidSetting(f"{where}: {heads} heads do not divide a width of {width}")
-
-
-def _check_positions(name: str, found: Tensor, ours: Tensor, where: Path) -> None:
-    off = (found.float() - ours).abs().max().item()
-    if not off <= max(1e-6, torch.finfo(found.dtype).eps):
-        raise InvalidSetting(
-            f"{where}: {name} is not the fixed sine-cosine of masked autoencoders (off by {off:.2g}); "
-            "a model with learnt or interpolated positions cannot be read"
-        )
+        if width and fixed_positions:
+            off = (state[name].float() - sincos_positions(width, a.grid)).abs().max().item()
+            if not off <= max(1e-6, torch.finfo(state[name].dtype).eps):
+                raise InvalidSetting(
+                    f"{where}: {name} is not the fixed sine-cosine of masked autoencoders (off by {off:.2g}); "
+                    "a model with learnt or interpolated positions cannot be read"
+                )
 
 
 def _shape(state: dict[str, Tensor], name: str, where: Path) -> tuple[int, ...]:
@@ -117,10 +121,13 @@ def _shape(state: dict[str, Tensor], name: str, where: Path) -> tuple[int, ...]:
     return tuple(state[name].shape)
 
 
-def _block_count(state: dict[str, Tensor], prefix: str) -> int:
+def _block_count(state: dict[str, Tensor], prefix: str, where: Path) -> int:
     """The highest block number plus one; `check` finds a gap by the missing tensors."""
     numbers = [name[len(prefix) :].partition(".")[0] for name in state if name.startswith(prefix)]
-    return max((int(number) + 1 for number in numbers if number.isascii() and number.isdigit()), default=0)
+    count = max((int(number) + 1 for number in numbers if number.isascii() and number.isdigit()), default=0)
+    if count > len(state):  # `check` would build them all
+        raise InvalidSetting(f"{where} lacks most of its {count} {prefix.rstrip('.')}; fetch it again")
+    return count
 
 
 def _head_count(width: int, depth: int, where: Path, notes: list[str]) -> int:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from losses import InvalidSetting, MixtureHead, Reconstruction
-from losses.mixture import PrincipalComponents
+from losses.posterior import PrincipalComponents
 from recon.evaluation.evaluate_run import evaluate_run
 from recon.evaluation.evaluation_pass import evaluate
 from recon.evaluation.rows import Distribution

@@ -5,8 +5,7 @@ import pytest
 import torch
 from skimage.measure import block_reduce
 
-from losses.features.distance import feature_distance
-from losses.features.vgg19 import DEFAULT_TAPS, VGG19
+from losses.features.vgg19 import DEFAULT_TAPS, VGG19, feature_distance
 from losses.features.weights import load_vgg19
 from recon.metrics import base as chunks
 from recon.metrics.base import Undefined

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from losses import InvalidSetting
-from losses.features import lpips_networks
+from losses.features import weights
 from recon.metrics.deep import Lpips
 from tests.losses.scenes import one_line
 from tests.recon.metrics.scenes import NETS
@@ -36,14 +36,14 @@ def publish(monkeypatch, path, file) -> str:
     """Writes a trunk, with a classifier, as torchvision would publish it; its file's name."""
     torch.save(load_file(file) | {"classifier.1.bias": torch.zeros(7)}, path)
     prefix = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
-    monkeypatch.setitem(lpips_networks.TRUNKS, "squeeze", f"https://example.invalid/models/squeezenet1_1-{prefix}.pth")
+    monkeypatch.setitem(weights.TRUNKS, "squeeze", f"https://example.invalid/models/squeezenet1_1-{prefix}.pth")
     return f"squeezenet1_1-{prefix}.pth"
 
 
 @pytest.mark.parametrize("name", NETS)
 def test_without_network_lpips_says_where_to_put_the_file(name, hub):
     message = refused(name)
-    for part in ("no route to host", lpips_networks.TRUNKS[name], str(hub)):
+    for part in ("no route to host", weights.TRUNKS[name], str(hub)):
         assert part in message
 
 
@@ -59,7 +59,7 @@ def test_a_download_is_checked_kept_and_used(hub, monkeypatch, tmp_path, random_
     for _ in range(2):
         found = Lpips("squeeze").provenance
         assert found == {"source": "imagenet", "sha256": squeeze.provenance["sha256"]}
-    assert asked == [(lpips_networks.TRUNKS["squeeze"], name[-12:-4])] and (hub / name).is_file()
+    assert asked == [(weights.TRUNKS["squeeze"], name[-12:-4])] and (hub / name).is_file()
 
 
 def test_a_cached_file_with_another_hash_is_refused(hub):
@@ -77,7 +77,7 @@ def test_a_file_gives_its_own_provenance(random_trunks, squeeze):
 
 def test_a_missing_file_is_named_with_the_remedy(tmp_path):
     message = refused("alex", str(tmp_path / "none.safetensors"))
-    assert str(tmp_path / "none.safetensors") in message and lpips_networks.TRUNKS["alex"] in message
+    assert str(tmp_path / "none.safetensors") in message and weights.TRUNKS["alex"] in message
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])

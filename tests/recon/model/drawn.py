@@ -10,7 +10,7 @@ from torch import Tensor
 
 from losses import FlowHead, MixtureHead
 from losses.reconstruction import expand_to_pixels
-from recon.model import MaskedAutoencoder, velocity
+from recon.model import MaskedAutoencoder, distributions
 from tests.recon.model.conftest import small
 
 SIDES, GRID, PATCH, PATCHES, VALUES = (16, 24), (4, 6), 4, 24, 48
@@ -29,7 +29,7 @@ every_flow = pytest.mark.parametrize("kind", FLOWS)
 
 @cache
 def original(kind: str, **overrides) -> MaskedAutoencoder:
-    with patch.object(velocity, "WIDTHS", (16, 32, 64)), patch.object(velocity.PatchVelocity, "WIDTH", 64):
+    with patch.object(distributions, "WIDTHS", (16, 32, 64)), patch.object(distributions.PatchVelocity, "WIDTH", 64):
         return small(image_size=SIDES, patch_size=PATCH, head=HEADS[kind], **overrides).eval()
 
 

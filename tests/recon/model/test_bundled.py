@@ -38,7 +38,7 @@ def test_the_sharpened_one_draws_sharper_photographs_at_some_cost_in_psnr():
     for name in NAMES:
         model = bundled(name).model()
         images, noise, _ = held_out_images(
-            create_dataset("photos", "val"), model.image_size, 64, 0, masking_of(chosen, model)
+            create_dataset("photos", "val"), model.image_size, 24, 0, masking_of(chosen, model)
         )
         found[name] = held_out_figures(Preview(images, noise, 32).reconstruct(model))
     assert found[SHARPENED]["detail"] > 1.5 * found[BUNDLED]["detail"]

@@ -10,7 +10,7 @@ from tests.recon.model.conftest import images, noise, small
 def test_steady_training_compiles_nothing_anew():
     torch._dynamo.reset()
     objective = build_objective("norm_mse")
-    model, counter = small(head=objective.head, dtype=torch.float32), CompileCounter()
+    model, counter = small(head=objective.head, dtype=torch.float32, depth=1, decoder_depth=1), CompileCounter()
     model.predict = torch.compile(model.predict, backend=counter)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
 

@@ -4,11 +4,10 @@ import pytest
 import torch
 
 from losses import FlowHead, InvalidSetting, MixtureHead, PixelHead, build_objective
-from losses.mixture import PrincipalComponents
+from losses.posterior import PrincipalComponents
 from losses.reconstruction import patchify
 from recon.model import SIZES, create_model
-from recon.model.distributions import random_numbers
-from recon.model.velocity import time_and_noise
+from recon.model.distributions import random_numbers, time_and_noise
 from tests.recon.model.conftest import small
 from tests.recon.model.drawn import (
     HEADS,

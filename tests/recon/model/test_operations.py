@@ -11,8 +11,13 @@ def counted(model, images, decoded=None):
     """Floating-point operations of a forward pass, on a device without memory."""
     noise = torch.rand(len(images), model.patches, device="meta")
     with FlopCounterMode(display=False) as counter:
-        model.to("meta")(images.to("meta"), noise=noise, decoded=decoded)
+        model(images.to("meta"), noise=noise, decoded=decoded)
     return counter.get_total_flops()
+
+
+def made(name, **sizes):
+    with torch.device("meta"):
+        return create_model(name, **sizes)
 
 
 def blocks(depth, tokens, width):
@@ -37,7 +42,7 @@ TINY = dict(width=192, depth=12, decoder_width=128, decoder_depth=4)
     ("name", "size", "patch", "widths"), [("base", 224, 16, BASE), ("tiny", 64, 8, TINY)], ids=["base", "tiny"]
 )
 def test_hidden_patches_are_not_embedded_and_the_encoder_does_not_see_them(name, size, patch, widths):
-    model = create_model(name, image_size=size, patch_size=patch)
+    model = made(name, image_size=size, patch_size=patch)
     n = (size // patch) ** 2
     # Predicted are all patches and not the class token: the last layer runs behind it.
     assert counted(model, torch.zeros(2, 3, size, size)) == 2 * products(n, n // 4, n // 4, 3 * patch**2, **widths)
@@ -45,13 +50,13 @@ def test_hidden_patches_are_not_embedded_and_the_encoder_does_not_see_them(name,
 
 @pytest.mark.parametrize(("decoded", "predicted"), [(1.0, 48), (0.5, 24)])
 def test_a_decoder_pays_for_visible_patches_and_for_those_it_predicts_alone(decoded, predicted):
-    model = create_model("tiny", image_size=64, patch_size=8)
+    model = made("tiny", image_size=64, patch_size=8)
     expected = products(16 + predicted, 16, 16, 192, predicted, **TINY)
     assert counted(model, torch.zeros(2, 3, 64, 64), decoded) == 2 * expected
 
 
 def test_with_mask_tokens_the_encoder_pays_for_every_patch():
-    model = create_model("tiny", image_size=64, patch_size=8, mask_tokens="encoder")
+    model = made("tiny", image_size=64, patch_size=8, mask_tokens="encoder")
     assert counted(model, torch.zeros(2, 3, 64, 64)) == 2 * products(64, 64, 64, 192, **TINY)
 
 
@@ -59,5 +64,5 @@ def test_the_paper_s_vit_b_costs_what_its_code_costs():
     """19.6 GFLOP a forward pass where all patches are embedded, as in the official code; here hidden ones are not."""
     official = products(196, 196, 49, 768, **BASE)
     assert official == pytest.approx(19.6e9, rel=0.005)
-    model = create_model("base", image_size=224, patch_size=16)
+    model = made("base", image_size=224, patch_size=16)
     assert official - counted(model, torch.zeros(1, 3, 224, 224)) == 147 * 2 * 768 * 768

@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from losses import FlowHead, MixtureHead, Reconstruction, build_objective
-from losses.flow import random_times
-from losses.mixture import PrincipalComponents
+from losses.posterior import PrincipalComponents, random_times
 from losses.reconstruction import patchify
 from recon.baselines.bayes import Bayes
 from recon.data import create_dataset, evaluation_crop
@@ -20,11 +19,10 @@ from recon.metrics.base import Pair
 from recon.metrics.fidelity import masked_mse
 from recon.metrics.recovery import Recovery, band_moments
 from recon.metrics.uncertainty import per_image_scores
-from recon.model import velocity
-from recon.model.distributions import MixtureLayers
-from recon.model.velocity import FlowLayers
+from recon.model import distributions
+from recon.model.distributions import FlowLayers, MixtureLayers
 
-SIZE, PATCH, TRAINING, IMAGES, WIDTH = 16, 4, 600, 200, 8
+SIZE, PATCH, IMAGES, WIDTH = 16, 4, 200, 8
 BATCH, RATE, DRAWS = 64, 2e-3, 4
 
 
@@ -52,10 +50,9 @@ def turned(square: torch.Tensor) -> torch.Tensor:
     return torch.cat([both.rot90(quarters, (-2, -1)) for quarters in range(4)])
 
 
-@pytest.fixture(scope="module")
-def training():
-    """Eight times as many as are read: a network that knows each by heart would know too much of others."""
-    images, mask = fields("train", TRAINING), masks(TRAINING, 3)
+def training(count: int):
+    """Images, masks and best predictions, eight times as many as are read, so that none is learnt by heart."""
+    images, mask = fields("train", count), masks(count, 3)
     mean = standardised(Bayes((SIZE, SIZE))(images, mask))
     return turned(images), turned(mask.unflatten(1, (4, 4))).flatten(1), patchify(turned(mean), PATCH)
 
@@ -73,7 +70,7 @@ def taught(layers, term: str, steps: int, training, predict):
     generator = torch.Generator().manual_seed(0)
     for step in range(steps):
         optimizer.param_groups[0]["lr"] = RATE * min(1, (step + 1) / 50) * (1 - step / steps)
-        chosen = torch.randint(8 * TRAINING, (BATCH,), generator=generator)
+        chosen = torch.randint(len(training[0]), (BATCH,), generator=generator)
         images, mask, mean = (each[chosen] for each in training)
         r = reconstruction(predict(mean, images, mask, generator), images, mask, layers.head)
         r.prediction.backward(objective(r, step).gradient)
@@ -114,13 +111,13 @@ def assert_laws(draws: torch.Tensor, held_out, within: float) -> None:
     torch.testing.assert_close(recovery.coherence, exact.square(), rtol=0, atol=within)
 
 
-def test_a_mixture_draws_from_the_posterior(training, held_out):
+def test_a_mixture_draws_from_the_posterior(held_out):
     torch.manual_seed(0)
     layers = MixtureLayers(MixtureHead(gaussians=1), WIDTH, PATCH)
-    images, mask, mean = training
+    images, mask, mean = known = training(100)  # its layers see no image: they learn one distribution
     layers.set_basis(PrincipalComponents.fit((patchify(standardised(images), PATCH) - mean)[mask]))
     features = torch.zeros(BATCH, 16, WIDTH)
-    taught(layers, "mixture", 600, training, lambda mean, *_: layers(mean, features))
+    taught(layers, "mixture", 200, known, lambda mean, *_: layers(mean, features))
     with torch.no_grad():
         prediction = layers(patchify(standardised(held_out[2]), PATCH), torch.zeros(IMAGES, 16, WIDTH))
     assert_laws(drawn(layers, prediction, held_out), held_out, within=0.1)
@@ -128,9 +125,9 @@ def test_a_mixture_draws_from_the_posterior(training, held_out):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("source", ["mean", "noise"])
-def test_a_flow_draws_from_the_posterior(training, held_out, source):
+def test_a_flow_draws_from_the_posterior(held_out, source):
     torch.manual_seed(0)
-    with patch.object(velocity, "WIDTHS", (32, 64, 128)):
+    with patch.object(distributions, "WIDTHS", (32, 64, 128)):
         layers = FlowLayers(FlowHead(source=source), WIDTH, PATCH, (SIZE, SIZE), torch.full((3, 1, 1), STD))
     features = torch.zeros(BATCH, 16, WIDTH)
 
@@ -138,7 +135,7 @@ def test_a_flow_draws_from_the_posterior(training, held_out, source):
         time, noise = random_times(BATCH, generator), torch.randn(images.shape, generator=generator)
         return layers(mean, features, standardised(images), mask, time, noise)
 
-    taught(layers, "flow", 1000, training, predict)
+    taught(layers, "flow", 1000, training(600), predict)
     draws = drawn(layers, patchify(standardised(held_out[2]), PATCH), held_out)
     assert_laws(draws, held_out, within=0.12)
     # The network sees what is visible, and with it the class, whose textures differ in strength.

@@ -13,7 +13,7 @@ from recon.data.crops import CropBatch
 from recon.evaluation.evaluation_pass import evaluate
 from recon.evaluation.suite import load_suite
 from recon.loaded_run import open_run
-from recon.model import create_model, velocity
+from recon.model import create_model, distributions, mae
 from recon.study_config import EvaluateSettings
 from recon.training import loop
 from recon.training.device import Upload
@@ -61,12 +61,12 @@ RUNS = {
 @pytest.fixture(autouse=True)
 def one_chance(monkeypatch):
     """A flow's times and noise are drawn on the device, and so are others on each: here those of the CPU on both."""
-    drawn = velocity.time_and_noise
+    drawn = distributions.time_and_noise
 
     def on_cpu(images):
         return tuple(tensor.to(images.device) for tensor in drawn(images.cpu()))
 
-    monkeypatch.setattr(velocity, "time_and_noise", on_cpu)
+    monkeypatch.setattr(mae, "time_and_noise", on_cpu)
 
 
 def words(device: torch.device, pictures, *more: str) -> list[str]:

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from losses import InvalidSetting, NormalisedPixelHead
 from recon.model.formats import Architecture, read, write
-from recon.model.formats.reading import weights_in
+from recon.model.formats.files import weights_in
 from tests.recon.model.formats.conftest import encoder_only, images, made, same
 
 

@@ -1,6 +1,7 @@
 """A file that cannot be read as it should is one line that names it, and nothing is written."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -114,11 +115,11 @@ def test_nothing_is_overwritten_or_half_written(files, tmp_path, monkeypatch):
         write(checkpoint, out / "there.pth", "official")
     assert (out / "there.pth").read_text() == "mine"
 
-    def full(state, path, metadata):
-        path.write_bytes(b"half")
+    def full(path, content):
+        path.write_text("half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("recon.model.formats.writing._save", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     for name, form in [("a.safetensors", "recon"), ("b.safetensors", "timm"), ("c", "huggingface")]:
         with pytest.raises(InvalidSetting, match="No space left"):
             write(checkpoint, out / name, form)

@@ -8,9 +8,9 @@ import pickle
 import pytest
 import torch
 
-from losses import InvalidSetting
+from losses import InvalidSetting, tensor_files
+from losses.tensor_files import Inert
 from recon.model.formats import read
-from recon.model.formats.stored import Inert, load
 from tests.recon.model.formats.conftest import same
 
 
@@ -53,7 +53,7 @@ def test_code_in_a_pickle_is_not_run(tmp_path, state, how, zipped):
 def test_arguments_keep_their_plain_values_and_are_no_namespace(tmp_path, state, zipped):
     arguments = argparse.Namespace(norm_pix_loss=False, output_dir=pathlib.PurePosixPath("/x"), betas=(0.9, 0.95))
     torch.save({"model": state, "args": arguments}, tmp_path / "a.pth", _use_new_zipfile_serialization=zipped)
-    found = load(tmp_path / "a.pth").content["args"]
+    found = tensor_files.read(tmp_path / "a.pth").content["args"]
     assert type(found) is Inert and found.betas == (0.9, 0.95) and type(found.output_dir) is Inert
     assert read(tmp_path / "a.pth").target == "pixels"
 
@@ -69,7 +69,7 @@ def test_a_class_that_is_not_listed_keeps_its_plain_values_too(tmp_path, state, 
     config = Config()
     config.norm_pix_loss = True
     torch.save({"model": state, "args": config}, tmp_path / "a.pth", _use_new_zipfile_serialization=zipped)
-    assert type(load(tmp_path / "a.pth").content["args"]) is Inert
+    assert type(tensor_files.read(tmp_path / "a.pth").content["args"]) is Inert
     assert read(tmp_path / "a.pth").target == "normalised pixels"
 
 

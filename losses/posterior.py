@@ -1,17 +1,17 @@
-"""Mixture: K Gaussians per patch, over the coefficients of the patch's principal components."""
+"""Terms whose head predicts a distribution of each hidden patch: mixture (of Gaussians) and flow (rectified flow)."""
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from losses.heads import PixelHead
-from losses.options import InvalidSetting, MixtureOptions
+from losses.options import FlowOptions, InvalidSetting, MixtureOptions, chosen
 from losses.reconstruction import Reconstruction
-from losses.term import Term, TermContext
+from losses.term import Term
 
 MAX_COMPONENTS = 64  # principal components over which the Gaussians are mixed by default
 MIN_STD = 1 / (255 * math.sqrt(12))  # standard deviation of rounding to 8 bits, for pixels in [0, 1]
@@ -38,17 +38,13 @@ class PrincipalComponents(NamedTuple):
 
 
 class MixtureParameters(NamedTuple):
-    """Of every patch's distribution, (B, N, ...). All but `centre` are in units of the components' deviations.
+    """Of every patch's distribution, (B, N, ...). All but `centre` are in units of the components' deviations."""
 
-    centre: (P,) standardised pixels. log_weights: (K,), of the Gaussians. means, log_std: (K, D), of the Gaussians,
-    relative to the centre. rest_log_std: (P - D,), of the other components, each one Gaussian around the centre.
-    """
-
-    centre: Tensor
-    log_weights: Tensor
-    means: Tensor
-    log_std: Tensor
-    rest_log_std: Tensor
+    centre: Tensor  # (P,) standardised pixels
+    log_weights: Tensor  # (K,), of the Gaussians
+    means: Tensor  # (K, D), relative to the centre
+    log_std: Tensor  # (K, D)
+    rest_log_std: Tensor  # (P - D,), of the other components, each one Gaussian around the centre
 
 
 @dataclass(frozen=True)
@@ -70,11 +66,7 @@ class MixtureHead(PixelHead):
     renderings = ("mean", "mode", "sample")
 
     def component_count(self, values: int) -> int:
-        """D, for patches of P `values`.
-
-        Raises:
-            InvalidSetting: more components than a patch has values.
-        """
+        """D, for patches of P `values`; InvalidSetting if these are fewer than the components."""
         d = min(MAX_COMPONENTS, values) if self.components is None else self.components
         if d > values:
             raise InvalidSetting(f"losses.mixture.components={d}, but a patch has {values} values; give at most these")
@@ -83,9 +75,6 @@ class MixtureHead(PixelHead):
     def width(self, values: int) -> int:
         d = self.component_count(values)
         return values + self.gaussians * (1 + 2 * d) + values - d
-
-    def with_basis(self, basis: PrincipalComponents) -> "MixtureHead":
-        return replace(self, basis=basis)
 
     def basis_for(self, prediction: Tensor, values: int) -> PrincipalComponents:
         """The principal components in the precision and on the device of the prediction."""
@@ -150,27 +139,21 @@ class MixtureHead(PixelHead):
 class Mixture(Term):
     """Negative log-likelihood of hidden patches under a mixture of Gaussians, per value.
 
-    A mixture density network (Bishop 1994) for each patch. Its mean is the distribution's mean; with K = 1 and a fixed
-    width the term equals `mse` up to constants. Reads standardised pixels (B, N, P) of a `MixtureHead`. Unit: nats per
-    value, of a density over standardised pixels; it may be negative.
+    A mixture density network (Bishop 1994) for each patch; with K = 1 and a fixed width it is `mse` up to constants.
+    Reads standardised pixels (B, N, P) of a `MixtureHead`. Unit: nats per value, of a density over standardised pixels;
+    it may be negative.
     """
 
     Options = MixtureOptions
     head = MixtureHead()
 
-    def __init__(self, options: Any = None, context: TermContext | None = None):
-        super().__init__(options, context)
-        self.head = self.head_of(self.options)
-
     @classmethod
     def head_of(cls, options: Any) -> MixtureHead:
-        for key in ("gaussians", "components"):
-            if (value := getattr(options, key)) is not None and value < 1:
-                raise InvalidSetting(f"losses.mixture.{key}={value} must be above 0")
         return MixtureHead(options.gaussians, options.components)
 
     def value(self, r: Reconstruction) -> Tensor:
-        nll = r.head.negative_log_likelihood(r.prediction, r.true_pixels, r.std)
+        head: Any = r.head  # with the model's principal components
+        nll = head.negative_log_likelihood(r.prediction, r.true_pixels, r.std)
         return r.judged_mean(nll.unsqueeze(-1)) / r.values
 
 
@@ -186,3 +169,84 @@ def _gaussian_nll(errors: Tensor, log_std: Tensor) -> Tensor:
 def _select(values: Tensor, index: Tensor) -> Tensor:
     """The Gaussian `index` (B, N) of each patch: (B, N, K, D) -> (B, N, D)."""
     return values.gather(2, index[..., None, None].expand(-1, -1, 1, values.shape[-1])).squeeze(2)
+
+
+@dataclass(frozen=True)
+class FlowHead(PixelHead):
+    """P standardised pixels, the mean; in training 2P more: the velocity at a random time, and the source.
+
+    A completion x₁ is reached from a source x₀ along dx/dt = v(x, t), 0 <= t <= 1, by `steps` of the midpoint method.
+    Terms, metrics and renderings other than samples read the mean, which learns from `own_errors`, the squared error.
+
+    Args:
+        source: "mean", the model's mean plus Gaussian noise of deviation `noise` (for pixels in [0, 1]); or "noise",
+            Gaussian with the data set's deviation.
+        network: "conv" or "patch"; see `recon.model.velocity`.
+    """
+
+    source: str = "mean"
+    network: str = "conv"
+    noise: float = 0.1
+    steps: int = 12
+
+    name = "flow"
+    renderings = ("mean", "sample")
+
+    def width(self, values: int) -> int:
+        return 3 * values
+
+    def pixels(self, prediction: Tensor, values: int) -> Tensor:
+        """The mean, (B, N, P)."""
+        return prediction[..., :values]
+
+    def velocity(self, prediction: Tensor, values: int) -> Tensor:
+        """The network's velocity at the random time, (B, N, P) of standardised pixels.
+
+        Raises:
+            ValueError: the model was in evaluation or without gradients; it then predicts the mean alone.
+        """
+        if prediction.shape[-1] == values:
+            raise ValueError(
+                "without gradients or in evaluation a model predicts the mean alone; call model.train() for flow's loss"
+            )
+        return prediction[..., values : 2 * values]
+
+    def source_pixels(self, prediction: Tensor, values: int) -> Tensor:
+        """x₀, (B, N, P), without a gradient."""
+        return prediction[..., 2 * values :].detach()
+
+    def own_errors(self, prediction: Tensor, true_pixels: Tensor) -> Tensor:
+        """Squared error of the mean, (B, N, P)."""
+        return (self.pixels(prediction, true_pixels.shape[-1]) - true_pixels).square()
+
+
+class Flow(Term):
+    """Squared error of the velocity: |v(x_t, t) - (x₁ - x₀)|² at x_t = (1 - t) x₀ + t x₁, over hidden patches.
+
+    Rectified flow (Liu, Gong and Liu 2022, arXiv 2209.03003), given the visible patches: with either source it ends at
+    samples from the posterior, with twice the least error. Posterior-mean rectified flow (Ohayon, Michaeli and Elad
+    2024, arXiv 2410.00418), which source=mean resembles, reads x_t alone, and so carries one marginal distribution to
+    the other with the least squared error. Reads standardised pixels (B, N, P) of a `FlowHead`. Unit: variance of the
+    dataset's pixels.
+    """
+
+    Options = FlowOptions
+    head = FlowHead()
+    sees_images = True  # the network looks across patches
+
+    @classmethod
+    def head_of(cls, options: Any) -> FlowHead:
+        chosen("losses.flow.source", options.source, ("mean", "noise"))
+        chosen("losses.flow.network", options.network, ("conv", "patch"))
+        return FlowHead(options.source, options.network, options.noise, options.steps)
+
+    def value(self, r: Reconstruction) -> Tensor:
+        velocity = self.head.velocity(r.prediction, r.values)
+        displacement = r.true_pixels - self.head.source_pixels(r.prediction, r.values)
+        return r.judged_mean((velocity - displacement).square())
+
+
+def random_times(count: int, generator: torch.Generator) -> Tensor:
+    """(B,) in [0, 1), stratified: one uniform time in each of B equal intervals, so that a batch covers them all."""
+    u = torch.rand(count, generator=generator, device=generator.device)
+    return (torch.arange(count, device=generator.device) + u) / count
