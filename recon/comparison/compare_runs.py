@@ -13,10 +13,9 @@ from recon.comparison.gather import Candidate, gather
 from recon.comparison.probed import with_probes
 from recon.console import duration
 from recon.distributed import require_one_process
-from recon.evaluation.evaluate_run import table, undefined
-from recon.evaluation.evaluation_pass import evaluate
+from recon.evaluation.evaluate_run import evaluate, table, undefined
+from recon.evaluation.evaluator import MetricSuite
 from recon.evaluation.results import Evaluation
-from recon.evaluation.suite import MetricSuite
 from recon.loaded_run import RESULTS, LoadedRun
 from recon.probing import probe_results as probes
 from recon.probing.features import ProbedEncoder

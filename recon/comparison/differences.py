@@ -7,7 +7,7 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
-from recon.evaluation.summary import RECOVERED
+from recon.evaluation.results import RECOVERED
 from recon.metrics.intervals import Interval, difference_interval, statistic_interval
 from recon.metrics.recovery import summary
 from recon.result_table import Column, Difference, rounded

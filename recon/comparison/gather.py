@@ -5,10 +5,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from losses import InvalidSetting
+from recon.evaluation.evaluator import load_suite
 from recon.evaluation.protocol import Protocol, dataset_of, protocol_of
 from recon.evaluation.results import Evaluation, read, write
 from recon.evaluation.rows import honest
-from recon.evaluation.suite import load_suite
 from recon.loaded_run import LoadedRun, open_run
 from recon.study_config import CompareSettings
 from recon.training.device import is_out_of_memory

@@ -1,23 +1,105 @@
-"""Measures one row of an evaluation, batch by batch."""
+"""What is measured on a row of an evaluation, and how it is gathered batch by batch."""
 
+import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from losses import InvalidSetting
+from recon.evaluation.results import Measured
 from recon.evaluation.rows import Distribution
-from recon.evaluation.suite import MetricSuite
-from recon.evaluation.summary import Measured
-from recon.metrics import METRICS, Pair, Undefined
+from recon.metrics import GROUPS, METRICS, SET_METRICS, Metric, MetricInfo, Pair, Undefined
 from recon.metrics.base import grey_patches
+from recon.metrics.deep import LPIPS, VGG, FeatureDistance, Lpips, PooledFeatures, network_metric
 from recon.metrics.distribution import SlicedWasserstein, paired_kid
 from recon.metrics.recovery import RECOVERY, band_moments, distance_to_visible, summary
 from recon.metrics.spectrum import SMALLEST_PATCH, band_power, dct2
 from recon.metrics.uncertainty import moments, per_image_scores
+from recon.result_table import Column, rounded
+from recon.study_config import Measuring
 
 FURTHEST = 4  # patches to the nearest visible one; those further away are counted there
+EXCESS = MetricInfo(
+    "excess_mse",
+    "Mean squared error over hidden pixels beyond the least possible one, which this data's law gives.",
+    "squared intensity",
+    "lower",
+    "the conditional mean given the visible pixels, recon.baselines.bayes",
+    low=-math.inf,
+)
+
+
+@dataclass(frozen=True)
+class MetricSuite:
+    """All that is measured on a pair.
+
+    Args:
+        metrics: per image, by name.
+        features: KID's; None where they are not available.
+        missing: metric -> why its network is not available.
+        provenance: metric -> where its network's weights came from.
+    """
+
+    metrics: dict[str, Metric]
+    features: PooledFeatures | None
+    missing: dict[str, str]
+    provenance: dict[str, dict[str, str]]
+    networks: list[torch.nn.Module]
+
+    def to(self, device: torch.device, image_size: tuple[int, int]) -> "MetricSuite":
+        """Moves the networks to the device; without KID where the images are too small for its features."""
+        for network in self.networks:
+            network.to(device)
+        try:
+            if self.features is not None:
+                self.features(torch.zeros(1, 3, *image_size, device=device))
+        except Undefined as reason:
+            return replace(self, features=None, missing=self.missing | {"kid": str(reason)})
+        return self
+
+
+def load_suite(measuring: Measuring) -> MetricSuite:
+    """All metrics, with LPIPS, the feature distance and KID's features on the CPU, as far as they are available."""
+    suite = MetricSuite(dict(METRICS), None, {}, {}, [])
+    makers: dict[str, Callable[[], Lpips | FeatureDistance | PooledFeatures]] = {
+        "lpips": lambda: Lpips(measuring.lpips.net, measuring.lpips.weights),
+        "vgg19": lambda: FeatureDistance(measuring.features.weights),
+        "kid": lambda: PooledFeatures(measuring.features.weights, measuring.features.tap),
+    }
+    for name, make in makers.items():
+        try:
+            network = make()
+        except InvalidSetting as reason:
+            suite.missing[name] = str(reason)
+            continue
+        suite.networks.append(network)
+        suite.provenance[name] = network.provenance
+        if isinstance(network, PooledFeatures):
+            suite = replace(suite, features=network)
+        else:
+            suite.metrics[name] = network_metric(network, VGG if name == "vgg19" else LPIPS[measuring.lpips.net])
+    return suite
+
+
+def columns_of(measuring: Measuring, bound: bool) -> list[Column]:
+    """The columns of an evaluation's table, in order, those of metrics that are not available too.
+
+    Args:
+        bound: whether the least possible error is known, and with it the excess over it.
+    """
+    features = f" Features: {measuring.features.tap} of VGG19 ({measuring.features.weights}), not Inception's."
+    kid = replace(SET_METRICS["kid"], description=SET_METRICS["kid"].description + features)
+    known: dict[str, MetricInfo] = {**METRICS, **SET_METRICS, "kid": kid}
+    known |= {"lpips": LPIPS[measuring.lpips.net], "vgg19": VGG, EXCESS.name: EXCESS}
+    names = [(group, known[name]) for group in GROUPS for name in GROUPS[group] if bound or name != EXCESS.name]
+    return [
+        Column(group, m.name, m.description, m.unit, rounded(m.low), rounded(m.high), m.better, m.reference, m.paired)
+        for group, m in names
+    ]
 
 
 class Evaluator:
@@ -37,8 +119,7 @@ class Evaluator:
             names = ("sliced_wasserstein", *(metric.name for metric in RECOVERY))
             self.reasons |= dict.fromkeys(names, f"patches below {SMALLEST_PATCH} pixels")
         self.batches: dict[str, list[Tensor]] = defaultdict(list)
-        self.luma: Tensor | None = None
-        self.blend: Tensor | None = None
+        self.luma = self.blend = torch.zeros((), dtype=torch.float64)  # sums of `luma_moments`
 
     def update(self, pair: Pair, image: Tensor, of: Distribution | None = None, pictured: Sequence[int] = ()) -> None:
         """Takes in a batch.
@@ -69,8 +150,8 @@ class Evaluator:
                 batch["bits_per_dim"] = bits.double()
             batch["draws"] = as_bytes(draws[:, list(pictured)].movedim(0, 1))
             mean = of.rendered("mean")(pair.truth, pair.mask).clamp(0, 1)
-            self.blend = _sum(self.blend, luma_moments(pair, mean, draws[0]))
-        self.luma = _sum(self.luma, luma_moments(pair, pair.image))
+            self.blend = luma_moments(pair, mean, draws[0]).add_(self.blend)
+        self.luma = luma_moments(pair, pair.image).add_(self.luma)
         for name, values in batch.items():
             self.batches[name].append(values)
 
@@ -82,15 +163,15 @@ class Evaluator:
         """
         joined = {name: torch.cat(parts) for name, parts in self.batches.items() if name not in self.reasons}
         features = joined.pop("features", None)
-        if features is not None:
+        if features is not None and true_features is not None:
             try:
                 joined["kid"] = paired_kid(features, true_features)
             except Undefined as reason:
                 self.reasons["kid"] = str(reason)
         if self.texture is not None:
             joined["sliced_wasserstein"] = self.texture.per_image()
-        blend = None if self.blend is None else self.blend.cpu()
-        return Measured({name: values.cpu() for name, values in joined.items()}, self.reasons, self.luma.cpu(), blend)
+        tensors = {name: values.cpu() for name, values in joined.items()}
+        return Measured(tensors, self.reasons, self.luma.cpu(), self.blend.cpu() if self.blend.ndim else None)
 
 
 class RatioEvaluator:
@@ -119,10 +200,6 @@ class RatioEvaluator:
 def as_bytes(images: Tensor) -> Tensor:
     """[0, 1] to uint8."""
     return (images.nan_to_num().clamp(0, 1) * 255).round().to(torch.uint8)
-
-
-def _sum(total: Tensor | None, more: Tensor) -> Tensor:
-    return more if total is None else total + more
 
 
 def luma_moments(pair: Pair, *images: Tensor) -> Tensor:

@@ -1,6 +1,5 @@
-"""The images and masks on which every run is evaluated. Two evaluations are comparable when their digests agree."""
+"""The images and masks on which every run is evaluated; two evaluations are comparable when their digests agree."""
 
-import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -34,6 +33,12 @@ class Protocol:
     def grid(self) -> tuple[int, int]:
         return self.image_size[0] // self.patch_size, self.image_size[1] // self.patch_size
 
+    @classmethod
+    def read(cls, fields: dict[str, Any]) -> "Protocol":
+        """From the fields as JSON has them."""
+        size: Any = tuple(fields["image_size"])
+        return cls(**fields | {"image_size": size})
+
     def differing(self, other: "Protocol") -> dict[str, tuple[Any, Any]]:
         """Field -> both values, of the fields that differ and that settings of an evaluation cannot change."""
         free = {"images", "seed"}
@@ -62,6 +67,12 @@ class Batch:
     images: Tensor
     mask: Tensor
     names: list[str]
+
+    def content(self) -> bytes:
+        """Names, images in 8 bits and masks, image by image: what the digest of an evaluation is of."""
+        pixels = (self.images * 255).round().to(torch.uint8).numpy()
+        each = zip(self.names, pixels, self.mask.numpy(), strict=True)
+        return b"".join(name.encode() + image.tobytes() + mask.tobytes() for name, image, mask in each)
 
 
 def protocol_of(run: Settings, patch_size: int, measuring: Measuring) -> Protocol:
@@ -101,19 +112,3 @@ def batches(protocol: Protocol, source: Source | StreamedSource, size: int) -> I
     found = held_out_batches(source, protocol.image_size, protocol.images, protocol.seed, protocol.noise(), size)
     for images, noise, names in found:
         yield Batch(images, protocol.hidden(noise), names)
-
-
-class Digest:
-    """SHA-256 over names, images and masks, in their order."""
-
-    def __init__(self) -> None:
-        self._sha = hashlib.sha256()
-
-    def add(self, batch: Batch) -> None:
-        for image, mask, name in zip(batch.images, batch.mask, batch.names, strict=True):
-            self._sha.update(name.encode())
-            self._sha.update((image * 255).round().to(torch.uint8).numpy().tobytes())
-            self._sha.update(mask.numpy().tobytes())
-
-    def hexdigest(self) -> str:
-        return self._sha.hexdigest()

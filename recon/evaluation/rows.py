@@ -1,8 +1,9 @@
 """The rows of an evaluation: the run, the simple reconstructions beside it, and the truth."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -121,18 +122,20 @@ def run_rows(run: LoadedRun, device: torch.device, render: str | None = None, dr
         r = model(truth, mask=mask)
         return r.as_image(r.oracle_pixels)
 
-    made = [f"{run.resolved['objective']}"] if run.origin else []
-    rows = []
-    note = "; ".join([*made, *([run.unfinished] if run.unfinished else [])])
+    made = run.resolved["objective"] if run.origin else None
+    note, rows = joined(made, run.unfinished), []
     if model.head.renderings:
-        rows += distribution_rows(run.name, Distribution(model, draws), render, note or None)
+        rows += distribution_rows(run.name, Distribution(model, draws), render, note)
     elif honest(model):
-        rows.append(Row("run", run.name, "run", predicted, note or None))
+        rows.append(Row("run", run.name, "run", predicted, note))
     if isinstance(model.head, NormalisedPixelHead):
-        note = "oracle: drawn with each hidden patch's true mean and deviation, which leaks the answer"
-        label = named(run.name, "oracle")
-        rows.append(Row("oracle", label, "run", oracle, "; ".join([note, *made]), rendering="oracle"))
+        note = joined("oracle: drawn with each hidden patch's true mean and deviation, which leaks the answer", made)
+        rows.append(Row("oracle", named(run.name, "oracle"), "run", oracle, note, rendering="oracle"))
     return rows
+
+
+def joined(*notes: str | None) -> str | None:
+    return "; ".join(filter(None, notes)) or None
 
 
 def distribution_rows(name: str, of: Distribution, render: str | None, note: str | None) -> list[Row]:
@@ -145,9 +148,8 @@ def distribution_rows(name: str, of: Distribution, render: str | None, note: str
     ]
     if of.draws > 1:
         words = f"mean of {of.draws} draws"
-        note = "; ".join([*([note] if note else []), "CRPS, energy score and bits are those of the draws themselves"])
-        row = Row("draws", named(name, words), "run", of.mean_of_samples, note, rendering=words, distribution=of)
-        rows.append(row)
+        note = joined(note, "CRPS, energy score and bits are those of the draws themselves")
+        rows.append(Row("draws", named(name, words), "run", of.mean_of_samples, note, rendering=words, distribution=of))
     return rows
 
 
@@ -167,7 +169,10 @@ def baseline_rows(protocol: Protocol, source: Source | StreamedSource, training_
     rows = [Row(key, LABELS[key], "simple", simple) for key, simple in SIMPLE.items()]
     crops = _crops(source, protocol, training_images, batch)
     shown = progress_bar(crops, "ridge regression", -(-training_images * 8 // (5 * batch)))
-    rows.append(_ridge(shown, protocol))
+    try:
+        rows.append(Row("ridge", "ridge regression", "simple", Ridge.fit(shown, protocol.patch_size)))
+    except InvalidSetting as reason:  # too few images for it: a row without values
+        rows.append(Row("ridge", "ridge regression", "simple", lambda truth, _: truth * torch.nan, str(reason)))
     if isinstance(source, GaussianField):
         bayes = Bayes(protocol.image_size)
         rows += [
@@ -177,25 +182,14 @@ def baseline_rows(protocol: Protocol, source: Source | StreamedSource, training_
     return [*rows, Row("truth", "the truth", "truth", lambda truth, mask: truth)]
 
 
-def _ridge(crops: Iterable[Tensor], protocol: Protocol) -> Row:
-    """The ridge regression; a row without values where there are too few images for it."""
-    try:
-        return Row("ridge", "ridge regression", "simple", Ridge.fit(crops, protocol.patch_size))
-    except InvalidSetting as reason:
-        nothing = Row("ridge", "ridge regression", "simple", lambda truth, mask: torch.full_like(truth, torch.nan))
-        return replace(nothing, note=str(reason))
-
-
 def _crops(source: Source | StreamedSource, protocol: Protocol, count: int, batch: int) -> Iterator[Tensor]:
     """Training images in random order, cut as held-out ones are, most with their mirror image: (B, 3, H, W)."""
     crops: list[Tensor] = []
-    for taken, image in enumerate(in_random_order(source, protocol.seed), start=1):
+    for taken, image in enumerate(islice(in_random_order(source, protocol.seed), count)):
         crop = evaluation_crop(image, protocol.image_size, native=source.native).float() / 255
-        crops += [crop, crop.flip(-1)] if MIRRORED[(taken - 1) % len(MIRRORED)] else [crop]
-        if len(crops) >= batch or taken == count:
+        crops += [crop, crop.flip(-1)] if MIRRORED[taken % len(MIRRORED)] else [crop]
+        if len(crops) >= batch:
             yield torch.stack(crops)
             crops = []
-        if taken == count:
-            return
     if crops:
         yield torch.stack(crops)

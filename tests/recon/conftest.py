@@ -9,9 +9,9 @@ from hydra.core.global_hydra import GlobalHydra
 
 from recon import cli as command
 from recon.config import Settings
-from recon.evaluation.evaluation_pass import evaluate
+from recon.evaluation.evaluate_run import evaluate
+from recon.evaluation.evaluator import load_suite
 from recon.evaluation.results import Evaluation, read, write
-from recon.evaluation.suite import load_suite
 from recon.loaded_run import open_run
 from recon.training.pretraining import pretrain
 from tests.helpers.small_runs import measuring, once_for_all_workers, trained

@@ -10,9 +10,8 @@ import yaml
 
 from losses import InvalidSetting
 from recon.evaluation import results as record
-from recon.evaluation.evaluate_run import evaluate_run
-from recon.evaluation.evaluation_pass import evaluate
-from recon.evaluation.suite import load_suite
+from recon.evaluation.evaluate_run import evaluate, evaluate_run
+from recon.evaluation.evaluator import load_suite
 from recon.loaded_run import load_run, open_run
 from recon.metrics import GROUPS
 from recon.study_config import FeatureSettings, LpipsSettings

@@ -4,9 +4,8 @@ import pytest
 import skimage.data
 import torch
 
-from recon.evaluation.evaluator import FURTHEST, Evaluator, moments_by_distance
-from recon.evaluation.suite import MetricSuite
-from recon.evaluation.summary import Measured
+from recon.evaluation.evaluator import FURTHEST, Evaluator, MetricSuite, moments_by_distance
+from recon.evaluation.results import Measured
 from recon.metrics import METRICS, Pair
 from recon.metrics.deep import PooledFeatures
 from recon.metrics.recovery import band_moments

@@ -1,12 +1,13 @@
 """Images and masks are the same for every run, whatever the batch."""
 
+import hashlib
 from dataclasses import replace
 
 import pytest
 import torch
 
 from recon.data import create_dataset
-from recon.evaluation.protocol import Digest, Protocol, batches
+from recon.evaluation.protocol import Protocol, batches
 
 PROTOCOL = Protocol("photos", "val", 10, (16, 16), 4, "random", 0.75, seed=0)
 
@@ -17,10 +18,7 @@ def source():
 
 
 def digest(protocol: Protocol, source, size: int) -> str:
-    found = Digest()
-    for batch in batches(protocol, source, size):
-        found.add(batch)
-    return found.hexdigest()
+    return hashlib.sha256(b"".join(batch.content() for batch in batches(protocol, source, size))).hexdigest()
 
 
 def test_images_and_masks_do_not_depend_on_the_batch(source):
@@ -49,9 +47,7 @@ def test_a_changed_pixel_changes_the_digest(source):
     for step in (0, 1 / 255):
         changed = batch.images.clone()
         changed[1, 0, 0, 0] = (changed[1, 0, 0, 0] + step) % 1
-        each = Digest()
-        each.add(replace(batch, images=changed))
-        found.append(each.hexdigest())
+        found.append(replace(batch, images=changed).content())
     assert found[0] != found[1]
 
 

@@ -8,10 +8,9 @@ import torch
 
 from losses import InvalidSetting, MixtureHead, Reconstruction
 from losses.posterior import PrincipalComponents
-from recon.evaluation.evaluate_run import evaluate_run
-from recon.evaluation.evaluation_pass import evaluate
+from recon.evaluation.evaluate_run import evaluate, evaluate_run
+from recon.evaluation.evaluator import load_suite
 from recon.evaluation.rows import Distribution
-from recon.evaluation.suite import load_suite
 from recon.loaded_run import open_run
 from tests.helpers.small_runs import measuring, trained
 

@@ -10,8 +10,8 @@ from losses import Reconstruction, build_objective
 from losses.term import gradient_norm, step_unless
 from recon.data.batches import Batch
 from recon.data.crops import CropBatch
-from recon.evaluation.evaluation_pass import evaluate
-from recon.evaluation.suite import load_suite
+from recon.evaluation.evaluate_run import evaluate
+from recon.evaluation.evaluator import load_suite
 from recon.loaded_run import open_run
 from recon.model import create_model, distributions, mae
 from recon.study_config import EvaluateSettings
