@@ -1,4 +1,4 @@
-"""Probing by real processes under torchrun: two find what one finds, to the bit."""
+"""Probing by real processes: two find what one finds, to the bit."""
 
 import contextlib
 import shutil
@@ -12,7 +12,7 @@ from recon.cli import typed
 from recon.probing import probe_results as record
 from recon.probing import probe_run as command
 from recon.study_config import ProbeSettings
-from tests.recon.launched import said, torchrun
+from tests.recon.launched import ranks, said, wait
 from tests.recon.training.conftest import contents
 
 pytestmark = [pytest.mark.slow, pytest.mark.distributed]
@@ -39,14 +39,14 @@ def places(tmp_path_factory, run) -> tuple[Path, Path]:
     one, two = (tmp_path_factory.mktemp(name) for name in ("one", "two"))
     for place in (one, two):
         shutil.copytree(run, place / "runs/small", ignore=shutil.ignore_patterns("features", "probe.*"))
-    launched = torchrun(two, "probe", *WORDS)
+    launched = ranks(two, "probe", *WORDS)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as each of the two has: sums may be taken in another order by more
     with contextlib.chdir(one):
         given = OmegaConf.from_dotlist(WORDS)
         assert command.probe(typed(OmegaConf.merge(OmegaConf.structured(ProbeSettings), given))) == 0
     torch.set_num_threads(threads)
-    assert launched.wait(300) == 0, said(two)
+    assert wait(*launched) == [0, 0], said(two)
     return one, two
 
 
