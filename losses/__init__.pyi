@@ -3,7 +3,7 @@ from .build import TERMS, build_objective, head_of
 from .expression import Expression, WeightedTerm, defaults, parse
 from .heads import NormalisedPixelHead, PixelHead
 from .objective import Objective, Result, TermResult
-from .options import TERM_OPTIONS, InvalidSetting, TermOptions, chosen, nearest, option
+from .options import TERM_OPTIONS, InvalidSetting, TermOptions, check_limits, chosen, nearest, option
 from .perceptual import LPIPS, Perceptual
 from .pixel import L1, MSE, SSIM, Charbonnier, MultiScaleSSIM, NormMSE
 from .posterior import Flow, FlowHead, Mixture, MixtureHead
@@ -42,6 +42,7 @@ __all__ = [
     "TermResult",
     "WeightedTerm",
     "build_objective",
+    "check_limits",
     "chosen",
     "defaults",
     "head_of",

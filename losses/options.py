@@ -6,7 +6,7 @@ This module imports no torch, so that help and errors are immediate. The terms t
 import math
 import operator
 from collections.abc import Iterable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, is_dataclass
 from difflib import get_close_matches
 from typing import Any
 
@@ -29,14 +29,15 @@ def chosen(key: str, value: str, known: Iterable[str]) -> None:
         raise InvalidSetting(f"{key}={value}: choose {' or '.join(known)}{nearest(str(value), known)}")
 
 
-def option(default: Any, doc: str, **limits: Any) -> Any:
-    """A dataclass field with its documentation, shown by `--help`, and its limits, which `check_limits` reads.
+def option(default: Any, doc: str, choices: Iterable[str] = (), **limits: Any) -> Any:
+    """A dataclass field with its documentation, shown by `--help`, and what `check_limits` allows.
 
     Args:
-        limits: `least`, `most` (included), `above`, `below` (excluded) of a number, or of every number of a list; null
-            is always allowed. A number with limits is finite.
+        choices: the words that it may be; none: any.
+        limits: `least`, `most` (included), `above`, `below` (excluded) of a number, or of every number of a list. A
+            number with limits is finite. Null is always allowed.
     """
-    metadata = {"doc": doc, "limits": limits}
+    metadata = {"doc": doc, "limits": limits, "choices": tuple(choices)}
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -51,18 +52,22 @@ LIMITS = {
 
 
 def check_limits(options: Any, prefix: str = "") -> None:
-    """Checks the numbers of a dataclass of `option`s against their limits; settings are called `prefix` + name.
+    """Checks a dataclass of `option`s, and those within it, against what they allow; settings are `prefix` + name.
 
     Raises:
-        InvalidSetting: a number out of its limits, or a value with limits that is no number.
+        InvalidSetting: a number out of its limits, a value with limits that is no number, or a word that is no choice.
     """
     for f in fields(options):
         limits, value = f.metadata.get("limits"), getattr(options, f.name)
+        if is_dataclass(value):
+            check_limits(value, f"{prefix}{f.name}.")
+        elif (choices := f.metadata.get("choices")) and value is not None:
+            chosen(prefix + f.name, value, choices)
         for number in value if isinstance(value, list | tuple) else [value]:
             if not limits or number is None:
                 continue
-            known = isinstance(number, int | float) and not isinstance(number, bool) and abs(number) < math.inf
-            if not known or not all(LIMITS[name][1](number, limit) for name, limit in limits.items()):
+            n = number if isinstance(number, int | float) and not isinstance(number, bool) else math.nan
+            if not abs(n) < math.inf or not all(LIMITS[name][1](n, limit) for name, limit in limits.items()):
                 wanted = " and ".join(f"{LIMITS[name][0]} {limit}" for name, limit in limits.items())
                 raise InvalidSetting(f"{prefix}{f.name}={value} must be {wanted}")
 

@@ -3,13 +3,13 @@
 Defaults are those of the MAE paper (arXiv 2111.06377, table 8); shorter runs are presets (recon/preset).
 """
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass
 from hashlib import blake2b
 from typing import Any
 
-from losses import TERM_OPTIONS, InvalidSetting, option
+from losses import TERM_OPTIONS, InvalidSetting, check_limits, option
+from losses.options import MAX_SIDE
 
 # Masked autoencoders that this package carries, as `init=` and `run=` name them.
 BUNDLED = ("bundled", "bundled_sharp")
@@ -21,6 +21,13 @@ RENAMED = {
     "losses.adversarial.game": "losses.adversarial.gan_loss",
     "losses.feature_matching.game": "losses.feature_matching.gan_loss",
 }
+
+# Limits that several settings share.
+COUNT: dict[str, Any] = {"least": 1, "most": 10**9}
+SIDE: dict[str, Any] = {"least": 1, "most": MAX_SIDE}
+FRACTION: dict[str, Any] = {"least": 0, "most": 1}
+SEED: dict[str, Any] = {"least": 0, "below": 2**63}
+WORKERS: dict[str, Any] = {"least": 0, "most": 1024}
 
 
 def _node(cls: type) -> Any:
@@ -36,29 +43,35 @@ class Data:
     )
     root: str | None = option(None, "folder that holds the data; packed: the file")
     image_size: Any = option(224, "pixels, S or [H,W]; multiples of the patch size")
-    workers: int = option(0, "processes that read and augment; 0: the training process itself")
+    workers: int = option(0, "processes that read and augment; 0: the training process itself", **WORKERS)
     augment: str = option(
-        "loader", "where crops are resized and mirrored: loader, or device (whole batches; for GPUs the loader starves)"
+        "loader",
+        "where crops are resized and mirrored: loader, or device (whole batches; for GPUs the loader starves)",
+        ("loader", "device"),
     )
     repeats: int = option(
-        1, "samples of each image that is read, every one with its own crop and mask; epochs count samples"
+        1, "samples of each image that is read, every one with its own crop and mask; epochs count samples", **COUNT
     )
     download: bool = option(False, "fetch a missing public dataset")
-    max_unreadable: float = option(0.01, "share of unreadable files that ends the run; fewer are skipped and counted")
+    max_unreadable: float = option(
+        0.01, "share of unreadable files that ends the run; fewer are skipped and counted", **FRACTION
+    )
 
 
 @dataclass
 class Model:
     name: str = option("base", "nano, tiny, small, base, large, huge")
-    patch_size: int | None = option(None, "pixels; null: the model's own (16; nano 8, huge 14)")
-    decoder_width: int | None = option(None, "multiple of 32; null: the model's own")
-    decoder_depth: int | None = option(None, "blocks; null: the model's own")
+    patch_size: int | None = option(None, "pixels; null: the model's own (16; nano 8, huge 14)", **SIDE)
+    decoder_width: int | None = option(None, "multiple of 32; null: the model's own", least=1, most=2**15)
+    decoder_depth: int | None = option(None, "blocks; null: the model's own", least=1, most=2**10)
     mask_tokens: str = option(
         "decoder", "decoder (the paper's), or encoder (its ablation: the encoder sees mask tokens)"
     )
     refiner_width: int = option(
         0,
         "channels of a small convolutional network that corrects hidden patches where they meet; 0: none (the paper's)",
+        least=0,
+        most=2**12,
     )
     gradient_checkpointing: bool = option(
         False, "compute blocks again for the gradients: less memory, a third more work"
@@ -68,43 +81,54 @@ class Model:
 @dataclass
 class Masking:
     strategy: str = option("random", "random, block, grid")
-    ratio: float = option(0.75, "share of patches hidden")
+    ratio: float = option(0.75, "share of patches hidden", least=0, below=1)
     decoded: float = option(
-        1.0, "share of the hidden patches that a training step predicts; below 1: faster, and for pixel terms alone"
+        1.0,
+        "share of the hidden patches that a training step predicts; below 1: faster, and for pixel terms alone",
+        above=0,
+        most=1,
     )
 
 
 @dataclass
 class Train:
-    steps: int | None = option(None, "optimiser steps; or train.epochs")
-    epochs: float | None = option(800, "passes over the training images; or train.steps")
+    steps: int | None = option(None, "optimiser steps; or train.epochs", **COUNT)
+    epochs: float | None = option(800, "passes over the training images; or train.steps", above=0, most=10**9)
     parts: str = option(
         "all",
         "all; or decoder, refiner or head (what draws from a distribution) alone: the rest stays as init brought it",
+        ("all", "decoder", "refiner", "head"),
     )
     ema: float = option(
-        0.0, "decay in [0, 1) of the average of weights that pictures, evaluation and probes see; 0: no average"
+        0.0,
+        "decay in [0, 1) of the average of weights that pictures, evaluation and probes see; 0: no average",
+        least=0,
+        below=1,
     )
-    checkpoint_every: int = option(1000, "steps between checkpoints")
-    log_every: int = option(10, "steps between lines of metrics.jsonl")
-    picture_every: int = option(5000, "steps between pictures of the same held-out images")
+    checkpoint_every: int = option(1000, "steps between checkpoints", **COUNT)
+    log_every: int = option(10, "steps between lines of metrics.jsonl", **COUNT)
+    picture_every: int = option(5000, "steps between pictures of the same held-out images", **COUNT)
 
 
 @dataclass
 class Batch:
-    size: int = option(4096, "images per optimiser step")
+    size: int = option(4096, "images per optimiser step", **COUNT)
     per_device: int | None = option(
-        None, "images per forward of one process; fewer than its share of batch.size: gradients are accumulated"
+        None,
+        "images per forward of one process; fewer than its share of batch.size: gradients are accumulated",
+        **COUNT,
     )
 
 
 @dataclass
 class Optim:
-    base_lr: float = option(1.5e-4, "learning rate per 256 images: the rate is base_lr x batch.size / 256")
-    weight_decay: float = option(0.05, "AdamW's, on matrices alone")
-    betas: list[float] = option([0.9, 0.95], "AdamW's")
-    warmup: float = option(0.05, "fraction of the run in which the rate rises linearly; then a half cosine to zero")
-    clip: float | None = option(None, "gradient norm above which gradients are scaled down; null: never")
+    base_lr: float = option(1.5e-4, "learning rate per 256 images: the rate is base_lr x batch.size / 256", above=0)
+    weight_decay: float = option(0.05, "AdamW's, on matrices alone", least=0)
+    betas: list[float] = option([0.9, 0.95], "AdamW's", least=0, below=1)
+    warmup: float = option(
+        0.05, "fraction of the run in which the rate rises linearly; then a half cosine to zero", **FRACTION
+    )
+    clip: float | None = option(None, "gradient norm above which gradients are scaled down; null: never", above=0)
 
 
 @dataclass
@@ -128,11 +152,13 @@ class Settings:
         "weights to begin with: RUN, FILE (what recon.convert reads), this package's bundled or bundled_sharp; or none",
     )
     init_decoder: str | None = option(
-        None, "keep or new: the decoder that init brings; null: kept where it predicts what this objective asks for"
+        None,
+        "keep or new: the decoder that init brings; null: kept where it predicts what this objective asks for",
+        ("keep", "new"),
     )
     name: str | None = option(None, "the run's folder is runs/NAME; null: from loss, data and date")
     resume: bool = option(False, "go on with the run of that name")
-    seed: int = option(0, "of everything drawn by chance")
+    seed: int = option(0, "of everything drawn by chance", **SEED)
     device: str = option("auto", "auto, cpu, cuda, cuda:N, mps")
     precision: str = option("auto", "auto (bf16 where the device does it well), bf16, fp32")
     deterministic: bool = option(
@@ -171,86 +197,58 @@ def every_setting(node: type = Settings, prefix: str = "") -> Iterator[Setting]:
 
 
 def check(settings: Settings, processes: int = 1) -> None:
-    """What types cannot say; `processes` share each batch.
+    """What a setting allows beside others; `processes` share each batch.
 
     Raises:
-        InvalidSetting: a value out of range, in one line.
+        InvalidSetting: in one line.
     """
-    positive = {
-        "train.checkpoint_every": settings.train.checkpoint_every,
-        "train.log_every": settings.train.log_every,
-        "train.picture_every": settings.train.picture_every,
-        "batch.size": settings.batch.size,
-        "optim.base_lr": settings.optim.base_lr,
-        "data.repeats": settings.data.repeats,
-        "masking.decoded": settings.masking.decoded,
-    }
-    optional = {
-        "train.steps": settings.train.steps,
-        "train.epochs": settings.train.epochs,
-        "batch.per_device": settings.batch.per_device,
-        "model.patch_size": settings.model.patch_size,
-        "model.decoder_depth": settings.model.decoder_depth,
-        "model.refiner_width": settings.model.refiner_width or None,
-        "optim.clip": settings.optim.clip,
-    }
-    for key, value in (positive | {key: value for key, value in optional.items() if value is not None}).items():
-        if not 0 < value < math.inf:
-            raise InvalidSetting(f"{key}={value} must be above 0, and finite")
-    for key, value in {
-        "data.workers": settings.data.workers,
-        "optim.weight_decay": settings.optim.weight_decay,
-    }.items():
-        if not 0 <= value < math.inf:
-            raise InvalidSetting(f"{key}={value} must not be negative")
-    for key, value in {
-        "optim.warmup": settings.optim.warmup,
-        "data.max_unreadable": settings.data.max_unreadable,
-        "masking.decoded": settings.masking.decoded,
-    }.items():
-        if not 0 <= value <= 1:
-            raise InvalidSetting(f"{key}={value} is a fraction, between 0 and 1")
-    if not 0 <= settings.train.ema < 1:
-        raise InvalidSetting(f"train.ema={settings.train.ema} is a decay: at least 0, and below 1")
-    if (parts := settings.train.parts) not in ("all", "decoder", "refiner", "head"):
-        raise InvalidSetting(f"train.parts={parts}: choose all, decoder, refiner or head")
-    if parts != "all" and settings.init == "none":
-        raise InvalidSetting(
-            f"train.parts={parts} trains beside an encoder that is kept; give it by init=RUN or init=FILE"
-        )
-    if settings.init_decoder not in (None, "keep", "new"):
-        raise InvalidSetting(f"init_decoder={settings.init_decoder}: choose keep or new")
-    if settings.shard and processes > 1 and (settings.train.ema or settings.train.parts != "all"):
-        raise InvalidSetting(
-            "shard=true trains all of the model and keeps no average; set train.ema=0 and train.parts=all"
-        )
-    if settings.data.augment not in ("loader", "device"):
-        raise InvalidSetting(f"data.augment={settings.data.augment}: choose loader or device")
-    if settings.masking.decoded < 1 and settings.losses.over == "all":
-        raise InvalidSetting("losses.over=all judges every patch, and masking.decoded below 1 leaves some out")
-    if settings.masking.decoded < 1 and settings.model.refiner_width:
-        raise InvalidSetting(
-            f"masking.decoded={settings.masking.decoded} leaves holes in the image, and the refiner reads all of it; "
-            "set model.refiner_width=0, or masking.decoded=1"
-        )
-    if settings.masking.decoded < 1 and settings.masking.strategy == "grid":
-        raise InvalidSetting(
-            "masking.strategy=grid leaves the same patches out each time if masking.decoded is below 1"
-        )
-    if not 0 <= settings.seed < 2**63:
-        raise InvalidSetting(f"seed={settings.seed} must be between 0 and 2^63 - 1")
-    if (settings.train.steps is None) == (settings.train.epochs is None):
-        raise InvalidSetting("give the length of the run once: train.steps=N or train.epochs=N, the other null")
-    if len(settings.optim.betas) != 2 or not all(0 <= beta < 1 for beta in settings.optim.betas):
-        raise InvalidSetting(f"optim.betas={list(settings.optim.betas)} must be two numbers in [0, 1)")
-    if settings.batch.per_device is None and settings.batch.size % processes:
-        raise InvalidSetting(f"batch.size={settings.batch.size} is not a multiple of the {processes} processes")
-    if settings.batch.size % (per_device_batch(settings, processes) * processes):
-        times = f" x {processes} processes" if processes > 1 else ""
-        raise InvalidSetting(
-            f"batch.size={settings.batch.size} is not a multiple of batch.per_device={settings.batch.per_device}{times}"
-        )
+    check_limits(settings)
     image_size(settings)
+    train, masking, batch = settings.train, settings.masking, settings.batch
+    part_decoded = masking.decoded < 1
+    times = f" x {processes} processes" if processes > 1 else ""
+    refused = [
+        (
+            train.parts != "all" and settings.init == "none",
+            f"train.parts={train.parts} trains beside an encoder that is kept; give it by init=RUN or init=FILE",
+        ),
+        (
+            settings.shard and processes > 1 and (train.ema or train.parts != "all"),
+            "shard=true trains all of the model and keeps no average; set train.ema=0 and train.parts=all",
+        ),
+        (
+            part_decoded and settings.losses.over == "all",
+            "losses.over=all judges every patch, and masking.decoded below 1 leaves some out",
+        ),
+        (
+            part_decoded and settings.model.refiner_width,
+            f"masking.decoded={masking.decoded} leaves holes in the image, and the refiner reads all of it; "
+            "set model.refiner_width=0, or masking.decoded=1",
+        ),
+        (
+            part_decoded and masking.strategy == "grid",
+            "masking.strategy=grid leaves the same patches out each time if masking.decoded is below 1",
+        ),
+        (
+            (train.steps is None) == (train.epochs is None),
+            "give the length of the run once: train.steps=N or train.epochs=N, the other null",
+        ),
+        (
+            len(settings.optim.betas) != 2,
+            f"optim.betas={list(settings.optim.betas)} must be two numbers, at least 0 and below 1",
+        ),
+        (
+            batch.per_device is None and batch.size % processes,
+            f"batch.size={batch.size} is not a multiple of the {processes} processes",
+        ),
+        (
+            batch.per_device and batch.size % (batch.per_device * processes),
+            f"batch.size={batch.size} is not a multiple of batch.per_device={batch.per_device}{times}",
+        ),
+    ]
+    for cannot, why in refused:
+        if cannot:
+            raise InvalidSetting(why)
 
 
 def per_device_batch(settings: Settings, processes: int = 1) -> int:
@@ -269,8 +267,8 @@ def image_size(settings: Settings) -> tuple[int, int]:
 def pixels(given: Any) -> tuple[int, int]:
     """data.image_size, S or [H, W], as (H, W)."""
     size = list(given) if isinstance(given, list | tuple) else [given, given]
-    if len(size) != 2 or not all(type(n) is int and n > 0 for n in size):
-        raise InvalidSetting(f"data.image_size={given}: give one number of pixels, or [height,width]")
+    if len(size) != 2 or not all(type(n) is int and 1 <= n <= MAX_SIDE for n in size):
+        raise InvalidSetting(f"data.image_size={given}: give pixels from 1 to {MAX_SIDE}, one number or [height,width]")
     return size[0], size[1]
 
 

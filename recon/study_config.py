@@ -1,14 +1,14 @@
 """The settings of recon.evaluate, recon.compare and recon.probe; those of recon.pretrain are in config.py."""
 
-import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from losses import InvalidSetting, chosen, nearest, option
+from losses import InvalidSetting, check_limits, nearest, option
 from losses.options import TRUNKS, tap_index
-from recon.config import _node
+from recon.config import COUNT, SEED, SIDE, WORKERS, _node
 
 RENDERINGS = ("mean", "mode", "sample")
+RECIPES = ("small", "paper")
 
 
 @dataclass
@@ -19,7 +19,7 @@ class Where:
 
 @dataclass
 class LpipsSettings:
-    net: str = option("alex", "trunk of LPIPS: alex or squeeze")
+    net: str = option("alex", "trunk of LPIPS: alex or squeeze", TRUNKS)
     weights: str | None = option(None, "file of the trunk's weights in torchvision's names; null: torch hub's cache")
 
 
@@ -34,17 +34,25 @@ class Measuring:
     """What recon.evaluate and recon.compare have in common."""
 
     device: str = option("auto", "auto, cpu, cuda, cuda:N")
-    images: int = option(256, "held-out images, the same ones for every run; fewer where the data has fewer")
-    seed: int = option(0, "of the masks; an image's mask depends on this and the image alone")
-    batch: int = option(32, "images at a time")
-    ratios: list[float] = option([0.25, 0.5, 0.75, 0.9], "mask ratios of the curve against the mask ratio; []: none")
-    training_images: int = option(2048, "training images that the ridge regression is fitted on")
-    render: str | None = option(
-        None, "mean, mode or sample: the one answer of a predicted distribution that is measured; null: a row for each"
+    images: int = option(256, "held-out images, the same ones for every run; fewer where the data has fewer", **COUNT)
+    seed: int = option(0, "of the masks; an image's mask depends on this and the image alone", **SEED)
+    batch: int = option(32, "images at a time", **COUNT)
+    ratios: list[float] = option(
+        [0.25, 0.5, 0.75, 0.9], "mask ratios of the curve against the mask ratio; []: none", above=0, below=1
     )
-    draws: int = option(4, "samples of each image under a predicted distribution, for scores and for their mean")
-    pictures: int = option(12, "images to look at, evenly spaced among those that are measured")
-    target: str | None = option(None, "pixels or normalised: a checkpoint's target, where its file cannot tell")
+    training_images: int = option(2048, "training images that the ridge regression is fitted on", **COUNT)
+    render: str | None = option(
+        None,
+        "mean, mode or sample: the one answer of a predicted distribution that is measured; null: a row for each",
+        RENDERINGS,
+    )
+    draws: int = option(
+        4, "samples of each image under a predicted distribution, for scores and for their mean", **COUNT
+    )
+    pictures: int = option(12, "images to look at, evenly spaced among those that are measured", **COUNT)
+    target: str | None = option(
+        None, "pixels or normalised: a checkpoint's target, where its file cannot tell", ("pixels", "normalised")
+    )
     data: Where = _node(Where)
     lpips: LpipsSettings = _node(LpipsSettings)
     features: FeatureSettings = _node(FeatureSettings)
@@ -56,27 +64,9 @@ class EvaluateSettings(Measuring):
 
 
 def check_measuring(settings: Measuring) -> None:
-    """What types cannot say.
-
-    Raises:
-        InvalidSetting: a value out of range, in one line.
-    """
-    chosen("render", settings.render or "mean", RENDERINGS)
-    for key in ("images", "batch", "training_images", "pictures", "draws"):
-        if getattr(settings, key) < 1:
-            raise InvalidSetting(f"{key}={getattr(settings, key)} must be above 0")
-    if settings.lpips.net not in TRUNKS:
-        raise InvalidSetting(
-            f"unknown lpips.net '{settings.lpips.net}'{nearest(settings.lpips.net, TRUNKS)} ({', '.join(TRUNKS)})"
-        )
-    if settings.target not in (None, "pixels", "normalised"):
-        raise InvalidSetting(f"target={settings.target}: choose target=pixels or target=normalised")
+    """Raises InvalidSetting for a value that its setting does not allow, or a layer that is none."""
+    check_limits(settings)
     tap_index(settings.features.tap)
-    for ratio in settings.ratios:
-        if not 0 < ratio < 1 or not math.isfinite(ratio):
-            raise InvalidSetting(f"ratios={settings.ratios}: a mask ratio is between 0 and 1, both excluded")
-    if not 0 <= settings.seed < 2**63:
-        raise InvalidSetting(f"seed={settings.seed} must be between 0 and 2^63 - 1")
 
 
 @dataclass
@@ -86,70 +76,56 @@ class CompareSettings(Measuring):
     again: bool = option(False, "evaluate anew also where an evaluation of the same model and settings is there")
 
 
-RECIPES = ("small", "paper")
-
-
 @dataclass
 class LabelledData:
     name: str | None = option(None, "labelled dataset, as recon.pretrain's; null: the one the run was trained on")
     root: str | None = option(None, "folder that holds the data; null: where the run found it")
     image_size: Any = option(64, "pixels, S or [H,W], of scratch=MODEL; a run has its own")
-    workers: int = option(0, "processes that read and augment; 0: the probing process itself")
+    workers: int = option(0, "processes that read and augment; 0: the probing process itself", **WORKERS)
 
 
 @dataclass
 class Probing:
     name: str = option("linear+knn", "which, joined by +: linear, knn, paper_linear, attentive, partial, finetune")
     layer: Any = option(None, "block that linear and knn read, 1 to depth; null: the last; all: a curve over depth")
-    seeds: int = option(3, "repetitions: subsets, initial heads, order of the images")
-    fractions: list[float] = option([0.01, 0.1, 1.0], "shares of the training labels")
+    seeds: int = option(3, "repetitions: subsets, initial heads, order of the images", **COUNT)
+    fractions: list[float] = option([0.01, 0.1, 1.0], "shares of the training labels", above=0, most=1)
     controls: bool = option(True, "the same for the untrained encoder (finetune: from scratch), and for raw pixels")
-    recipe: str = option("small", "batches of those that train: small (256, for small data) or paper (ImageNet's)")
-    epochs: float | None = option(None, "of those that train; null: their recipe's own (paper_linear 90, finetune 100)")
-    blocks: list[float] | None = option(None, "of partial: last blocks trained; null: 0, 0.5, 1, 2, 4, ... and all")
+    recipe: str = option(
+        "small", "batches of those that train: small (256, for small data) or paper (ImageNet's)", RECIPES
+    )
+    epochs: float | None = option(
+        None, "of those that train; null: their recipe's own (paper_linear 90, finetune 100)", above=0, most=10**6
+    )
+    blocks: list[float] | None = option(
+        None, "of partial: last blocks trained; null: 0, 0.5, 1, 2, 4, ... and all", least=0, most=1024
+    )
 
 
 @dataclass
 class ProbeSettings:
     run: str | None = option(None, "folder of the run: runs/NAME; or somebody else's checkpoint")
     scratch: str | None = option(None, "instead of a run: a model of this size, trained on the labels alone")
-    patch_size: int = option(8, "pixels, of scratch=MODEL")
-    seed: int = option(0, "the first of the seeds")
+    patch_size: int = option(8, "pixels, of scratch=MODEL", **SIDE)
+    seed: int = option(0, "the first of the seeds", least=0, below=2**62)
     device: str = option("auto", "auto, cpu, cuda, cuda:N")
     precision: str = option("auto", "auto (bf16 where the device does it well), bf16, fp32")
     again: bool = option(False, "replace an earlier probing with other data, seeds or precision")
-    batch: int = option(128, "images at a time through the frozen encoder")
+    batch: int = option(128, "images at a time through the frozen encoder", **COUNT)
     data: LabelledData = _node(LabelledData)
     probe: Probing = _node(Probing)
 
 
 def check_probing(settings: ProbeSettings, known: tuple[str, ...]) -> None:
-    """What types cannot say.
-
-    Args:
-        known: names of the probes.
-
-    Raises:
-        InvalidSetting: a value out of range, in one line.
-    """
+    """Raises InvalidSetting for what a setting does not allow, alone or beside others; `known`: names of the probes."""
+    check_limits(settings)
     if (settings.run is None) == (settings.scratch is None):
         raise InvalidSetting("give what to probe: run=runs/NAME, or scratch=MODEL for the supervised baseline")
     for name in probes(settings):
         if name not in known:
             raise InvalidSetting(f"unknown probe '{name}'{nearest(name, known)} (probes: {', '.join(known)})")
-    for key, value in {"batch": settings.batch, "probe.seeds": settings.probe.seeds}.items():
-        if value < 1:
-            raise InvalidSetting(f"{key}={value} must be above 0")
-    if settings.probe.recipe not in RECIPES:
-        raise InvalidSetting(f"probe.recipe={settings.probe.recipe}: choose {' or '.join(RECIPES)}")
-    if settings.probe.epochs is not None and not 0 < settings.probe.epochs < math.inf:
-        raise InvalidSetting(f"probe.epochs={settings.probe.epochs} must be above 0, and finite")
-    if settings.data.workers < 0:
-        raise InvalidSetting(f"data.workers={settings.data.workers} must not be negative")
-    if not settings.probe.fractions or not all(0 < share <= 1 for share in settings.probe.fractions):
-        raise InvalidSetting(f"probe.fractions={settings.probe.fractions}: shares of the labels, above 0 and at most 1")
-    if not 0 <= settings.seed < 2**62:
-        raise InvalidSetting(f"seed={settings.seed} must be between 0 and 2^62 - 1")
+    if not settings.probe.fractions:
+        raise InvalidSetting("probe.fractions=[]: give shares of the labels, above 0 and at most 1")
 
 
 def probes(settings: ProbeSettings) -> list[str]:

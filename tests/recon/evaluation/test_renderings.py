@@ -69,7 +69,7 @@ def test_what_a_head_does_not_have_is_refused_in_one_line(flow, run):
         evaluate_run(measuring(run=str(run), render="sample"))
     with pytest.raises(InvalidSetting, match=r"^render=median: choose mean or mode or sample"):
         evaluation_of(flow, render="median")
-    with pytest.raises(InvalidSetting, match=r"^draws=0 must be above 0$"):
+    with pytest.raises(InvalidSetting, match=r"^draws=0 must be at least 1"):
         evaluation_of(flow, draws=0)
 
 

@@ -247,7 +247,7 @@ def test_a_network_that_has_seen_labels_is_named(copy):
         (("run=runs/small", "probe.layer=9"), "probe.layer=9: choose a block from 1 to 4, or all"),
         (("run=runs/small", "probe.fractions=[0]"), "probe.fractions=[0.0]"),
         (("run=runs/small", "probe.name=partial", "probe.blocks=[0.3]"), "probe.blocks=[0.3]"),
-        (("run=runs/small", "probe.seeds=0"), "probe.seeds=0 must be above 0"),
+        (("run=runs/small", "probe.seeds=0"), "probe.seeds=0 must be at least 1"),
         (("run=runs/small", "data.name=gaussian"), "unknown dataset 'gaussian'"),
         (("run=runs/small", "probe.recipe=tiny"), "probe.recipe=tiny"),
         (("scratch=nano",), "scratch=nano needs data=NAME"),

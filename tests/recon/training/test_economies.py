@@ -57,10 +57,10 @@ def test_what_ran_before_in_one_process_does_not_change_what_is_compiled(tmp_pat
     ("words", "said"),
     [
         (["masking.decoded=0"], "masking.decoded=0"),
-        (["masking.decoded=1.5"], "masking.decoded=1.5 is a fraction"),
+        (["masking.decoded=1.5"], "masking.decoded=1.5 must be above 0 and at most 1"),
         (["masking.decoded=0.5", "losses.over=all"], "losses.over=all judges every patch"),
         (["masking.decoded=0.5", "masking.strategy=grid"], "masking.strategy=grid leaves the same patches out"),
-        (["data.repeats=0"], "data.repeats=0 must be above 0"),
+        (["data.repeats=0"], "data.repeats=0 must be at least 1"),
     ],
 )
 def test_what_cannot_be_is_said_in_a_line(words, said):
