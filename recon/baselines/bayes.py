@@ -49,20 +49,18 @@ class Bayes:
     def __call__(self, truth: Tensor, mask: Tensor) -> Tensor:
         """The truth where it is visible, its conditional mean elsewhere; with nothing visible, the data's mean.
 
-        Args:
-            truth: (B, 3, H, W) in [0, 1]; hidden pixels are not read.
-            mask: (B, N) bool, True where a patch is hidden.
-
-        Returns:
-            (B, 3, H, W) in [0, 1], float32 or wider.
+        Truth (B, 3, H, W) in [0, 1], of which hidden pixels are not read, and mask (B, N) bool, True where hidden ->
+        (B, 3, H, W) in [0, 1], float32 or wider.
         """
         truth = truth.to(torch.promote_types(truth.dtype, torch.float32))
         hidden = self._spread(mask)
-        means = []
-        for image, where in zip(truth, hidden, strict=True):
-            log_likelihood, mean = given_each_class(image, ~where)
-            means.append(torch.einsum("k,kchw->chw", log_likelihood.softmax(0), mean).clamp(0, 1))
-        return torch.where(hidden[:, None], torch.stack(means).to(truth.dtype), truth)
+        filled = [self.fill(image, ~where) for image, where in zip(truth, hidden, strict=True)]
+        return torch.where(hidden[:, None], torch.stack(filled).clamp(0, 1).to(truth.dtype), truth)
+
+    def fill(self, image: Tensor, visible: Tensor) -> Tensor:
+        """The conditional mean of an image (3, H, W) given its `visible` (H, W) pixels: (3, H, W) float64."""
+        log_likelihood, means = given_each_class(image, visible)
+        return torch.einsum("k,kchw->chw", log_likelihood.softmax(0), means)
 
     def posterior(self, truth: Tensor, mask: Tensor) -> Tensor:
         """The probability of each class given the visible pixels: (B, 3, H, W), (B, N) -> (B, classes) float64."""
@@ -78,13 +76,7 @@ class Bayes:
         determine it.
 
         The time of a mask grows with the cube of the number of pixels. Random masks of one ratio differ little, so
-        that a few dozen stand for all.
-
-        Args:
-            mask: (B, N) bool.
-
-        Returns:
-            (bands,) float64.
+        that a few dozen stand for all: (B, N) bool -> (bands,) float64.
         """
         p = self._patch_size(mask)
         energies = (expected_energies(where, p, a) for where in self._spread(mask) for a in EXPONENTS)
@@ -112,38 +104,26 @@ class PosteriorDraw(Bayes):
         super().__init__(image_size)
         self.draw = draw
 
-    def __call__(self, truth: Tensor, mask: Tensor) -> Tensor:
-        """As `Bayes`, with a draw in the conditional mean's place."""
-        truth = truth.to(torch.promote_types(truth.dtype, torch.float32))
-        hidden = self._spread(mask)
-        drawn = [draw_given(image, ~where, self.draw) for image, where in zip(truth, hidden, strict=True)]
-        return torch.where(hidden[:, None], torch.stack(drawn).clamp(0, 1).to(truth.dtype), truth)
-
-
-def draw_given(image: Tensor, visible: Tensor, draw: int) -> Tensor:
-    """A field (3, H, W), float64, drawn from the posterior given the `visible` (H, W) pixels of an image (3, H, W)."""
-    colours = image[:, visible].double()
-    seed = seed_of("posterior", draw, visible.cpu().numpy().tobytes().hex(), colours.cpu().numpy().tobytes().hex())
-    generator = torch.Generator().manual_seed(seed)
-    pixels = visible.nonzero()
-    lag = lags(pixels, pixels)
-    log_likelihood = torch.stack([solve(colours - MEAN, lag, exponent)[0] for exponent in EXPONENTS])
-    exponent = EXPONENTS[int(torch.multinomial(log_likelihood.softmax(0).cpu(), 1, generator=generator))]
-    noise = torch.randn(3, FIELD_SIDE, FIELD_SIDE, dtype=torch.float64, generator=generator)
-    rounding = QUANTISATION**0.5 * torch.randn(colours.shape, dtype=torch.float64, generator=generator)
-    prior = STD * colour(noise, exponent).to(image.device)
-    height, width = visible.shape
-    wrong = colours - MEAN - prior[:, :height, :width][:, visible] - rounding.to(image.device)
-    corrected = prior + conditional_mean(solve(wrong, lag, exponent)[1], pixels, exponent)
-    return corrected[:, :height, :width] + MEAN
+    def fill(self, image: Tensor, visible: Tensor) -> Tensor:
+        """A draw in the conditional mean's place."""
+        colours = image[:, visible].double()
+        seen = (x.cpu().numpy().tobytes().hex() for x in (visible, colours))
+        generator = torch.Generator().manual_seed(seed_of("posterior", self.draw, *seen))
+        pixels = visible.nonzero()
+        lag = lags(pixels, pixels)
+        log_likelihood = torch.stack([solve(colours - MEAN, lag, exponent)[0] for exponent in EXPONENTS])
+        exponent = EXPONENTS[int(torch.multinomial(log_likelihood.softmax(0).cpu(), 1, generator=generator))]
+        noise = torch.randn(3, FIELD_SIDE, FIELD_SIDE, dtype=torch.float64, generator=generator)
+        rounding = QUANTISATION**0.5 * torch.randn(colours.shape, dtype=torch.float64, generator=generator)
+        prior = STD * colour(noise, exponent).to(image.device)
+        height, width = visible.shape
+        wrong = colours - MEAN - prior[:, :height, :width][:, visible] - rounding.to(image.device)
+        corrected = prior + conditional_mean(solve(wrong, lag, exponent)[1], pixels, exponent)
+        return corrected[:, :height, :width] + MEAN
 
 
 def given_each_class(image: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
-    """Likelihood and conditional mean of an image under each class, in float64.
-
-    Args:
-        image: (3, H, W).
-        visible: (H, W) bool.
+    """What the visible (H, W) pixels of an image (3, H, W) say under each class, in float64.
 
     Returns:
         log_likelihood: (classes,) of the visible pixels, up to a constant.
@@ -161,9 +141,7 @@ def given_each_class(image: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
 def solve(colours: Tensor, lag: Tensor, exponent: float) -> tuple[Tensor, Tensor]:
     """Log-likelihood () of visible pixels under a class, and the weight (3, V) of each of them in conditional means.
 
-    Args:
-        colours: (3, V), centred.
-        lag: (V, V) of the pixels among each other.
+    From their centred colours (3, V), and the lags (V, V) of the pixels among each other.
     """
     shared = covariance_at(lag, exponent)
     log_likelihood, weights = shared.new_zeros(()), torch.zeros_like(colours)

@@ -175,8 +175,8 @@ def throw(smallest: float, generator: Generator) -> NDArray[np.float64]:
 
 def paint(leaves: NDArray[np.int32], material: str, generator: Generator) -> NDArray[np.float64]:
     """A map of leaves (F, F) in one material: (LEAVES_SIDE, LEAVES_SIDE, 3) in [0, 1]."""
-    _, leaf = np.unique(leaves, return_inverse=True)
-    leaf = leaf.reshape(leaves.shape)
+    shown = np.bincount(leaves.ravel()) > 0
+    leaf = (shown.cumsum() - 1)[leaves]  # numbered without gaps
     colours = generator.uniform(*COLOURS, (leaf.max() + 1, 3))
     fine = colours[leaf] + CONTRAST * texture(leaf, material, generator)[..., None]
     return fine.reshape(LEAVES_SIDE, FINER, LEAVES_SIDE, FINER, 3).mean((1, 3))

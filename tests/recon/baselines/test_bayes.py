@@ -10,8 +10,7 @@ from torch.nn.functional import avg_pool2d
 
 from losses.reconstruction import expand_to_pixels
 from recon.baselines.bayes import Bayes, PosteriorDraw, covariance_at, given_each_class, lags
-from recon.baselines.ridge import Ridge
-from recon.baselines.simple import mean, nearest_visible
+from recon.baselines.classical import Ridge, mean, nearest_visible
 from recon.data import create_dataset, evaluation_crop
 from recon.data.synthetic import EXPONENTS, MEAN, QUANTISATION, colour_covariance
 from recon.metrics.base import Pair, grey_patches

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from losses import InvalidSetting
 from losses.reconstruction import expand_to_pixels, patchify, unpatchify
-from recon.baselines import SIMPLE, Ridge, ridge
+from recon.baselines import SIMPLE, Ridge, classical
 from recon.data import create_dataset, held_out_images
 from recon.metrics.fidelity import masked_mse
 
@@ -58,14 +58,14 @@ def test_it_is_the_ridge_regression_of_scikit_learn_for_a_mask(train, val):
     mask = random_masks(1, 36, 9)
     hidden = expand_to_pixels(mask, (6, 6), 4).expand(1, 3, 24, 24).flatten()
     expected = val.flatten(1).clone()
-    alpha = len(train) * fitted.penalty
+    alpha = len(train) * classical.penalty(fitted.covariance, fitted.shrinkage)
     expected[:, hidden] = sklearn_prediction(train.flatten(1), expected, hidden, alpha).clamp(0, 1)
     torch.testing.assert_close(fitted(val, mask.expand(40, -1)).flatten(1), expected, rtol=0, atol=1e-9)
 
 
 def test_large_images_are_regressed_by_the_principal_components_of_their_patches(train, val, monkeypatch):
     """Both from scikit-learn; what the components leave out is predicted by its mean."""
-    monkeypatch.setattr(ridge, "VALUES", 9 * 7 + 1)
+    monkeypatch.setattr(classical, "VALUES", 9 * 7 + 1)
     fitted = Ridge.fit(train.split(50), 8, shrinkage=0.03)
     patches, truth = patchify(train, 8), patchify(val, 8)
     pca = PCA(7, svd_solver="full").fit(patches.flatten(0, 1).numpy())
@@ -81,7 +81,7 @@ def test_large_images_are_regressed_by_the_principal_components_of_their_patches
 
 
 def test_a_patch_keeps_one_component_at_least(train, monkeypatch):
-    monkeypatch.setattr(ridge, "VALUES", 5)
+    monkeypatch.setattr(classical, "VALUES", 5)
     assert Ridge.fit([train], 8).components.shape == (192, 1)
 
 
@@ -123,22 +123,22 @@ def test_an_image_without_a_visible_patch_is_nan_and_leaves_the_others_alone(fit
 
 
 def test_how_the_training_images_are_cut_into_batches_does_not_matter(train, monkeypatch):
-    monkeypatch.setattr(ridge, "VALUES", 300)
-    monkeypatch.setattr(ridge, "BASIS_IMAGES", 64)
-    monkeypatch.setattr(ridge, "HELD_OUT_AMONG", 100)
+    monkeypatch.setattr(classical, "VALUES", 300)
+    monkeypatch.setattr(classical, "BASIS_IMAGES", 64)
+    monkeypatch.setattr(classical, "HELD_OUT_AMONG", 100)
     one, many = Ridge.fit([train], 4), Ridge.fit((batch for batch in train.split(7)), 4)
     assert one.shrinkage == many.shrinkage
     torch.testing.assert_close(many.mean, one.mean)
     projections = [r.components @ r.components.T for r in (one, many)]
     torch.testing.assert_close(*projections, rtol=0, atol=1e-9)
-    torch.testing.assert_close(many.penalty, one.penalty)
+    torch.testing.assert_close(*(classical.penalty(r.covariance, r.shrinkage) for r in (many, one)))
 
 
 def test_every_eighth_image_of_a_fixed_number_chooses_the_shrinkage(train, monkeypatch):
     counts = []
-    monkeypatch.setattr(ridge, "HELD_OUT_AMONG", 100)
+    monkeypatch.setattr(classical, "HELD_OUT_AMONG", 100)
     monkeypatch.setattr(
-        ridge, "best_shrinkage", lambda moments, held_out, n: counts.append((moments.count, *held_out.shape))
+        classical, "best_shrinkage", lambda moments, held_out, n: counts.append((moments.count, *held_out.shape))
     )
     Ridge.fit(train[:, :, :8, :8].split(50), 4)
     assert counts == [(228, 12, 192)]

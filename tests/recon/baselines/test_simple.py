@@ -9,7 +9,7 @@ from torch import Tensor
 
 from losses.reconstruction import expand_to_pixels, patchify
 from recon.baselines import SIMPLE
-from recon.baselines.simple import nearest
+from recon.baselines.classical import nearest
 
 every_baseline = pytest.mark.parametrize("baseline", SIMPLE.values(), ids=SIMPLE)
 

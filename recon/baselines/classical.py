@@ -1,21 +1,81 @@
-"""The best linear reconstruction: hidden pixels regressed on the visible ones."""
+"""Reconstructions without a network: mean colour, nearest patch, biharmonic inpainting, ridge regression.
 
-from collections.abc import Iterable, Iterator
+Each maps the truth (B, 3, H, W) in [0, 1] and a mask (B, N) bool, True where a patch is hidden, to images
+(B, 3, H, W) in [0, 1], float32 or wider. It reads visible pixels alone and returns them unchanged. An image
+without visible patches comes back as NaN and does not change the others.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
 
 import torch
+from skimage.restoration import inpaint_biharmonic
 from torch import Tensor
 
 from losses import InvalidSetting
 from losses.reconstruction import patchify, unpatchify
 from recon.metrics.base import Pair
+from recon.metrics.fidelity import mean_of_visible
 
 VALUES = 3072  # regressed per image at most: all those of 32 x 32 pixels
 BASIS_IMAGES = 256  # the first images, which give the principal components of a patch
 HELD_OUT_EVERY, HELD_OUT_AMONG = 8, 2048  # every eighth of the first 2048 images chooses the shrinkage
 TRIALS = 4  # under so many masks, which leave a quarter visible
 SHRINKAGES = tuple(10 ** (half / 2) for half in range(-12, 5))
+
+
+def mean(truth: Tensor, mask: Tensor) -> Tensor:
+    """Mean of the visible colours: one colour per image."""
+    pair = Pair(truth, truth, mask)
+    return mean_of_visible(pair.truth, pair.hidden)
+
+
+def nearest_visible(truth: Tensor, mask: Tensor) -> Tensor:
+    """Copies of the nearest visible patch, by the distance of the centres; the first in row order among equals."""
+    pair = Pair(truth, truth, mask)
+    patches = patchify(pair.truth, pair.patch_size)
+    source = nearest(mask, pair.grid).unsqueeze(-1).expand_as(patches)
+    copies = patches.gather(1, source).masked_fill(mask.all(1)[:, None, None], torch.nan)
+    return unpatchify(copies, pair.grid)
+
+
+def nearest(mask: Tensor, grid: tuple[int, int]) -> Tensor:
+    """The index of the visible patch nearest to each patch: (B, N) bool -> (B, N)."""
+    rows, columns = (torch.arange(side, device=mask.device) for side in grid)
+    centres = torch.cartesian_prod(rows, columns)
+    distance = (centres[:, None] - centres).square().sum(-1)  # (N, N), in patches, squared
+    n = mask.shape[1]
+    order = distance * n + torch.arange(n, device=mask.device)  # no ties within a row
+    return order.masked_fill(mask[:, None, :], torch.iinfo(order.dtype).max).argmin(-1)
+
+
+def biharmonic(truth: Tensor, mask: Tensor) -> Tensor:
+    """Biharmonic inpainting (scikit-image): the smoothest surface through the visible pixels, in float64.
+
+    scikit-image clips each channel to the range of its visible values. Each image is a sparse linear system in its
+    hidden pixels, solved directly: by far the slowest baseline, so as many threads as torch may use solve them.
+    """
+    pair = Pair(truth, truth, mask)
+    images, hidden = pair.truth.double().cpu(), pair.hidden.cpu()
+    with ThreadPoolExecutor(torch.get_num_threads()) as threads:
+        inpainted = torch.stack(list(threads.map(inpaint, images, hidden)))
+    return Pair(inpainted.to(pair.truth), truth, mask).image
+
+
+def inpaint(image: Tensor, hidden: Tensor) -> Tensor:
+    """One image of `biharmonic`: (3, H, W) and (1, H, W) bool, on the CPU -> (3, H, W)."""
+    if hidden.all():
+        return torch.full_like(image, torch.nan)
+    return torch.from_numpy(inpaint_biharmonic(image.numpy(), hidden[0].numpy(), channel_axis=0))
+
+
+SIMPLE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "mean": mean,
+    "nearest": nearest_visible,
+    "biharmonic": biharmonic,
+}
 
 
 @dataclass(frozen=True)
@@ -47,15 +107,9 @@ class Ridge:
     def fit(cls, images: Iterable[Tensor], patch_size: int, shrinkage: float | None = None) -> "Ridge":
         """Fits on batches (B, 3, H, W) in [0, 1], read once, in float64, on their device.
 
-        Memory does not grow with their number. Their order should be random: the first `BASIS_IMAGES` give the
-        components. Where there are few images, adding mirrored ones helps.
-
-        Args:
-            shrinkage: by default the one of `SHRINKAGES` with the least squared error on every eighth image, fitted
-                on the others; then all are fitted.
-
-        Raises:
-            InvalidSetting: fewer than 8 images.
+        Their order should be random: the first `BASIS_IMAGES` give the components. Without a shrinkage the one of
+        `SHRINKAGES` is taken that has the least squared error on every eighth image, fitted on the others; then all
+        are fitted. Raises InvalidSetting where there are fewer than 8 images.
         """
         batches = (patchify(batch.double(), patch_size) for batch in images)
         first = first_batches(batches)
@@ -76,13 +130,8 @@ class Ridge:
         moments.add(torch.cat(held_out))
         return cls(total / seen, components, moments.covariance, shrinkage)
 
-    @property
-    def penalty(self) -> float:
-        """λ; the penalty of other libraries (alpha) is n times as much."""
-        return penalty(self.covariance, self.shrinkage)
-
     def __call__(self, truth: Tensor, mask: Tensor) -> Tensor:
-        """Ridge regression from the visible pixels. (B, 3, H, W) of the size fitted, (B, N) -> (B, 3, H, W).
+        """Ridge regression from the visible pixels of images of the size fitted.
 
         One Cholesky factor of the visible values per image, in float64: float32 rounding exceeds a small λ.
         """
@@ -145,7 +194,7 @@ def principal_components(batches: list[Tensor], k: int) -> Tensor:
 
 def regress(covariance: Tensor, shrinkage: float, values: Tensor, hidden: Tensor) -> Tensor:
     """Predicts all values from the visible ones: centred (B, D) of images under one mask (N,) -> (B, D)."""
-    visible = per_value(~hidden, len(covariance)).nonzero()[:, 0]
+    visible = (~hidden).repeat_interleave(len(covariance) // len(hidden)).nonzero()[:, 0]
     rows = covariance[visible]
     block = rows[:, visible]
     block.diagonal().add_(penalty(covariance, shrinkage))
@@ -153,13 +202,8 @@ def regress(covariance: Tensor, shrinkage: float, values: Tensor, hidden: Tensor
     return weights.T @ rows
 
 
-def per_value(mask: Tensor, values: int) -> Tensor:
-    """(N,) -> (D,)."""
-    return mask.repeat_interleave(values // len(mask))
-
-
 def penalty(covariance: Tensor, shrinkage: float) -> float:
-    """λ; never 0, so that images without any variance can be solved for."""
+    """λ; never 0, so that images without any variance can be solved for. Others' penalty (alpha) is n times as much."""
     return shrinkage * max(float(covariance.diagonal().mean()), 1e-12)
 
 
@@ -173,7 +217,7 @@ def best_shrinkage(moments: Moments, held_out: Tensor, n: int) -> float:
         total = 0.0
         for hidden in masks:
             error = regress(covariance, shrinkage, values, hidden) - values
-            total += float(error[:, per_value(hidden, len(covariance))].square().sum())
+            total += float(error[:, hidden.repeat_interleave(len(covariance) // n)].square().sum())
         return total
 
     return min(SHRINKAGES, key=error)
