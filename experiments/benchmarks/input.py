@@ -1,10 +1,12 @@
-"""How fast images reach the model: from JPEGs, from a packed file, and with augmentation on the device.
+"""How fast images reach the model: from JPEGs, from a packed file, by other readers, and augmented on the device.
 
     python -m experiments.benchmarks.input --images IMAGENETTE                     # nano/8 at 64 pixels, on the CPU
     python -m experiments.benchmarks.input --images IMAGENETTE --model base --patch-size 16 --image-size 224 \\
         --stored-side 256 --batch 256 --workers 14 --device cuda
 
-Packs some of the training images to a temporary folder first. Then, the ways taking turns within this one process:
+Packs some of the training images to a temporary folder first, and writes their JPEGs to a WebDataset shard. `webdataset`
+reads that shard by webdataset's own pipeline; `datasets` reads the packed file's rows as a data set of Hugging Face's; the
+rest is the same for all. Then, the ways taking turns within this one process:
 
 - per core: images/s that one core makes ready for the device, without workers, by the time that this process had on
   any core, whatever else the machine does; and how many the device then takes, on a CPU by the same clock.
@@ -13,23 +15,28 @@ Packs some of the training images to a temporary folder first. Then, the ways ta
 """
 
 import argparse
+import io
 import statistics
+import tarfile
 import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from functools import partial
-from itertools import repeat
+from itertools import count, repeat
 from pathlib import Path
 from typing import Any
 
+import datasets
 import torch
+import webdataset
+from datasets.table import InMemoryTable
 from PIL import Image
 
 from experiments.benchmarks.saved import save, take_out
 from experiments.benchmarks.step import Bench
-from recon.data import Batch, Source, create_dataset, training_batches
-from recon.data.packed import pack
+from recon.data import Batch, Source, StreamedSource, create_dataset, training_batches
+from recon.data.packed import open_table, pack
 from recon.model.masking import strategy
 from recon.training.device import Upload, make_fabric
 
@@ -53,6 +60,50 @@ class Some(Source):
 
     def name_of(self, index: int) -> str:
         return self.source.name_of(self.indices[index])
+
+    def content(self, index: int) -> bytes:
+        return self.source.content(self.indices[index])
+
+
+class DatasetsRows(Source):
+    """The rows of a packed file, read by Hugging Face's `datasets`, which maps the same Arrow columns."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__()
+        self.rows = datasets.Dataset(
+            InMemoryTable(open_table(file)[0].remove_column(1))
+        )  # it cannot have bytes as names
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def read(self, index: int) -> tuple[Image.Image, int]:
+        row = self.rows[index]
+        return Image.frombytes("RGB", (row["width"], row["height"]), row["pixels"]), row["label"]
+
+    def name_of(self, index: int) -> str:
+        return str(index)
+
+
+class WebDatasetPipeline(StreamedSource):
+    """A shard of JPEGs in its own order, pass after pass, read and decoded by webdataset."""
+
+    def __init__(self, shard: Path, jpegs: Source) -> None:
+        super().__init__()
+        self.name, self.shards = shard.name, [str(shard)]
+        with tarfile.open(shard, "w") as tar:
+            for i in range(len(jpegs)):
+                entry = tarfile.TarInfo(f"{i:06}.jpg")
+                entry.size = len(content := jpegs.content(i))
+                tar.addfile(entry, io.BytesIO(content))
+
+    def __iter__(self) -> Iterator[tuple[Image.Image, int]]:
+        for sample in webdataset.WebDataset(self.shards, shardshuffle=False).decode("pilrgb"):
+            yield sample["jpg"], -1
+
+    def training_samples(self, reader: int, readers: int, seed: int, start: int) -> Iterator[Callable]:
+        for _ in count():
+            yield from (partial(tuple, sample) for sample in self)
 
 
 def timed(work: Callable[[], object], times: int, device: torch.device, clock: Clock = time.perf_counter) -> float:
@@ -83,15 +134,15 @@ def main() -> None:
     options = parser.parse_args()
     make_fabric(options.device, "auto")  # for the device's settings, which training has too
     with tempfile.TemporaryDirectory() as folder:
-        measure(options, Path(folder) / "images.pack")
+        measure(options, Path(folder))
 
 
-def measure(options: argparse.Namespace, file: Path) -> None:
+def measure(options: argparse.Namespace, folder: Path) -> None:
     jpegs = Some(create_dataset("folder", "train", options.images), options.subset)
     device = torch.device(options.device)
     print(f"{options.model}/{options.patch_size} at {options.image_size} pixels, batch {options.batch}, {device},")
     print(f"{torch.get_num_threads()} threads, {options.workers} workers, torch {torch.__version__}; load {load()}")
-    packing, *rows = measured(options, jpegs, file)
+    packing, *rows = measured(options, jpegs, folder)
     print(f"{len(jpegs)} images of {options.images.name}, packed at {options.stored_side} pixels by one core: ", end="")
     print(f"{packing['packed_per_second']:.0f} images/s, {packing['kib']:.0f} KiB each\n")
     print(f"{'input':<16}{'per core':>10}{'on device':>12}{'trained':>10}{'over synthetic':>16}")
@@ -105,9 +156,9 @@ def measure(options: argparse.Namespace, file: Path) -> None:
     save(options.out, "experiments.benchmarks.input", device, rows)
 
 
-def measured(options: argparse.Namespace, jpegs: Source, file: Path) -> Iterator[dict[str, Any]]:
-    """What packing to `file` took, then a row for each kind of input."""
-    bench = Bench("mse", options)
+def measured(options: argparse.Namespace, jpegs: Source, folder: Path) -> Iterator[dict[str, Any]]:
+    """What packing to a file in `folder` took, then a row for each kind of input."""
+    bench, file = Bench("mse", options), folder / "images.pack"
     packing = partial(pack, {"train": jpegs}, "folder", file, options.stored_side, workers=0)
     seconds = timed(lambda: deque(packing(), 0), 1, bench.device, time.process_time)
     packed = create_dataset("packed", "train", file)
@@ -125,6 +176,8 @@ def measured(options: argparse.Namespace, jpegs: Source, file: Path) -> Iterator
         )
         for name, source, on_device in [
             ("JPEG folder", jpegs, False),
+            ("webdataset", WebDatasetPipeline(folder / "images.tar", jpegs), False),
+            ("datasets", DatasetsRows(file), False),
             ("packed", packed, False),
             ("packed, device", packed, True),
         ]

@@ -65,7 +65,7 @@ class Bayes:
     def posterior(self, truth: Tensor, mask: Tensor) -> Tensor:
         """The probability of each class given the visible pixels: (B, 3, H, W), (B, N) -> (B, classes) float64."""
         pairs = zip(truth, self._spread(mask), strict=True)
-        return torch.stack([given_each_class(image, ~where)[0].softmax(0) for image, where in pairs])
+        return torch.stack([weigh_classes(image, ~where)[0].softmax(0) for image, where in pairs])
 
     def exact_retention(self, mask: Tensor) -> Tensor:
         """Energy of the conditional mean over energy of the truth, per band of the hidden patches' DCT, exactly.
@@ -109,16 +109,15 @@ class PosteriorDraw(Bayes):
         colours = image[:, visible].double()
         seen = (x.cpu().numpy().tobytes().hex() for x in (visible, colours))
         generator = torch.Generator().manual_seed(seed_of("posterior", self.draw, *seen))
-        pixels = visible.nonzero()
-        lag = lags(pixels, pixels)
-        log_likelihood = torch.stack([solve(colours - MEAN, lag, exponent)[0] for exponent in EXPONENTS])
+        log_likelihood, _ = weigh_classes(image, visible)
         exponent = EXPONENTS[int(torch.multinomial(log_likelihood.softmax(0).cpu(), 1, generator=generator))]
         noise = torch.randn(3, FIELD_SIDE, FIELD_SIDE, dtype=torch.float64, generator=generator)
         rounding = QUANTISATION**0.5 * torch.randn(colours.shape, dtype=torch.float64, generator=generator)
         prior = STD * colour(noise, exponent).to(image.device)
         height, width = visible.shape
         wrong = colours - MEAN - prior[:, :height, :width][:, visible] - rounding.to(image.device)
-        corrected = prior + conditional_mean(solve(wrong, lag, exponent)[1], pixels, exponent)
+        pixels = visible.nonzero()
+        corrected = prior + conditional_mean(solve(wrong, lags(pixels, pixels), exponent)[1], pixels, exponent)
         return corrected[:, :height, :width] + MEAN
 
 
@@ -129,13 +128,18 @@ def given_each_class(image: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
         log_likelihood: (classes,) of the visible pixels, up to a constant.
         mean: (classes, 3, H, W), the conditional mean, at visible pixels without their rounding.
     """
-    pixels = visible.nonzero()
-    lag = lags(pixels, pixels)
-    colours = image[:, visible].double() - MEAN
-    log_likelihood, weights = zip(*(solve(colours, lag, exponent) for exponent in EXPONENTS), strict=True)
+    (log_likelihood, weights), pixels = weigh_classes(image, visible), visible.nonzero()
     means = [conditional_mean(w, pixels, exponent) for w, exponent in zip(weights, EXPONENTS, strict=True)]
     height, width = visible.shape
-    return torch.stack(log_likelihood), torch.stack(means)[..., :height, :width] + MEAN
+    return log_likelihood, torch.stack(means)[..., :height, :width] + MEAN
+
+
+def weigh_classes(image: Tensor, visible: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """`solve` for each class: the log-likelihoods (classes,), and the weights (3, V) of the visible pixels."""
+    pixels = visible.nonzero()
+    lag, colours = lags(pixels, pixels), image[:, visible].double() - MEAN
+    log_likelihood, weights = zip(*(solve(colours, lag, exponent) for exponent in EXPONENTS), strict=True)
+    return torch.stack(log_likelihood), weights
 
 
 def solve(colours: Tensor, lag: Tensor, exponent: float) -> tuple[Tensor, Tensor]:

@@ -177,11 +177,11 @@ def test_measured_retention_coherence_and_error_are_the_exact_ones(images, recon
         assert ((measured - expected).abs() < 4 * error).all(), name
 
 
-@pytest.fixture(scope="module")
-def drawn(images):
-    """Four draws of every image."""
+@pytest.fixture(scope="module", params=[2, pytest.param(4, marks=pytest.mark.slow)])
+def drawn(images, request):
+    """So many draws of every image."""
     mask = masks(len(images))
-    return [PosteriorDraw((SIZE, SIZE), draw)(images, mask) for draw in range(4)]
+    return [PosteriorDraw((SIZE, SIZE), draw)(images, mask) for draw in range(request.param)]
 
 
 def ratio_of_errors(rival, best, images):
@@ -192,11 +192,11 @@ def ratio_of_errors(rival, best, images):
     return ratio, (ours - ratio * least).std() / len(images) ** 0.5 / least.mean()
 
 
-@pytest.mark.parametrize("draws", [1, 2, 4])
-def test_the_mean_of_draws_has_one_and_a_share_of_the_least_error(images, reconstructed, drawn, draws):
+def test_the_mean_of_draws_has_one_and_a_share_of_the_least_error(images, reconstructed, drawn):
     """1 + 1/S of it: twice for one draw. Within four standard errors over images, of 0.04 at most."""
-    ratio, error = ratio_of_errors(torch.stack(drawn[:draws]).mean(0), reconstructed, images)
-    assert error < 0.04 and (ratio - 1 - 1 / draws).abs() < 4 * error
+    for draws in range(1, len(drawn) + 1):
+        ratio, error = ratio_of_errors(torch.stack(drawn[:draws]).mean(0), reconstructed, images)
+        assert error < 0.04 and (ratio - 1 - 1 / draws).abs() < 4 * error, draws
 
 
 def test_a_draw_keeps_all_energy_and_is_as_coherent_as_can_be(images, drawn):
@@ -219,7 +219,7 @@ def test_the_truth_is_one_of_the_draws(images, drawn):
     counts = per_image_scores(torch.stack(drawn), images, masks(len(images)))["ranks"]
     share = counts / counts.sum(1, keepdim=True)
     error = share.std(0) / len(images) ** 0.5
-    assert (error < 0.01).all() and ((share.mean(0) - 0.2).abs() < 4 * error).all()
+    assert (error < 0.01).all() and ((share.mean(0) - 1 / (len(drawn) + 1)).abs() < 4 * error).all()
 
 
 def test_no_proper_score_prefers_the_best_single_answer_to_the_draws(images, reconstructed, drawn):
