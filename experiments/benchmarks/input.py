@@ -4,9 +4,10 @@
     python -m experiments.benchmarks.input --images IMAGENETTE --model base --patch-size 16 --image-size 224 \\
         --stored-side 256 --batch 256 --workers 14 --device cuda
 
-Packs some of the training images to a temporary folder first, and writes their JPEGs to a WebDataset shard. `webdataset`
-reads that shard by webdataset's own pipeline; `datasets` reads the packed file's rows as a data set of Hugging Face's; the
-rest is the same for all. Then, the ways taking turns within this one process:
+Packs some of the training images to a temporary folder first, and writes their JPEGs to a WebDataset shard. The row
+`webdataset` is that shard, read and decoded by webdataset's own pipeline; `datasets` are the rows of the packed file,
+read by Hugging Face's library; crops and masks are made the same way for all, and a package that is missing is left
+out. Then, the ways taking turns within this one process:
 
 - per core: images/s that one core makes ready for the device, without workers, by the time that this process had on
   any core, whatever else the machine does; and how many the device then takes, on a CPU by the same clock.
@@ -23,14 +24,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from functools import partial
+from importlib.util import find_spec
 from itertools import count, repeat
 from pathlib import Path
 from typing import Any
 
-import datasets
 import torch
-import webdataset
-from datasets.table import InMemoryTable
 from PIL import Image
 
 from experiments.benchmarks.saved import save, take_out
@@ -69,10 +68,11 @@ class DatasetsRows(Source):
     """The rows of a packed file, read by Hugging Face's `datasets`, which maps the same Arrow columns."""
 
     def __init__(self, file: Path) -> None:
+        import datasets
+        from datasets.table import InMemoryTable
+
         super().__init__()
-        self.rows = datasets.Dataset(
-            InMemoryTable(open_table(file)[0].remove_column(1))
-        )  # it cannot have bytes as names
+        self.rows = datasets.Dataset(InMemoryTable(open_table(file)[0].drop_columns(["name"])))  # bytes
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -98,6 +98,8 @@ class WebDatasetPipeline(StreamedSource):
                 tar.addfile(entry, io.BytesIO(content))
 
     def __iter__(self) -> Iterator[tuple[Image.Image, int]]:
+        import webdataset
+
         for sample in webdataset.WebDataset(self.shards, shardshuffle=False).decode("pilrgb"):
             yield sample["jpg"], -1
 
@@ -134,15 +136,15 @@ def main() -> None:
     options = parser.parse_args()
     make_fabric(options.device, "auto")  # for the device's settings, which training has too
     with tempfile.TemporaryDirectory() as folder:
-        measure(options, Path(folder))
+        measure(options, Path(folder) / "images.pack")
 
 
-def measure(options: argparse.Namespace, folder: Path) -> None:
+def measure(options: argparse.Namespace, file: Path) -> None:
     jpegs = Some(create_dataset("folder", "train", options.images), options.subset)
     device = torch.device(options.device)
     print(f"{options.model}/{options.patch_size} at {options.image_size} pixels, batch {options.batch}, {device},")
     print(f"{torch.get_num_threads()} threads, {options.workers} workers, torch {torch.__version__}; load {load()}")
-    packing, *rows = measured(options, jpegs, folder)
+    packing, *rows = measured(options, jpegs, file)
     print(f"{len(jpegs)} images of {options.images.name}, packed at {options.stored_side} pixels by one core: ", end="")
     print(f"{packing['packed_per_second']:.0f} images/s, {packing['kib']:.0f} KiB each\n")
     print(f"{'input':<16}{'per core':>10}{'on device':>12}{'trained':>10}{'over synthetic':>16}")
@@ -156,13 +158,18 @@ def measure(options: argparse.Namespace, folder: Path) -> None:
     save(options.out, "experiments.benchmarks.input", device, rows)
 
 
-def measured(options: argparse.Namespace, jpegs: Source, folder: Path) -> Iterator[dict[str, Any]]:
-    """What packing to a file in `folder` took, then a row for each kind of input."""
-    bench, file = Bench("mse", options), folder / "images.pack"
+def measured(options: argparse.Namespace, jpegs: Source, file: Path) -> Iterator[dict[str, Any]]:
+    """What packing to `file` took, then a row for each kind of input."""
+    bench = Bench("mse", options)
     packing = partial(pack, {"train": jpegs}, "folder", file, options.stored_side, workers=0)
     seconds = timed(lambda: deque(packing(), 0), 1, bench.device, time.process_time)
     packed = create_dataset("packed", "train", file)
     yield {"packed_per_second": len(jpegs) / seconds, "kib": file.stat().st_size / len(jpegs) / 1024}
+    inputs: list[tuple[str, Source | StreamedSource, bool]] = [("JPEG folder", jpegs, False)]
+    if find_spec("webdataset"):
+        inputs.append(("webdataset", WebDatasetPipeline(file.with_suffix(".tar"), jpegs), False))
+    if find_spec("datasets"):
+        inputs.append(("datasets", DatasetsRows(file), False))
     ways: dict[str, Callable[[int], Iterator[Batch]]] = {
         name: partial(
             training_batches,
@@ -174,13 +181,7 @@ def measured(options: argparse.Namespace, jpegs: Source, folder: Path) -> Iterat
             masking=partial(strategy("random"), bench.model.grid, 0.75),
             on_device=on_device,
         )
-        for name, source, on_device in [
-            ("JPEG folder", jpegs, False),
-            ("webdataset", WebDatasetPipeline(folder / "images.tar", jpegs), False),
-            ("datasets", DatasetsRows(file), False),
-            ("packed", packed, False),
-            ("packed, device", packed, True),
-        ]
+        for name, source, on_device in [*inputs, ("packed", packed, False), ("packed, device", packed, True)]
     }
     ready, made = per_core(ways, options, bench.device)
     trained = end_to_end(ways, bench, options)
