@@ -4,8 +4,8 @@
     python -m experiments.benchmarks.input --images IMAGENETTE --model base --patch-size 16 --image-size 224 \\
         --stored-side 256 --batch 256 --workers 14 --device cuda
 
-Packs some of the training images to a temporary folder first, and writes their JPEGs to a WebDataset shard. The row
-`webdataset` is that shard, read and decoded by webdataset's own pipeline; `datasets` are the rows of the packed file,
+Packs some of the training images to a temporary folder first, and writes their JPEGs to WebDataset shards. The row
+`webdataset` are these shards, read and decoded by webdataset's own pipeline; `datasets` are the rows of the packed file,
 read by Hugging Face's library; crops and masks are made the same way for all, and a package that is missing is left
 out. Then, the ways taking turns within this one process:
 
@@ -86,16 +86,17 @@ class DatasetsRows(Source):
 
 
 class WebDatasetPipeline(StreamedSource):
-    """A shard of JPEGs in its own order, pass after pass, read and decoded by webdataset."""
+    """Shards of JPEGs, pass after pass in their own order, read, shared among the workers and decoded by webdataset."""
 
-    def __init__(self, shard: Path, jpegs: Source) -> None:
+    def __init__(self, file: Path, jpegs: Source, shards: int) -> None:
         super().__init__()
-        self.name, self.shards = shard.name, [str(shard)]
-        with tarfile.open(shard, "w") as tar:
-            for i in range(len(jpegs)):
-                entry = tarfile.TarInfo(f"{i:06}.jpg")
-                entry.size = len(content := jpegs.content(i))
-                tar.addfile(entry, io.BytesIO(content))
+        self.name, self.shards = "webdataset", [f"{file}-{n}.tar" for n in range(shards)]
+        for n, shard in enumerate(self.shards):
+            with tarfile.open(shard, "w") as tar:
+                for i in range(n, len(jpegs), shards):
+                    entry = tarfile.TarInfo(f"{i:06}.jpg")
+                    entry.size = len(content := jpegs.content(i))
+                    tar.addfile(entry, io.BytesIO(content))
 
     def __iter__(self) -> Iterator[tuple[Image.Image, int]]:
         import webdataset
@@ -167,7 +168,7 @@ def measured(options: argparse.Namespace, jpegs: Source, file: Path) -> Iterator
     yield {"packed_per_second": len(jpegs) / seconds, "kib": file.stat().st_size / len(jpegs) / 1024}
     inputs: list[tuple[str, Source | StreamedSource, bool]] = [("JPEG folder", jpegs, False)]
     if find_spec("webdataset"):
-        inputs.append(("webdataset", WebDatasetPipeline(file.with_suffix(".tar"), jpegs), False))
+        inputs.append(("webdataset", WebDatasetPipeline(file, jpegs, max(1, options.workers)), False))
     if find_spec("datasets"):
         inputs.append(("datasets", DatasetsRows(file), False))
     ways: dict[str, Callable[[int], Iterator[Batch]]] = {
