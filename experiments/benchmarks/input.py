@@ -5,9 +5,9 @@
         --stored-side 256 --batch 256 --workers 14 --device cuda
 
 Packs some of the training images to a temporary folder first, and writes their JPEGs to WebDataset shards. The row
-`webdataset` reads and decodes these shards by webdataset's own pipeline; `datasets` reads the rows of the packed file by
-Hugging Face's library. Crops and masks are made the same way for all; a package that is missing is left out. Then, the
-ways taking turns within this one process:
+`webdataset` reads and decodes these shards by webdataset's own pipeline; `datasets` reads the rows of the packed file
+by Hugging Face's library. Crops and masks are made the same way for all; a package that is missing is left out. Then,
+the ways taking turns within this one process:
 
 - per core: images/s that one core makes ready for the device, without workers, by the time that this process had on
   any core, whatever else the machine does; and how many the device then takes, on a CPU by the same clock.

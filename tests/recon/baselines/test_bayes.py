@@ -20,6 +20,7 @@ from recon.metrics.spectrum import bands
 from recon.metrics.uncertainty import blend, moments, per_image_scores
 
 SIZE, PATCH, IMAGES = 16, 4, 400
+DRAWN = 280  # of them get draws
 
 
 def masks(images: int, hidden: int = 10) -> torch.Tensor:
@@ -179,9 +180,18 @@ def test_measured_retention_coherence_and_error_are_the_exact_ones(images, recon
 
 @pytest.fixture(scope="module", params=[2, pytest.param(4, marks=pytest.mark.slow)])
 def drawn(images, request):
-    """So many draws of every image."""
-    mask = masks(len(images))
-    return [PosteriorDraw((SIZE, SIZE), draw)(images, mask) for draw in range(request.param)]
+    """So many draws of each of the first `DRAWN` images."""
+    return [PosteriorDraw((SIZE, SIZE), draw)(images[:DRAWN], masks(DRAWN)) for draw in range(request.param)]
+
+
+@pytest.fixture(scope="module")
+def judged(images):
+    return images[:DRAWN]
+
+
+@pytest.fixture(scope="module")
+def best(reconstructed):
+    return reconstructed[:DRAWN]
 
 
 def ratio_of_errors(rival, best, images):
@@ -192,18 +202,18 @@ def ratio_of_errors(rival, best, images):
     return ratio, (ours - ratio * least).std() / len(images) ** 0.5 / least.mean()
 
 
-def test_the_mean_of_draws_has_one_and_a_share_of_the_least_error(images, reconstructed, drawn):
+def test_the_mean_of_draws_has_one_and_a_share_of_the_least_error(judged, best, drawn):
     """1 + 1/S of it: twice for one draw. Within four standard errors over images, of 0.04 at most."""
     for draws in range(1, len(drawn) + 1):
-        ratio, error = ratio_of_errors(torch.stack(drawn[:draws]).mean(0), reconstructed, images)
+        ratio, error = ratio_of_errors(torch.stack(drawn[:draws]).mean(0), best, judged)
         assert error < 0.04 and (ratio - 1 - 1 / draws).abs() < 4 * error, draws
 
 
-def test_a_draw_keeps_all_energy_and_is_as_coherent_as_can_be(images, drawn):
+def test_a_draw_keeps_all_energy_and_is_as_coherent_as_can_be(judged, drawn):
     """Per band retention 1, coherence the square of the least error's, error 2 (1 - exact retention)."""
-    mask = masks(len(images))
+    mask = masks(len(judged))
     exact = Bayes((SIZE, SIZE)).exact_retention(mask[::10])
-    pair = Pair(drawn[0], images, mask)
+    pair = Pair(drawn[0], judged, mask)
     moments = band_moments(pair.patches, pair.true_patches, pair.mask, torch.full((3,), MEAN))
     all_images, all_but_one = Recovery(moments.sum(0)), Recovery(moments.sum(0) - moments)
     expected = {"retention": torch.ones_like(exact), "coherence": exact.square(), "error": 2 * (1 - exact)}
@@ -214,36 +224,34 @@ def test_a_draw_keeps_all_energy_and_is_as_coherent_as_can_be(images, drawn):
         assert ((getattr(all_images, name) - law).abs() < 4 * error).all(), name
 
 
-def test_the_truth_is_one_of_the_draws(images, drawn):
+def test_the_truth_is_one_of_the_draws(judged, drawn):
     """Every rank is as frequent as another, within four standard errors over images, of 0.01 at most."""
-    counts = per_image_scores(torch.stack(drawn), images, masks(len(images)))["ranks"]
+    counts = per_image_scores(torch.stack(drawn), judged, masks(len(judged)))["ranks"]
     share = counts / counts.sum(1, keepdim=True)
-    error = share.std(0) / len(images) ** 0.5
+    error = share.std(0) / len(judged) ** 0.5
     assert (error < 0.01).all() and ((share.mean(0) - 1 / (len(drawn) + 1)).abs() < 4 * error).all()
 
 
-def test_no_proper_score_prefers_the_best_single_answer_to_the_draws(images, reconstructed, drawn):
+def test_no_proper_score_prefers_the_best_single_answer_to_the_draws(judged, best, drawn):
     """The least-squares estimate is scored by its absolute error, sqrt(2) times what a Gaussian's own draws score."""
-    mask = masks(len(images))
-    of_draws, of_mean = (
-        per_image_scores(answers, images, mask) for answers in (torch.stack(drawn), reconstructed[None])
-    )
+    mask = masks(len(judged))
+    of_draws, of_mean = (per_image_scores(answers, judged, mask) for answers in (torch.stack(drawn), best[None]))
     for name in ("crps", "energy_score"):
         gain = of_mean[name] - of_draws[name]
-        assert gain.mean() > 20 * gain.std() / len(images) ** 0.5, name
+        assert gain.mean() > 20 * gain.std() / len(judged) ** 0.5, name
     ratio = (of_mean["crps"].mean() / of_draws["crps"].mean()).item()
     assert ratio == pytest.approx(2**0.5, abs=0.03)
 
 
-def test_the_way_from_the_mean_to_a_draw_stays_above_the_frontier(images, reconstructed, drawn):
+def test_the_way_from_the_mean_to_a_draw_stays_above_the_frontier(judged, best, drawn):
     """Squared error (1 + alpha²) of the least, at no alpha below what the distance that is left allows."""
-    mask = masks(len(images))
-    vectors = [grey_patches(answer, PATCH)[mask].flatten(1) for answer in (reconstructed, drawn[0], images)]
+    mask = masks(len(judged))
+    vectors = [grey_patches(answer, PATCH)[mask].flatten(1) for answer in (best, drawn[0], judged)]
     alphas = [0.0, 0.25, 0.5, 0.75, 1.0]
     mse, w2 = blend(moments(torch.cat(vectors, 1)), PATCH**2, alphas)
     assert [m / mse[0] for m in mse] == pytest.approx([1 + a**2 for a in alphas], abs=0.08)
     assert all(m >= mse[0] + (w2[0] - w) ** 2 for m, w in zip(mse[1:], w2[1:], strict=True))
-    assert w2[-1] < 0.2 * w2[0]  # a draw is like the data, but for the number of images
+    assert w2[-1] < 0.2 * w2[0]  # a draw is like the data, but for the number of judged
 
 
 def test_a_draw_depends_on_image_mask_and_number_alone(images, drawn):

@@ -27,23 +27,23 @@ def random_masks(images: int, n: int, visible: int) -> Tensor:
 
 @pytest.fixture(scope="module")
 def train() -> Tensor:
-    return tiles("train", 24, 240)
+    return tiles("train", 16, 240)
 
 
 @pytest.fixture(scope="module")
 def val() -> Tensor:
-    return tiles("val", 24, 40)
+    return tiles("val", 16, 40)
 
 
 @pytest.fixture(scope="module")
 def fitted(train) -> Ridge:
-    """36 patches of 4 pixels, 1728 values."""
+    """16 patches of 4 pixels, 768 values."""
     return Ridge.fit(train.split(50), 4)
 
 
 @pytest.fixture(scope="module")
 def mask(val) -> Tensor:
-    return random_masks(40, 36, 9)
+    return random_masks(40, 16, 4)
 
 
 def sklearn_prediction(train: Tensor, test: Tensor, hidden: Tensor, alpha: float) -> Tensor:
@@ -55,8 +55,8 @@ def sklearn_prediction(train: Tensor, test: Tensor, hidden: Tensor, alpha: float
 
 def test_it_is_the_ridge_regression_of_scikit_learn_for_a_mask(train, val):
     fitted = Ridge.fit([train], 4, shrinkage=0.03)
-    mask = random_masks(1, 36, 9)
-    hidden = expand_to_pixels(mask, (6, 6), 4).expand(1, 3, 24, 24).flatten()
+    mask = random_masks(1, 16, 4)
+    hidden = expand_to_pixels(mask, (4, 4), 4).expand(1, 3, 16, 16).flatten()
     expected = val.flatten(1).clone()
     alpha = len(train) * classical.penalty(fitted.covariance, fitted.shrinkage)
     expected[:, hidden] = sklearn_prediction(train.flatten(1), expected, hidden, alpha).clamp(0, 1)
@@ -65,18 +65,18 @@ def test_it_is_the_ridge_regression_of_scikit_learn_for_a_mask(train, val):
 
 def test_large_images_are_regressed_by_the_principal_components_of_their_patches(train, val, monkeypatch):
     """Both from scikit-learn; what the components leave out is predicted by its mean."""
-    monkeypatch.setattr(classical, "VALUES", 9 * 7 + 1)
+    monkeypatch.setattr(classical, "VALUES", 4 * 7 + 1)
     fitted = Ridge.fit(train.split(50), 8, shrinkage=0.03)
     patches, truth = patchify(train, 8), patchify(val, 8)
     pca = PCA(7, svd_solver="full").fit(patches.flatten(0, 1).numpy())
     basis = torch.from_numpy(pca.components_.T)
     codes, mean = patches @ basis, patches.mean(0)
-    mask = random_masks(1, 9, 3)
+    mask = random_masks(1, 4, 1)
     alpha = len(train) * 0.03 * float(codes.flatten(1).var(0, correction=0).mean())
     hidden = mask[0].repeat_interleave(7)
     predicted = sklearn_prediction(codes.flatten(1), (truth @ basis).flatten(1), hidden, alpha).unflatten(1, (-1, 7))
     truth[:, mask[0]] = mean[mask[0]] + (predicted - codes.mean(0)[mask[0]]) @ basis.T
-    expected = unpatchify(truth, (3, 3)).clamp(0, 1)
+    expected = unpatchify(truth, (2, 2)).clamp(0, 1)
     torch.testing.assert_close(fitted(val, mask.expand(40, -1)), expected, rtol=0, atol=1e-9)
 
 
@@ -86,8 +86,8 @@ def test_a_patch_keeps_one_component_at_least(train, monkeypatch):
 
 
 def test_it_beats_the_mean_of_the_visible_colours_on_photographs_it_has_not_seen(fitted, val, mask):
-    assert len(fitted.covariance) == 1728  # more than there are images
-    hidden = expand_to_pixels(mask, (6, 6), 4)
+    assert len(fitted.covariance) == 768  # more than there are images
+    hidden = expand_to_pixels(mask, (4, 4), 4)
     error = masked_mse(fitted(val, mask), val, hidden).mean()
     assert error < 0.8 * masked_mse(SIMPLE["mean"](val, mask), val, hidden).mean()
 
@@ -95,13 +95,13 @@ def test_it_beats_the_mean_of_the_visible_colours_on_photographs_it_has_not_seen
 def test_it_stays_finite_under_every_shrinkage_and_share_of_hidden_patches(fitted, val):
     for shrinkage in (1e-6, 1.0, 100.0):
         model = Ridge(fitted.mean, fitted.components, fitted.covariance, shrinkage)
-        for visible in (1, 9, 35, 36):
-            image = model(val[:1], random_masks(1, 36, visible))
+        for visible in (1, 4, 15, 16):
+            image = model(val[:1], random_masks(1, 16, visible))
             assert image.isfinite().all() and image.min() >= 0 and image.max() <= 1
 
 
 def test_hidden_pixels_are_never_read_and_visible_ones_are_the_truth(fitted, val, mask):
-    hidden = expand_to_pixels(mask, (6, 6), 4)
+    hidden = expand_to_pixels(mask, (4, 4), 4)
     image, other = fitted(val, mask), fitted(torch.where(hidden, torch.nan, val), mask)
     assert torch.equal(image, other)
     assert torch.equal(torch.where(hidden, val, image), val)
@@ -205,7 +205,7 @@ def test_the_shrinkage_chosen_does_not_depend_on_the_mean_of_the_images(gaussian
 
 
 def test_the_shrinkage_chosen_is_near_the_best_for_images_it_has_not_seen(fitted, val, mask):
-    hidden = expand_to_pixels(mask, (6, 6), 4)
+    hidden = expand_to_pixels(mask, (4, 4), 4)
 
     def error(shrinkage: float) -> float:
         model = Ridge(fitted.mean, fitted.components, fitted.covariance, shrinkage)

@@ -2,16 +2,18 @@
 
 import io
 import tarfile
-from collections.abc import Iterable
-from itertools import islice
+from collections.abc import Iterable, Iterator
+from itertools import chain, islice
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from recon.data import Source, StreamedSource, training_batches
+from recon.data import Batch, Source, StreamedSource, batches, training_batches
 from recon.data.source import UnreadableImage
 
 
@@ -73,9 +75,14 @@ def samples(
     rank: int = 0,
     world: int = 1,
     repeats: int = 1,
+    in_turn: bool = False,
 ) -> Samples:
-    """The first samples of a run: images, labels and noise, each stacked, and the unreadable ones."""
-    batches = training_batches(
+    """The first samples of a run: images, labels and noise, each stacked, and the unreadable ones.
+
+    `in_turn`: this process does what the workers would do.
+    """
+    make = batches_in_turn if in_turn and workers else training_batches
+    made = make(
         source,
         image_size=(16, 16),
         batch=batch,
@@ -87,9 +94,22 @@ def samples(
         world=world,
         repeats=repeats,
     )
-    got = list(islice(batches, number // batch))
+    got = list(islice(made, number // batch))
     images, labels, noise = (torch.cat([getattr(b, name) for b in got]) for name in ("images", "labels", "noise"))
     return images, labels, noise, [line for b in got for line in b.unreadable]
+
+
+def batches_in_turn(source: StreamedSource, workers: int, **how: Any) -> Iterator[Batch]:
+    """The batches that so many worker processes would make, made in turn by this one."""
+    parts = []
+    for worker in range(workers):
+        with pytest.MonkeyPatch.context() as patch:
+            info = SimpleNamespace(id=worker, num_workers=workers)
+            patch.setattr(batches, "get_worker_info", lambda info=info: info)
+            patch.setattr(batches, "load_batches", lambda dataset, sampler, workers: iter(dataset))
+            part = training_batches(source, workers=workers, **how)
+            parts.append(chain([next(part)], part))
+    return chain.from_iterable(zip(*parts, strict=True))
 
 
 def same(left: Samples, right: Samples) -> bool:

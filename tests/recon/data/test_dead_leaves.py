@@ -9,6 +9,7 @@ from recon.data import create_dataset
 from recon.data.synthetic import FINER, LARGEST, LEAVES_SIDE, MATERIALS, SMALLEST, THROWN, leaf_map, paint, radii, throw
 
 SMALL, LARGE = SMALLEST.values()
+IMAGES = 180
 
 
 def generator(seed=0):
@@ -22,8 +23,8 @@ def train():
 
 @pytest.fixture(scope="module")
 def samples(train):
-    """300 images (300, LEAVES_SIDE, LEAVES_SIDE, 3) in [0, 1], and their labels (300,)."""
-    images, labels = zip(*(train.read(i) for i in range(300)), strict=True)
+    """Images (IMAGES, LEAVES_SIDE, LEAVES_SIDE, 3) in [0, 1], and their labels (IMAGES,)."""
+    images, labels = zip(*(train.read(i) for i in range(IMAGES)), strict=True)
     return np.stack([np.asarray(image) for image in images]) / 255, np.array(labels)
 
 
@@ -53,7 +54,7 @@ def test_the_global_random_state_is_left_alone(train):
 def test_classes_are_materials_times_sizes_and_equally_frequent(train, samples):
     assert len(train.classes) == 6 and train.classes[1] == "flat large"
     counts = np.bincount(samples[1], minlength=6)
-    assert abs(counts - 50).max() < 4 * (300 * 5 / 36) ** 0.5
+    assert abs(counts - IMAGES / 6).max() < 4 * (IMAGES * 5 / 36) ** 0.5
 
 
 @pytest.mark.parametrize("smallest", [SMALL, LARGE])

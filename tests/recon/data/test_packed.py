@@ -33,8 +33,8 @@ def folder(tmp_path_factory):
     """Two classes, images of many shapes; some are smaller than what they are packed to."""
     root = tmp_path_factory.mktemp("birds")
     shapes = [(40, 30), (30, 40), (24, 24), (25, 24), (10, 90), (1, 1), (200, 25), (37, 53)]
-    for i in range(80):
-        split, label = "train" if i < 70 else "val", "jay" if i % 3 else "öwl"
+    for i in range(48):
+        split, label = "train" if i < 40 else "val", "jay" if i % 3 else "öwl"
         path = root / split / label / f"{i:02} ü.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         picture(i, *shapes[i % len(shapes)]).save(path)

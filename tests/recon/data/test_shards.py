@@ -49,21 +49,24 @@ def outcome(read):
         return str(reason)
 
 
-@pytest.mark.parametrize("ranks, workers", [(1, 0), (1, 1), (1, 2), (2, 0), (3, 2), (6, 1)])
-def test_each_pass_shows_every_sample_once_and_each_shard_to_one_worker_of_one_rank(tmp_path, ranks, workers):
+def test_the_workers_of_a_loader_make_the_batches_that_are_made_in_turn(tmp_path):
+    source, layout = birds(tmp_path, unreadable=(2, 3)), {"batch": 2, "rank": 1, "world": 2, "start": 12}
+    assert same(samples(source, 24, workers=2, **layout), samples(source, 24, workers=2, in_turn=True, **layout))
+
+
+def test_each_pass_shows_every_sample_once_and_each_shard_to_one_worker_of_one_rank(tmp_path):
     source = birds(tmp_path, lengths=[4] * 6)
-    turns = max(workers, 1)
-    got = [
-        samples(source, 48 // ranks, batch=2, workers=workers, rank=rank, world=ranks)[1].reshape(2, -1, turns, 2)
-        for rank in range(ranks)
-    ]
-    orders = set()
-    for number in (0, 1):
-        read = [of_rank[number, :, turn].flatten() for of_rank in got for turn in range(turns)]
-        assert sorted(torch.cat(read).tolist()) == list(range(24))
-        assert sorted(shard for labels in read for shard in {label // 4 for label in labels.tolist()}) == list(range(6))
-        orders.add(tuple(torch.cat(read).tolist()))
-    assert len(orders) == 2 and tuple(range(24)) not in orders
+    for ranks, workers in [(1, 0), (1, 1), (1, 2), (2, 0), (3, 2), (6, 1)]:
+        turns, layout = max(workers, 1), {"batch": 2, "workers": workers, "world": ranks, "in_turn": True}
+        got = [samples(source, 48 // ranks, rank=rank, **layout)[1].reshape(2, -1, turns, 2) for rank in range(ranks)]
+        orders = set()
+        for number in (0, 1):
+            read = [of_rank[number, :, turn].flatten() for of_rank in got for turn in range(turns)]
+            shards_read = sorted(shard for labels in read for shard in {label // 4 for label in labels.tolist()})
+            assert sorted(torch.cat(read).tolist()) == list(range(24)), (ranks, workers)
+            assert shards_read == list(range(6)), (ranks, workers)
+            orders.add(tuple(torch.cat(read).tolist()))
+        assert len(orders) == 2 and tuple(range(24)) not in orders, (ranks, workers)
 
 
 @pytest.mark.parametrize("readers", [1, 2, 3, 5])
@@ -94,15 +97,15 @@ LAYOUTS = [(1, 0), (1, 1), (1, 2), (2, 2), (2, 0)]  # ranks, workers
 
 @pytest.mark.parametrize("info", [False, True], ids=["counted", "told"])
 @pytest.mark.parametrize("ranks, workers", LAYOUTS)
-@pytest.mark.parametrize("first", [1, 2, 3, 9, 24])
-def test_a_run_entered_at_any_batch_goes_on_as_the_whole_run_does(tmp_path, info, ranks, workers, first):
+def test_a_run_entered_at_any_batch_goes_on_as_the_whole_run_does(tmp_path, info, ranks, workers):
     source = birds(tmp_path, info=info, unreadable=(2, 3, 11))
     for rank in range(ranks):
-        layout = {"workers": workers, "rank": rank, "world": ranks, "batch": 2}
-        whole = samples(source, 2 * (first + 3), **layout)
-        late = samples(opened(tmp_path), 6, start=first * 2 * ranks, **layout)
-        assert all(torch.equal(a[2 * first :], b) for a, b in zip(whole[:3], late[:3], strict=True))
-        assert set(late[3]) <= set(whole[3])
+        layout = {"workers": workers, "rank": rank, "world": ranks, "batch": 2, "in_turn": True}
+        whole = samples(source, 2 * (24 + 3), **layout)
+        for first in (1, 2, 3, 9, 24):
+            late = samples(opened(tmp_path), 6, start=first * 2 * ranks, **layout)
+            assert all(torch.equal(a[2 * first :][:6], b) for a, b in zip(whole[:3], late[:3], strict=True)), first
+            assert set(late[3]) <= set(whole[3])
 
 
 def test_ten_batches_hold_what_five_of_twice_the_size_do(tmp_path):
