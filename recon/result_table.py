@@ -99,7 +99,7 @@ class Results:
         self._numbers = {(v.row, v.metric): v for v in self.values if not v.variant}
         self._curves: dict[tuple[str, str], dict[str, dict[float, float | None]]] = {}
         for v in self.values:
-            if v.variant:
+            if v.variant and v.at is not None:
                 self._curves.setdefault((v.row, v.variant), {}).setdefault(v.metric, {})[v.at] = v.value
 
     def __iter__(self) -> Iterator[Value]:

@@ -4,14 +4,14 @@ import json
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from recon.comparison.differences import RowTensors, best, differences
-from recon.comparison.gather import Candidate
 from recon.console import written
 from recon.evaluation.protocol import Protocol
 from recon.evaluation.results import Evaluation
 from recon.evaluation.rows import named
+from recon.loaded_run import LoadedRun
+from recon.model.formats import Checkpoint
 from recon.result_table import (
     Column,
     Comparison,
@@ -49,9 +49,8 @@ def read_comparison(path: Path) -> Comparison:
     page = json.loads(path.read_text())
     if page["format"] != FORMAT:
         raise ValueError(f"its format is {page['format']}")
-    size = tuple(page["protocol"]["image_size"])
     found = {f.name: page[f.name] for f in fields(Comparison) if f.name != "results"} | {
-        "protocol": Protocol(**page["protocol"] | {"image_size": size}),
+        "protocol": Protocol.read(page["protocol"]),
         "columns": read_table(Column, page["columns"]),
         "rows": read_table(RowInfo, page["rows"]),
         "differences": read_table(Difference, page["differences"]),
@@ -60,57 +59,69 @@ def read_comparison(path: Path) -> Comparison:
     return Comparison(**found, results=Results(read_table(Value, page["values"])))
 
 
+@dataclass
+class Candidate:
+    """A run that is compared, or a checkpoint of another code.
+
+    Args:
+        folder: what the user typed.
+        run: its model, on the CPU; None where it cannot be read.
+        found: its evaluation; None where it has none, and then `reason` says why.
+    """
+
+    folder: Path
+    run: LoadedRun | None = None
+    found: Evaluation | None = None
+    reason: str = ""
+
+
 @dataclass(frozen=True)
 class RunRow:
-    """A row that a run gave: the `row` of its evaluation, which is `found`; None where it has none."""
+    """A row that a run gave; of one that has no evaluation, `found` and `info` are None."""
 
     candidate: Candidate
-    row: str
+    found: Evaluation | None = None
+    info: RowInfo | None = None
 
     @property
-    def found(self) -> Evaluation | None:
-        return self.candidate.found
+    def tensors(self) -> RowTensors | None:
+        return (self.found.tensors, self.info.key) if self.found and self.info else None
 
     @property
-    def info(self) -> RowInfo:
-        return next(row for row in self.found.rows if row.key == self.row)
-
-    @property
-    def trained_here(self) -> bool:
-        """Whether its run was trained by this program: only then is it known how."""
-        return self.candidate.run is None or self.candidate.run.origin is None
+    def origin(self) -> Checkpoint | None:
+        """Of a checkpoint of another code, what it says of itself: how it was trained is not known."""
+        return self.candidate.run.origin if self.candidate.run else None
 
 
 def rows_of_runs(candidates: list[Candidate]) -> dict[str, RunRow]:
     """Every row of every run by a key that no other row has: run/NAME, oracle/NAME."""
-    labels = unique_labels([c.folder for c in candidates])
-    return {
-        f"{key}/{labels[c.folder]}": RunRow(c, key)
-        for c in candidates
-        for key in ([row.key for row in c.found.rows if row.kind == "run"] if c.found else ["run"])
-    }
+    labels, found = unique_labels([c.folder for c in candidates]), {}
+    for c in candidates:
+        infos = [row for row in c.found.rows if row.kind == "run"] if c.found else [None]
+        found |= {f"{info.key if info else 'run'}/{labels[c.folder]}": RunRow(c, c.found, info) for info in infos}
+    return found
 
 
 def assemble(candidates: list[Candidate], run_rows: dict[str, RunRow], measuring: Measuring) -> Comparison:
     """Puts the evaluations of all runs into one table, with differences and the best rows."""
     first = next(c.found for c in candidates if c.found)
     labels = unique_labels([c.folder for c in candidates])
-    measured: dict[str, RowTensors] = {key: (row.found.tensors, row.row) for key, row in run_rows.items() if row.found}
-    ranked = {key: row for key, row in measured.items() if row[1] != "oracle"}  # an oracle has seen the answer
+    measured = {key: tensors for key, row in run_rows.items() if (tensors := row.tensors)}
+    ranked = {key: tensors for key, tensors in measured.items() if tensors[1] != "oracle"}  # it has seen the answer
     rows, values = [], []
     for key, row in run_rows.items():
-        label = labels[row.candidate.folder]
-        if row.found:
+        c, label = row.candidate, labels[row.candidate.folder]
+        if row.found and row.info:
             rows.append(replace(row.info, key=key, label=named(label, row.info.rendering)))
-            values += [replace(v, run=label, row=key) for v in row.found.results if v.row == row.row]
+            values += [replace(v, run=label, row=key) for v in row.found.results if v.row == row.info.key]
         else:
-            reason = row.candidate.reason
-            rows.append(RowInfo(key, label, "run", reason))
-            values += [Value(label, key, column.name, reason=f"not evaluated: {reason}") for column in first.columns]
-        if row.row == "run" and row.trained_here:
-            values += training_curves(label, key, row.candidate)
+            rows.append(RowInfo(key, label, "run", c.reason))
+            values += [Value(label, key, column.name, reason=f"not evaluated: {c.reason}") for column in first.columns]
+        if key.startswith("run/") and row.origin is None:
+            values += training_curves(label, key, c)
     beside = [row for row in first.rows if row.kind != "run"]
     values += [v for v in first.results if v.row in {row.key for row in beside}]
+    trained_here = [(f"run/{labels[c.folder]}", c.run) for c in candidates if c.run and not c.run.origin]
     return Comparison(
         title="Comparison of " + ", ".join(labels.values()),
         created=datetime.now().isoformat(timespec="seconds"),
@@ -122,57 +133,47 @@ def assemble(candidates: list[Candidate], run_rows: dict[str, RunRow], measuring
         results=Results(values),
         best={column.name: best(column, ranked) for column in first.columns},
         differences=differences(first.columns, measured),
-        made={f"run/{label}": made for label, made in runs_made(candidates, labels, measuring).items()},
-        checkpoints=checkpoints(run_rows, measuring),
+        made=runs_made(trained_here, measuring),
+        checkpoints={
+            key: row.origin.description()
+            | {"sha256": row.candidate.run.sha256, "command": command_of(row.candidate.run, measuring)}
+            for key, row in run_rows.items()
+            if row.found and row.origin and row.candidate.run
+        },
     )
 
 
-def runs_made(candidates: list[Candidate], labels: dict[Path, str], measuring: Measuring) -> dict[str, Made]:
-    """How each run was made, by its label."""
-    opened = [c for c in candidates if c.run and c.run.origin is None]
-    settings = {c.folder: flat(c.run.settings) for c in opened}
-    differing = {
-        key for each in settings.values() for key in each if len({json.dumps(s[key]) for s in settings.values()}) > 1
-    }
-    found = {}
-    for c in opened:
-        run, own = c.run, settings[c.folder]
-        found[labels[c.folder]] = Made(
+def runs_made(runs: list[tuple[str, LoadedRun]], measuring: Measuring) -> dict[str, Made]:
+    """How each run was made, by the key of its row."""
+    settings = {key: flat(run.settings) for key, run in runs}
+    names = dict.fromkeys(name for each in settings.values() for name in each)
+    differing = {name for name in names if len({json.dumps(s[name]) for s in settings.values()}) > 1}
+    return {
+        key: Made(
             expression=run.resolved["objective"],
-            differs={key: own[key] for key in own if key in differing and key not in ("name", "resume", "loss")},
+            differs={
+                name: value
+                for name, value in settings[key].items()
+                if name in differing and name not in ("name", "resume", "loss")
+            },
             weights=run.resolved["weights"],
             steps=run.step if run.step is not None else run.resolved["steps"],
             model=run.sha256,
-            commands=[
-                written("pretrain", run.settings, leave_out=("resume", "compile")),
-                written("evaluate", evaluation_of(c, measuring)),
-            ],
+            commands=[written("pretrain", run.settings, leave_out=("resume", "compile")), command_of(run, measuring)],
         )
-    return found
+        for key, run in runs
+    }
 
 
-def checkpoints(run_rows: dict[str, RunRow], measuring: Measuring) -> dict[str, dict[str, Any]]:
-    """What is known of other codes' checkpoints, by the key of their rows, and the command that evaluates them."""
-    found = {}
-    for key, row in run_rows.items():
-        if row.found and not row.trained_here:
-            run = row.candidate.run
-            found[key] = run.origin.description() | {
-                "sha256": run.sha256,
-                "command": written("evaluate", evaluation_of(row.candidate, measuring)),
-            }
-    return found
-
-
-def evaluation_of(candidate: Candidate, measuring: Measuring) -> EvaluateSettings:
-    """The settings under which recon.evaluate makes the numbers of this comparison."""
+def command_of(run: LoadedRun, measuring: Measuring) -> str:
+    """The command by which recon.evaluate makes the numbers that a run has in this comparison."""
     common = {f.name: getattr(measuring, f.name) for f in fields(Measuring)}
-    if not candidate.run.model.head.renderings:
+    if not run.model.head.renderings:
         common["render"] = None
-    data = candidate.run.settings.data
-    if candidate.run.origin is not None and measuring.data.name is None:  # it took a run's data
+    data = run.settings.data
+    if run.origin is not None and measuring.data.name is None:  # it took a run's data
         common["data"] = Where(name=data.name, root=measuring.data.root or data.root)
-    return EvaluateSettings(**common, run=str(candidate.folder))
+    return written("evaluate", EvaluateSettings(**common, run=str(run.path)))
 
 
 def unique_labels(folders: list[Path]) -> dict[Path, str]:
@@ -184,7 +185,8 @@ def unique_labels(folders: list[Path]) -> dict[Path, str]:
 def training_curves(run: str, row: str, candidate: Candidate) -> list[Value]:
     """Gradient norms and cosines over training, thinned to what a plot can show."""
     found = read_metrics(candidate.folder)
-    steps = found.get("step", [])
-    stride = -(-len(steps) // POINTS) or 1
+    lines = [(step, i) for i, step in enumerate(found.get("step", [])) if step is not None]
+    lines = lines[:: -(-len(lines) // POINTS) or 1]
     wanted = [name for name in found if name.endswith("/gradient_norm") or name.startswith("cosine/")]
-    return points(run, row, "training", steps[::stride], **{name: found[name][::stride] for name in wanted})
+    columns = {name: [found[name][i] for _, i in lines] for name in wanted}
+    return points(run, row, "training", [step for step, _ in lines], **columns)

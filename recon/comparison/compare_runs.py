@@ -1,22 +1,24 @@
-"""What `python -m recon.compare` does."""
+"""Compares runs: gets the evaluation of each on the same images and masks, and writes one report."""
 
 import json
 import sys
 import time
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from losses import InvalidSetting
 from losses.reconstruction import expand_to_pixels
-from recon.comparison.assemble import RunRow, assemble, comparison_json, rows_of_runs
-from recon.comparison.gather import Candidate, gather
+from recon.comparison.assemble import Candidate, RunRow, assemble, comparison_json, rows_of_runs
 from recon.comparison.probed import with_probes
 from recon.console import duration
 from recon.distributed import require_one_process
 from recon.evaluation.evaluate_run import evaluate, table, undefined
-from recon.evaluation.evaluator import MetricSuite
-from recon.evaluation.results import Evaluation
-from recon.loaded_run import RESULTS, LoadedRun
+from recon.evaluation.evaluator import MetricSuite, load_suite
+from recon.evaluation.protocol import Protocol, dataset_of, protocol_of
+from recon.evaluation.results import Evaluation, read, write
+from recon.evaluation.rows import honest
+from recon.loaded_run import RESULTS, LoadedRun, open_run
 from recon.probing import probe_results as probes
 from recon.probing.features import ProbedEncoder
 from recon.report.page import write_page
@@ -25,6 +27,10 @@ from recon.report.tables import write_tables
 from recon.result_table import Comparison
 from recon.runs import write_text
 from recon.study_config import CompareSettings, Measuring, check_measuring
+from recon.training.device import is_out_of_memory
+
+# Settings that do not change the numbers of an evaluation, but see `usable`.
+IRRELEVANT = {"device", "batch", "run", "runs", "out", "again", "data", "target"}
 
 
 def compare(settings: CompareSettings, given: frozenset[str] = frozenset()) -> int:
@@ -43,58 +49,137 @@ def compare(settings: CompareSettings, given: frozenset[str] = frozenset()) -> i
         raise InvalidSetting(f"out={folder} is a run; choose another folder for the report")
     # runs/* also has the report of an earlier comparison, and results of checkpoints' files.
     named = [run for run in dict.fromkeys(map(Path, settings.runs)) if run.resolve() != folder.resolve()]
-    runs = [run for run in named if not (run.is_dir() and run.name.endswith(RESULTS))]
-    if not runs:
+    records = {run: probes.read(run) for run in named if not (run.is_dir() and run.name.endswith(RESULTS))}
+    if not records:
         raise InvalidSetting("name the runs to compare: python -m recon.compare runs/A runs/B")
-    baselines = [run for run in runs if from_scratch(run)]
-    candidates = gather([run for run in runs if run not in baselines], settings, announced)
-    return report(candidates, baselines, settings, folder, began)
-
-
-def report(
-    candidates: list[Candidate], baselines: list[Path], settings: CompareSettings, folder: Path, began: float
-) -> int:
-    """Writes the report and prints its table; returns the exit status."""
+    # A folder may hold the probing of a model that was trained on the labels alone.
+    scratch = {run: record for run, record in records.items() if record is not None and "scratch" in record.encoders}
+    candidates = gather([run for run in records if run not in scratch], settings)
     run_rows = rows_of_runs(candidates)
-    comparison = with_probes(assemble(candidates, run_rows, settings), probings(run_rows, baselines))
+    probed = probings(run_rows) | {f"scratch/{run.name}": record for run, record in scratch.items()}
+    comparison = with_probes(assemble(candidates, run_rows, settings), probed)
     folder.mkdir(parents=True, exist_ok=True)
     write_files(comparison, folder)
     page = write_page(comparison, pictures(run_rows), folder)
-    print(table(comparison.rows, comparison.results))
-    for line in undefined(comparison.rows, comparison.columns, comparison.results):
-        print(line)
-    failed = [candidate for candidate in candidates if candidate.reason]
-    for candidate in failed:
-        print(f"left out: {candidate.reason}", file=sys.stderr)
+    for text in (
+        table(comparison.rows, comparison.results),
+        *undefined(comparison.rows, comparison.columns, comparison.results),
+    ):
+        print(text)
+    failed = [candidate.reason for candidate in candidates if candidate.reason]
+    for reason in failed:
+        print(f"left out: {reason}", file=sys.stderr)
     print(f"report  {page}   ({duration(time.monotonic() - began)})")
     return 1 if failed else 0
 
 
-def from_scratch(folder: Path) -> bool:
-    """Whether a folder holds the probing of a model that was trained on the labels alone."""
-    found = probes.read(folder)
-    return found is not None and "scratch" in found.encoders
+def gather(folders: list[Path], settings: CompareSettings) -> list[Candidate]:
+    """Every run with its evaluation, all on the same images and masks: that on disk, or a new one.
+
+    A run that cannot be read or evaluated has a reason instead, and the others are compared without it. A checkpoint
+    of another code is evaluated on the data of the first run, unless the settings name other data.
+
+    Raises:
+        InvalidSetting: runs that no evaluation can bring together, or not one that can be read.
+    """
+    candidates = [_opened(folder, settings.target) for folder in folders]
+    readable = [(c, c.run) for c in with_data(candidates) if c.run and not c.reason]
+    if not readable:
+        raise InvalidSetting("; ".join(c.reason for c in candidates))
+    if settings.render and not any(run.model.head.renderings for _, run in readable):
+        raise InvalidSetting(f"render={settings.render}: every run has one answer to each image; leave render out")
+    refuse_other_protocols([(c.folder, protocol_of(r.settings, r.model.patch_size, settings)) for c, r in readable])
+    suite = load_suite(settings)
+    last: Evaluation | None = None
+    for candidate, run in readable:
+        candidate.found = None if settings.again else usable(run, settings, suite.provenance)
+        if candidate.found is None:
+            try:
+                candidate.found = last = announced(run, settings, suite, last)
+                run.make_folder()
+                write(run.folder, last)
+            except (InvalidSetting, OSError, RuntimeError) as error:
+                said = "out of memory; lower batch" if is_out_of_memory(error) else " ".join(str(error).split())
+                candidate.reason = f"{candidate.folder}: {said}"
+        run.model.cpu()
+    refuse_other_images(candidates)
+    return candidates
 
 
-def probings(run_rows: dict[str, RunRow], baselines: list[Path]) -> dict[str, probes.ProbeRecord]:
-    """The probing of every run that has one, by the key of its first row, and of models from scratch."""
-    found, seen = {}, set()
-    for key, row in run_rows.items():
-        run = row.candidate.run
-        if run is not None and run.folder not in seen:
-            seen.add(run.folder)
-            found[key] = probing_of(run)
-    found |= {f"scratch/{folder.name}": probes.read(folder) for folder in baselines}
-    return {key: record for key, record in found.items() if record is not None}
+def with_data(candidates: list[Candidate]) -> list[Candidate]:
+    """The candidates, of which a checkpoint of another code, which names no dataset, has that of the first run."""
+    runs = [c.run for c in candidates if c.run and not c.reason]
+    own = next((run.settings.data for run in runs if run.settings.data.name), None)
+    for candidate in candidates:
+        if own is not None and candidate.run is not None and candidate.run.settings.data.name is None:
+            settings = candidate.run.settings
+            data = replace(settings.data, name=own.name, root=own.root)
+            candidate.run = replace(candidate.run, settings=replace(settings, data=data))
+    return candidates
 
 
-def probing_of(run: LoadedRun) -> probes.ProbeRecord | None:
-    """The probing in a run's folder, if it is of the encoder that stands there now."""
-    found = probes.read(run.folder)
-    encoder = ProbedEncoder("run", run.name, run.model)
-    if found is not None and found.checksum != encoder.checksum:
-        print(f"{run.folder} has changed since it was probed: probe it again", file=sys.stderr)
+def refuse_other_protocols(protocols: list[tuple[Path, Protocol]]) -> None:
+    """Raises InvalidSetting where a run was trained for other data, sizes or masks than the first."""
+    first, wanted = protocols[0]
+    for folder, protocol in protocols[1:]:
+        if differing := wanted.differing(protocol):
+            said = ", ".join(f"{key} {theirs} (not {mine})" for key, (mine, theirs) in differing.items())
+            raise InvalidSetting(f"{folder} cannot be compared with {first}: it has {said}; leave it out")
+
+
+def refuse_other_images(candidates: list[Candidate]) -> None:
+    """Raises InvalidSetting where evaluations under the same settings have other images or masks."""
+    found = [(c.folder, c.found.digest) for c in candidates if c.found]
+    if not found:
+        raise InvalidSetting("no run could be evaluated: " + "; ".join(c.reason for c in candidates))
+    for folder, digest in found:
+        if digest != found[0][1]:
+            raise InvalidSetting(
+                f"{folder} and {found[0][0]} were evaluated on other images or masks; if their data is the same, "
+                "evaluate them anew: again=true data.root=PATH"
+            )
+
+
+def usable(run: LoadedRun, settings: CompareSettings, weights: dict[str, dict[str, str]]) -> Evaluation | None:
+    """The evaluation in the run's folder, if it is of this model, these settings and these networks' `weights`."""
+    found = read(run.folder)
+    if found is None or found.model["sha256"] != run.sha256 or found.weights != weights:
         return None
+    then, now = found.measuring, asdict(settings)
+    if settings.data.root is not None and then["data"].get("root") != settings.data.root:
+        return None
+    if found.protocol.data != dataset_of(run.settings, settings):
+        return None
+    if any(row.key == "run" for row in found.rows) != honest(run.model):  # another target was given then
+        return None
+    free = IRRELEVANT if run.model.head.renderings else IRRELEVANT | {"render", "draws"}
+    return found if all(then.get(key) == now[key] for key in now if key not in free) else None
+
+
+def _opened(folder: Path, target: str | None) -> Candidate:
+    """Opens a run; `target` is for checkpoints that do not say theirs."""
+    try:
+        run = open_run(folder)
+        origin = run.origin
+        if target is not None and origin is not None and origin.has_decoder and origin.target is None:
+            run = open_run(folder, target)
+        return Candidate(folder, run=run, reason=run.undrawable or "")
+    except InvalidSetting as error:
+        return Candidate(folder, reason=str(error))
+
+
+def probings(run_rows: dict[str, RunRow]) -> dict[str, probes.ProbeRecord]:
+    """The probing of every run that has one of the encoder that stands there now, by the key of its first row."""
+    found, seen = {}, set()
+    for key, run in ((key, row.candidate.run) for key, row in run_rows.items()):
+        if run is None or run.folder in seen:
+            continue
+        seen.add(run.folder)
+        record = probes.read(run.folder)
+        if record is not None and record.checksum != ProbedEncoder("run", run.name, run.model).checksum:
+            print(f"{run.folder} has changed since it was probed: probe it again", file=sys.stderr)
+        elif record is not None:
+            found[key] = record
     return found
 
 
@@ -119,21 +204,17 @@ def announced(run: LoadedRun, measuring: Measuring, suite: MetricSuite, before: 
 
 def pictures(run_rows: dict[str, RunRow]) -> dict[str, Any]:
     """What `write_page` shows of the images: see there."""
+    tensors = {key: found for key, row in run_rows.items() if (found := row.tensors)}
     first = next(row.found for row in run_rows.values() if row.found)
-    protocol, truth = first.protocol, first.tensors["truth/pictures"]
-    p = protocol.patch_size
-    rows = {key: row.found.tensors[f"{row.row}/pictures"] for key, row in run_rows.items() if row.found}
+    rows = {key: of[f"{row}/pictures"] for key, (of, row) in tensors.items()}
     rows |= {row.key: first.tensors[f"{row.key}/pictures"] for row in first.rows if row.kind not in ("run", "truth")}
-    draws = {
-        key: row.found.tensors[f"{row.row}/draws"].permute(0, 1, 3, 4, 2).numpy()
-        for key, row in run_rows.items()
-        if row.found and f"{row.row}/draws" in row.found.tensors
-    }
+    draws = {key: of[f"{row}/draws"] for key, (of, row) in tensors.items() if f"{row}/draws" in of}
+    p = first.protocol.patch_size
     return {
-        "draws": draws,
+        "draws": {key: images.permute(0, 1, 3, 4, 2).numpy() for key, images in draws.items()},
         "patch_size": p,
         "names": first.pictures,
-        "truth": truth.permute(0, 2, 3, 1).numpy(),
-        "hidden": expand_to_pixels(first.tensors["masks"], protocol.grid, p)[:, 0].numpy(),
+        "truth": first.tensors["truth/pictures"].permute(0, 2, 3, 1).numpy(),
+        "hidden": expand_to_pixels(first.tensors["masks"], first.protocol.grid, p)[:, 0].numpy(),
         "rows": {key: images.permute(0, 2, 3, 1).numpy() for key, images in rows.items()},
     }

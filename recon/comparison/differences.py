@@ -19,26 +19,19 @@ Gap = Callable[[str, str], Interval | None]  # two rows' keys -> a's number less
 def difference(
     name: str, a: RowTensors, b: RowTensors, change: Callable[[Tensor, RowTensors], Tensor] = lambda value, row: value
 ) -> Interval | None:
-    """a - b of a metric; None where one of them has no value.
-
-    Args:
-        change: is applied to both before they are subtracted; by default nothing is changed.
-    """
+    """a - b of a metric, each after `change` (by default nothing); None where one of them has no value."""
+    what = "moments" if name in RECOVERED else name
+    if any(f"{row}/{what}" not in tensors for tensors, row in (a, b)):
+        return None
+    x, y = (tensors[f"{row}/{what}"] for tensors, row in (a, b))
     if name in RECOVERED:
-        moments = [tensors.get(f"{row}/moments") for tensors, row in (a, b)]
-        if any(m is None for m in moments):
-            return None
-        stacked = torch.stack([m.sum(1) for m in moments], dim=1)  # (n, 2, bands, 4)
 
-        def of_both(sums: Tensor) -> Tensor:
+        def of_both(sums: Tensor) -> Tensor:  # (k, 2, bands, 4)
             return change(summary(sums[:, 0])[name], a) - change(summary(sums[:, 1])[name], b)
 
-        found = statistic_interval(stacked, of_both)
+        found = statistic_interval(torch.stack([x.sum(1), y.sum(1)], dim=1), of_both)
     else:
-        values = [tensors.get(f"{row}/{name}") for tensors, row in (a, b)]
-        if any(v is None for v in values):
-            return None
-        found = difference_interval(change(values[0], a), change(values[1], b))
+        found = difference_interval(change(x, a), change(y, b))
     return None if math.isnan(found.value) else found
 
 
@@ -46,8 +39,7 @@ def farther_from_truth(name: str, a: RowTensors, b: RowTensors) -> Interval | No
     """How much farther a is than b from the same number on the truth, image by image."""
 
     def distance(value: Tensor, row: RowTensors) -> Tensor:
-        true = 1 if name in RECOVERED else row[0][f"truth/{name}"]
-        return (value - true).abs()
+        return (value - (1 if name in RECOVERED else row[0][f"truth/{name}"])).abs()
 
     return difference(name, a, b, distance)
 

@@ -12,9 +12,8 @@ from safetensors.torch import load_file, save
 
 from losses import InvalidSetting
 from recon.comparison import compare_runs as command
-from recon.comparison import gather
 from recon.comparison.assemble import comparison_json, read_comparison
-from recon.comparison.compare_runs import compare
+from recon.comparison.compare_runs import compare, gather, usable
 from recon.console import written
 from recon.evaluation import results as record
 from recon.loaded_run import open_run
@@ -80,19 +79,19 @@ def test_evaluations_that_are_there_are_used_and_others_are_made(tmp_path, copy_
 
 def test_a_run_that_has_been_trained_on_is_evaluated_anew(one):
     settings = comparing(one)
-    (candidate,) = gather.gather([one], settings, command.announced)
+    (candidate,) = gather([one], settings)
     weights, loaded = candidate.found.weights, open_run(one)
-    assert gather.usable(loaded, settings, weights) is not None
-    assert gather.usable(loaded, settings, weights | {"vgg19": {"sha256": "other"}}) is None
+    assert usable(loaded, settings, weights) is not None
+    assert usable(loaded, settings, weights | {"vgg19": {"sha256": "other"}}) is None
     trained_on = replace(loaded, sha256="0" * 64)
-    assert gather.usable(trained_on, settings, weights) is None
+    assert usable(trained_on, settings, weights) is None
 
 
 def test_the_two_files_of_an_evaluation_belong_together(copy_of, one):
     """Killed between them, the numbers of one evaluation stand beside the page of another."""
     one = copy_of(one)
     page = (one / record.JSON).read_text()
-    gather.gather([one], comparing(one, seed=5), command.announced)
+    gather([one], comparing(one, seed=5))
     assert record.read(one) is not None
     (one / record.JSON).write_text(page)
     assert record.read(one) is None
@@ -153,14 +152,15 @@ def test_a_run_that_cannot_be_read_stops_nobody_else(tmp_path, copy_of, one, wit
     assert found and all(v.value is None and str(torn) in v.reason for v in found)
 
 
-def test_a_run_for_which_memory_runs_out_is_told_what_to_lower(one):
+def test_a_run_for_which_memory_runs_out_is_told_what_to_lower(one, monkeypatch):
     def evaluated(*_):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
 
+    monkeypatch.setattr(command, "announced", evaluated)
     with pytest.raises(
         InvalidSetting, match=rf"could be evaluated: {re.escape(str(one))}: out of memory; lower batch$"
     ):
-        gather.gather([one], comparing(one, again=True), evaluated)
+        gather([one], comparing(one, again=True))
 
 
 def test_no_run_at_all_is_told_in_one_line(tmp_path):
@@ -174,7 +174,7 @@ def test_the_command_that_made_a_run_says_its_settings_and_no_defaults(two):
     words = shlex.split(written("pretrain", open_run(two).settings, leave_out=("resume",)))
     assert words[:3] == ["python", "-m", "recon.pretrain"]
     assert {"data.name=photos", "model.name=nano", "data.image_size=16", "train.steps=3"} <= set(words)
-    assert {"seed=1", "name='<script>two'"} <= set(words)
+    assert {"seed=1", 'name="<script>two"'} <= set(words)
     assert not any(word.startswith(("loss=", "masking.", "optim.warmup=", "resume=")) for word in words)
     overrides = [word for word in words[3:] if word.startswith(("name=", "data.root="))]
     (parsed,) = OverridesParser.create().parse_overrides(overrides)
