@@ -5,7 +5,7 @@ Printed tables, the report's page, plots and CSV files are look-ups in it.
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -138,7 +138,7 @@ def points(run: str, row: str, variant: str, at: Sequence[float], **columns: Seq
     ]
 
 
-def as_json(head: dict[str, Any], tables: dict[str, Iterable[Any]]) -> str:
+def as_json(head: dict[str, Any], tables: Mapping[str, Iterable[Any]]) -> str:
     """JSON with a line for each item of the tables, which are dataclasses; fields at their defaults are left out."""
     lines = {
         name: ",\n  ".join(
