@@ -24,10 +24,9 @@ from recon.console import progress_bar
 from recon.loaded_run import open_run
 from recon.model import MaskedAutoencoder
 from recon.probing.accuracy import accuracy, difference
-from recon.probing.features import EncoderFeatures, extract
+from recon.probing.features import encoder_features, extract
 from recon.probing.fine_tuning import tune
-from recon.probing.image_batches import central_crops
-from recon.probing.labelled import LabelledImages, ProbeTask, open_task, stratified_subset
+from recon.probing.labelled import LabelledImages, ProbeTask, central_crops, open_task, stratified_subset
 from recon.probing.linear import linear_probe
 from recon.probing.recipes import Recipe, paper_linear, small
 from recon.training.device import make_fabric
@@ -69,7 +68,7 @@ def main() -> None:
 
 
 def extraction(model: MaskedAutoencoder, part: LabelledImages, fabric: Fabric, batch: int, repeats: int) -> None:
-    encoder = EncoderFeatures(model, [len(model.blocks)], fabric)
+    encoder = encoder_features(model, [len(model.blocks)], fabric)
     batches = list(central_crops(part.source, part.indices[:batch], model.image_size, batch, 0)) * 4
     bare = [few.to(fabric.device).float() / 255 for few in batches]
 
@@ -89,13 +88,13 @@ def extraction(model: MaskedAutoencoder, part: LabelledImages, fabric: Fabric, b
 def features_once(
     model: MaskedAutoencoder, task: ProbeTask, part: LabelledImages, fabric: Fabric, batch: int
 ) -> Tensor:
-    """Predictions for the test images, by the best of many heads on the class token."""
-    encoder, name = EncoderFeatures(model, [len(model.blocks)], fabric), f"class/{len(model.blocks)}"
+    """Predictions for the test images, by softmax regression on the class token."""
+    encoder, name = encoder_features(model, [len(model.blocks)], fabric), f"class/{len(model.blocks)}"
     train, test = (
         extract(encoder, central_crops(source, indices, model.image_size, batch, 0), fabric.device)[name]
         for source, indices in ((part.source, part.indices), (task.test_source, task.test_indices))
     )
-    return linear_probe(train, part.labels, len(task.classes), seed=0).predict(test)
+    return linear_probe(train, part.labels, len(task.classes), seed=0).head.predict(test)
 
 
 def through_the_encoder(

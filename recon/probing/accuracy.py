@@ -43,23 +43,19 @@ class Accuracy:
 def accuracy(correct: Tensor) -> Accuracy:
     """Mean accuracy of S seeds on the same n test images: (S, n) bool.
 
-    The interval covers other images and other seeds. With c_i the share of seeds that are right on image i, and a_s
-    the accuracy of seed s,
+    The interval covers other images and other seeds of the probe, not other pretraining runs. With c_i the share of
+    seeds that are right on image i, and a_s the accuracy of seed s,
 
         SE² = var_i(c_i) / n + var_s(a_s) / S,
 
     and the interval is Student's with the degrees of freedom of Welch 1947 and Satterthwaite 1946. Images and seeds
-    are crossed, so the variance of the mean is V_images / n + V_seeds / S + V_noise / (n S), where V_noise is that of
-    single predictions. Both terms of SE² contain all of the last one, so SE² is too large by V_noise / (n S) on
-    average, never too small. This doubles SE² where predictions are independent, and hardly matters where seeds mostly
-    agree on an image.
+    are crossed, and both terms contain the variance of single predictions, V / (n S): SE² is too large by that on
+    average, which hardly matters where seeds mostly agree on an image. Two or three seeds estimate their variance
+    poorly: where it is most of SE², the interval covers the truth in 88% and 92% of cases, with 8 seeds in 94%
+    (tests/recon/probing/test_accuracy.py).
 
-    Two or three seeds estimate their variance poorly. Where it is most of SE², the interval covers the truth in 88%
-    and 92% of cases, with 8 seeds in 94% (tests/recon/probing/test_accuracy.py); where images are most of it, in 95%.
-
-    Seeds are those of the probes: where all probe one pretrained model, other pretraining runs are not covered. Near 0
-    and 1 the interval is too narrow. Where all predictions are right or all are wrong it would have no width; there it
-    is that of Clopper and Pearson (1934), whose other end is at a distance of 1 - 0.025^(1/n).
+    Near 0 and 1 the interval is too narrow. Where all predictions are right or all are wrong it is that of Clopper and
+    Pearson (1934), whose other end is at a distance of 1 - 0.025^(1/n).
 
     Raises:
         InvalidSetting: fewer than two images.
@@ -93,11 +89,9 @@ def _estimate(per_image: Tensor, probes: list[Tensor]) -> Accuracy:
     n = len(per_image)
     if n < 2:
         raise InvalidSetting(f"{n} test images; an interval needs two or more")
+    several = [correct for correct in probes if len(correct) > 1]
     parts = [(per_image.var().item() / n, n - 1)]
-    for correct in probes:
-        seeds = len(correct)
-        if seeds > 1:
-            parts.append((correct.double().mean(1).var().item() / seeds, seeds - 1))
+    parts += [(each.double().mean(1).var().item() / len(each), len(each) - 1) for each in several]
     variance = sum(part for part, _ in parts)
     spread = sum(part**2 / freedom for part, freedom in parts)
     freedom = variance**2 / spread if spread else float(n - 1)
@@ -111,5 +105,5 @@ def _estimate(per_image: Tensor, probes: list[Tensor]) -> Accuracy:
         images=n,
         freedom=freedom,
         standard_error=error,
-        covers="images and seeds" if all(len(correct) > 1 for correct in probes) else "images",
+        covers="images and seeds" if len(several) == len(probes) else "images",
     )

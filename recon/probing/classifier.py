@@ -1,12 +1,17 @@
-"""The classifiers that probes train on an encoder's tokens, and LARS, the optimiser of linear probes."""
+"""Classifiers that are trained on an encoder's tokens: a head, and as much of the encoder as is trained with it."""
 
+import math
 from collections.abc import Iterable
+from copy import deepcopy
 from typing import Any, ClassVar
 
-import timm.optim
-from timm.layers import AttentionPoolLatent
+import torch
+from lightning_fabric import Fabric
+from timm.layers import AttentionPoolLatent, DropPath
 from torch import Tensor, nn
 
+from losses import InvalidSetting
+from recon.model import MaskedAutoencoder
 from recon.model.layers import LayerNorm
 
 HEAD_WIDTH = 64  # width of an attention head of the attentive probe, as in every ViT from tiny to large
@@ -72,26 +77,73 @@ class AttentiveLinear(Head):
         return self.linear(self.pool(tokens))
 
 
-class LARS(timm.optim.Lars):
-    """timm's LARS with the settings of MoCo v3's and MAE's code: vectors are neither adapted nor decayed.
+class Classifier(nn.Module):
+    """A head on a copy of an encoder, whose last `blocks` blocks are trained.
 
-    With trust ratio t = 0.001 ||w|| / (||g|| + d ||w||) and decay d:  v <- 0.9 v + t (g + d w),  w <- w - lr v.
-    For parameters of one dimension (biases) t = 1 and nothing decays; where ||w|| or ||g|| is 0, t = 1. This is the
-    formula of You et al. 2017 (arXiv 1708.03888) but for the place of lr, which the paper multiplies by before the
-    momentum. The official code divides by ||g + d w||, which is the same in MAE's recipe: d = 0.
+    Frozen parts stay in evaluation mode and build no graph. A head with a norm of its own replaces the encoder's norm,
+    which is otherwise trained only with the whole encoder.
 
-    timm's own defaults differ: without decay nothing is adapted, with it vectors are too, and momentum is 0.
+    Args:
+        blocks: in steps of a half: half a block is its MLP with its norm. 0: the encoder is frozen. As many as the
+            encoder has, or infinity: all of it, with patch embedding and class token.
+        drop_path: probability that the last block is skipped (stochastic depth, Huang et al. 2016), rising linearly
+            from 0 at the first block. Frozen blocks are never skipped.
+
+    Raises:
+        InvalidSetting: more blocks than the encoder has.
     """
 
-    def __init__(self, params: Iterable[Any], lr: float = 0.0, momentum: float = 0.9, **settings: float):
-        super().__init__(params, lr=lr, momentum=momentum, eps=0.0, **settings)
+    def __init__(self, encoder: MaskedAutoencoder, head: Head, blocks: float, drop_path: float, fabric: Fabric):
+        super().__init__()
+        self.fabric, self.head = fabric, head
+        self.encoder = deepcopy(encoder).requires_grad_(False)
+        if head.own_norm:
+            self.encoder.register_module("norm", nn.Identity())
+        depth = len(encoder.blocks)
+        for number, block in enumerate(self.encoder.blocks):
+            share = drop_path * number / max(1, depth - 1)
+            block.drop_path1, block.drop_path2 = DropPath(share), DropPath(share)
+        whole = blocks in (depth, math.inf)
+        copied = self.encoder  # its positions are fixed
+        parts = [copied.patch_embed, *copied.blocks, copied.norm] if whole else last_blocks(copied, blocks)
+        self.trained = [head, *parts]
+        for part in self.trained:
+            part.requires_grad_(True)
+        self.encoder.cls_token.requires_grad_(whole)
+        self.to(fabric.device)
 
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Adds matrices and vectors as groups of their own."""
-        parameters = list(param_group["params"])
-        matrices = [p for p in parameters if p.ndim > 1]
-        vectors = [p for p in parameters if p.ndim <= 1]
-        if matrices:
-            super().add_param_group(param_group | {"params": matrices, "always_adapt": True})
-        if vectors:
-            super().add_param_group(param_group | {"params": vectors, "always_adapt": False, "weight_decay": 0.0})
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) in [0, 1] -> logits (B, C), float32."""
+        with self.fabric.autocast():
+            # Layers before the first trained parameter build no graph: frozen blocks cost their forward pass alone.
+            return self.head(self.encoder.encode(images).float()).float()
+
+    def train(self, mode: bool = True) -> "Classifier":
+        """Switches the trained parts alone to training mode."""
+        super().train(False)
+        for part in self.trained:
+            part.train(mode)
+        return self
+
+    @torch.no_grad()
+    def predict(self, batches: Iterable[Tensor]) -> Tensor:
+        """Batches of images (B, 3, H, W), uint8 or float in [0, 1] -> classes of all images, (n,) int64 on the CPU."""
+        self.eval()
+        classes = []  # copied to the CPU after the last batch, so that the device never waits
+        for images in batches:
+            images = images.to(self.fabric.device, non_blocking=True)
+            images = images.float() / 255 if images.dtype == torch.uint8 else images
+            classes.append(self(images).argmax(dim=1))
+        return torch.cat(classes).cpu()
+
+
+def last_blocks(encoder: MaskedAutoencoder, blocks: float) -> list[nn.Module]:
+    """The last blocks, and for a half the MLP of the block before them with its norm and drop path."""
+    depth, whole = len(encoder.blocks), int(blocks)
+    if blocks > depth:
+        raise InvalidSetting(f"the last {blocks:g} blocks cannot be trained: the encoder has {depth}")
+    parts: list[nn.Module] = list(encoder.blocks[depth - whole :])
+    if blocks > whole:
+        block: Any = encoder.blocks[depth - whole - 1]
+        parts += [block.norm2, block.mlp, block.drop_path2]
+    return parts

@@ -21,8 +21,7 @@ from recon.console import Progress
 from recon.data import Source
 from recon.distributed import ALONE, Ranks
 from recon.model import MaskedAutoencoder
-from recon.probing.image_batches import central_crops
-from recon.probing.labelled import ProbeTask
+from recon.probing.labelled import ProbeTask, central_crops
 from recon.runs import write_bytes
 
 VERSION = 1  # of the extraction: to be raised whenever crops, layers or pooling change
@@ -48,7 +47,7 @@ class ProbedEncoder:
         if model is None:
             return "none"
         state = {name: value for name, value in model.state_dict().items() if name.startswith(ENCODER)}
-        block = model.blocks[0]
+        block: Any = model.blocks[0]
         built = torch.tensor([block.attn.num_heads, block.norm1.eps, model.norm.eps, model.patch_size])
         return checksum(state | {"mean": model.mean, "std": model.std, "built": built})
 
@@ -88,22 +87,20 @@ class ProbeContext:
     ranks: Ranks
 
 
-class EncoderFeatures:
+def encoder_features(model: MaskedAutoencoder, layers: Sequence[int], fabric: Fabric) -> Extractor:
     """Extracts a frozen encoder's class token and mean patch token after each block L: "class/L" and "mean/L"."""
-
-    def __init__(self, model: MaskedAutoencoder, layers: Sequence[int], fabric: Fabric):
-        self.model = model.to(fabric.device).eval()
-        self.layers, self.fabric = layers, fabric
+    model = model.to(fabric.device).eval()
 
     @torch.no_grad()
-    def __call__(self, images: Tensor) -> Features:
-        with self.fabric.autocast():
-            outputs = self.model.encode_layers(images, self.layers)
-        by_layer = {layer: tokens.float() for layer, tokens in zip(self.layers, outputs, strict=True)}
+    def extractor(images: Tensor) -> Features:
+        with fabric.autocast():
+            outputs = model.encode_layers(images, layers)
+        by_layer = {layer: tokens.float() for layer, tokens in zip(layers, outputs, strict=True)}
         # Copied: a view would keep all tokens of the batch in memory.
-        return {f"class/{layer}": tokens[:, 0].clone() for layer, tokens in by_layer.items()} | {
-            f"mean/{layer}": tokens[:, 1:].mean(1) for layer, tokens in by_layer.items()
-        }
+        classes = {f"class/{layer}": tokens[:, 0].clone() for layer, tokens in by_layer.items()}
+        return classes | {f"mean/{layer}": tokens[:, 1:].mean(1) for layer, tokens in by_layer.items()}
+
+    return extractor
 
 
 def pixel_features(images: Tensor) -> Features:
@@ -125,8 +122,11 @@ def extract(extractor: Extractor, batches: Iterable[Tensor], device: torch.devic
 def features_of(
     encoder: ProbedEncoder, layers: Sequence[int], context: ProbeContext, folder: Path
 ) -> tuple[Features, Features]:
-    """Features of all training images and of all test images, read from the cache in `folder` or extracted."""
-    task, fabric, model = context.task, context.fabric, encoder.model
+    """Features of all training images and of all test images, read from the cache in `folder` or extracted.
+
+    Each process extracts every count-th batch, and all receive all of them.
+    """
+    task, fabric, model, ranks = context.task, context.fabric, encoder.model, context.ranks
     facts = {
         "version": VERSION,
         "network": encoder.checksum,
@@ -135,36 +135,29 @@ def features_of(
         "image_size": list(context.image_size),
         "precision": str(fabric.strategy.precision.precision) if model else "32-true",
     }
-    extractor = EncoderFeatures(model, layers, fabric) if model else pixel_features
-    images = {"train": (task.train.source, task.train.indices), "test": (task.test_source, task.test_indices)}
+    extractor = encoder_features(model, layers, fabric) if model else pixel_features
 
-    def extract_all() -> Features:
-        return {
-            f"{split}/{name}": values
-            for split, (source, indices) in images.items()
-            for name, values in _extract_shared(extractor, source, indices, split, context).items()
-        }
+    def extracted(split: str, source: Source, indices: Sequence[int]) -> Features:
+        batch = context.batch
+        own_batches = ranks.own_part([indices[i : i + batch] for i in range(0, len(indices), batch)])
+        with ranks.sync_errors():
+            # Joined and cut into the same batches again: only the last batch of all may be smaller.
+            crops = central_crops(source, list(chain(*own_batches)), context.image_size, batch, context.workers)
+            shown = context.progress(crops, f"features of {split} images", len(own_batches))
+            own = extract(extractor, shown, fabric.device)
+        names = ranks.broadcast(list(own))  # a process without images knows no names
+        return {f"{split}/{name}": ranks.gather_rows(own.get(name, torch.empty(0)), batch) for name in names}
 
-    found = cached(folder, facts, extract_all, context.ranks)
-    return tuple(
-        {name.removeprefix(f"{split}/"): x for name, x in found.items() if name.startswith(f"{split}/")}
-        for split in images
-    )
+    def all_extracted() -> Features:
+        train = extracted("train", task.train.source, task.train.indices)
+        return train | extracted("test", task.test_source, task.test_indices)
 
+    found = cached(folder, facts, all_extracted, ranks)
 
-def _extract_shared(
-    extractor: Extractor, source: Source, indices: Sequence[int], split: str, context: ProbeContext
-) -> Features:
-    """Features of all images; each process extracts every count-th batch, and all receive all of them."""
-    ranks, batch = context.ranks, context.batch
-    own_batches = ranks.own_part([indices[i : i + batch] for i in range(0, len(indices), batch)])
-    with ranks.sync_errors():
-        # Joined and cut into the same batches again: only the last batch of all may be smaller.
-        crops = central_crops(source, list(chain(*own_batches)), context.image_size, batch, context.workers)
-        shown = context.progress(crops, f"features of {split} images", len(own_batches))
-        own = extract(extractor, shown, context.fabric.device)
-    names = ranks.broadcast(list(own))  # a process without images knows no names
-    return {name: ranks.gather_rows(own.get(name, torch.empty(0)), batch) for name in names}
+    def of(split: str) -> Features:
+        return {name.removeprefix(split): x for name, x in found.items() if name.startswith(split)}
+
+    return of("train/"), of("test/")
 
 
 def cached(folder: Path, facts: dict[str, Any], make: Callable[[], Features], ranks: Ranks = ALONE) -> Features:
@@ -178,11 +171,10 @@ def cached(folder: Path, facts: dict[str, Any], make: Callable[[], Features], ra
     Raises:
         InvalidSetting: the file is damaged or holds other features (it is left as it is), or cannot be written.
     """
-    key = key_of(facts)
-    path = folder / f"{key[:16]}.safetensors"
+    path = folder / f"{key_of(facts)[:16]}.safetensors"
     if ranks.broadcast(path.exists()):
         with ranks.sync_errors():
-            return _read(path, key)
+            return _read(path, facts)
     features = make()
     ranks.on_rank_zero(lambda: _keep(features, facts, path))
     return features
@@ -201,13 +193,13 @@ def _keep(features: Features, facts: dict[str, Any], path: Path) -> None:
         raise InvalidSetting(f"features cannot be kept in {path.parent}: {error}") from error
 
 
-def _read(path: Path, key: str) -> Features:
+def _read(path: Path, expected: dict[str, Any]) -> Features:
     try:
         with safe_open(path, framework="pt") as file:
             facts = json.loads((file.metadata() or {}).get("facts", "null"))
             features = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
         raise InvalidSetting(f"{path} is damaged; delete it to make the features anew") from error
-    if key_of(facts) != key:
+    if facts != expected:
         raise InvalidSetting(f"{path} holds the features of another network or data; delete it to make them anew")
     return features

@@ -1,26 +1,106 @@
-"""Fine-tuning: trains a head on an encoder, and as much of the encoder as a recipe says."""
+"""Probes that train through the encoder: a head, and as much of the encoder as a recipe says."""
 
 import math
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from copy import deepcopy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import product
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from timm.layers import DropPath
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from losses import InvalidSetting
 from recon.config import seed_of
 from recon.console import Progress
+from recon.data.batches import load_batches, permutation
 from recon.model import MaskedAutoencoder
-from recon.probing.classifier import Head
-from recon.probing.image_batches import augmented_views
-from recon.probing.labelled import LabelledImages
-from recon.probing.recipes import Recipe
+from recon.probing.classifier import Classifier
+from recon.probing.features import ProbeContext, ProbedEncoder
+from recon.probing.labelled import ImageBatches, LabelledImages, central_crops, seeded, stratified_subset
+from recon.probing.probe_results import ProbeResult, joined_seeds
+from recon.probing.recipes import Recipe, attentive, finetune, paper_linear, partial_finetune, scratch, small
+from recon.study_config import Probing
 from recon.training.optim import learning_rate
+
+TUNED: dict[str, Callable[..., Recipe]] = {
+    "paper_linear": paper_linear,
+    "attentive": attentive,
+    "partial": partial_finetune,
+    "finetune": finetune,
+}
+
+
+@dataclass(frozen=True)
+class TrainedProbe:
+    """A probe that trains by `recipe`, and by `untrained_recipe` where the encoder has not been pretrained."""
+
+    name: str
+    variant: str
+    recipe: Recipe
+    untrained_recipe: Recipe
+
+
+def trained_probes(names: Sequence[str], settings: Probing, depth: int) -> list[TrainedProbe]:
+    """The trainings that the probes `names` of `TUNED` need on an encoder of `depth` blocks.
+
+    Raises:
+        InvalidSetting: a number of blocks that cannot be trained.
+    """
+
+    def sized(recipe: Recipe) -> Recipe:
+        epochs = recipe.epochs if settings.epochs is None else settings.epochs
+        return replace(recipe, epochs=epochs) if settings.recipe == "paper" else small(recipe, epochs)
+
+    found = []
+    for name in names:
+        recipes = {"": TUNED[name]} if name != "partial" else _by_blocks(settings.blocks, depth)
+        for variant, recipe in recipes.items():
+            made = sized(recipe())
+            # Length and batches are part of what is asked, so results of other lengths stand beside each other.
+            words = (variant, f"{made.epochs:g} epochs", "paper's batches" if settings.recipe == "paper" else "")
+            untrained = sized(scratch()) if name == "finetune" else made
+            found.append(TrainedProbe(name, ", ".join(filter(None, words)), made, untrained))
+    return found
+
+
+def _by_blocks(asked: list[float] | None, depth: int) -> dict[str, Callable[[], Recipe]]:
+    """Partial fine-tuning of each number of last blocks: as asked, or 0, 1/2, 1, 2, 4, ... and all."""
+    if asked is None:
+        asked = [0, 0.5, *(2**k for k in range(math.ceil(math.log2(depth)))), depth]
+    if not asked:
+        raise InvalidSetting("probe.blocks=[] names no number of blocks; null stands for 0, 0.5, 1, 2, 4, ... and all")
+    if not all(0 <= blocks <= depth and not blocks * 2 % 1 for blocks in asked):
+        raise InvalidSetting(f"probe.blocks={asked}: whole and half numbers from 0 to {depth}")
+    return {f"blocks={blocks:g}": partial(partial_finetune, blocks) for blocks in asked}
+
+
+def probe_trained(
+    encoder: ProbedEncoder, model: MaskedAutoencoder, probe: TrainedProbe, context: ProbeContext
+) -> list[ProbeResult]:
+    """Trains `model`, the encoder's, at every share of the labels, for every seed; tests on central crops."""
+    task, pretrained, size = context.task, encoder.key == "run", context.image_size
+
+    def result(asked: tuple[float, int]) -> ProbeResult:
+        share, seed = asked
+        train = task.train.subset(stratified_subset(task.train.labels, share, seed))
+        recipe = fitting(probe.recipe if pretrained else probe.untrained_recipe, len(train))
+        start = model if pretrained else model.untrained(seed)
+        classifier = tune(start, recipe, train, size, seed, context.fabric, context.progress, context.workers)
+        crops = central_crops(task.test_source, task.test_indices, size, context.batch, context.workers)
+        unanswered = ProbeResult(encoder.key, probe.name, probe.variant, "", share, torch.empty(0), [recipe.as_dict()])
+        correct = task.test_labels.correct(f"{unanswered.name}/{seed}", classifier.predict(crops))
+        return replace(unanswered, correct=correct[None])
+
+    return joined_seeds(context.ranks.parallel_map(result, product(context.fractions, context.seeds)))
+
+
+def fitting(recipe: Recipe, images: int) -> Recipe:
+    """The recipe with batches no larger than the training set, and even, because they are mixed in pairs."""
+    return recipe.in_batches(min(recipe.batch, images // 2 * 2))
 
 
 def tune(
@@ -32,7 +112,7 @@ def tune(
     fabric: Fabric,
     progress: Progress,
     workers: int = 0,
-) -> "Classifier":
+) -> Classifier:
     """Trains a classifier by `recipe` on a copy of `encoder`; the encoder itself is not changed.
 
     The same arguments give the same bits on the CPU, whatever `workers` is.
@@ -49,18 +129,21 @@ def tune(
     if recipe.batch > images:
         raise InvalidSetting(f"{recipe.name}: a batch of {recipe.batch} from {images} images; choose a smaller batch")
     steps = recipe.steps(images)
-    with seeded_generators(fabric.device, seed_of(seed, "tuning")):
-        classifier = Classifier(encoder, recipe, classes, fabric).train()
+    with seeded(seed_of(seed, "tuning"), fabric.device):
+        head = recipe.head(encoder.norm.weight.shape[0], classes)
+        classifier = Classifier(encoder, head, recipe.blocks, recipe.drop_path, fabric).train()
         optimizer = recipe.optimiser(parameter_groups(classifier, recipe.weight_decay, recipe.layer_decay))
         mean, std = encoder.mean.flatten().tolist(), encoder.std.flatten().tolist()
-        transform = recipe.augmentation.transform(image_size, mean, std)
-        batches = augmented_views(train, transform, batch=recipe.batch, steps=steps, seed=seed, workers=workers)
-        for step, (views, labels) in enumerate(progress(batches, recipe.name, steps)):
-            set_learning_rates(optimizer, learning_rate(step, steps=steps, peak=recipe.rate, warmup=recipe.warmup))
-            views = views.to(fabric.device, non_blocking=True)
+        views = AugmentedViews(train, recipe.augmentation.transform(image_size, mean, std), seed)
+        batches = views.load(recipe.batch, steps, workers)
+        for step, (images, labels) in enumerate(progress(batches, recipe.name, steps)):
+            rate = learning_rate(step, steps=steps, peak=recipe.rate, warmup=recipe.warmup)
+            for group in optimizer.param_groups:
+                group["lr"] = rate * group["scale"]
+            images = images.to(fabric.device, non_blocking=True)
             labels = labels.to(fabric.device, non_blocking=True)
-            views, targets = recipe.mixing(views, labels, classes, seed_of(seed, "mixing", step))
-            loss = F.cross_entropy(classifier(views), targets, label_smoothing=recipe.label_smoothing)
+            images, targets = recipe.mixing(images, labels, classes, seed_of(seed, "mixing", step))
+            loss = F.cross_entropy(classifier(images), targets, label_smoothing=recipe.label_smoothing)
             fabric.backward(loss)
             optimizer.step()
             optimizer.zero_grad()
@@ -69,87 +152,39 @@ def tune(
     return classifier.eval()
 
 
-class Classifier(nn.Module):
-    """A copy of an encoder, whose last `recipe.blocks` blocks are trained, and a head.
+@dataclass
+class AugmentedViews(ImageBatches):
+    """Augmented training images, float32 (B, 3, H, W), with their labels (B,).
 
-    Frozen parts stay in evaluation mode and build no graph. A head with a norm of its own replaces the encoder's norm,
-    which is otherwise trained only with the whole encoder.
+    The images are shuffled in each epoch, and a batch may reach into the next one. View k depends on (seed, k, the
+    images) alone, whatever the size of the batches and the number of workers.
     """
 
-    def __init__(self, encoder: MaskedAutoencoder, recipe: Recipe, classes: int, fabric: Fabric):
-        super().__init__()
-        self.fabric = fabric
-        self.encoder = deepcopy(encoder).requires_grad_(False)
-        self.head: Head = recipe.head(encoder.norm.weight.shape[0], classes)
-        if self.head.own_norm:
-            self.encoder.norm = nn.Identity()
-        set_drop_path(self.encoder, recipe.drop_path)
-        whole = recipe.blocks in (len(encoder.blocks), math.inf)
-        parts = encoder_modules(self.encoder) if whole else last_blocks(self.encoder, recipe.blocks)
-        self.trained = [*parts, self.head]
-        for part in self.trained:
-            part.requires_grad_(True)
-        self.encoder.cls_token.requires_grad_(whole)
-        self.to(fabric.device)
+    train: LabelledImages
+    transform: Callable[[Image.Image], Tensor]
+    seed: int
 
-    def forward(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) in [0, 1] -> logits (B, C), float32."""
-        with self.fabric.autocast():
-            # Layers before the first trained parameter build no graph: frozen blocks cost their forward pass alone.
-            return self.head(self.encoder.encode(images).float()).float()
+    def load(self, batch: int, steps: int, workers: int) -> Any:
+        """Iterates over `steps` batches. Raises InvalidSetting, from the iterator, when an image cannot be read."""
+        return load_batches(self, [range(step * batch, (step + 1) * batch) for step in range(steps)], workers)
 
-    def train(self, mode: bool = True) -> "Classifier":
-        """Switches the trained parts alone to training mode."""
-        super().train(False)
-        for part in self.trained:
-            part.train(mode)
-        return self
+    def batch(self, numbers: range) -> tuple[Tensor, Tensor]:
+        count = len(self.train)
+        positions = [int(permutation(count, self.seed, k // count)[k % count]) for k in numbers]
+        views = [self.view(position, k) for position, k in zip(positions, numbers, strict=True)]
+        return torch.stack(views), self.train.labels[positions]
 
-    @torch.no_grad()
-    def predict(self, batches: Iterable[Tensor]) -> Tensor:
-        """Batches of images (B, 3, H, W), uint8 or float in [0, 1] -> classes of all images, (n,) int64 on the CPU."""
-        self.eval()
-        classes = []  # copied to the CPU after the last batch, so that the device never waits
-        for images in batches:
-            images = images.to(self.fabric.device, non_blocking=True)
-            images = images.float() / 255 if images.dtype == torch.uint8 else images
-            classes.append(self(images).argmax(dim=1))
-        return torch.cat(classes).cpu()
-
-
-def encoder_modules(encoder: MaskedAutoencoder) -> list[nn.Module]:
-    """The encoder's modules, without the decoder; positions are fixed and have none."""
-    return [encoder.patch_embed, *encoder.blocks, encoder.norm]
-
-
-def last_blocks(encoder: MaskedAutoencoder, blocks: float) -> list[nn.Module]:
-    """The last blocks, and for a half the MLP of the block before them with its norm and drop path.
-
-    Raises:
-        InvalidSetting: more blocks than the encoder has.
-    """
-    depth, whole = len(encoder.blocks), int(blocks)
-    if blocks > depth:
-        raise InvalidSetting(f"the last {blocks:g} blocks cannot be trained: the encoder has {depth}")
-    parts: list[nn.Module] = list(encoder.blocks[depth - whole :])
-    if blocks > whole:
-        block = encoder.blocks[depth - whole - 1]
-        parts += [block.norm2, block.mlp, block.drop_path2]
-    return parts
-
-
-def set_drop_path(encoder: MaskedAutoencoder, rate: float) -> None:
-    """Sets stochastic depth (Huang et al. 2016) rising linearly from 0 at the first block to `rate` at the last."""
-    for number, block in enumerate(encoder.blocks):
-        share = rate * number / max(1, len(encoder.blocks) - 1)
-        block.drop_path1, block.drop_path2 = DropPath(share), DropPath(share)
+    def view(self, position: int, k: int) -> Tensor:
+        image, _ = self.train.source.read(self.train.indices[position])
+        with seeded(seed_of(self.seed, "view", k)):
+            return self.transform(image)
 
 
 def parameter_groups(classifier: Classifier, weight_decay: float, layer_decay: float) -> list[dict[str, Any]]:
     """Groups the trained parameters by depth and weight decay, which applies to linear and convolutional weights alone.
 
     A group's `scale` is its factor of the learning rate: layer_decay to the power of the number of layers above it,
-    where the layers are the embedding, each block, and the head (Bao et al. 2021, BEiT).
+    where the layers are the embedding, each block, and the head (Bao et al. 2021, BEiT). `always_adapt` is for LARS.
     """
     encoder = classifier.encoder
     matrices = {m.weight for m in classifier.modules() if isinstance(m, nn.Linear | nn.Conv2d)}
@@ -161,23 +196,9 @@ def parameter_groups(classifier: Classifier, weight_decay: float, layer_decay: f
     groups = []
     for above, layer in enumerate(reversed(layers)):
         trained = [p for p in layer if p.requires_grad]
-        for decay, parameters in (
-            (weight_decay, [p for p in trained if p in matrices]),
-            (0.0, [p for p in trained if p not in matrices]),
-        ):
-            if parameters:
-                groups.append({"params": parameters, "weight_decay": decay, "scale": layer_decay**above})
+        for is_matrix in (True, False):
+            if parameters := [p for p in trained if (p in matrices) == is_matrix]:
+                decay = weight_decay if is_matrix else 0.0
+                scale = layer_decay**above
+                groups.append({"params": parameters, "weight_decay": decay, "scale": scale, "always_adapt": is_matrix})
     return groups
-
-
-def set_learning_rates(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = rate * group["scale"]
-
-
-@contextmanager
-def seeded_generators(device: torch.device, seed: int) -> Iterator[None]:
-    """Seeds torch's generators of the CPU and of `device` inside the block, and restores their states after it."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield

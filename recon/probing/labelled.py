@@ -1,18 +1,23 @@
-"""Labelled images of a dataset: subsets by class, training images, and test labels that no probe can read."""
+"""Labelled images of a dataset: subsets by class, batches, and test labels that no probe can read."""
 
 import hashlib
+import random
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from losses import InvalidSetting
 from recon.config import seed_of
-from recon.data import Source, StreamedSource, UnreadableImage, create_dataset
+from recon.data import Source, StreamedSource, UnreadableImage, create_dataset, evaluation_crop
+from recon.data.batches import load_batches
 from recon.distributed import ALONE, Ranks
 
 
@@ -54,7 +59,8 @@ def stratified_split(labels: Tensor, share: float, seed: int) -> tuple[Tensor, T
     _check(labels, share, 0 < share < 1, "between 0 and 1")
     order, rank, size = _shuffled(labels, seed_of(seed, "held back"))
     held_back = rank < (share * size).round().clamp(min=1).minimum(size - 1)
-    return tuple(order[part].sort().values.to(labels.device) for part in (~held_back, held_back))
+    fit, select = (order[part].sort().values.to(labels.device) for part in (~held_back, held_back))
+    return fit, select
 
 
 def _shuffled(labels: Tensor, seed: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -157,26 +163,25 @@ def open_task(name: str, root: str | Path | None, ranks: Ranks = ALONE) -> Probe
     """
     with ranks.sync_errors():
         train, test = (create_dataset(name, split, root) for split in ("train", "val"))
-        if isinstance(train, StreamedSource):
+        if isinstance(train, StreamedSource) or isinstance(test, StreamedSource):
             raise InvalidSetting(f"data={name} is a stream; a probe reads images by number: unpack it into a folder")
-    labels, test_labels = (_labels(source, ranks) for source in (train, test))
-    classes = _classes(name, train, test, labels, test_labels)
-    hashes, test_hashes = _hashes(train, labels, ranks), _hashes(test, test_labels, ranks)
+    known, test_known = (_labels(source, ranks) for source in (train, test))
+    classes = _classes(name, train, test, known, test_known)
+    hashes, test_hashes = (_hashes(source, k, ranks) for source, k in ((train, known), (test, test_known)))
     digest = hashlib.sha256()
-    for source, known, contents in ((train, labels, hashes), (test, test_labels, test_hashes)):
-        for (index, label), content in zip(known.items(), contents, strict=True):
+    for source, labels, contents in ((train, known, hashes), (test, test_known, test_hashes)):
+        for (index, label), content in zip(labels.items(), contents, strict=True):
             digest.update(f"{source.name_of(index)}\0{label}\0".encode() + content)
-    position = {label: k for k, label in enumerate(sorted(set(labels.values())))}
-    numbers, test_numbers = (torch.tensor([position[label] for label in x.values()]) for x in (labels, test_labels))
-    seen = set(hashes)
+    position = {label: k for k, label in enumerate(sorted(set(known.values())))}
+    numbers, test_numbers = (torch.tensor([position[label] for label in x.values()]) for x in (known, test_known))
     return ProbeTask(
         name,
-        LabelledImages(train, list(labels), numbers, classes),
+        LabelledImages(train, list(known), numbers, classes),
         test,
-        list(test_labels),
+        list(test_known),
         HeldOutLabels(test_numbers),
         digest.hexdigest(),
-        duplicates=sum(content in seen for content in test_hashes),
+        duplicates=sum(map(set(hashes).__contains__, test_hashes)),
     )
 
 
@@ -231,3 +236,62 @@ def _classes(name: str, train: Source, test: Source, labels: dict[int, int], tes
             "on"
         )
     return [str(names.get(label, label)) for label in sorted(counts)]
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
+    """Seeds Python's, numpy's and torch's generators, those of the CPU and of a CUDA `device`, inside the block.
+
+    Their states are restored after it.
+    """
+    python, array = random.getstate(), np.random.get_state()
+    cuda = [device] if device is not None and device.type == "cuda" else []
+    with torch.random.fork_rng(devices=cuda):
+        random.seed(seed)
+        np.random.seed([seed & 0xFFFFFFFF, seed >> 32])
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every accelerator
+        for each in cuda:
+            torch.cuda.default_generators[each.index or 0].manual_seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(array)
+
+
+class ImageBatches(Dataset):
+    """Item `numbers`, a range, is the batch of these samples. Returns a user's error, which a worker would bury."""
+
+    def batch(self, numbers: range) -> Any:
+        raise NotImplementedError
+
+    def __getitem__(self, numbers: range) -> Any:
+        try:
+            with every_image_readable():
+                return self.batch(numbers)
+        except InvalidSetting as error:
+            return error
+
+
+@dataclass
+class CentralCrops(ImageBatches):
+    source: Source
+    indices: Sequence[int]
+    image_size: tuple[int, int]
+
+    def batch(self, numbers: range) -> Tensor:
+        images = (self.source.read(self.indices[k])[0] for k in numbers)
+        return torch.stack([evaluation_crop(image, self.image_size, native=self.source.native) for image in images])
+
+
+def central_crops(
+    source: Source, indices: Sequence[int], image_size: tuple[int, int], batch: int, workers: int
+) -> Iterator[Tensor]:
+    """Yields central crops in the order of `indices`: uint8 (B, 3, H, W), `batch` at a time.
+
+    Raises:
+        InvalidSetting: from the iterator, when an image cannot be read.
+    """
+    count = len(indices)
+    ranges = [range(start, min(start + batch, count)) for start in range(0, count, batch)]
+    return load_batches(CentralCrops(source, indices, image_size), ranges, workers)

@@ -1,234 +1,215 @@
-"""Linear probe: softmax regression on frozen features, its settings chosen without the test images."""
+"""Linear probe: softmax regression on frozen features, its weight decay chosen without the test images."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import scipy.optimize
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from losses import InvalidSetting
-from recon.config import seed_of
 from recon.probing.labelled import stratified_split
 
-SELECTION_SHARE = 0.2  # of the training images, held back to choose the settings on
-BATCH, EPOCHS, MIN_STEPS = 512, 25, 500
-MOMENTUM = 0.9
+SELECTION_SHARE = 0.2  # of the training images, held back to choose the weight decay on
+DECAYS = tuple(10 ** (half / 2) for half in range(2, -13, -1))  # 10 to 1e-6
+OVERFITTED = 2.0  # times the lowest cross-entropy on held-back images: weaker decays are not tried
+MAX_STEPS = 500  # of L-BFGS; 10 to 50 are usual
+CONVERGED = 1e-4  # nats that the loss may lie above its minimum
+CHUNK = 65536  # images whose logits are in memory at a time
 
 
 @dataclass(frozen=True)
-class Grid:
-    """The settings to try: every learning rate with every weight decay, both ascending.
-
-    The learning rate is for the mean loss over batches of `BATCH` images. Weight decay is that of `torch.optim.SGD`:
-    half of it times the squared weights is added to the mean cross-entropy, so on n images it is 1 / (C n) of
-    scikit-learn's C.
-
-    Raises:
-        InvalidSetting: an empty or unordered axis, a rate that is not positive, a decay below 0, or a pair whose
-            product exceeds 2, with which the weights would grow without end.
-    """
-
-    learning_rates: tuple[float, ...] = tuple(10 ** (half / 2) for half in range(-7, 1))
-    weight_decays: tuple[float, ...] = (0.0, 1e-3, 1e-2, 1e-1)
-
-    def __post_init__(self) -> None:
-        for name, axis in (("learning rates", self.learning_rates), ("weight decays", self.weight_decays)):
-            if not axis or list(axis) != sorted(set(axis)) or not all(map(math.isfinite, axis)):
-                raise InvalidSetting(f"{name} {axis} of a probe; give one or more numbers, ascending")
-        if self.learning_rates[0] <= 0 or self.weight_decays[0] < 0:
-            raise InvalidSetting("a probe's learning rates must be above 0, its weight decays not below")
-        if self.learning_rates[-1] * self.weight_decays[-1] > 2:
-            raise InvalidSetting(
-                "a probe's largest learning rate times its largest weight decay exceeds 2: it diverges"
-            )
-
-    @property
-    def pairs(self) -> list[tuple[float, float]]:
-        """Every (learning rate, weight decay)."""
-        return [(rate, decay) for rate in self.learning_rates for decay in self.weight_decays]
-
-
-@dataclass(frozen=True)
-class LinearHeads:
-    """K linear classifiers of the same D features into C classes, computed by one matrix product.
-
-    Heads are the last dimension because softmax over the dimension before it works on all heads at once.
+class LinearHead:
+    """A linear classifier of features (n, D) into C classes.
 
     Args:
-        weight, bias: (D, C, K) and (C, K), for standardised features.
-        mean, std: (D,), of the features that the heads were trained on; std is 1 where a feature is constant.
+        weight, bias: (D, C) and (C,), for standardised features.
+        mean, std: (D,), of the features it was trained on; std is 1 where a feature is constant.
+        excess: about how far its loss lies above the minimum, in nats.
     """
 
     weight: Tensor
     bias: Tensor
     mean: Tensor
     std: Tensor
-
-    def standardised(self, features: Tensor) -> Tensor:
-        return (features.float() - self.mean) / self.std
+    excess: float
 
     def logits(self, features: Tensor) -> Tensor:
-        """(m, D) -> (m, C, K)."""
-        product = torch.addmm(self.bias.flatten(), self.standardised(features), self.weight.flatten(1))
-        return product.unflatten(1, self.bias.shape)
+        """(n, D) -> (n, C)."""
+        return (features.float() - self.mean) / self.std @ self.weight + self.bias
+
+    def predict(self, features: Tensor) -> Tensor:
+        """Features (n, D) -> classes (n,) int64; the lowest class where several are equally likely."""
+        return torch.cat([self.logits(part).argmax(1) for part in features.split(CHUNK)])
 
 
 @dataclass(frozen=True)
 class LinearProbe:
-    """A trained linear classifier, and how its settings were chosen.
+    """A trained linear classifier, and how its weight decay was chosen.
 
     Args:
-        head: the one head, K = 1.
-        learning_rate, weight_decay: the chosen ones of the grid.
-        accuracies: of each setting on the held-back images, a row per learning rate; NaN where none were held back.
-        selected_on: the number of held-back images.
+        decays: that were tried, the strongest first.
+        accuracies: of each on the `selected_on` held-back images; none where no image could be held back.
+        complete: whether the weakest decay of the grid was tried, too.
     """
 
-    head: LinearHeads
-    grid: Grid
-    learning_rate: float
+    head: LinearHead
     weight_decay: float
-    accuracies: tuple[tuple[float, ...], ...]
+    decays: tuple[float, ...]
+    accuracies: tuple[float, ...]
     selected_on: int
+    complete: bool
 
     @property
-    def on_border(self) -> tuple[str, ...]:
-        """The settings chosen at an end of their axis: a better one may lie outside the grid.
-
-        A weight decay of 0 does not count, nor does an axis with one value.
-        """
-        axes = {
-            "learning_rate": (self.learning_rate, self.grid.learning_rates),
-            "weight_decay": (self.weight_decay, self.grid.weight_decays),
-        }
-        ends = {name: len(axis) > 1 and value in (axis[0], axis[-1]) for name, (value, axis) in axes.items()}
-        return tuple(name for name, end in ends.items() if end and axes[name][0] > 0 and self.selected_on)
-
-    def predict(self, features: Tensor) -> Tensor:
-        """Features (m, D) -> classes (m,) int64; the lowest class where several are equally likely."""
-        return torch.cat([self.head.logits(part)[..., 0].argmax(1) for part in features.split(BATCH)])
+    def on_border(self) -> bool:
+        """Whether the choice is an end of the grid: a better weight decay may lie outside."""
+        ends = self.decays[:1] + self.decays[-1:] * self.complete
+        return self.selected_on > 0 and len(self.decays) > 1 and self.weight_decay in ends
 
     def as_dict(self) -> dict[str, Any]:
         """The choice in plain values, for probe.json."""
         return {
-            "learning_rate": self.learning_rate,
             "weight_decay": self.weight_decay,
-            "learning_rates": list(self.grid.learning_rates),
-            "weight_decays": list(self.grid.weight_decays),
-            "accuracies": [list(row) for row in self.accuracies] if self.selected_on else None,
+            "weight_decays": list(self.decays),
+            "accuracies": list(self.accuracies),
             "selected_on": self.selected_on,
-            "on_border": list(self.on_border),
+            "on_border": ["weight_decay"] if self.on_border else [],
+            "converged": self.head.excess <= CONVERGED,
         }
 
 
-def linear_probe(features: Tensor, labels: Tensor, classes: int, *, grid: Grid = Grid(), seed: int = 0) -> LinearProbe:
-    """Trains softmax regression on features, with the settings of the grid that do best on held-back features.
+def linear_probe(
+    features: Tensor, labels: Tensor, classes: int, *, decays: Sequence[float] = DECAYS, seed: int = 0
+) -> LinearProbe:
+    """Trains softmax regression on features, with the weight decay that does best on held-back features.
 
-    All settings of the grid are trained at once as heads of one matrix product, as in DINOv2's linear evaluation
-    (Oquab et al. 2023, arXiv 2304.07193, appendix B.3). DINOv2's code chooses the head on the test images. Here a
-    stratified fifth of the training images is held back to choose on (`choose`), and the chosen setting is trained
-    again on all of them. Where every class has one image, the middle setting of the grid is taken.
+    A stratified fifth of the training images, drawn by `seed`, is held back to choose on (`choose`); with the chosen
+    decay the classifier is trained again on all of them. Where every class has one image, the middle of `decays` is
+    taken. Like the probes of CLIP (Radford et al. 2021, arXiv 2103.00020, A.3) it is trained by L-BFGS until it has
+    converged, so neither learning rate nor length nor batches can favour one encoder over another.
 
-    SGD with momentum 0.9 from zero weights, `BATCH` images a step, a cosine from the learning rate to 0, `EPOCHS`
-    epochs but at least `MIN_STEPS` steps. Features are standardised by the mean and std of those trained on, as the
-    batch norm of He et al. 2021 (arXiv 2111.06377, appendix A.1) does. Biases do not decay. Memory besides the
-    features: 4 D C K numbers, and a few times `BATCH` C K.
-
-    The rule of choice, batch, epochs and grid were fixed once, by accuracies on Imagenette's validation images
-    (features of the bundled VGG19, and raw pixels), and have not been tuned on other data.
+    Memory besides the features: once more their size, and `CHUNK` logits.
 
     Args:
         features: (n, D), read as float32.
         labels: (n,) int64 in [0, classes).
+        decays: to try, from strong to weak.
 
     Raises:
         InvalidSetting: features that are not finite, or labels that do not fit them.
     """
+    check_features(features, labels, classes)
+    fit, select = stratified_split(labels, SELECTION_SHARE, seed)
+    tried: list[tuple[float, float]] = []  # accuracy and cross-entropy on the held-back images
+    best = len(decays) // 2
+    if len(select):
+        for head in softmax_regressions(features[fit], labels[fit], classes, decays):
+            logits = head.logits(features[select])
+            right = (logits.argmax(1) == labels[select]).double().mean().item()
+            tried.append((right, F.cross_entropy(logits, labels[select]).item()))
+            if tried[-1][1] > OVERFITTED * min(entropy for _, entropy in tried):
+                break
+        best = choose(tried, len(select))
+    head = next(softmax_regressions(features, labels, classes, decays[best : best + 1]))
+    complete = len(tried) == len(decays)
+    return LinearProbe(
+        head, decays[best], tuple(decays[: len(tried)]), tuple(right for right, _ in tried), len(select), complete
+    )
+
+
+def check_features(features: Tensor, labels: Tensor, classes: int) -> None:
+    """Raises InvalidSetting where features (n, D) are not finite, or labels (n,) do not fit them."""
     if len(features) != len(labels) or not len(labels):
-        raise InvalidSetting(f"{len(features)} training features with {len(labels)} labels for a linear probe")
+        raise InvalidSetting(f"{len(features)} training features with {len(labels)} labels for a probe")
     if labels.min() < 0 or labels.max() >= classes:
         raise InvalidSetting(f"labels from {labels.min()} to {labels.max()} where there are {classes} classes")
     if not features.isfinite().all():
         raise InvalidSetting("features that are not finite cannot be probed")
-    pairs, decays = grid.pairs, len(grid.weight_decays)
-    fit, select = stratified_split(labels, SELECTION_SHARE, seed)
-    if len(select):
-        accuracies, entropies = evaluate(train(features, labels, fit, classes, pairs, seed), features, labels, select)
-        best = choose(accuracies, entropies, len(select))
-    else:
-        accuracies = [math.nan] * len(pairs)
-        best = len(grid.learning_rates) // 2 * decays + decays // 2
-    everything = torch.arange(len(labels), device=labels.device)
-    head = train(features, labels, everything, classes, [pairs[best]], seed)
-    table = tuple(tuple(accuracies[i : i + decays]) for i in range(0, len(pairs), decays))
-    return LinearProbe(head, grid, *pairs[best], table, len(select))
 
 
-def train(
-    features: Tensor, labels: Tensor, rows: Tensor, classes: int, pairs: list[tuple[float, float]], seed: int
-) -> LinearHeads:
-    """Trains one head per (learning rate, weight decay) on some rows of the features.
+def softmax_regressions(
+    features: Tensor, labels: Tensor, classes: int, decays: Sequence[float]
+) -> Iterator[LinearHead]:
+    """Yields the classifier of lowest loss for each weight decay, each found from the one before.
 
-    Equal to one run of `torch.optim.SGD` with a cosine schedule per head, on the same batches.
+    The loss is the mean cross-entropy plus decay / 2 times the squared weights, not the biases, of standardised
+    features: scikit-learn's LogisticRegression with C = 1 / (decay n) on n images.
+
+    L-BFGS works along the principal axes of the features, on which the penalty is the same, and each axis is scaled by
+    its curvature at weights of zero, variance / classes + decay. Without this the weights along axes of small variance
+    need ten times as many steps.
     """
-    mean, std = moments(features, rows)
-    rates, decays = torch.tensor(pairs).to(mean).unbind(1)
-    weight = mean.new_zeros(len(mean), classes, len(pairs), requires_grad=True)
-    bias = mean.new_zeros(classes, len(pairs), requires_grad=True)
-    heads = LinearHeads(weight, bias, mean, std)
-    weight_momentum, bias_momentum = torch.zeros_like(weight), torch.zeros_like(bias)
-    steps = max(MIN_STEPS, math.ceil(EPOCHS * len(rows) / BATCH))
-    for step, batch in zip(range(steps), batches(rows, seed), strict=False):
-        truth = labels[batch, None].expand(-1, len(pairs))
-        loss = F.cross_entropy(heads.logits(features[batch]), truth, reduction="sum") / len(batch)
-        weight_gradient, bias_gradient = torch.autograd.grad(loss, (weight, bias))
-        cosine = (1 + math.cos(math.pi * step / steps)) / 2
-        with torch.no_grad():  # SGD with a learning rate and a decay of its own for each head
-            weight_momentum.mul_(MOMENTUM).add_(weight_gradient).addcmul_(weight, decays)
-            bias_momentum.mul_(MOMENTUM).add_(bias_gradient)
-            weight.addcmul_(weight_momentum, rates, value=-cosine)
-            bias.addcmul_(bias_momentum, rates, value=-cosine)
-    return LinearHeads(weight.detach(), bias.detach(), mean, std)
+    mean, std = moments(features)
+    x = (features.float() - mean) / std
+    variances, axes = principal_axes(x)
+    x = x @ axes
+    weights = torch.zeros(len(variances) + 1, classes, dtype=torch.float64, device=x.device)  # the last row: biases
+    for decay in decays:
+        curvature = torch.cat([variances.double() / classes + decay, weights.new_tensor([1 / classes])])
+        scale = curvature.rsqrt()[:, None]
+
+        def unscaled(flat: np.ndarray, scale: Tensor = scale) -> Tensor:
+            return torch.from_numpy(flat).to(scale).view(-1, classes) * scale
+
+        def loss(flat: np.ndarray, decay: float = decay, scale: Tensor = scale) -> tuple[float, np.ndarray]:
+            value, gradient = loss_and_gradient(x, labels, unscaled(flat), decay)
+            return value, (gradient * scale).flatten().cpu().numpy()
+
+        start = (weights / scale).flatten().cpu().numpy()
+        options = {"maxiter": MAX_STEPS, "maxfun": 2 * MAX_STEPS, "gtol": 1e-5, "ftol": 1e-8}
+        found = scipy.optimize.minimize(loss, start, jac=True, method="L-BFGS-B", options=options)
+        weights = unscaled(found.x)
+        excess = float(found.jac @ found.jac) / 2  # Newton's estimate, with the curvature at weights of zero
+        yield LinearHead(axes @ weights[:-1].float(), weights[-1].float(), mean, std, excess)
 
 
-def evaluate(heads: LinearHeads, features: Tensor, labels: Tensor, rows: Tensor) -> tuple[list[float], list[float]]:
-    """Accuracy and mean cross-entropy of each head on some rows of the features."""
-    correct, entropy = 0, 0
-    for part in rows.split(BATCH):
-        logits = heads.logits(features[part])
-        truth = labels[part, None].expand(-1, logits.shape[2])
-        correct = correct + (logits.argmax(1) == truth).sum(0)
-        entropy = entropy + F.cross_entropy(logits, truth, reduction="none").sum(0)
-    return (correct / len(rows)).tolist(), (entropy / len(rows)).tolist()
+def loss_and_gradient(x: Tensor, labels: Tensor, weights: Tensor, decay: float) -> tuple[float, Tensor]:
+    """Mean cross-entropy of float32 inputs (n, D) with penalty; weights and gradient (D + 1, C), float64, biases last.
+
+    Summed in float64: in float32 the search along a line would end in rounding errors before it has converged.
+    """
+    value, gradient, rounded = 0.0, torch.zeros_like(weights), weights.float()
+    for part, truth in zip(x.split(CHUNK), labels.split(CHUNK), strict=True):
+        log_shares = (part @ rounded[:-1] + rounded[-1]).double().log_softmax(1)
+        value += F.nll_loss(log_shares, truth, reduction="sum").item()
+        errors = log_shares.exp() - F.one_hot(truth, weights.shape[1])
+        gradient[:-1] += part.T @ errors.float()
+        gradient[-1] += errors.sum(0)
+    penalised = weights[:-1]
+    gradient /= len(x)
+    gradient[:-1] += decay * penalised
+    return value / len(x) + decay / 2 * penalised.square().sum().item(), gradient
 
 
-def choose(accuracies: list[float], entropies: list[float], images: int) -> int:
-    """Returns the head of lowest cross-entropy among those whose accuracy is within one standard error of the best.
+def choose(tried: Sequence[tuple[float, float]], images: int) -> int:
+    """Returns which of the (accuracy, cross-entropy) pairs to take: the lowest cross-entropy among those whose accuracy
+    is within one standard error of the best.
 
-    On few images the highest of many accuracies is luck. Cross-entropy varies less, but alone would reject a head
+    On few images the highest of many accuracies is luck. Cross-entropy varies less, but alone would reject a classifier
     that is right and overconfident. One standard error is the rule of Breiman et al. 1984, section 3.4.3.
     """
-    best = max(accuracies)
+    best = max(accuracy for accuracy, _ in tried)
     enough = best - math.sqrt(best * (1 - best) / images)
-    return min((i for i, accuracy in enumerate(accuracies) if accuracy >= enough), key=lambda i: entropies[i])
+    return min((i for i, (accuracy, _) in enumerate(tried) if accuracy >= enough), key=lambda i: tried[i][1])
 
 
-def moments(features: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and std (D,) of some rows, summed in float64; std is 1 where a feature varies only by rounding."""
-    parts = rows.split(BATCH)
-    mean = sum(features[part].double().sum(0) for part in parts) / len(rows)
-    variance = sum((features[part].double() - mean).square().sum(0) for part in parts) / len(rows)
-    std = variance.sqrt()
+def moments(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and std (D,) of features (n, D), summed in float64; std is 1 where a feature varies only by rounding."""
+    parts = features.split(CHUNK)
+    mean = torch.stack([part.double().sum(0) for part in parts]).sum(0) / len(features)
+    std = (torch.stack([(part.double() - mean).square().sum(0) for part in parts]).sum(0) / len(features)).sqrt()
     constant = std <= torch.finfo(torch.float32).eps * mean.abs()
     return mean.float(), std.masked_fill(constant, 1).float()
 
 
-def batches(rows: Tensor, seed: int) -> Iterator[Tensor]:
-    """Yields the rows without end, in a new random order each epoch, in equal batches of at most `BATCH`."""
-    generator = torch.Generator().manual_seed(seed_of(seed, "linear probe"))
-    while True:
-        order = torch.randperm(len(rows), generator=generator).to(rows.device)
-        yield from rows[order].chunk(math.ceil(len(rows) / BATCH))
+def principal_axes(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Variances (K,) along the principal axes (D, K) of centred inputs (n, D); K is the smaller of n and D."""
+    if len(x) < x.shape[1]:
+        _, sizes, axes = torch.linalg.svd(x, full_matrices=False)
+        return sizes.square() / len(x), axes.T
+    variances, axes = torch.linalg.eigh(x.T @ x / len(x))
+    return variances.clamp(min=0), axes

@@ -1,6 +1,7 @@
-"""The results of a probing: probe.json for readers, probe.safetensors for paired differences, and the printed table."""
+"""The results of a probing: probe.json for readers, probe.safetensors for paired differences."""
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +13,6 @@ from safetensors.torch import save
 from torch import Tensor
 
 from losses import InvalidSetting
-from recon.console import aligned
 from recon.probing.accuracy import Accuracy, accuracy
 from recon.runs import write_bytes, write_text
 
@@ -156,6 +156,17 @@ def joined(record: ProbeRecord, before: ProbeRecord | None, again: bool) -> Prob
     return replace(record, encoders=before.encoders | record.encoders, results=before.results)
 
 
+def joined_seeds(results: Iterable[ProbeResult]) -> list[ProbeResult]:
+    """Results of single seeds with the same name as one result."""
+    by_name: dict[str, list[ProbeResult]] = {}
+    for result in results:
+        by_name.setdefault(result.name, []).append(result)
+    return [
+        replace(same[0], correct=torch.cat([each.correct for each in same]), chosen=[each.chosen[0] for each in same])
+        for same in by_name.values()
+    ]
+
+
 def write(folder: Path, record: ProbeRecord) -> None:
     """Writes both files into a run's folder, the tensors first."""
     page = {"format": FORMAT} | asdict(replace(record, results={}))
@@ -211,27 +222,3 @@ def _tie(record: ProbeRecord) -> dict[str, str]:
     """Metadata of probe.safetensors that says which probe.json it belongs to."""
     # The key that probings have always had.
     return {"terms": json.dumps({"encoder": record.checksum, **record.conditions}, sort_keys=True)}
-
-
-def table(record: ProbeRecord) -> str:
-    """A line per question, a column per encoder: accuracy in percent, and how far its 95% interval reaches."""
-    asked = {result.question: result for result in record.results.values() if result.encoder != "pixels"}
-    lines = [["", "labels", *(encoder.label for encoder in record.encoders.values())]]
-    for result in asked.values():
-        cells = [_cell(counterpart(result, key, record)) for key in record.encoders]
-        lines.append([result.title, f"{result.fraction:.0%}", *cells])
-    return aligned(lines)
-
-
-def counterpart(result: ProbeResult, encoder: str, record: ProbeRecord) -> ProbeResult | None:
-    """Another encoder's result of the same question; pixels have one kind of feature, which answers for every kind."""
-    feature = "pixels" if encoder == "pixels" and result.feature else result.feature
-    return record.results.get(replace(result, encoder=encoder, feature=feature).name)
-
-
-def _cell(result: ProbeResult | None) -> str:
-    if result is None:
-        return "-"
-    found = result.accuracy
-    reach = max(found.high - found.mean, found.mean - found.low)  # near 0 and 1 the sides differ
-    return f"{found.mean:.1%} ±{100 * reach:.1f}"

@@ -4,21 +4,22 @@ import shlex
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from losses import InvalidSetting
 from recon import config
-from recon.console import duration, no_progress_bar, progress_bar
+from recon.console import aligned, duration, no_progress_bar, progress_bar
 from recon.distributed import TIMEOUT, Ranks, join
 from recon.loaded_run import LoadedRun, open_run
 from recon.model import MaskedAutoencoder, create_model
 from recon.probing import probe_results
 from recon.probing.features import ProbeContext, ProbedEncoder, features_of, probed_encoders
+from recon.probing.fine_tuning import TUNED, probe_trained, trained_probes
+from recon.probing.frozen import FROZEN, probe_frozen
 from recon.probing.labelled import ProbeTask, open_task
 from recon.probing.probe_results import DataInfo, EncoderInfo, ProbeRecord, ProbeResult
-from recon.probing.probes import FROZEN, TUNED, probe_frozen, probe_trained, trained_probes
 from recon.runs import RUNS
 from recon.study_config import ProbeSettings, check_probing, layers, probes
 from recon.training.device import own_fabric
@@ -45,6 +46,22 @@ class Probed:
     image_size: tuple[int, int]
     caveats: list[str]
 
+    def record(self, settings: ProbeSettings) -> ProbeRecord:
+        """The record of a probing, without results."""
+        task, size = self.task, list(self.image_size)
+        return ProbeRecord(
+            run=self.name,
+            encoders={encoder.key: EncoderInfo(encoder.label, encoder.checksum) for encoder in self.encoders},
+            data=DataInfo(task.name, task.digest, len(task.train), len(task.test_labels), task.classes, size),
+            seeds=seeds(settings),
+            settings=asdict(settings),
+            caveats=self.caveats,
+        )
+
+
+def seeds(settings: ProbeSettings) -> list[int]:
+    return [settings.seed + i for i in range(settings.probe.seeds)]
+
 
 def probe(settings: ProbeSettings, given: frozenset[str] = frozenset()) -> int:
     """Probes a run's encoder, or trains one from scratch; writes probe.json into its folder and prints a table.
@@ -69,7 +86,7 @@ def probe(settings: ProbeSettings, given: frozenset[str] = frozenset()) -> int:
         probed = open_probed(settings, ranks) if settings.scratch is None else open_scratch(settings, ranks)
         with ranks.sync_errors():
             before = probe_results.read(probed.folder)
-            record = probe_results.joined(new_record(probed, settings), before, settings.again)
+            record = probe_results.joined(probed.record(settings), before, settings.again)
         try:
             for results in all_results(probed, settings, ranks):
                 record = record.with_results(results)
@@ -84,27 +101,8 @@ def probe(settings: ProbeSettings, given: frozenset[str] = frozenset()) -> int:
     return 0
 
 
-def new_record(probed: Probed, settings: ProbeSettings) -> ProbeRecord:
-    """The record of a probing, without results."""
-    task = probed.task
-    return ProbeRecord(
-        run=probed.name,
-        encoders={encoder.key: EncoderInfo(encoder.label, encoder.checksum) for encoder in probed.encoders},
-        data=DataInfo(
-            task.name, task.digest, len(task.train), len(task.test_labels), task.classes, list(probed.image_size)
-        ),
-        seeds=[settings.seed + i for i in range(settings.probe.seeds)],
-        settings=asdict(settings),
-        caveats=probed.caveats,
-    )
-
-
 def write(folder: Path, record: ProbeRecord) -> None:
-    """Writes the results so far.
-
-    Raises:
-        InvalidSetting: the folder cannot be written to.
-    """
+    """Writes the results so far. Raises InvalidSetting where the folder cannot be written to."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe_results.write(folder, record)
@@ -116,13 +114,53 @@ def summary(record: ProbeRecord, folder: Path, seconds: float) -> str:
     """The table and what a reader must know of it."""
     data, (height, width) = record.data, record.data.image_size
     lines = [
-        probe_results.table(record),
+        table(record),
         f"\n{data.test:,} test images of {data.name}, {height}x{width} pixels, {len(data.classes)} classes; "
         "± reach of the 95% interval over images and seeds",
+        *doubtful_choices(record),
         *record.caveats,
         f"all numbers  {folder / probe_results.JSON}   ({duration(seconds)})",
     ]
     return "\n".join(lines)
+
+
+def table(record: ProbeRecord) -> str:
+    """A line per question, a column per encoder: accuracy in percent, and how far its 95% interval reaches."""
+    asked = {result.question: result for result in record.results.values() if result.encoder != "pixels"}
+    lines = [["", "labels", *(encoder.label for encoder in record.encoders.values())]]
+    for result in asked.values():
+        cells = [_cell(counterpart(result, key, record)) for key in record.encoders]
+        lines.append([result.title, f"{result.fraction:.0%}", *cells])
+    return aligned(lines)
+
+
+def counterpart(result: ProbeResult, encoder: str, record: ProbeRecord) -> ProbeResult | None:
+    """Another encoder's result of the same question; pixels have one kind of feature, which answers for every kind."""
+    feature = "pixels" if encoder == "pixels" and result.feature else result.feature
+    return record.results.get(replace(result, encoder=encoder, feature=feature).name)
+
+
+def _cell(result: ProbeResult | None) -> str:
+    if result is None:
+        return "-"
+    found = result.accuracy
+    reach = max(found.high - found.mean, found.mean - found.low)  # near 0 and 1 the sides differ
+    return f"{found.mean:.1%} ±{100 * reach:.1f}"
+
+
+def doubtful_choices(record: ProbeRecord) -> Iterator[str]:
+    """A line for each linear probe that has not converged, or whose weight decay is an end of the grid."""
+    for result in record.results.values():
+        name = f"{result.title}, {result.fraction:.0%} of the labels, on {record.encoders[result.encoder].label}"
+        if any(chosen.get("converged") is False for chosen in result.chosen):
+            yield f"Not converged: {name}; its accuracy may be too low."
+        ends = [chosen["weight_decay"] for chosen in result.chosen if chosen.get("on_border")]
+        if ends:
+            found = ", ".join(f"{decay:g}" for decay in sorted(set(ends)))
+            yield (
+                f"Weight decay at an end of its grid ({found}; {len(ends)} of {len(result.chosen)} seeds): {name}; "
+                "a better one may lie outside."
+            )
 
 
 def all_results(probed: Probed, settings: ProbeSettings, ranks: Ranks) -> Iterator[list[ProbeResult]]:
@@ -137,7 +175,7 @@ def all_results(probed: Probed, settings: ProbeSettings, ranks: Ranks) -> Iterat
         probed.task,
         probed.image_size,
         list(dict.fromkeys(settings.probe.fractions)),
-        [settings.seed + i for i in range(settings.probe.seeds)],
+        seeds(settings),
         fabric,
         settings.batch,
         settings.data.workers,
@@ -148,14 +186,14 @@ def all_results(probed: Probed, settings: ProbeSettings, ranks: Ranks) -> Iterat
         if frozen:
             features = features_of(encoder, read_layers, context, probed.folder / FEATURES)
             yield probe_frozen(encoder, features, frozen, context)
-        for each in trained if encoder.model is not None else ():
-            yield probe_trained(encoder, each, context)
+        if encoder.model is not None:
+            yield from (probe_trained(encoder, encoder.model, each, context) for each in trained)
 
 
 def open_probed(settings: ProbeSettings, ranks: Ranks) -> Probed:
     """Opens a run's encoder with its controls, and the data it was trained on or other data."""
     with ranks.sync_errors():
-        run = open_run(Path(settings.run))
+        run = open_run(Path(str(settings.run)))
     trained_on, model = run.settings.data, run.model
     name = settings.data.name or trained_on.name
     if name is None:
@@ -176,7 +214,7 @@ def open_scratch(settings: ProbeSettings, ranks: Ranks) -> Probed:
     task = open_task(settings.data.name, settings.data.root, ranks)
     source = task.train.source
     model = create_model(
-        settings.scratch, image_size=image_size, patch_size=settings.patch_size, mean=source.mean, std=source.std
+        str(settings.scratch), image_size=image_size, patch_size=settings.patch_size, mean=source.mean, std=source.std
     ).untrained(settings.seed)
     size = "x".join(map(str, dict.fromkeys(image_size)))
     name = f"scratch-{settings.scratch}-{settings.patch_size}-{settings.data.name}-{size}".replace("/", "-")

@@ -1,22 +1,96 @@
-"""How probes are trained: the recipes of the MAE paper, and their adaptation to small data.
+"""How probes are trained: augmentation, mixing, the recipes of the MAE paper, and their adaptation to small data.
 
 Two sources: the paper (He et al. 2021, arXiv 2111.06377, appendix A.1) and the authors' later code in PyTorch
 (github.com/facebookresearch/mae, FINETUNE.md). Where they differ, the docstring gives both numbers.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
+import timm.optim
 import torch
+from PIL import Image
+from timm.data import Mixup
+from timm.data.auto_augment import rand_augment_transform
+from timm.data.random_erasing import RandomErasing
+from timm.data.transforms import RandomResizedCropAndInterpolation
+from torch import Tensor
+from torchvision.transforms import Compose, Normalize, RandomHorizontalFlip, ToTensor
 
 from losses import InvalidSetting
-from recon.probing.classifier import LARS, AttentiveLinear, BatchNormLinear, Head, PooledLinear
-from recon.probing.image_batches import Augmentation, Mixing
+from recon.probing.classifier import AttentiveLinear, BatchNormLinear, Head, PooledLinear
+from recon.probing.labelled import seeded
 
 BATCH = 256  # that base learning rates are given for (Goyal et al. 2017, arXiv 1706.02677), and of `small`
+# At timm's limit of 10 its posterising keeps 0 bits of each pixel: a black image, or with Pillow 13 an error.
+MAX_MAGNITUDE = 9.999
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """timm's training augmentation: a random crop of 8% to 100% of the area, resized (bicubic), flipped half the time.
+
+    Args:
+        rand_augment: timm's name of a RandAugment policy (Cubuk et al. 2019, arXiv 1909.13719), or None.
+        erasing: probability that a rectangle is replaced by N(0, 1) noise in standardised pixels (Zhong et al. 2017,
+            arXiv 1708.04896).
+    """
+
+    rand_augment: str | None = None
+    erasing: float = 0.0
+
+    def transform(
+        self, image_size: tuple[int, int], mean: Sequence[float], std: Sequence[float]
+    ) -> Callable[[Image.Image], Tensor]:
+        """RGB image -> float32 (3, H, W), in [0, 1] except for erased pixels; draws from the generators of `seeded`.
+
+        Args:
+            image_size: (H, W).
+            mean, std: per channel, that the model standardises by.
+        """
+        steps = [RandomResizedCropAndInterpolation(image_size, interpolation="bicubic"), RandomHorizontalFlip()]
+        if self.rand_augment:
+            settings = {
+                "img_mean": tuple(round(255 * value) for value in mean),
+                "translate_const": int(0.45 * min(image_size)),
+                "interpolation": Image.Resampling.BICUBIC,
+                "magnitude_max": MAX_MAGNITUDE,
+            }
+            steps.append(rand_augment_transform(self.rand_augment, settings))
+        steps.append(ToTensor())
+        if self.erasing:
+            unnormalise = Normalize([-m / s for m, s in zip(mean, std, strict=True)], [1 / s for s in std])
+            steps += [Normalize(mean, std), RandomErasing(self.erasing, mode="pixel", device="cpu"), unnormalise]
+        return Compose(steps)
+
+
+@dataclass(frozen=True)
+class Mixing:
+    """timm's Mixup: each batch is mixed with itself in reverse order, by mixup or CutMix, each half of the time.
+
+    `mixup` (Zhang et al. 2017, arXiv 1710.09412), `cutmix` (Yun et al. 2019, arXiv 1905.04899): alpha of the Beta
+    distribution of the mixing ratio. One of them 0: always the other; both 0: batches are not mixed.
+    """
+
+    mixup: float = 0.0
+    cutmix: float = 0.0
+
+    def __call__(self, images: Tensor, labels: Tensor, classes: int, seed: int) -> tuple[Tensor, Tensor]:
+        """Mixes images (B, 3, H, W), B even, in place.
+
+        Returns:
+            The images, and targets (B, C) whose rows sum to one, or the labels (B,) where batches are not mixed.
+        """
+        if not self.mixup and not self.cutmix:
+            return images, labels
+        mix = Mixup(mixup_alpha=self.mixup, cutmix_alpha=self.cutmix, label_smoothing=0.0, num_classes=classes)
+        with seeded(seed):
+            return mix(images, labels)
+
+
 CROP, UNMIXED = Augmentation(), Mixing()
 
 
@@ -33,12 +107,8 @@ class Recipe:
         batch: images per step; even where `mixing` mixes.
         epochs: passes over the training images.
         warmup: share of the run, [0, 1), in which the rate rises linearly; a half cosine to 0 follows.
-        blocks: how many of the encoder's last blocks are trained, in steps of a half: half a block is its MLP with its
-            norm. 0: the encoder is frozen. As many as the encoder has, or infinity: all of it, with patch embedding
-            and class token.
+        blocks, drop_path: how many of the last blocks are trained, and how often they are skipped: see `Classifier`.
         layer_decay: factor of the learning rate from each block to the one before it (Clark et al. 2020, ELECTRA).
-        drop_path: probability that the last block is skipped (stochastic depth), rising linearly from 0 at the first
-            block. Frozen blocks are never skipped.
         augmentation, mixing: of an image, and of a batch.
         label_smoothing: share of every target that is spread evenly over the classes.
         linear_rule: whether the learning rate is scaled with the batch by `in_batches`.
@@ -81,9 +151,9 @@ class Recipe:
 
     def as_dict(self) -> dict[str, Any]:
         """The recipe in plain values for probe.json; head and optimiser by their names."""
-        optimiser = getattr(self.optimiser, "func", self.optimiser)
+        optimiser = getattr(self.optimiser, "func", self.optimiser).__name__
         plain = vars(self) | asdict(self.augmentation) | asdict(self.mixing)
-        plain |= {"head": self.head.__name__, "optimiser": optimiser.__name__, "learning_rate": self.rate}
+        plain |= {"head": self.head.__name__, "optimiser": optimiser, "learning_rate": self.rate}
         plain["blocks"] = "all" if math.isinf(self.blocks) else self.blocks
         return {name: value for name, value in plain.items() if name not in ("augmentation", "mixing")}
 
@@ -93,6 +163,18 @@ class Recipe:
 
 
 adamw = partial(torch.optim.AdamW, lr=0.0, betas=(0.9, 0.999), fused=True)
+
+
+def LARS(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    """timm's LARS with the settings of MoCo v3's and MAE's code: vectors are neither adapted nor decayed.
+
+    With trust ratio t = 0.001 ||w|| / (||g|| + d ||w||) and decay d:  v <- 0.9 v + t (g + d w),  w <- w - lr v.
+    Groups without `always_adapt` have t = 1; so has a matrix where ||w|| or ||g|| is 0. This is the formula of You et
+    al. 2017 (arXiv 1708.03888) but for the place of lr, which the paper multiplies by before the momentum. The official
+    code divides by ||g + d w||, which is the same in MAE's recipe: d = 0.
+    """
+    settings: dict[str, Any] = {"lr": 0.0, "momentum": 0.9, "eps": 0.0}
+    return timm.optim.Lars(groups, **settings)
 
 
 def paper_linear() -> Recipe:

@@ -2,14 +2,16 @@
 
 import contextlib
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
 
 from recon.cli import typed
-from recon.probing import linear
+from recon.probing import frozen
 from recon.probing import probe_run as command
+from recon.probing.linear import linear_probe
 from recon.probing.probe_results import ProbeRecord, read
 from recon.study_config import ProbeSettings
 
@@ -40,8 +42,8 @@ def probed(place: Path, *words: str) -> ProbeRecord:
     given = frozenset(word.partition("=")[0] for word in words)
     settings = OmegaConf.merge(OmegaConf.structured(ProbeSettings), OmegaConf.from_dotlist([*QUICK, *words]))
     with contextlib.chdir(place), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(linear, "MIN_STEPS", 50)  # what the heads reach is not asked here
-        patch.setattr(linear, "EPOCHS", 5)
+        # What the classifiers reach is not asked here.
+        patch.setattr(frozen, "linear_probe", partial(linear_probe, decays=(1.0, 0.1)))
         settings = typed(settings, given)
         assert command.probe(settings, given) == 0
         folder = settings.run or "runs/scratch-nano-4-photos-16"

@@ -7,7 +7,8 @@ import torch
 from recon.console import no_progress_bar
 from recon.data import create_dataset, evaluation_crop
 from recon.model import MaskedAutoencoder, create_model
-from recon.probing.fine_tuning import Classifier, tune
+from recon.probing.classifier import Classifier
+from recon.probing.fine_tuning import tune
 from recon.probing.labelled import LabelledImages
 from recon.probing.recipes import Recipe
 from recon.training.device import make_fabric

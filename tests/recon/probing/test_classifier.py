@@ -5,7 +5,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from recon.probing.classifier import LARS, AttentiveLinear, BatchNormLinear, PooledLinear
+from recon.probing.classifier import AttentiveLinear, BatchNormLinear, PooledLinear
+from recon.probing.recipes import LARS
 
 WIDTH, CLASSES = 128, 5
 
@@ -81,10 +82,18 @@ def parameter(*values: object) -> nn.Parameter:
     return nn.Parameter(torch.tensor(values, dtype=torch.float64))
 
 
+def optimizer(*parameters: nn.Parameter, **settings: float) -> torch.optim.Optimizer:
+    """LARS of matrices and vectors, in groups as of `parameter_groups`."""
+    made = LARS([{"params": [p], "weight_decay": 0.0, "always_adapt": p.ndim > 1} for p in parameters])
+    for group in made.param_groups:
+        group |= {name: value for name, value in settings.items() if name != "weight_decay" or group["always_adapt"]}
+    return made
+
+
 def stepped(p: nn.Parameter, gradient: list, **settings: float) -> torch.Tensor:
     """The parameter after one step."""
     p.grad = torch.tensor(gradient, dtype=torch.float64)
-    LARS([p], **settings).step()
+    optimizer(p, **settings).step()
     return p.detach()
 
 
@@ -108,12 +117,12 @@ def test_decay_is_part_of_the_update_and_of_the_norm_it_is_measured_by():
 
 def test_momentum_adds_the_scaled_updates_before_the_rate():
     p = parameter([1.0, 0.0])
-    optimizer = LARS([p], lr=1.0, momentum=0.9, trust_coeff=0.1)
+    lars = optimizer(p, trust_coeff=0.1)
     positions, velocity = [1.0], 0.0
     for rate in (1.0, 0.5, 0.25):
-        optimizer.param_groups[0]["lr"] = rate
+        lars.param_groups[0]["lr"] = rate
         p.grad = torch.tensor([[7.0, 0.0]], dtype=torch.float64)  # along w, so that everything is one-dimensional
-        optimizer.step()
+        lars.step()
         velocity = 0.9 * velocity + 0.1 * positions[-1]
         positions.append(positions[-1] - rate * velocity)
         assert p[0, 0].item() == pytest.approx(positions[-1], rel=1e-12)
@@ -130,9 +139,9 @@ def test_a_run_of_the_recipe_is_that_of_the_official_code():
     layer = nn.Linear(5, 3).double()
     expected = {name: p.detach().clone() for name, p in layer.named_parameters()}
     momentum = {name: torch.zeros_like(p) for name, p in expected.items()}
-    optimizer = LARS(layer.parameters())
+    lars = optimizer(*layer.parameters())
     for rate in (0.0, 3.0, 6.4, 0.5):
-        for group in optimizer.param_groups:
+        for group in lars.param_groups:
             group["lr"] = rate
         for name, p in layer.named_parameters():
             p.grad = torch.randn(p.shape, generator=generator, dtype=p.dtype)
@@ -141,12 +150,12 @@ def test_a_run_of_the_recipe_is_that_of_the_official_code():
                 update = update * torch.where(update.norm() > 0, 0.001 * expected[name].norm() / update.norm(), 1.0)
             momentum[name] = 0.9 * momentum[name] + update
             expected[name] = expected[name] - rate * momentum[name]
-        optimizer.step()
+        lars.step()
     for name, p in layer.named_parameters():
         torch.testing.assert_close(p.detach(), expected[name], rtol=1e-12, atol=0)
 
 
 def test_a_parameter_without_gradient_stays():
     still = parameter([1.0])
-    LARS([still], lr=1.0).step()
+    optimizer(still, lr=1.0).step()
     assert still.item() == 1

@@ -10,8 +10,8 @@ from torch.nn import functional as F
 from losses import InvalidSetting, NormalisedPixelHead
 from recon.data import create_dataset, evaluation_crop
 from recon.model import create_model
-from recon.probing.features import EncoderFeatures, ProbedEncoder, cached, extract, key_of, pixel_features
-from recon.probing.image_batches import central_crops
+from recon.probing.features import ProbedEncoder, cached, encoder_features, extract, key_of, pixel_features
+from recon.probing.labelled import central_crops
 from recon.training.device import make_fabric
 from tests.recon.data.conftest import Pictures
 
@@ -48,7 +48,7 @@ def test_an_earlier_layer_is_that_of_a_shorter_encoder(model):
 
 def test_features_are_the_class_token_and_the_mean_of_the_patch_tokens(model, fabric):
     images = torch.rand(2, 3, 16, 16)
-    found = EncoderFeatures(model, [2, 3], fabric)(images)
+    found = encoder_features(model, [2, 3], fabric)(images)
     with torch.no_grad():
         tokens = model.encode(images)
     assert list(found) == ["class/2", "class/3", "mean/2", "mean/3"]
@@ -60,7 +60,7 @@ def test_batches_do_not_change_features(model, fabric):
     source = create_dataset("photos", "val")
     one, many = (
         extract(
-            EncoderFeatures(model, [3], fabric), central_crops(source, [4, 0, 9, 2, 7], SIZE, batch, 0), fabric.device
+            encoder_features(model, [3], fabric), central_crops(source, [4, 0, 9, 2, 7], SIZE, batch, 0), fabric.device
         )
         for batch in (1, 3)
     )
@@ -137,7 +137,7 @@ def test_drawing_the_control_leaves_the_generator_alone(model):
 
 
 def test_features_keep_no_token_in_memory(model, fabric):
-    for name, values in EncoderFeatures(model, [2, 3], fabric)(torch.rand(4, 3, 16, 16)).items():
+    for name, values in encoder_features(model, [2, 3], fabric)(torch.rand(4, 3, 16, 16)).items():
         assert values.untyped_storage().nbytes() == 4 * 192 * 4, name
 
 

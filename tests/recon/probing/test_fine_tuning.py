@@ -10,12 +10,17 @@ import torch
 from torch.nn import functional as F
 
 from losses import InvalidSetting
-from recon.probing.classifier import BatchNormLinear, PooledLinear
-from recon.probing.fine_tuning import Classifier, parameter_groups, set_learning_rates
-from recon.probing.image_batches import Mixing, augmented_views
-from recon.probing.recipes import attentive, finetune, paper_linear, partial_finetune
+from recon.model import MaskedAutoencoder
+from recon.probing.classifier import BatchNormLinear, Classifier, PooledLinear
+from recon.probing.fine_tuning import AugmentedViews, parameter_groups
+from recon.probing.recipes import Mixing, Recipe, attentive, finetune, paper_linear, partial_finetune
 from recon.training.device import make_fabric
 from tests.recon.probing.few_photos import FABRIC, accuracy, encoder, few_photos, images, shortly, tuned
+
+
+def made(model: MaskedAutoencoder, recipe: Recipe, fabric=FABRIC) -> Classifier:
+    """A classifier of 8 classes, as the recipe says, before training."""
+    return Classifier(model, recipe.head(64, 8), recipe.blocks, recipe.drop_path, fabric)
 
 
 @pytest.fixture(scope="module")
@@ -92,9 +97,8 @@ def test_a_run_is_the_algorithm_written_out(photos):
     weight = tuned(replace(recipe, base_rate=0.0), photos, model).head.linear.weight.detach().clone()
     bias = torch.zeros(classes)
     model.norm = torch.nn.Identity()
-    views = augmented_views(
-        photos, recipe.augmentation.transform((32, 32), (0, 0, 0), (1, 1, 1)), batch=8, steps=8, seed=0, workers=0
-    )
+    transform = recipe.augmentation.transform((32, 32), (0, 0, 0), (1, 1, 1))
+    views = AugmentedViews(photos, transform, seed=0).load(batch=8, steps=8, workers=0)
     for rate, (view, labels) in zip([0.2, 0.4, 0.6, 0.8, 1, 0.8536, 0.5, 0.1464], views, strict=True):
         with torch.no_grad():
             pooled = F.layer_norm(model.encode(view)[:, 1:].mean(1), (64,), eps=1e-6)
@@ -191,7 +195,7 @@ def test_exactly_the_last_blocks_change(blocks):
 
 @pytest.mark.parametrize("blocks", TRAINED)
 def test_gradient_reaches_exactly_what_is_trained(blocks):
-    classifier = Classifier(encoder(), partial_finetune(blocks), 8, FABRIC)
+    classifier = made(encoder(), partial_finetune(blocks))
     F.cross_entropy(classifier(images()), torch.arange(4)).backward()
     reached = {name for name, p in classifier.encoder.named_parameters() if p.grad is not None and p.grad.any()}
     assert reached == names(classifier, TRAINED[blocks])
@@ -200,7 +204,7 @@ def test_gradient_reaches_exactly_what_is_trained(blocks):
 
 @pytest.mark.parametrize(("blocks", "graphs"), [(0, 0), (0.5, 1), (1, 2), (2, 4), (4, 8)])
 def test_frozen_halves_keep_no_graph(blocks, graphs):
-    classifier = Classifier(encoder(), partial_finetune(blocks), 8, FABRIC)
+    classifier = made(encoder(), partial_finetune(blocks))
     kept = []
     for block in classifier.encoder.blocks:
         for half in (block.attn, block.mlp):
@@ -212,7 +216,7 @@ def test_frozen_halves_keep_no_graph(blocks, graphs):
 def test_the_encoder_s_norm_is_trained_only_with_the_whole_encoder():
     def norm(blocks: float) -> bool:
         recipe = replace(partial_finetune(blocks), head=BatchNormLinear)
-        return Classifier(encoder(), recipe, 8, FABRIC).encoder.norm.weight.requires_grad
+        return made(encoder(), recipe).encoder.norm.weight.requires_grad
 
     assert [norm(blocks) for blocks in (0, 3, 4)] == [False, False, True]
 
@@ -220,12 +224,12 @@ def test_the_encoder_s_norm_is_trained_only_with_the_whole_encoder():
 @pytest.mark.parametrize("recipe", [paper_linear(), attentive()])
 def test_frozen_recipes_read_what_encode_says(recipe):
     model = encoder()
-    classifier = Classifier(model, recipe, 8, FABRIC).eval()
+    classifier = made(model, recipe).eval()
     assert torch.equal(classifier(images()), classifier.head(model.encode(images())))
 
 
 def test_only_what_is_trained_is_ever_in_training_mode():
-    classifier = Classifier(encoder(), partial_finetune(1.5), 8, FABRIC).train()
+    classifier = made(encoder(), partial_finetune(1.5)).train()
     awake = {name for name, module in classifier.encoder.named_modules() if module.training}
     assert all(name.startswith(("blocks.3", "blocks.2.norm2", "blocks.2.mlp", "blocks.2.drop_path2")) for name in awake)
     assert {"blocks.3", "blocks.3.drop_path1", "blocks.2.drop_path2"} <= awake
@@ -233,16 +237,17 @@ def test_only_what_is_trained_is_ever_in_training_mode():
 
 
 def test_blocks_are_dropped_linearly_more_often_with_depth():
-    classifier = Classifier(encoder(), replace(finetune(), drop_path=0.3), 8, FABRIC)
+    classifier = made(encoder(), replace(finetune(), drop_path=0.3))
     rates = [(block.drop_path1.drop_prob, block.drop_path2.drop_prob) for block in classifier.encoder.blocks]
     assert rates == [pytest.approx((share, share)) for share in (0.0, 0.1, 0.2, 0.3)]
 
 
 def test_rates_decay_by_layer_and_matrices_alone_decay():
-    classifier = Classifier(encoder(), finetune(), 8, FABRIC)
+    classifier = made(encoder(), finetune())
     groups = parameter_groups(classifier, weight_decay=0.05, layer_decay=0.5)
     optimizer = torch.optim.AdamW(groups)
-    set_learning_rates(optimizer, 32.0)
+    for group in optimizer.param_groups:
+        group["lr"] = 32.0 * group["scale"]
     name_of = {p: name for name, p in classifier.named_parameters()}
     found = {
         name_of[p]: (group["lr"], group["weight_decay"]) for group in optimizer.param_groups for p in group["params"]
@@ -259,8 +264,8 @@ def test_rates_decay_by_layer_and_matrices_alone_decay():
 
 def test_logits_in_bfloat16_are_those_of_float32_but_for_rounding():
     model = encoder()
-    exact = Classifier(model, paper_linear(), 8, FABRIC)
-    rounded = Classifier(model, paper_linear(), 8, make_fabric("cpu", "bf16"))
+    exact = made(model, paper_linear())
+    rounded = made(model, paper_linear(), make_fabric("cpu", "bf16"))
     rounded.load_state_dict(exact.state_dict())
     found, expected = rounded.eval()(images()), exact.eval()(images())
     assert found.dtype == torch.float32

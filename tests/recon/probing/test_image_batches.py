@@ -10,9 +10,9 @@ from torch.nn import functional as F
 
 from losses import InvalidSetting
 from recon.data import Source, UnreadableImage
-from recon.probing.image_batches import Augmentation, Mixing, augmented_views, seeded
-from recon.probing.labelled import LabelledImages
-from recon.probing.recipes import finetune
+from recon.probing.fine_tuning import AugmentedViews
+from recon.probing.labelled import LabelledImages, seeded
+from recon.probing.recipes import Augmentation, Mixing, finetune
 from tests.recon.probing.few_photos import SIZE, few_photos
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
@@ -24,7 +24,7 @@ def drawn() -> tuple:
 
 
 def batches(train: LabelledImages, batch: int, steps: int, seed: int = 0, workers: int = 0) -> list:
-    return list(augmented_views(train, FULL, batch=batch, steps=steps, seed=seed, workers=workers))
+    return list(AugmentedViews(train, FULL, seed).load(batch, steps, workers))
 
 
 def test_seeded_decides_all_three_generators_and_leaves_them_as_they_were():

@@ -6,8 +6,8 @@ import torch
 from sklearn.neighbors import KNeighborsClassifier
 
 from losses import InvalidSetting
-from recon.probing import knn as module
-from recon.probing.knn import knn
+from recon.probing import frozen
+from recon.probing.frozen import knn
 
 CLASSES = 6
 
@@ -47,10 +47,11 @@ def test_k_the_temperature_and_the_votes_matter(data):
 
 def test_batches_of_queries_and_of_the_bank_change_nothing(data, monkeypatch):
     features, labels, queries, _ = data
-    whole = knn(features, labels, queries, CLASSES, (1, 5, 20, 700), batch=300)
+    whole = knn(features, labels, queries, CLASSES, (1, 5, 20, 700))
     for bank, batch in ((13, 7), (699, 299), (19, 300)):
-        monkeypatch.setattr(module, "CHUNK", bank)
-        parts = knn(features, labels, queries, CLASSES, (1, 5, 20, 700), batch=batch)
+        monkeypatch.setattr(frozen, "TRAINING_CHUNK", bank)
+        monkeypatch.setattr(frozen, "QUERY_CHUNK", batch)
+        parts = knn(features, labels, queries, CLASSES, (1, 5, 20, 700))
         assert all(torch.equal(parts[k], whole[k]) for k in whole)
 
 
@@ -103,9 +104,6 @@ def test_features_of_zeros_are_as_far_from_everything():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"ks": (0, 5)}, r"k=\(0, 5\)"),
-        ({"ks": ()}, r"k=\(\)"),
-        ({"temperature": 0.0}, "temperature=0.0"),
         ({"classes": 5}, "labels from 0 to 5 where there are 5 classes"),
         ({"features": torch.full((700, 12), torch.nan)}, "not finite"),
         ({"labels": torch.zeros(3, dtype=torch.long)}, "700 training features with 3 labels"),

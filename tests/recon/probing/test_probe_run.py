@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from losses import InvalidSetting
-from recon.probing import features, probes
+from recon.probing import features, frozen
 from recon.probing import probe_results as record
 from recon.probing import probe_run as command
+from recon.probing.frozen import Prediction
 from recon.probing.labelled import HeldOutLabels, open_task
-from recon.probing.probes import Prediction
 from tests.helpers.small_runs import trained
 from tests.recon.probing.conftest import probed
 from tests.recon.probing.test_labelled import folders
@@ -56,7 +56,7 @@ def test_a_record_says_how_it_was_made(both):
     assert both.data.test == result.correct.shape[1]
     assert both.seeds == [0, 1]
     assert both.caveats[-2:] != [] and any("overlapping tiles" in caveat for caveat in both.caveats)
-    assert len(result.chosen) == 2 and result.chosen[0]["learning_rate"] > 0
+    assert len(result.chosen) == 2 and result.chosen[0]["weight_decay"] > 0 and result.chosen[0]["converged"]
     assert result.accuracy.mean == pytest.approx(result.correct.float().mean().item(), abs=1e-7)
     assert result.accuracy.low < result.accuracy.mean < result.accuracy.high
 
@@ -174,7 +174,7 @@ def test_a_probe_that_looks_at_its_test_accuracy_is_caught(copy, monkeypatch):
         best = max(guesses, key=lambda guess: opened[-1].test_labels.correct("leak", guess).sum())
         return {"": Prediction(best)}
 
-    monkeypatch.setitem(probes.FROZEN, "linear", leaking)
+    monkeypatch.setitem(frozen.FROZEN, "linear", leaking)
     with pytest.raises(RuntimeError, match="leak asked for its test accuracy twice"):
         probed(copy, "run=runs/small", *LINEAR)
     assert not (copy / "runs/small/probe.json").exists()
