@@ -52,21 +52,13 @@ Task = Callable[[Any, frozenset[str]], int | None]
 
 @dataclass(frozen=True)
 class Command:
-    """One of the program's commands.
+    """One of the program's commands."""
 
-    Args:
-        name: of its module, recon.NAME.
-        about: its help's first line.
-        settings: the dataclass of its settings.
-        bare: the setting, a list, that takes the arguments which are no `key=value`; None: there are no such.
-        less_memory: what to do where memory runs out.
-    """
-
-    name: str
-    about: str
+    name: str  # of its module, recon.NAME
+    about: str  # its help's first line
     settings: type = Settings
-    bare: str | None = None
-    less_memory: str = "free some, or take a larger machine"
+    bare: str | None = None  # the setting, a list, that takes the arguments which are no `key=value`
+    less_memory: str = "free some, or take a larger machine"  # what to do where memory runs out
 
     @property
     def short(self) -> dict[str, str]:
@@ -157,8 +149,7 @@ def _exit(status: int) -> NoReturn:
 def understood(arguments: list[str], command: Command) -> tuple[list[str], list[str], bool]:
     """The arguments as Hydra wants them, the bare ones, and whether the demonstration is meant.
 
-    Raises:
-        InvalidSetting: a key that is no setting.
+    Raises InvalidSetting for a key that is no setting.
     """
     flags, overrides, bare = [], [], []
     for before, argument in zip([None, *arguments], arguments, strict=False):
@@ -261,24 +252,10 @@ def _store(command: Command, folder: Path) -> None:
     """Registers the command's settings and help with Hydra, and the folder of a sweep."""
     store = ConfigStore.instance()
     store.store("settings", command.settings)
-    store.store(
-        command.name,
-        {
-            "defaults": [
-                "settings",
-                "_self_",
-                {"override hydra/hydra_logging": "disabled"},
-                {"override hydra/job_logging": "disabled"},
-            ],
-            # Hydra leaves nothing behind: a run's folder is the run's own affair.
-            "hydra": {
-                "run": {"dir": "."},
-                "sweep": {"dir": str(folder)},
-                "output_subdir": None,
-                "searchpath": ["pkg://recon"],
-            },
-        },
-    )
+    quiet = [{f"override hydra/{log}_logging": "disabled"} for log in ("hydra", "job")]
+    # Hydra leaves nothing behind: a run's folder is the run's own affair.
+    places = {"run": {"dir": "."}, "sweep": {"dir": str(folder)}, "output_subdir": None, "searchpath": ["pkg://recon"]}
+    store.store(command.name, {"defaults": ["settings", "_self_", *quiet], "hydra": places})
 
 
 def _keys(overrides: Iterable[Any]) -> frozenset[str]:

@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import json
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from safetensors import SafetensorError
 
 from losses import InvalidSetting
 from recon.config import Data, Model, Settings, Train
+from recon.console import command_line
 from recon.model import MaskedAutoencoder
 from recon.model.bundled import NAMES, bundled
 from recon.model.formats import FORMATS, Checkpoint, read
@@ -30,27 +30,16 @@ RESULTS = "-results"  # ending of the folder of results of a checkpoint that is 
 
 @dataclass(frozen=True)
 class LoadedRun:
-    """A trained model, how it was made, and where its results belong.
+    """A trained model, how it was made, and where its results belong."""
 
-    Args:
-        path: what opens it again: `open_run(path)`.
-        folder: of its results: the run's own folder, or one beside a checkpoint's file.
-        settings: it was trained with; `data.name` is None for a checkpoint of others, which has no data of its own.
-        model: on the CPU, in evaluation mode.
-        resolved: what config.yaml says under `resolved`: objective, weights, data.
-        step: the model's optimiser steps, of `resolved["steps"]`; None where the file does not say.
-        sha256: of the model's file.
-        origin: of a checkpoint of others, what it says of itself, without its tensors; None for a run.
-    """
-
-    path: Path
-    folder: Path
-    settings: Settings
-    model: MaskedAutoencoder
-    resolved: dict[str, Any]
-    step: int | None
-    sha256: str
-    origin: Checkpoint | None = None
+    path: Path  # what opens it again: `open_run(path)`
+    folder: Path  # of its results: the run's own folder, or one beside a checkpoint's file
+    settings: Settings  # `data.name` is None for a checkpoint of others, which has no data of its own
+    model: MaskedAutoencoder  # on the CPU, in evaluation mode
+    resolved: dict[str, Any]  # what config.yaml says under `resolved`: objective, weights, data
+    step: int | None  # of `resolved["steps"]` optimiser steps; None where the file does not say
+    sha256: str  # of the model's file
+    origin: Checkpoint | None = None  # of a checkpoint of others, what it says of itself, without its tensors
 
     @property
     def name(self) -> str:
@@ -72,7 +61,7 @@ class LoadedRun:
         if origin is None:
             return None
         if not origin.has_decoder:
-            probe = f"python -m recon.probe run={shlex.quote(str(self.path))}"
+            probe = command_line("probe", {"run": str(self.path)})
             return f"{self.path} holds no decoder, so there is nothing to draw; it can be probed: {probe}"
         if origin.target is None:
             return f"{self.path} does not say what its decoder was trained for; give target=pixels or target=normalised"
@@ -91,12 +80,9 @@ def open_run(path: Path, target: str | None = None) -> LoadedRun:
 
     `bundled` and `bundled_sharp` are the masked autoencoders that this package carries; their results go to
     runs/bundled-results/, those of a file mae.pth to mae.pth-results/ beside it. That folder is made with the results.
+    `target`: "pixels" or "normalised", where a checkpoint of others cannot tell; a run knows.
 
-    Args:
-        target: "pixels" or "normalised", where a checkpoint of others cannot tell; a run knows.
-
-    Raises:
-        InvalidSetting: there is nothing of that name, or it holds no model that can be read.
+    Raises InvalidSetting where there is nothing of that name, or it holds no model that can be read.
     """
     if (name := str(path)) in NAMES and not path.exists():
         return _of_checkpoint(path, RUNS / (name + RESULTS), bundled(name, target))
@@ -114,11 +100,7 @@ def open_run(path: Path, target: str | None = None) -> LoadedRun:
 
 
 def load_run(folder: Path) -> LoadedRun:
-    """A run of this project, finished or saved on the way.
-
-    Raises:
-        InvalidSetting: the folder holds no trained model, or one that cannot be read.
-    """
+    """A run of this project, finished or saved on the way; InvalidSetting where it holds no model that can be read."""
     if not (folder / CONFIG).is_file() or not (folder / MODEL).is_file():
         raise InvalidSetting(f"{folder} holds no trained model ({CONFIG} and {MODEL})")
     try:

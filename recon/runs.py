@@ -30,11 +30,7 @@ CHECKPOINT_FORMAT = "recon checkpoint 1"
 
 
 def create(settings: Settings) -> Path:
-    """A new run folder, runs/NAME, or one named after loss, data and date.
-
-    Raises:
-        InvalidSetting: a run of that name exists.
-    """
+    """A new run folder, runs/NAME, or one named after loss, data and date; InvalidSetting where there is a run."""
     if settings.name is not None:
         if not re.fullmatch(r"[^/\\\0]+", settings.name) or settings.name in (".", ".."):
             raise InvalidSetting(f"name={settings.name} is not a valid folder name")
@@ -59,11 +55,7 @@ def create(settings: Settings) -> Path:
 
 
 def existing(settings: Settings) -> Path:
-    """The folder of the run to go on with.
-
-    Raises:
-        InvalidSetting: no name was given, or there is no such run.
-    """
+    """The folder of the run to go on with; InvalidSetting where no name was given, or there is no such run."""
     names = (CHECKPOINT, PREVIOUS)
     there = sorted({path.parent.name for name in names for path in RUNS.glob(f"*/{name}")})
     listed = f" (runs with a checkpoint: {', '.join(there)})" if there else f" ({RUNS}/ has no run with a checkpoint)"
@@ -123,20 +115,11 @@ def write_environment(folder: Path, device: "torch.device", processes: int, shar
     """environment.json: what the run ran on."""
     import torch
 
-    packages = [
-        "torch",
-        "torchvision",
-        "timm",
-        "lightning-fabric",
-        "hydra-core",
-        "numpy",
-        "scikit-image",
-        "safetensors",
-    ]
+    packages = "torch torchvision timm lightning-fabric hydra-core numpy scikit-image safetensors"
     environment = {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "packages": {name: version(name) for name in packages},
+        "packages": {name: version(name) for name in packages.split()},
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "threads": torch.get_num_threads(),
         "processes": processes,
@@ -171,13 +154,7 @@ def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
 
 
 def load_checkpoint(folder: Path) -> tuple[dict[str, Any], list[str]]:
-    """The newest readable checkpoint of a run, and one line for each that was refused.
-
-    Only tensors and plain values are unpickled.
-
-    Raises:
-        InvalidSetting: there is none.
-    """
+    """The newest readable checkpoint of a run, and a line for each that was refused; InvalidSetting where all are."""
     refused = []
     for path in (folder / CHECKPOINT, folder / PREVIOUS):
         if not path.exists():
@@ -194,10 +171,9 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Any], list[str]]:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """One checkpoint.
+    """One checkpoint, of tensors and plain values alone.
 
-    Raises:
-        InvalidSetting: the file is cut short, has a changed byte, holds objects, or is no checkpoint of this program.
+    Raises InvalidSetting where the file is cut short, has a changed byte, holds objects, or is another program's.
     """
     import torch
 
@@ -211,8 +187,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if (
         not isinstance(state, dict)
         or state.get("format") != CHECKPOINT_FORMAT
-        or "step" not in state
-        or "settings" not in state
+        or not {"step", "settings"} <= state.keys()
     ):
         raise InvalidSetting(f"{path} is no checkpoint of this program ('{CHECKPOINT_FORMAT}')")
     return state

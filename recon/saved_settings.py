@@ -1,6 +1,6 @@
 """Settings as a run saves them: by key, with the meaning that they had, and which ones may change on resuming."""
 
-from dataclasses import is_dataclass
+from dataclasses import asdict
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -29,14 +29,9 @@ RESUME_OVERRIDES = {
 
 
 def resumed_settings(saved: dict[str, Any], now: Settings, given: frozenset[str]) -> dict[str, Any]:
-    """The saved run's settings, with those of `RESUME_OVERRIDES` that were given now.
+    """The `saved` run's settings by key, with those of `RESUME_OVERRIDES` that the user has `given` now.
 
-    Args:
-        saved: settings by key, as in the checkpoint.
-        given: what the user set on the command line; a preset gives all that it changes.
-
-    Raises:
-        InvalidSetting: a given setting differs from the saved run's and may not change.
+    A preset gives all that it changes. Raises InvalidSetting where another given setting differs from the saved run's.
     """
     current, known = flat(now), {s.key: s.default for s in every_setting()}
     saved = known | upgraded(saved)  # a run may be older than a setting
@@ -44,16 +39,12 @@ def resumed_settings(saved: dict[str, Any], now: Settings, given: frozenset[str]
     chosen = {key for key in current if any(key == g or key.startswith(f"{g}.") for g in given)} | changed
     # The length of a run is one setting in two units; the one that was not given is null.
     differing = {key: value for key, value in current.items() if key in chosen and value != saved[key]}
-    refused = [
-        f"{key}={_shown(value)} (was {_shown(saved[key])})"
-        for key, value in differing.items()
-        if key not in RESUME_OVERRIDES
-    ]
-    if refused:
+    shown = {key: f"{key}={_shown(differing[key])} (was {_shown(saved[key])})" for key in differing}
+    if refused := [shown[key] for key in differing if key not in RESUME_OVERRIDES]:
         raise InvalidSetting(
             f"cannot resume with other settings: {', '.join(refused)}; leave them out, or start anew with another name="
         )
-    return saved | {key: value for key, value in differing.items() if key in RESUME_OVERRIDES}
+    return saved | differing
 
 
 def upgraded(saved: dict[str, Any]) -> dict[str, Any]:
@@ -82,7 +73,7 @@ def upgraded(saved: dict[str, Any]) -> dict[str, Any]:
 
 def flat(settings: Settings) -> dict[str, Any]:
     """Settings by key, as plain values that a checkpoint can hold."""
-    return flattened(_plain(settings))
+    return flattened(asdict(settings))
 
 
 def flattened(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -109,12 +100,6 @@ def settings_from(values: dict[str, Any]) -> Settings:
     """Settings from values by key; the inverse of `flat`."""
     settings: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Settings), nested(values)))
     return settings
-
-
-def _plain(value: Any) -> Any:
-    if is_dataclass(value):
-        return {name: _plain(getattr(value, name)) for name in value.__dataclass_fields__}
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _shown(value: Any) -> str:

@@ -24,11 +24,7 @@ NOT_WAITING = f"no longer waiting; jobs that were submitted go on, and log to {L
 
 
 def launcher_of(arguments: list[str]) -> str:
-    """The Hydra launcher that was asked for.
-
-    Raises:
-        InvalidSetting: its package is missing, or it has nothing to launch.
-    """
+    """The Hydra launcher that was asked for; InvalidSetting where its package is missing, or it has no sweep."""
     given = [word.partition("=")[2] for word in arguments if word.startswith("hydra/launcher=")]
     if not given or given[-1] == "basic":
         return "basic"

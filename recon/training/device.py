@@ -44,13 +44,8 @@ def make_fabric(device: str, precision: str, ranks: Ranks = ALONE, sharded: bool
     """Lightning Fabric for `auto`, `cpu`, `cuda`, `cuda:N` or `mps`, and `auto`, `bf16` or `fp32`.
 
     Each of several processes on a machine takes the device of its local rank; DDP averages their gradients, or FSDP2
-    where the model is to be `sharded`.
-
-    CUDA may use TF32 for products and convolutions in float32 (`precision=fp32`, and what autocast leaves alone).
-    Evaluation turns that off.
-
-    Raises:
-        InvalidSetting: an unknown name, or a device that is not there.
+    where the model is to be `sharded`. CUDA may use TF32 for products and convolutions in float32; evaluation turns
+    that off. Raises InvalidSetting for an unknown name, or a device that is not there.
     """
     kind, index = resolve_device(device, ranks)
     if precision == "auto":
@@ -75,11 +70,8 @@ def make_fabric(device: str, precision: str, ranks: Ranks = ALONE, sharded: bool
 
 
 class Upload:
-    """Copies batches to the device; to a CUDA device while it still computes the step before.
-
-    There the copies, from pinned memory, and the augmentation on the device run in a CUDA stream of their own, and the
-    host waits for neither.
-    """
+    """Copies batches to the device; to a CUDA device while it still computes the step before, in a stream of its own,
+    with the augmentation on the device. The host waits for neither."""
 
     def __init__(self, device: torch.device):
         self.device = device
@@ -129,10 +121,7 @@ def resolve_device(device: str, ranks: Ranks) -> tuple[str, str]:
 
 
 def set_deterministic(on: bool, device: torch.device) -> None:
-    """Makes CUDA use kernels that give the same bits every time, also where faster ones do not.
-
-    Then an operation without such a kernel raises a RuntimeError; see `without_deterministic_kernel`.
-    """
+    """Makes CUDA use kernels that give the same bits every time; an operation that has none raises a RuntimeError."""
     on = on and device.type == "cuda"
     if on:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it at its first product
@@ -168,11 +157,11 @@ def _best_device() -> str:
 
 
 def shard(model: MaskedAutoencoder, fabric: Fabric) -> None:
-    """Leaves this rank its shard of every parameter, on its device.
+    """Leaves this rank its shard of every parameter, on its device (FSDP2); optimisers are made of shards, DTensors.
 
-    A block's attention and MLP are gathered together, for the forward and again for the backward; the rest
-    is gathered with the model. Under bfloat16 they are gathered in bfloat16, to which autocast would cast them: half as
-    many bytes. A block's norms, which autocast leaves in float32, belong to the model.
+    A block's attention and MLP are gathered together, for the forward and again for the backward; the rest with the
+    model. Under bfloat16 they are gathered in bfloat16, to which autocast would cast them: half the bytes. A block's
+    norms, which autocast leaves in float32, belong to the model.
     """
     low = fabric._precision.precision == "bf16-mixed"
     policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False) if low else None
@@ -191,10 +180,7 @@ def full_tensor(tensor: Tensor) -> Tensor:
 
 
 def full_state(state: Any) -> Any:
-    """A state dict with whole tensors on rank zero's host; on the other ranks each sharded tensor is None.
-
-    All ranks call it.
-    """
+    """A state dict with whole tensors on rank zero's host, and None in their place elsewhere; all ranks call it."""
     if isinstance(state, dict):
         return {key: full_state(value) for key, value in state.items()}
     if not isinstance(state, DTensor):

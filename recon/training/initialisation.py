@@ -60,20 +60,13 @@ def principal_components(source: Source | StreamedSource, model: MaskedAutoencod
 
 @dataclass(frozen=True)
 class Start:
-    """A checkpoint that a run starts with.
+    """A checkpoint that a run starts with."""
 
-    Args:
-        source: what the user gave.
-        keep_decoder: whether its decoder is taken too.
-        reason: why it is, or is not.
-        sharpened: of the bundled model, what long training behind it made.
-    """
-
-    source: str
+    source: str  # what the user gave
     checkpoint: Checkpoint
-    keep_decoder: bool
-    reason: str
-    sharpened: Checkpoint | None = None
+    keep_decoder: bool  # whether its decoder is taken too
+    reason: str  # why it is, or is not
+    sharpened: Checkpoint | None = None  # of the bundled model, what long training behind it made
 
     def fill(self, model: MaskedAutoencoder) -> dict[str, Any]:
         """Puts the weights in; what is not taken stays as it was drawn. Returns the record of both."""
@@ -123,8 +116,7 @@ class Start:
 def load_start(settings: Settings, given: frozenset[str], ranks: Ranks) -> Start | None:
     """`find_start` on every rank; then says that a refiner is left out where the objective does not predict pixels.
 
-    Raises:
-        InvalidSetting: as `find_start`; a refiner was asked for that has no pixels to correct.
+    Raises InvalidSetting where one was asked for.
     """
     head = head_of(settings.loss, **losses_of(settings))
     start = ranks.rank_zero_first(lambda: find_start(settings, given, head))
@@ -142,15 +134,10 @@ def load_start(settings: Settings, given: frozenset[str], ranks: Ranks) -> Start
 def find_start(settings: Settings, given: frozenset[str], head: PixelHead) -> Start | None:
     """The checkpoint of `init=`, and the settings made to fit it; None where the run starts with random weights.
 
-    Sizes that the user did not set himself are the checkpoint's. Images may have another size than it was trained on,
-    since positions are a formula.
+    Sizes that were not `given`, by the user or a preset, are the checkpoint's. Images may have another size than it was
+    trained on, since positions are a formula. `head`: what the objective wants of the decoder.
 
-    Args:
-        given: keys that the user set himself; with a preset, all that it changes.
-        head: what the objective wants of the decoder.
-
-    Raises:
-        InvalidSetting: there is no such checkpoint, it has other sizes than were asked for, or no decoder to be kept.
+    Raises InvalidSetting where there is no such checkpoint, it has other sizes than were asked for, or no decoder.
     """
     if settings.init == "none":
         return None

@@ -54,12 +54,9 @@ def train(
 ) -> int | None:
     """Trains to the end, or until a signal asks to stop, and saves; returns the signal, or None.
 
-    Each rank has its part of every batch in `batches`; all of them take the same steps.
-
-    Raises:
-        Diverged: many steps in a row had no finite gradient.
-        InvalidSetting: too many files cannot be read.
-            After both the last checkpoint stands.
+    Each rank has its part of every batch in `batches`; all of them take the same steps. Raises Diverged where many
+    steps in a row had no finite gradient, and InvalidSetting where too many files cannot be read; the last checkpoint
+    stands.
     """
     model, _ = fabric.setup(run.model, run.optimizer)
     parameters = [p for p in run.model.parameters() if p.requires_grad]

@@ -40,13 +40,10 @@ def pretrain(settings: Settings, given: frozenset[str] = frozenset()) -> int:
     """Trains a masked autoencoder as the settings say; prints; returns the exit status.
 
     0: finished; 1: diverged; 128 + N: stopped by signal N, and saved. Under torchrun each process trains on its part of
-    every batch, and rank zero alone prints and writes.
+    every batch, and rank zero alone prints and writes. `given`: keys that the user set himself; a resumed run takes all
+    others from its checkpoint.
 
-    Args:
-        given: keys that the user set himself; a resumed run takes all others from its checkpoint.
-
-    Raises:
-        InvalidSetting: before anything is written, or when files turn out to be unreadable on the way.
+    Raises InvalidSetting before anything is written, or when files turn out to be unreadable on the way.
     """
     ranks, folder, saved = join(), None, {}
     if settings.resume:

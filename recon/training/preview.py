@@ -50,19 +50,12 @@ class Preview:
 
 @dataclass(frozen=True)
 class EarlierPicture:
-    """What the weights of `init` reconstruct before training.
+    """What the weights of `init` reconstruct before training."""
 
-    Args:
-        title: of its row in the picture.
-        pictures: (few, 3, H, W) uint8, the composites that are shown.
-        figures: of all held-out images.
-        beside: rows of other models on the same images, by title, as `pictures`.
-    """
-
-    title: str
-    pictures: Tensor
-    figures: dict[str, float]
-    beside: dict[str, Tensor] = field(default_factory=dict)
+    title: str  # of its row in the picture
+    pictures: Tensor  # (few, 3, H, W) uint8, the composites that are shown
+    figures: dict[str, float]  # of all held-out images
+    beside: dict[str, Tensor] = field(default_factory=dict)  # rows of other models on the same images, by title
 
     @classmethod
     def of(cls, state: dict[str, Any]) -> Self:

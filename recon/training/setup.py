@@ -26,15 +26,12 @@ HELD_OUT = 64  # images of the preview
 
 @dataclass(frozen=True)
 class Data:
-    """What a run trains on, and images that it only looks at; `images` is how many it trains on, None if not known.
-
-    `stream`: the shards of a stream, and the ranks and workers that read them; empty for other data.
-    """
+    """What a run trains on, and images that it only looks at."""
 
     train: Source | StreamedSource
     held_out: Source | StreamedSource
-    images: int | None
-    stream: dict[str, int]
+    images: int | None  # to train on; None: a stream that does not tell
+    stream: dict[str, int]  # its shards, and the ranks and workers that read them; empty for other data
 
 
 def open_data(settings: Settings, ranks: Ranks) -> Data:
@@ -48,11 +45,7 @@ def open_data(settings: Settings, ranks: Ranks) -> Data:
 
 
 def number_of_steps(settings: Settings, images: int | None) -> int:
-    """train.steps, or train.epochs in steps, of so many `images`; None where a stream does not tell.
-
-    Raises:
-        InvalidSetting: epochs of a stream that does not tell how long it is.
-    """
+    """train.steps, or train.epochs in steps, of so many `images`; InvalidSetting where a stream does not tell."""
     if settings.train.epochs is None:
         assert settings.train.steps is not None  # `config.check`: one of them is given
         return settings.train.steps

@@ -54,10 +54,7 @@ class MetricAccumulator:
         self.row = self._zero()
 
     def record(self, results: list[Result], objective: Objective, norm: Tensor, good: Tensor) -> None:
-        """One optimiser step, made of one result per micro-batch.
-
-        `norm` is the model's gradient norm; `good`, a bool scalar, says whether the step was taken.
-        """
+        """One optimiser step of one result per micro-batch: `norm` is the gradient's, `good` whether it was taken."""
         curves = self._curves(results, objective, norm)
         values = torch.stack([value.float() for value in (*curves.values(), torch.ones_like(norm))])
         self.sums[tuple(curves)] = self.sums.get(tuple(curves), 0.0) + torch.where(good, values, 0.0)
@@ -93,12 +90,8 @@ class MetricAccumulator:
         return int(self.row)
 
     def state(self) -> dict[str, object]:
-        return {
-            "rows": dict(self.sums),
-            "parts": dict(self.parts),
-            "skipped_by": dict(self.skipped_by),
-            "row": self.row,
-        }
+        skipped = {"skipped_by": dict(self.skipped_by), "row": self.row}
+        return {"rows": dict(self.sums), "parts": dict(self.parts)} | skipped
 
     def load_state(self, state: dict) -> None:
         def today(curve: str) -> str:  # earlier versions had another name, and did not save "rows" and "parts"
@@ -179,11 +172,7 @@ class Run:
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Continues from a `state`.
-
-        Raises:
-            InvalidSetting: it was made on other data.
-        """
+        """Continues from a `state`; InvalidSetting where it was made on other data."""
         shards = [of.get("shards", 0) for of in (state.get("stream", self.stream), self.stream)]
         images = [state["images"], self.images]
         if self.stream and 0 in images:  # its length may be told at one time and not at another
@@ -209,8 +198,7 @@ class Run:
     def note_unreadable(self, lines: list[str]) -> list[str]:
         """Takes note of files that could not be read; returns the new ones.
 
-        Raises:
-            InvalidSetting: they are more than the set share of the data; of a stream, of what has been seen of it.
+        Raises InvalidSetting where they are more than the set share of the data; of a stream, of what has been seen.
         """
         new = [line for line in dict.fromkeys(lines) if line not in self.unreadable]
         self.unreadable |= dict.fromkeys(new)

@@ -3,53 +3,52 @@
 import subprocess
 import sys
 
-import pytest
-
 ASKED = """
-import runpy, sys
-sys.argv = {words!r}
-try:
-    runpy.run_module("recon." + {command!r}, run_name="__main__", alter_sys=True)
-except SystemExit as end:
-    print("status", end.code)
-print("imported", [name for name in ("torch", "torchvision", "timm", "kornia", "numpy") if name in sys.modules])
+import contextlib, importlib, io, sys
+for words in {lines!r}:
+    sys.argv, out, err = words, io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            module = importlib.import_module("recon." + words[0])
+            module.run(getattr(module, "pack_dataset" if words[0] == "pack" else words[0]), module.COMMAND)
+        except SystemExit as end:
+            status = end.code
+    imported = [name for name in ("torch", "torchvision", "timm", "kornia", "numpy") if name in sys.modules]
+    print([status, out.getvalue(), err.getvalue(), imported])
 """
+HELP = [[command, "--help"] for command in ("pretrain", "evaluate", "compare", "probe", "convert", "pack")]
+MISTYPED = [[command, "devise=cpu"] for command, _ in HELP]
+MISSING = [
+    ["pretrain", "name=nothing", "resume=true"],
+    ["evaluate", "run=runs/nothing"],
+    ["compare", "runs/nothing", "runs/less"],
+    ["probe", "run=runs/nothing"],
+]
 
 
-@pytest.mark.parametrize("command", ["pretrain", "evaluate", "compare", "probe", "convert"])
-@pytest.mark.parametrize(
-    ("word", "status", "said"), [("--help", 0, "Settings (key=value)"), ("devise=cpu", 2, "unknown setting")]
-)
-def test_help_and_mistyped_settings_need_no_torch(command, word, status, said, tmp_path):
-    code = ASKED.format(command=command, words=[command, word])
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=100)
-    assert said in done.stdout + done.stderr, done.stderr
-    assert f"status {status}\nimported []" in done.stdout, done.stdout[-300:]
-
-
-@pytest.mark.parametrize(
-    ("command", "words"),
-    [
-        ("pretrain", ["name=nothing", "resume=true"]),
-        ("evaluate", ["run=runs/nothing"]),
-        ("compare", ["runs/nothing", "runs/less"]),
-        ("probe", ["run=runs/nothing"]),
-    ],
-)
-def test_a_missing_run_needs_no_torch(command, words, tmp_path):
-    code = ASKED.format(command=command, words=[command, *words])
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=100)
-    assert "there is no run runs/nothing" in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
-    assert "status 2\nimported []" in done.stdout, done.stdout[-300:]
+def test_help_mistyped_settings_and_missing_runs_need_no_torch(tmp_path):
+    """All in one process: what one of them imports is there for the next."""
+    lines = [*HELP, *MISTYPED, *MISSING]
+    code = ASKED.format(lines=lines)
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    answers = [eval(line) for line in done.stdout.splitlines()]
+    assert len(answers) == len(lines), done.stderr
+    for words, (status, out, err, imported) in zip(lines, answers, strict=True):
+        assert imported == [], words
+        if words in HELP:
+            assert status == 0 and "Settings (key=value)" in out, words
+        else:
+            said = "unknown setting" if words in MISTYPED else "there is no run runs/nothing"
+            assert status == 2 and said in err and len(err.splitlines()) == 1, (words, err)
 
 
 def test_a_file_of_the_user_in_place_of_losses_is_named(tmp_path):
     (tmp_path / "losses.py").write_text("")
     words = [sys.executable, "-m", "recon.pretrain", "loss=mse"]
-    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=100)
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 2 and done.stdout == ""
     assert len(done.stderr.splitlines()) == 1 and str(tmp_path / "losses.py") in done.stderr, done.stderr
     (tmp_path / "losses.py").rename(tmp_path / "lossy.py")
     (tmp_path / "losses").mkdir()  # an empty folder hides nothing: a package comes before it
-    done = subprocess.run([*words, "sed=1"], cwd=tmp_path, capture_output=True, text=True, timeout=100)
+    done = subprocess.run([*words, "sed=1"], cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.stderr.startswith("unknown setting 'sed'"), done.stderr

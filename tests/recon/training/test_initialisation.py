@@ -94,8 +94,10 @@ def test_a_refiner_is_added_to_a_model_that_had_none(place, pictures, parent):
 
 
 @pytest.mark.parametrize("loss", ["flow", "mixture"])
-def test_a_head_that_draws_is_taught_alone_beside_a_model_that_stays_the_same(place, pictures, parent, loss):
+def test_a_head_that_draws_is_taught_alone_and_files_of_this_project_keep_it(place, pictures, parent, loss, tmp_path):
+    """The model beside it stays the same; files of others leave the head out."""
     words = [*FREE, f"data.root={pictures}", f"init={parent}", "train.steps=3", f"loss={loss}", "train.parts=head"]
+    words.append("losses.flow.steps=2")
     assert pretrain(place, *words, f"name=head-{loss}") == 0
     folder = place / "runs" / f"head-{loss}"
     ours, theirs = tensors(folder), tensors(parent)
@@ -106,19 +108,11 @@ def test_a_head_that_draws_is_taught_alone_beside_a_model_that_stays_the_same(pl
     if loss == "flow":  # its mean is the parent's prediction
         means = trained.model.render(images, mask, "mean"), load_run(parent).model(images, mask=mask)
         assert torch.equal(means[0].composite, means[1].composite)
-    again = begun(place, pictures, f"again-{loss}", f"init={folder}", f"loss={loss}")
+    again = begun(place, pictures, f"again-{loss}", f"init={folder}", f"loss={loss}", "losses.flow.steps=2")
     assert same(ours, tensors(again), ours)
-
-
-@pytest.mark.parametrize("loss", ["flow", "mixture"])
-def test_a_file_of_this_project_keeps_what_draws_and_those_of_others_leave_it_out(
-    place, pictures, parent, loss, tmp_path
-):
-    folder = begun(place, pictures, f"converted-{loss}", f"init={parent}", f"loss={loss}")
     assert write(read(folder), tmp_path / "whole.safetensors", "recon") == []
     whole = read(tmp_path / "whole.safetensors").model()
-    images, mask = torch.rand(2, 3, 16, 16), torch.arange(16).expand(2, -1) < 12
-    drawn = [model.render(images, mask, "sample").composite for model in (whole, load_run(folder).model)]
+    drawn = [model.render(images, mask, "sample").composite for model in (whole, trained.model)]
     assert torch.equal(*drawn)
     assert "draw from a distribution" in write(read(folder), tmp_path / "mae.pth", "official")[0]
     assert not read(tmp_path / "mae.pth").model().head.renderings

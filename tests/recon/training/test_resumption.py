@@ -36,7 +36,7 @@ RUNS = {
             "losses.adversarial.penalty_every=2",
         ),
     ],
-    "flow": ["loss=mse+flow", "precision=bf16", "train.ema=0.5"],
+    "flow": ["loss=mse+flow", "precision=bf16", "train.ema=0.5", "losses.flow.steps=2"],
     "mixture": ["loss=mixture", "losses.mixture.gaussians=2"],
     "workers": ["loss=mse", "data.workers=2"],
     "crops resized on the device": ["loss=mse", "data.augment=device"],

@@ -4,6 +4,7 @@ import contextlib
 import json
 import re
 from datetime import datetime
+from functools import reduce
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from safetensors.torch import load_file
 
 from losses import InvalidSetting
 from recon import runs as run_folder
-from recon.config import every_setting
+from recon.config import Settings, every_setting
 from recon.runs import CHECKPOINT, PREVIOUS, RUNS, create, existing, read_checkpoint, write_atomically, write_text
 from recon.saved_settings import RESUME_OVERRIDES, flat, nested, resumed_settings, settings_from
 from tests.recon.training.conftest import differences, lines_of, settings, small_run
@@ -213,31 +214,36 @@ def changed(key: str) -> dict:
     return SAVED | {"loss": "mse", "name": "mine", "resume": True} | {key: another(key)}
 
 
-@pytest.mark.parametrize("key", sorted(set(KEYS) - RESUME_OVERRIDES))
-def test_a_setting_that_differs_is_refused_by_name_if_it_was_given(key):
-    now = settings_from(changed(key))
-    with pytest.raises(InvalidSetting) as error:
-        resumed_settings(SAVED, now, frozenset({"name", "resume", key}))
-    assert f"{key}=" in str(error.value) and len(str(error.value).splitlines()) == 1
-    assert " loss=" not in str(error.value) or key == "loss"
+def settings_of(values: dict) -> Settings:
+    """Settings from values by key, of any type."""
+    made = Settings()
+    for key, value in values.items():
+        *nodes, leaf = key.split(".")
+        setattr(reduce(getattr, nodes, made), leaf, value)
+    return made
 
 
-@pytest.mark.parametrize("key", sorted(RESUME_OVERRIDES))
-def test_a_harmless_setting_that_differs_is_taken(key):
-    now = settings_from(changed(key))
-    assert resumed_settings(SAVED, now, frozenset({key})) == SAVED | {key: another(key)}
+RESUMED = settings_of(SAVED | {"resume": True})
 
 
-@pytest.mark.parametrize("key", sorted(set(KEYS) - RESUME_OVERRIDES))
-def test_a_setting_that_was_not_given_is_the_saved_run_s(key):
-    saved = changed(key)
-    assert resumed_settings(saved, settings("name=mine", "resume=true")[0], frozenset()) == saved
+def test_each_setting_that_differs_is_refused_by_name_if_it_was_given_and_taken_if_it_is_harmless():
+    for key in KEYS:
+        now, given = settings_of(changed(key)), frozenset({key})
+        if key in RESUME_OVERRIDES:
+            assert resumed_settings(SAVED, now, given) == SAVED | {key: another(key)}, key
+            continue
+        with pytest.raises(InvalidSetting) as error:
+            resumed_settings(SAVED, now, given | {"name", "resume"})
+        assert f"{key}=" in str(error.value) and len(str(error.value).splitlines()) == 1, key
+        assert " loss=" not in str(error.value) or key == "loss", key
 
 
-@pytest.mark.parametrize("key", KEYS)
-def test_a_setting_given_again_is_no_difference(key):
-    saved = changed(key)
-    assert resumed_settings(saved, settings_from(saved), frozenset({key})) == saved
+def test_each_setting_that_was_not_given_is_the_saved_run_s_and_one_given_again_is_no_difference():
+    for key in KEYS:
+        saved = changed(key)
+        if key not in RESUME_OVERRIDES:
+            assert resumed_settings(saved, RESUMED, frozenset()) == saved, key
+        assert resumed_settings(saved, settings_of(saved), frozenset({key})) == saved, key
 
 
 def test_a_whole_node_given_again_is_looked_into():
