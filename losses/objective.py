@@ -137,6 +137,23 @@ class Objective(nn.Module):
         for name, saved in state.items():
             self.terms[name].load_state(saved)
 
+    def at_fault(self, result: Result) -> dict[str, Tensor]:
+        """Term -> whether it explains a step without a finite gradient, a bool scalar on the device: its own value or
+        gradient is not finite, or its weight makes more of it than a million times any term's unweighted gradient."""
+        largest = torch.stack([term.gradient_norm for term in result.terms.values()]).max()
+        found = {}
+        for name, weight, share in (
+            (t.name, t.weight, t.share) for t in self.expression.terms if t.name in result.terms
+        ):
+            term = result.terms[name]
+            finite = term.value.isfinite() & term.gradient_norm.isfinite()
+            # A percentage's weight follows the plain terms: it is at fault by itself alone.
+            pushed = (
+                torch.full_like(finite, weight > 1e8) if share else term.weight * term.gradient_norm > 1e6 * largest
+            )
+            found[name] = ~finite | pushed
+        return found
+
     def _due(self, step: int) -> dict[str, Term]:
         """The terms that are evaluated at `step`."""
         return {name: term for name, term in self.terms.items() if step % term.every == 0}

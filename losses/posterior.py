@@ -200,20 +200,20 @@ class FlowHead(PixelHead):
         return prediction[..., :values]
 
     def velocity(self, prediction: Tensor, values: int) -> Tensor:
-        """The network's velocity at the random time, (B, N, P) of standardised pixels.
+        """The network's velocity at the random time, (B, N, P) of standardised pixels; a ValueError if the prediction
+        was made in evaluation or without gradients, and has the mean alone."""
+        return self._parts(prediction, values)[1]
 
-        Raises:
-            ValueError: the model was in evaluation or without gradients; it then predicts the mean alone.
-        """
+    def source_pixels(self, prediction: Tensor, values: int) -> Tensor:
+        """x₀, (B, N, P), without a gradient; raises as `velocity` does."""
+        return self._parts(prediction, values)[2].detach()
+
+    def _parts(self, prediction: Tensor, values: int) -> tuple[Tensor, ...]:
         if prediction.shape[-1] == values:
             raise ValueError(
                 "without gradients or in evaluation a model predicts the mean alone; call model.train() for flow's loss"
             )
-        return prediction[..., values : 2 * values]
-
-    def source_pixels(self, prediction: Tensor, values: int) -> Tensor:
-        """x₀, (B, N, P), without a gradient."""
-        return prediction[..., 2 * values :].detach()
+        return prediction.split(values, dim=-1)
 
     def own_errors(self, prediction: Tensor, true_pixels: Tensor) -> Tensor:
         """Squared error of the mean, (B, N, P)."""
@@ -241,9 +241,8 @@ class Flow(Term):
         return FlowHead(options.source, options.network, options.noise, options.steps)
 
     def value(self, r: Reconstruction) -> Tensor:
-        velocity = self.head.velocity(r.prediction, r.values)
         displacement = r.true_pixels - self.head.source_pixels(r.prediction, r.values)
-        return r.judged_mean((velocity - displacement).square())
+        return r.judged_mean((self.head.velocity(r.prediction, r.values) - displacement).square())
 
 
 def random_times(count: int, generator: torch.Generator) -> Tensor:

@@ -60,11 +60,9 @@ class MetricAccumulator:
         self.sums[tuple(curves)] = self.sums.get(tuple(curves), 0.0) + torch.where(good, values, 0.0)
         self.row = (self.row + 1) * ~good
         explained = self._zero().bool()
+        faults = [objective.at_fault(result) for result in results]
         for name in results[0].terms:
-            finite = torch.stack(
-                [r.terms[name].gradient_norm.isfinite() & r.terms[name].value.isfinite() for r in results]
-            )
-            at_fault = ~good & ~finite.all()
+            at_fault = ~good & torch.stack([fault[name] for fault in faults]).any()
             self.skipped_by[name] = self.skipped_by.get(name, self._zero()) + at_fault
             explained |= at_fault
         self.skipped_by["model"] = self.skipped_by.get("model", self._zero()) + (~good & ~explained)

@@ -196,10 +196,18 @@ class TrainLogger:
     def raise_if_diverged(self) -> None:
         """Raises Diverged after SKIPPED_IN_A_ROW steps without a finite gradient; waits for the device."""
         if self.run.metrics.skipped_in_a_row() >= SKIPPED_IN_A_ROW:
-            by = ", ".join(f"{name} {count}" for name, count in self.run.metrics.skipped().items())
+            skipped = self.run.metrics.skipped()
+            by = ", ".join(f"{name} {count}" for name, count in skipped.items())
+            terms = self.run.objective.expression.terms
+            wild = [term.name for term in terms if term.name in skipped and term.weight > 1e6]
+            remedy = (
+                f"lower the weight of {' and '.join(wild)} in loss="
+                if wild
+                else "lower optim.base_lr or set optim.clip"
+            )
             raise Diverged(
                 f"{self.run.metrics.skipped_in_a_row()} steps in a row had no finite loss and gradient (skipped, by "
-                f"the term at fault: {by}); the last good checkpoint is intact; lower optim.base_lr or set optim.clip"
+                f"the term at fault: {by}); the last good checkpoint is intact; {remedy}"
             )
 
     def note_unreadable(self, lines: list[str]) -> None:

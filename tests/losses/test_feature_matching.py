@@ -5,7 +5,7 @@ import torch
 
 from losses import InvalidSetting, TermContext
 from losses.adversarial import FeatureMatching
-from tests.losses.scenes import SIZE, gradient_of, one_line, perfect, replaced, scene
+from tests.losses.scenes import SIZE, gradient_of, objective_of, one_line, perfect, replaced, scene
 
 
 def matching(size=SIZE, **options) -> FeatureMatching:
@@ -76,7 +76,7 @@ def test_squares_that_do_not_fit_are_an_error_of_one_line(pool):
     """The network reads 57 of 64 pixels; its grid moves by up to 7."""
     matching((64, 64), pool=57)
     with pytest.raises(InvalidSetting) as error:
-        matching((64, 64), pool=pool)
+        objective_of("mse + feature_matching", image_size=(64, 64), feature_matching={"width": 8, "pool": pool})
     assert f"losses.feature_matching.pool={pool}" in one_line(error)
 
 

@@ -15,7 +15,7 @@ from losses.features.vgg19 import DEFAULT_TAPS, VGG19, feature_distance
 from losses.features.weights import he_initialised
 from losses.perceptual import Perceptual
 from losses.reconstruction import IMAGENET_MEAN, IMAGENET_STD, patchify
-from tests.losses.scenes import gradient_of, one_line, photograph, photographs, scene
+from tests.losses.scenes import gradient_of, objective_of, one_line, photograph, photographs, scene
 
 # Of each tap in torchvision's `vgg19().features`.
 POSITION = {"conv1_1": 1, "conv1_2": 3, "conv2_1": 6, "conv2_2": 8, "conv3_1": 11, "conv5_1": 29}
@@ -80,7 +80,7 @@ def test_value_and_gradient_equal_the_naive_definition(taps, weights, cut, shift
 
 @pytest.mark.parametrize("pool", [2, 3, 8])
 def test_pooled_value_and_gradient_equal_the_naive_definition(pool):
-    r = scene(dtype=torch.float64, shift=(0.3, 0.8))
+    r = scene(1, size=(16, 24), dtype=torch.float64, shift=(0.3, 0.8))
     term = perceptual(torch.float64, pool=pool)
     leaf = r.prediction.clone().requires_grad_()
     expected = naive(r.at(leaf, "hidden"), DEFAULT_TAPS, [1] * 5, 3, pool)
@@ -94,8 +94,7 @@ def test_squares_that_do_not_fit_are_an_error_of_one_line(pool):
     """The network reads 61 of 64 pixels; its pooling grid moves by up to 3."""
 
     def term(pool):
-        options = Perceptual.Options(weights="random", pool=pool)
-        return Perceptual(options, TermContext(image_size=(64, 64)))
+        return objective_of("perceptual", image_size=(64, 64), perceptual={"weights": "random", "pool": pool})
 
     term(61)
     with pytest.raises(InvalidSetting) as error:
@@ -151,15 +150,15 @@ def test_in_half_precision_the_value_is_as_exact_as_its_features(seed):
     assert float(found) == pytest.approx(expected, rel=2**-8)
 
 
-@pytest.mark.parametrize("images", [1, 2, 4])
-def test_how_many_images_go_through_at_a_time_does_not_matter(monkeypatch, images):
-    """5 images of 29 x 45 pixels: one by one, in unequal parts, or all at once."""
-    term, r = perceptual(torch.float64), scene(5, dtype=torch.float64, shift=(0.3, 0.3))
+def test_how_many_images_go_through_at_a_time_does_not_matter(monkeypatch):
+    """5 images of 13 x 21 pixels: one by one, in unequal parts, or all at once."""
+    term, r = perceptual(torch.float64), scene(5, size=(16, 24), dtype=torch.float64, shift=(0.3, 0.3))
     monkeypatch.setattr(vgg19, "CHUNK_PIXELS", 10**9)
     value, gradient = term.value(r), gradient_of(term, r)
-    monkeypatch.setattr(vgg19, "CHUNK_PIXELS", images * 29 * 45)
-    torch.testing.assert_close(term.value(r), value, rtol=1e-12, atol=0)
-    torch.testing.assert_close(gradient_of(term, r), gradient, rtol=1e-9, atol=1e-16)
+    for images in (1, 2, 4):
+        monkeypatch.setattr(vgg19, "CHUNK_PIXELS", images * 13 * 21)
+        torch.testing.assert_close(term.value(r), value, rtol=1e-12, atol=0)
+        torch.testing.assert_close(gradient_of(term, r), gradient, rtol=1e-9, atol=1e-16)
 
 
 def test_the_gradient_goes_through_as_often_as_it_is_asked_for():

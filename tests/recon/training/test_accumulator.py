@@ -129,6 +129,24 @@ def test_the_term_at_fault_is_named_and_the_model_where_none_is(bad, blamed, nor
     assert metrics.skipped() == blamed and metrics.skipped_in_a_row() == 1
 
 
+@pytest.mark.parametrize(
+    ("expression", "weights", "blamed"),
+    [
+        ("mse+1e30*l1", (1, 1e30), {"l1": 1}),
+        ("1e30*mse+20%l1", (1e30, 2e29), {"mse": 1}),
+        ("mse+1e30%l1", (1, 1e28), {"l1": 1}),
+        ("mse+2000%l1", (1, 15), {"model": 1}),
+        ("mse+1000*l1", (1, 1000), {"model": 1}),
+    ],
+)
+def test_of_finite_gradients_the_one_that_its_weight_makes_huge_is_at_fault(expression, weights, blamed):
+    bad, metrics = result(), MetricAccumulator(CPU)
+    for term, weight in zip(bad.terms.values(), weights, strict=True):
+        term.weight = scalar(weight)
+    metrics.record([bad], build_objective(expression), scalar(NAN), torch.tensor(False))
+    assert metrics.skipped() == blamed
+
+
 def test_a_finite_step_ends_a_row():
     metrics = MetricAccumulator(CPU)
     rows = []
