@@ -120,3 +120,47 @@ def test_a_folder_with_many_shards_or_none_is_refused(tmp_path):
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({}))
     with pytest.raises(InvalidSetting, match="several files"):
         weights_in(tmp_path)
+
+
+@pytest.mark.parametrize("key", ["model", "state_dict", "model_state_dict", "model_ema"])
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "model.", "module._orig_mod."])
+def test_the_keys_and_prefixes_of_training_programs_are_understood(tmp_path, state, key, prefix):
+    torch.save({"epoch": 3, key: {prefix + name: value for name, value in state.items()}}, tmp_path / "a.pth")
+    found = read(tmp_path / "a.pth")
+    assert same(found.state, state) and found.format == "official"
+
+
+def test_a_whole_module_is_read(tmp_path, model, state):
+    torch.save(model, tmp_path / "module.pth")
+    assert same(read(tmp_path / "module.pth").state, state)
+
+
+def test_a_fine_tuned_classifier_is_called_one_and_its_encoder_is_read(tmp_path, state, model):
+    learnt = encoder_only(state) | {"pos_embed": state["pos_embed"] + 0.1}
+    norm = {name.replace("norm.", "fc_norm."): learnt.pop(name) for name in ("norm.weight", "norm.bias")}
+    head = {"head.weight": torch.zeros(10, 128), "head.bias": torch.zeros(10)}
+    torch.save({"model": learnt | norm | head}, tmp_path / "finetuned.pth")
+    found = read(tmp_path / "finetuned.pth")
+    assert not found.has_decoder and "fine-tuned classifier" in found.description()["notes"]
+    tuned = found.model()
+    assert torch.equal(tuned.pos_embed, learnt["pos_embed"]) and torch.equal(tuned.norm.weight, state["norm.weight"])
+    assert not torch.equal(tuned.encode(images()), model.encode(images()))
+    tuned.pos_embed.copy_(model.pos_embed)
+    assert torch.equal(tuned.encode(images()), model.encode(images()))
+    for out, form in (("a.safetensors", "timm"), ("a.pth", "official")):
+        with pytest.raises(InvalidSetting, match="give the pretrained model"):
+            write(found, tmp_path / out, form)
+
+
+def test_what_a_file_vouches_for_is_said(files, tmp_path):
+    write(read(files["full"]), tmp_path / "ours.safetensors", "recon")
+    write(read(files["visualize"]), tmp_path / "folder", "huggingface")
+    write(read(files["full"]), tmp_path / "encoder.safetensors", "timm")
+    vouched = [files["full"], tmp_path / "ours.safetensors", tmp_path / "folder", tmp_path / "encoder.safetensors"]
+    assert all("digest" in read(path).description()["integrity"] for path in vouched)
+    assert "nothing" in read(files["timm"]).description()["integrity"]
+    content = bytearray((tmp_path / "ours.safetensors").read_bytes())
+    content[-5] ^= 1
+    (tmp_path / "ours.safetensors").write_bytes(content)
+    with pytest.raises(InvalidSetting, match="does not fit its digest"):
+        read(tmp_path / "ours.safetensors")

@@ -107,6 +107,49 @@ def test_facts_that_are_damaged_are_refused(tmp_path, state):
             read(tmp_path / "a.safetensors")
 
 
+FACTS = {"mean": [0.5] * 3, "std": [0.2] * 3, "target": "pixels", "version": 1, "format": "recon"}
+SIZES = {"width": 128, "depth": 2, "heads": 2, "patch_size": 8, "image_size": [32, 32], "decoder_heads": 2}
+
+
+CHANGES = [
+    *({"mean": mean} for mean in ([], [0.5], "0.5", [[0.5]] * 3, [0.5, 0.5, "x"], [float("nan")] * 3, 7, {})),
+    *({"std": std} for std in ([], [0.2, 0.2, 0.0], [-1.0] * 3, [1e300] * 3)),
+    *({"target": target} for target in ("pixel", 3, [])),
+    *({"version": version} for version in (2, None, "1")),
+    *({"format": format} for format in ("timn", None, [])),
+    *({"heads": heads} for heads in (0, -2, "two", 3, 2**62, [], None, 2.5)),
+    *({"image_size": size} for size in ([], [32], [32, 32, 32], 2**62, [0, 32], [-32, -32], [32, 1e9], "32", {})),
+    *({"depth": depth} for depth in (10**6, "2", -1)),
+    *({"norm_eps": eps} for eps in (0, 2, "x", [])),
+    *({"mask_tokens": tokens} for tokens in ("both", 1, [])),
+    *({"distribution": distribution} for distribution in ({}, {"name": "mix"}, [], "mixture", {"name": "flow"})),
+    {"unknown": 1},
+]
+HARMLESS = [{"heads": None}, {"image_size": "32"}, {"distribution": []}, {"distribution": {}}]
+
+
+def test_what_stands_beside_the_tensors_is_checked(tmp_path, state):
+    """Settings of wrong types, counts and ranges: one line that names the file, at once."""
+    path = tmp_path / "a.safetensors"
+    for change in CHANGES:
+        facts = FACTS | {"architecture": SIZES}
+        (name,) = change
+        facts = facts | change if name in FACTS else facts | {"architecture": SIZES | change}
+        save_file(encoder_only(state), path, metadata={"recon": json.dumps(facts)})
+        try:
+            found = read(path).architecture
+        except InvalidSetting as error:
+            assert str(path) in str(error) and "\n" not in str(error), change
+        else:
+            assert change in HARMLESS and (found.heads, found.image_size) == (2, (32, 32)), change
+
+
+def test_a_gap_of_a_million_blocks_is_refused_at_once(tmp_path, state):
+    path = saved(tmp_path, state | {"blocks.1000000.norm1.bias": torch.zeros(128)})
+    with pytest.raises(InvalidSetting, match="lacks most of its 1000001 blocks"):
+        read(path)
+
+
 def test_nothing_is_overwritten_or_half_written(files, tmp_path, monkeypatch):
     checkpoint, out = read(files["visualize"]), tmp_path / "out"
     out.mkdir()
