@@ -80,7 +80,7 @@ class Model:
 
 @dataclass
 class Masking:
-    strategy: str = option("random", "random, block, grid")
+    strategy: str = option("random", "random, block (mostly the middle), torus (blocks that cross borders), grid")
     ratio: float = option(0.75, "share of patches hidden", least=0, below=1)
     decoded: float = option(
         1.0,

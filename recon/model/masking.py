@@ -4,6 +4,7 @@ A strategy draws one image's noise (N,) from a generator, so an image's mask dep
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -18,11 +19,15 @@ def random(grid: tuple[int, int], ratio: float, generator: torch.Generator | Non
     return torch.rand(grid[0] * grid[1], generator=generator)
 
 
-def block(grid: tuple[int, int], ratio: float, generator: torch.Generator | None) -> Tensor:
+def block(
+    grid: tuple[int, int], ratio: float, generator: torch.Generator | None, across_borders: bool = False
+) -> Tensor:
     """Hides rectangles, of areas from 16 patches up and aspect ratios 0.3 to 3.3, until the ratio is reached.
 
     After BEiT (Bao et al. 2021, arXiv 2106.08254, algorithm 1), the MAE paper's "block". The last rectangle loses
-    random patches, so that the number is exact.
+    random patches, so that the number is exact. Rectangles lie within the image, so its centre is nearly always hidden
+    and a corner rarely: of 14 x 14 patches at ratio 0.75 in 97% and 18% of the masks. With `across_borders` they go on
+    at the opposite border, and every patch is hidden equally often.
     """
     rows, columns = grid
     hidden_count = rows * columns - visible_count(rows * columns, ratio)
@@ -34,10 +39,10 @@ def block(grid: tuple[int, int], ratio: float, generator: torch.Generator | None
         aspect = 0.3 * (1 / 0.3**2) ** aspect
         height = min(rows, max(1, round((area * aspect) ** 0.5)))
         width = min(columns, max(1, round((area / aspect) ** 0.5)))
-        top, left = int(u * (rows - height + 1)), int(v * (columns - width + 1))
+        tops, lefts = (rows, columns) if across_borders else (rows - height + 1, columns - width + 1)
         new = torch.zeros_like(hidden)
-        new[top : top + height, left : left + width] = True
-        new &= ~hidden
+        new[:height, :width] = True
+        new = new.roll((int(u * tops), int(v * lefts)), (0, 1)) & ~hidden
         if int(new.sum()) > missing:
             last = noise.masked_fill(~new, -1).flatten().topk(missing).indices
             new = torch.zeros_like(hidden).flatten().index_fill(0, last, True).view(rows, columns)
@@ -58,7 +63,12 @@ def regular(grid: tuple[int, int], ratio: float, generator: torch.Generator | No
     return bayer[: grid[0], : grid[1]].flatten() / size**2
 
 
-STRATEGIES: dict[str, Strategy] = {"random": random, "block": block, "grid": regular}
+STRATEGIES: dict[str, Strategy] = {
+    "random": random,
+    "block": block,
+    "torus": partial(block, across_borders=True),
+    "grid": regular,
+}
 
 
 def strategy(name: str) -> Strategy:

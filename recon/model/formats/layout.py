@@ -52,7 +52,6 @@ def architecture_of(state: dict[str, Tensor], known: dict[str, Any], where: Path
         "image_size": known.get("image_size") or _square(positions[1] - 1, patch_size, where),
         "mask_tokens": known.get("mask_tokens", "decoder"),
         "norm_eps": float(known.get("norm_eps", NORM_EPS)),
-        "distribution": known.get("distribution"),
     }
     if holds_decoder(state):
         own = _shape(state, "decoder_embed.weight", where)[0]
@@ -65,6 +64,7 @@ def architecture_of(state: dict[str, Tensor], known: dict[str, Any], where: Path
             sizes["refiner_width"] = refiner.shape[0]
         depth = _block_count(state, "decoder_blocks.", where)
         sizes |= {"decoder_width": own, "decoder_depth": depth, "decoder_heads": int(heads)}
+        sizes["distribution"] = known.get("distribution")
     for name, value in known.items():
         if sizes.get(name, value) != value:
             raise InvalidSetting(f"{where}: {name} is {sizes[name]} by its tensors, {value} by what stands beside them")

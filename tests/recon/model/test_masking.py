@@ -136,3 +136,10 @@ def test_a_row_does_not_depend_on_the_others():
 def test_an_unknown_strategy_is_named_with_the_nearest():
     with pytest.raises(InvalidSetting, match=r"^unknown masking\.strategy 'blok'.*'block'.*$"):
         strategy("blok")
+
+
+def test_blocks_within_the_image_hide_its_middle_and_on_a_torus_every_patch_equally():
+    """Of 400 masks of 14 x 14 patches; 5 standard errors of a share of 147/196."""
+    block, torus = (masks(name, (14, 14), 0.75, 400).float().mean(0) for name in ("block", "torus"))
+    assert block[6:8, 6:8].min() > 0.94 and block[[0, 0, -1, -1], [0, -1, 0, -1]].max() < 0.27
+    assert (torus - 0.75).abs().max() < 5 * (0.75 * 0.25 / 400) ** 0.5
