@@ -5,7 +5,6 @@ import sys
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 from losses import InvalidSetting
 from losses.reconstruction import expand_to_pixels
@@ -22,6 +21,7 @@ from recon.loaded_run import RESULTS, LoadedRun, open_run
 from recon.probing import probe_results as probes
 from recon.probing.features import ProbedEncoder
 from recon.report.page import write_page
+from recon.report.pictures import Pictures
 from recon.report.plots import write_plots
 from recon.report.tables import write_tables
 from recon.result_table import Comparison
@@ -202,19 +202,19 @@ def announced(run: LoadedRun, measuring: Measuring, suite: MetricSuite, before: 
     return evaluate(run, measuring, suite, before)
 
 
-def pictures(run_rows: dict[str, RunRow]) -> dict[str, Any]:
-    """What `write_page` shows of the images: see there."""
+def pictures(run_rows: dict[str, RunRow]) -> Pictures:
+    """What the page shows of the images."""
     tensors = {key: found for key, row in run_rows.items() if (found := row.tensors)}
     first = next(row.found for row in run_rows.values() if row.found)
     rows = {key: of[f"{row}/pictures"] for key, (of, row) in tensors.items()}
     rows |= {row.key: first.tensors[f"{row.key}/pictures"] for row in first.rows if row.kind not in ("run", "truth")}
     draws = {key: of[f"{row}/draws"] for key, (of, row) in tensors.items() if f"{row}/draws" in of}
     p = first.protocol.patch_size
-    return {
-        "draws": {key: images.permute(0, 1, 3, 4, 2).numpy() for key, images in draws.items()},
-        "patch_size": p,
-        "names": first.pictures,
-        "truth": first.tensors["truth/pictures"].permute(0, 2, 3, 1).numpy(),
-        "hidden": expand_to_pixels(first.tensors["masks"], first.protocol.grid, p)[:, 0].numpy(),
-        "rows": {key: images.permute(0, 2, 3, 1).numpy() for key, images in rows.items()},
-    }
+    return Pictures(
+        patch_size=p,
+        names=first.pictures,
+        truth=first.tensors["truth/pictures"].permute(0, 2, 3, 1).numpy(),
+        hidden=expand_to_pixels(first.tensors["masks"], first.protocol.grid, p)[:, 0].numpy(),
+        rows={key: images.permute(0, 2, 3, 1).numpy() for key, images in rows.items()},
+        draws={key: images.permute(0, 1, 3, 4, 2).numpy() for key, images in draws.items()},
+    )

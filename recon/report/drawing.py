@@ -11,6 +11,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import matplotlib.style
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -24,25 +25,14 @@ from recon.runs import write_atomically
 
 # (on white, on black). Trained runs have vivid colours, simple reconstructions muted ones, bounds gold, the truth ink.
 INK = ("#1c1e21", "#e8e8e6")
-VIVID = [
-    ("#3563d9", "#82a4ff"),
-    ("#e06a12", "#ff9f56"),
-    ("#16946a", "#48cf9c"),
-    ("#c2378a", "#f381c4"),
-    ("#7b50d6", "#b79bff"),
-    ("#0b8fad", "#4cc8e4"),
-    ("#cf3b38", "#ff7f79"),
-    ("#6b7f12", "#b5cb4b"),
-]
-MUTE = [
-    ("#8c9096", "#8c9096"),
-    ("#a08f78", "#b5a48d"),
-    ("#7893a3", "#8ba8b9"),
-    ("#8d9c7b", "#a1b18e"),
-    ("#a1839a", "#b799b0"),
-]
-GOLD = [("#b58a00", "#ecc04a"), ("#8f7a35", "#c9b26a")]
-PALETTES = {"run": VIVID, "simple": MUTE, "bound": GOLD, "truth": [INK]}
+VIVID = (
+    "#3563d9 #e06a12 #16946a #c2378a #7b50d6 #0b8fad #cf3b38 #6b7f12",
+    "#82a4ff #ff9f56 #48cf9c #f381c4 #b79bff #4cc8e4 #ff7f79 #b5cb4b",
+)
+MUTE = "#8c9096 #a08f78 #7893a3 #8d9c7b #a1839a", "#8c9096 #b5a48d #8ba8b9 #a1b18e #b799b0"
+GOLD = "#b58a00 #8f7a35", "#ecc04a #c9b26a"
+KINDS = {"run": VIVID, "simple": MUTE, "bound": GOLD, "truth": INK}
+PALETTES = {kind: list(zip(*map(str.split, pair), strict=True)) for kind, pair in KINDS.items()}
 # Rows of a kind differ in their marker too: colour alone is lost in print and to the colour-blind.
 MARKERS = {"run": "o^vp<>h", "simple": "sPXd", "bound": "D", "truth": "*"}
 DASHES = ["-", ":", "--", "-.", (0, (8, 3))]
@@ -71,7 +61,7 @@ class RowStyle:
         if self.marker == "o":
             return "circle()"
         shape = MarkerStyle(self.marker)
-        (corners,) = shape.get_path().transformed(shape.get_transform()).to_polygons()
+        corners = np.asarray(shape.get_path().transformed(shape.get_transform()).to_polygons()[0])
         size = 2 * abs(corners).max()
         return f"polygon({', '.join(f'{50 + 100 * x / size:.0f}% {50 - 100 * y / size:.0f}%' for x, y in corners)})"
 
@@ -113,8 +103,12 @@ def svg(plot: Plot, styles: Mapping[str, RowStyle]) -> str:
         figure = draw(plot, styles)
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None}, bbox_inches=_frame(figure))
     root = ElementTree.fromstring(file.getvalue())
-    for name in ("metadata", "defs"):  # the first <defs> holds a style sheet, which would be the whole page's
-        root.remove(root.find(f"{{*}}{name}"))
+    for each in (
+        root.find("{*}metadata"),
+        root.find("{*}defs"),
+    ):  # the first <defs> would style the whole page
+        if each is not None:
+            root.remove(each)
     colours = {look.light: f"row-{look.position}" for look in styles.values()} | THEME
     for element in root.iter():
         element.tag = element.tag.rpartition("}")[2]  # HTML knows <svg> without a namespace
@@ -189,7 +183,7 @@ def _dash(plot: Plot, variant: str) -> Any:
 def _draw_series(axes: Axes, plot: Plot, index: int, style: RowStyle) -> None:
     series = plot.series[index]
     x, y = _coordinates(plot, series)
-    look = _look(style, 4.5 if series.line else 7.5) | (
+    look: dict[str, Any] = _look(style, 4.5 if series.line else 7.5) | (
         {"markevery": series.mark_every} if series.mark_every else {"marker": "none"}
     )
     line, _, bars = axes.errorbar(
@@ -234,7 +228,7 @@ def _columns(labels: Iterable[str]) -> int:
 
 def _add_legend(parent: Figure | Axes, lines: list[Line2D], names: list[str], **options: Any) -> None:
     legend = parent.legend(lines, ["-"] * len(lines), **options)
-    for line, handle, name, text in zip(lines, legend.legend_handles, names, legend.get_texts(), strict=True):
+    for line, handle, name, text in zip(lines, legend.get_lines(), names, legend.get_texts(), strict=True):
         handle.set_gid(line.get_gid())
         text.set_gid(line.get_gid())
         text.set_text(UNPRINTABLE.sub("\ufffd", name))  # set late: "_" in front would drop the entry
@@ -259,6 +253,9 @@ def _coordinates(plot: Plot, series: Series) -> list[list[float]]:
 
 def _distances(values: Sequence[float | None], intervals: Sequence[Interval]) -> tuple[list[float], list[float]]:
     """How far each interval reaches below and above its value."""
-    pairs = list(zip(values, intervals, strict=True))
-    low = [max(value - interval[0], 0.0) if interval else 0.0 for value, interval in pairs]
-    return low, [max(interval[1] - value, 0.0) if interval else 0.0 for value, interval in pairs]
+    low, high = [], []
+    for value, interval in zip(values, intervals, strict=True):
+        below, above = (0.0, 0.0) if value is None or interval is None else (value - interval[0], interval[1] - value)
+        low.append(max(below, 0.0))
+        high.append(max(above, 0.0))
+    return low, high

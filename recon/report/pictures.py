@@ -2,7 +2,8 @@
 
 import base64
 import io
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,43 +62,70 @@ def write_rows(rows: dict[str, Tensor], caption: str, path: Path) -> Tensor:
     return grid
 
 
-def panels(rows: Sequence[RowInfo], pictures: dict[str, Any]) -> list[dict[str, Any]]:
-    """What is shown of each image, in the order of the rows: key of the row, label, note, `images` (n, H, W, 3).
+@dataclass(frozen=True)
+class Pictures:
+    """Images that were measured, and what is reconstructed of them; all uint8.
 
-    The truth's has no prediction: None. Behind the mean of draws come some of them, their standard deviation, which is
-    shown as it is (`whole`), and the way from the run's mean to its first draw (`blend`: the keys of both rows).
+    Args:
+        names: of the images.
+        truth: (n, H, W, 3); `hidden`: where, (n, H, W) bool.
+        rows: row key -> raw prediction (n, H, W, 3). A row without pictures has no panel, but for the truth.
+        draws: key of a row that is the mean of some draws -> (n, S, H, W, 3).
+    """
+
+    patch_size: int
+    names: Sequence[str]
+    truth: np.ndarray
+    hidden: np.ndarray
+    rows: Mapping[str, np.ndarray]
+    draws: Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """What is shown of each image in one place: `images` (n, H, W, 3) uint8 of the row `key`; None for the truth.
+
+    Args:
+        caption: what stands below it, where others of its row stand beside it.
+        whole: shown as it is in every view.
+        blend: keys of two rows; the panel shows the way from the one to the other.
+    """
+
+    key: str
+    label: str
+    caption: str
+    images: np.ndarray | None
+    note: str | None = None
+    whole: bool = False
+    blend: tuple[str, str] | None = None
+
+
+def panels(rows: Sequence[RowInfo], pictures: Pictures) -> list[Panel]:
+    """The panels of the page, in the order of the rows.
+
+    Behind the mean of draws come some of them, their standard deviation, and the way from the run's mean to its first
+    draw.
     """
     found = []
-    drawn = {row.key for row in rows} & pictures["rows"].keys()
+    drawn = {row.key for row in rows} & pictures.rows.keys()
     for row in rows:
-        if row.key in pictures["rows"] or row.kind == "truth":
-            images = None if row.kind == "truth" else pictures["rows"][row.key]
-            found.append(_panel(row, row.label, images, row.note))
-        if (draws := pictures["draws"].get(row.key)) is not None:
-            found += _panels_of_draws(row, draws, pictures["hidden"], drawn)
+        plain = Panel(row.key, row.label, row.label, None, row.note)
+        if row.kind == "truth":
+            found.append(plain)
+        elif row.key in pictures.rows:
+            found.append(replace(plain, images=pictures.rows[row.key]))
+        if row.key in pictures.draws:
+            run, draws = row.key.partition("/")[2], pictures.draws[row.key]
+            captions: dict[str, dict[str, Any]] = {
+                f"draw {i + 1}": {"images": draws[:, i]} for i in range(min(DRAWS, draws.shape[1]))
+            }
+            note = f"{CONTRAST} times, in every view; bright where it does not know"
+            spread = deviation(draws) * pictures.hidden[..., None]
+            captions["deviation of the draws"] = {"images": spread, "note": note, "whole": True}
+            if drawn.issuperset(ends := (f"run/{run}", f"sample/{run}")):
+                captions["from the mean to a draw"] = {"images": None, "blend": ends}
+            found += [Panel(row.key, f"{run}: {caption}", caption, **shown) for caption, shown in captions.items()]
     return found
-
-
-def _panel(
-    row: RowInfo, label: str, images: np.ndarray | None, note: str | None = None, **special: Any
-) -> dict[str, Any]:
-    """`caption`: what stands below it, where others of its row stand beside it."""
-    plain = {"caption": label, "whole": False, "blend": None}
-    return {"key": row.key, "label": label, "note": note, "images": images} | plain | special
-
-
-def _panels_of_draws(row: RowInfo, draws: np.ndarray, hidden: np.ndarray, drawn: Set[str]) -> list[dict[str, Any]]:
-    """Of (n, S, H, W, 3) uint8, `hidden` where (n, H, W); `drawn` are the keys of the rows that have pictures."""
-    run = row.key.partition("/")[2]
-
-    def beside(caption: str, images: np.ndarray | None, note: str | None = None, **special: Any) -> dict[str, Any]:
-        return _panel(row, f"{run}: {caption}", images, note, caption=caption, **special)
-
-    found = [beside(f"draw {i + 1}", draws[:, i]) for i in range(min(DRAWS, draws.shape[1]))]
-    note = f"{CONTRAST} times, in every view; bright where it does not know"
-    found.append(beside("deviation of the draws", deviation(draws) * hidden[..., None], note, whole=True))
-    ends = [f"run/{run}", f"sample/{run}"]
-    return [*found, beside("from the mean to a draw", None, blend=ends)] if drawn.issuperset(ends) else found
 
 
 def deviation(draws: np.ndarray) -> np.ndarray:
@@ -106,29 +134,30 @@ def deviation(draws: np.ndarray) -> np.ndarray:
     return np.rint(grey.clip(0, 255)).astype(np.uint8).repeat(3, -1)
 
 
-def picture_data(shown: Sequence[dict[str, Any]], pictures: dict[str, Any]) -> dict[str, Any]:
+def picture_data(shown: Sequence[Panel], pictures: Pictures) -> dict[str, Any]:
     """What the lens derives every view of the panels that are `shown` from.
 
     Pixels are PNG without loss, patch masks strings of 0 and 1 row by row; the truth's panel has no prediction.
     """
-    p, (height, width) = pictures["patch_size"], pictures["truth"].shape[1:3]
-    at = {each["key"]: i for i, each in reversed(list(enumerate(shown)))}  # a row's first panel is its own
+    p = pictures.patch_size
+    at = {panel.key: i for i, panel in reversed(list(enumerate(shown)))}  # a row's first panel is its own
     return {
         "patch_size": p,
-        "size": [height, width],
-        "names": list(pictures["names"]),
-        "masks": ["".join(map(str, mask[::p, ::p].astype(int).ravel())) for mask in pictures["hidden"]],
-        "truth": [_png(image) for image in pictures["truth"]],
-        "predictions": [
-            None if each["images"] is None else [_png(image) for image in each["images"]] for each in shown
-        ],
-        "whole": [each["whole"] for each in shown],
-        "blends": [each["blend"] and [at[key] for key in each["blend"]] for each in shown],
+        "size": pictures.truth.shape[1:3],
+        "names": pictures.names,
+        "masks": ["".join(map(str, mask[::p, ::p].astype(int).ravel())) for mask in pictures.hidden],
+        "truth": _pngs(pictures.truth),
+        "predictions": [None if panel.images is None else _pngs(panel.images) for panel in shown],
+        "whole": [panel.whole for panel in shown],
+        "blends": [panel.blend and [at[key] for key in panel.blend] for panel in shown],
     }
 
 
-def _png(image: np.ndarray) -> str:
-    """(H, W, 3) uint8 as a data URI."""
-    file = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(image)).save(file, format="PNG")
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+def _pngs(images: np.ndarray) -> list[str]:
+    """(n, H, W, 3) uint8 as data URIs."""
+    found = []
+    for image in images:
+        file = io.BytesIO()
+        Image.fromarray(np.ascontiguousarray(image)).save(file, format="PNG")
+        found.append("data:image/png;base64," + base64.b64encode(file.getvalue()).decode())
+    return found

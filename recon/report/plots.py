@@ -1,14 +1,20 @@
 """Every plot of a comparison, defined once for the page and for papers."""
 
+from dataclasses import replace
 from pathlib import Path
 
+from recon.metrics.uncertainty import frontier
 from recon.report.drawing import row_styles, write_png
-from recon.report.series import Plot, curves, points, training, x_values
-from recon.report.study_plots import accuracy_curves, calibration, perception_frontier, sharpness_accuracy
-from recon.result_table import Comparison
+from recon.report.series import Plot, Series, curves, points, training, x_values
+from recon.result_table import PLACES, Comparison
 
 RETENTION, COHERENCE = "retention \u03c1", "coherence γ²"
 RECOVERY = {"retention": RETENTION, "coherence": COHERENCE}
+LEAST, BLEND = "least possible", "from the mean to a draw"
+# Which accuracy stands for a run: that of the first of these probes that was run.
+PROBES = ("linear_mean", "linear", "attentive", "finetune", "knn", "paper_linear")
+BLOCKS = "The last blocks trained on the labels, the others frozen: figure 9 of the MAE paper."
+LABELS = "How much of the labels a representation can do without."
 
 
 def write_plots(comparison: Comparison, folder: Path) -> list[Path]:
@@ -183,3 +189,97 @@ def over_training(comparison: Comparison) -> list[Plot]:
             training(comparison, lambda curve: curve.removeprefix("cosine/")),
         ),
     ]
+
+
+def perception_frontier(comparison: Comparison) -> Plot:
+    """Distance of Gaussians against squared error, both of the luminance of hidden patches, and what bounds them.
+
+    Blau and Michaeli 2018 (arXiv 1711.06077). The frontier is that of Freirich, Michaeli and Meir 2021 (arXiv
+    2107.02555) through the row of least error; rows that have seen the truth do not count.
+    """
+    planes: dict[str, tuple[float, float]] = {}
+    for row in comparison.rows:
+        mse, w2 = (comparison.results.number(row.key, name) for name in ("luma_mse", "luma_w2"))
+        if mse is not None and w2 is not None and row.kind != "truth":
+            planes[row.key] = mse, w2
+    rows = [row for row in comparison.rows if row.key in planes]
+    series = [Series(row.key, row.label, *([number] for number in planes[row.key]), line=False) for row in rows]
+    for row in rows:
+        if blend := comparison.results.curves(row.key, "blends"):
+            notes = [f"alpha {alpha:g}" for alpha in blend.at]
+            x, y = blend.columns["mse"], blend.columns["w2"]
+            series.append(Series(row.key, row.label, x, y, mark_every=0, variant=BLEND, notes=notes))
+    if honest := [row for row in rows if not row.key.startswith("oracle/")]:
+        best = min(honest, key=lambda row: planes[row.key][0])
+        series.append(Series(best.key, best.label, *frontier(*planes[best.key]), mark_every=0, variant=LEAST))
+    return Plot(
+        "frontier",
+        "Error against realism, and the least that is possible",
+        "Luminance of hidden patches (above 8 pixels their 64 lowest frequencies). If the row of least error were the "
+        "best prediction there is, no reconstruction could lie left of its line: error grows with the square of the "
+        "distance that is gained.",
+        "MSE",
+        "Wasserstein distance of Gaussians",
+        series,
+    )
+
+
+def calibration(comparison: Comparison) -> list[Plot]:
+    """Where the truth lies among a run's draws."""
+    ranks = []
+    for series in curves(comparison, "ranks", "draws_below", {"share": ""}):
+        times = [None if share is None else share * len(series.x) for share in series.y]
+        ranks.append(replace(series, y=times))
+    return [
+        Plot(
+            "ranks",
+            "Where the truth lies among the draws",
+            "Of each coefficient of hidden patches, how many draws lie below the truth. Flat, at 1: the truth could be "
+            "one of the draws. Higher at the ends: the model is too sure; in the middle: not sure enough.",
+            "share of draws below the truth",
+            "times as often as if it were one of them",
+            ranks,
+        ),
+        Plot(
+            "coverage",
+            "Central intervals",
+            "How often the truth lies within the central interval of the draws. Below the diagonal the model is too "
+            "sure.",
+            "expected share",
+            "found share",
+            curves(comparison, "coverage", "expected", {"coverage": ""}),
+            diagonal=True,
+        ),
+    ]
+
+
+def sharpness_accuracy(comparison: Comparison) -> Plot:
+    """Does a sharper reconstruction make a better encoder?"""
+    sharpness = comparison.results.number("truth", "tenengrad")
+    measured = [column.name for column in comparison.columns if column.group == "representation"]
+    name = next((name for probe in PROBES for name in measured if name.startswith(probe)), None)
+    return Plot(
+        "sharpness_accuracy",
+        "Sharpness against accuracy",
+        "Does a sharper reconstruction make a better encoder? To the right: sharper, as the truth at 1. Up: a better "
+        "representation.",
+        "Tenengrad / the truth's",
+        f"accuracy, {name.replace('_', ' ')}" if name else "",
+        points(comparison, "tenengrad", name, x_scale=1 / sharpness) if name and sharpness else [],
+    )
+
+
+def accuracy_curves(comparison: Comparison) -> list[Plot]:
+    """Accuracy of probes by depth, trained blocks and labels."""
+    found = []
+    for kind, title, about, label in (
+        ("by_depth", "depth", "Where in the encoder the classes can be told apart.", "block"),
+        ("by_blocks", "trained blocks", BLOCKS, "trained blocks"),
+        ("by_labels", "share of the labels", LABELS, "share of the training labels"),
+    ):
+        found_curves = [comparison.results.curves(row.key, kind) for row in comparison.rows]
+        lines = {line: line for curve in found_curves if curve for line in curve.columns}
+        series, ticks = curves(comparison, kind, PLACES[kind], lines), x_values(comparison, kind)
+        axes = (label, "accuracy", series)
+        found.append(Plot(f"accuracy_{kind}", f"Accuracy by {title}", about, *axes, kind == "by_labels", ticks=ticks))
+    return found

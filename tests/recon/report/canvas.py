@@ -15,7 +15,7 @@ VIEWS = ["truth", "masked", "composite", "prediction", "error"]
 
 def seen(view: str, prediction: np.ndarray, image: int = 0) -> np.ndarray:
     """A prediction (H, W, 3) uint8 in this view, from the arrays alone."""
-    truth, hidden = pictures()["truth"][image], pictures()["hidden"][image][..., None]
+    truth, hidden = pictures().truth[image], pictures().hidden[image][..., None]
     composite = np.where(hidden, prediction, truth)
     error = 128 + np.trunc((composite.astype(int) - truth) / 2)
     found = {"truth": truth, "masked": np.where(hidden, 128, truth), "composite": composite, "error": error}
@@ -24,7 +24,7 @@ def seen(view: str, prediction: np.ndarray, image: int = 0) -> np.ndarray:
 
 def expected(view: str, key: str, image: int = 0) -> np.ndarray:
     """What a row shows, (H, W, 3) uint8."""
-    return seen(view, pictures()["rows"][key][image], image)
+    return seen(view, pictures().rows[key][image], image)
 
 
 def magnified(image: np.ndarray, scale: int) -> np.ndarray:

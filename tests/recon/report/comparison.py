@@ -88,7 +88,7 @@ def comparison() -> dict[str, Any]:
         "spectra": {key: _spectrum(key) for key, _, _ in ROWS},
         "planes": {key: _plane(_coefficients(key)) for key, _, _ in ROWS},
         "blends": {"draws/flow": _blend("run/flow", "sample/flow")},
-        "calibration": {key: _calibration(key) for key in pictures()["draws"]},
+        "calibration": {key: _calibration(key) for key in pictures().draws},
         "training": {key: _training(i) for i, key in enumerate(TRAINED)},
         "checkpoints": {f"runs/{SCRIPT}": _checkpoint()},
         "by_depth": {key: _by_depth(i) for i, key in enumerate(TRAINED)},
@@ -155,13 +155,13 @@ def label(key: str) -> str:
 
 def _composite(key: str) -> np.ndarray:
     data = pictures()
-    return np.where(data["hidden"][..., None], data["rows"][key], data["truth"]) / 255
+    return np.where(data.hidden[..., None], data.rows[key], data.truth) / 255
 
 
 def _scores(key: str) -> dict[str, np.ndarray]:
     """Metric -> a value per image; roughly what recon.metrics computes."""
     data, image = pictures(), _composite(key)
-    hidden, truth = data["hidden"], data["truth"] / 255
+    hidden, truth = data.hidden, data.truth / 255
     mse = np.array([((a - b)[m] ** 2).mean() for a, b, m in zip(image, truth, hidden, strict=True)])
     grey = image.mean(-1)
     steps = np.abs(np.diff(grey, axis=2))
@@ -220,13 +220,13 @@ def _difference(scores: dict[str, Any], name: str, a: str, b: str) -> dict[str, 
 
 
 def _coefficients(key: str) -> np.ndarray:
-    return _of_hidden_patches(pictures()["rows"][key])
+    return _of_hidden_patches(pictures().rows[key])
 
 
 def _of_hidden_patches(images: np.ndarray) -> np.ndarray:
     """(n, H, W, 3) uint8 to the DCT coefficients of hidden grey patches, (n, hidden patches, P * P)."""
     grey = (images / 255).mean(-1).reshape(IMAGES, H // P, P, W // P, P).swapaxes(2, 3)
-    patches = grey[pictures()["hidden"][:, ::P, ::P]].reshape(IMAGES, -1, P, P)
+    patches = grey[pictures().hidden[:, ::P, ::P]].reshape(IMAGES, -1, P, P)
     return scipy.fft.dctn(patches, axes=(-2, -1), norm="ortho").reshape(IMAGES, -1, P * P)
 
 
@@ -263,7 +263,7 @@ def _blend(mean: str, draw: str) -> dict[str, list[float]]:
 
 
 def _calibration(key: str) -> dict[str, Any]:
-    draws = np.stack([_of_hidden_patches(images) for images in pictures()["draws"][key].swapaxes(0, 1)])
+    draws = np.stack([_of_hidden_patches(images) for images in pictures().draws[key].swapaxes(0, 1)])
     ranks = np.bincount((draws < _coefficients("truth")).sum(0).ravel(), minlength=DRAWS + 1)
     ranks = ranks / ranks.sum()
     inner = range(1, DRAWS // 2 + 1)

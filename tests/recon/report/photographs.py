@@ -1,11 +1,12 @@
 """Photographs, and what predictors whose faults are known make of them."""
 
 from functools import cache
-from typing import Any
 
 import numpy as np
 import scipy.ndimage
 import skimage.data
+
+from recon.report.pictures import Pictures
 
 H, W, P = 48, 64, 8
 IMAGES, DRAWS = 6, 5
@@ -13,7 +14,7 @@ SCRIPT = "<script>alert(1)</script>"  # a run's name
 
 
 @cache
-def pictures() -> dict[str, Any]:
+def pictures() -> Pictures:
     """Truth, patch masks of three quarters, what each row predicts everywhere, and draws, surer of what is visible."""
     truth = np.stack([_tile(i) for i in range(IMAGES)])
     generator = np.random.default_rng(0)
@@ -35,14 +36,8 @@ def pictures() -> dict[str, Any]:
     mean, unsure = _blurred(truth, 1.4), np.where(hidden, 60, 12)[..., None]
     draws = [mean + unsure * _blurred(generator.normal(size=truth.shape), 0.8) for _ in range(DRAWS)]
     rows |= {"run/flow": mean, "sample/flow": draws[0], "draws/flow": np.mean(draws, 0)}
-    return {
-        "patch_size": P,
-        "names": names,
-        "truth": truth,
-        "hidden": hidden,
-        "rows": {key: _bytes(images) for key, images in rows.items()},
-        "draws": {"draws/flow": _bytes(np.stack(draws, 1))},
-    }
+    predicted = {key: _bytes(images) for key, images in rows.items()}
+    return Pictures(P, names, truth, hidden, predicted, {"draws/flow": _bytes(np.stack(draws, 1))})
 
 
 _PHOTOGRAPHS = ("astronaut", "chelsea", "coffee")

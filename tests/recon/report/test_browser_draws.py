@@ -1,5 +1,7 @@
 """The draws of a predicted distribution on the page, pixel by pixel, and the slider from its mean to a draw."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -28,14 +30,14 @@ def shows(page, label: str, image: np.ndarray) -> bool:
 
 def between(alpha: float, image: int = 0) -> np.ndarray:
     """The bytes nearest to mean + alpha (draw - mean)."""
-    mean, draw = (pictures()["rows"][key][image].astype(float) for key in ("run/flow", "sample/flow"))
+    mean, draw = (pictures().rows[key][image].astype(float) for key in ("run/flow", "sample/flow"))
     return np.rint(mean + alpha * (draw - mean)).astype(np.uint8)
 
 
 @pytest.mark.parametrize("view", ["composite", "prediction"])
 def test_a_panel_of_a_draw_shows_this_draw(page, view):
     show(page, view)
-    draws = pictures()["draws"]["draws/flow"][0]
+    draws = pictures().draws["draws/flow"][0]
     for i in range(3):
         assert shows(page, f"flow: draw {i + 1}", seen(view, draws[i])), i
     assert len({image.tobytes() for image in draws}) == len(draws)
@@ -45,11 +47,11 @@ def test_a_panel_of_a_draw_shows_this_draw(page, view):
 @pytest.mark.parametrize("view", VIEWS)
 def test_the_deviation_is_shown_as_it_is_in_every_view(page, view):
     show(page, view)
-    deviation = 4 * pictures()["draws"]["draws/flow"][0].std(0).mean(-1, keepdims=True)
-    deviation *= pictures()["hidden"][0][..., None]  # what is visible is known
+    deviation = 4 * pictures().draws["draws/flow"][0].std(0).mean(-1, keepdims=True)
+    deviation *= pictures().hidden[0][..., None]  # what is visible is known
     image = np.rint(deviation.clip(0, 255)).astype(np.uint8).repeat(3, -1)
     assert shows(page, "flow: deviation of the draws", image)
-    hidden = pictures()["hidden"][0]
+    hidden = pictures().hidden[0]
     assert image[hidden].mean() > 2 * image[~hidden].mean()  # as the example is made
 
 
@@ -62,12 +64,12 @@ def test_the_slider_goes_from_the_mean_to_a_draw(page, view):
         assert shows(page, BLEND, seen(view, between(alpha))), alpha
         assert page.locator("#panels output").inner_text() == f"mean + {alpha:.2f} (draw \N{MINUS SIGN} mean)"
     for alpha, key in ((0, "run/flow"), (1, "sample/flow")):
-        assert np.array_equal(between(alpha), pictures()["rows"][key][0])
+        assert np.array_equal(between(alpha), pictures().rows[key][0])
 
 
 def test_visible_pixels_of_the_blend_are_the_truths(page):
-    visible = ~pictures()["hidden"][0].repeat(PANEL, 0).repeat(PANEL, 1)
-    truth = magnified(pictures()["truth"][0], PANEL)
+    visible = ~pictures().hidden[0].repeat(PANEL, 0).repeat(PANEL, 1)
+    truth = magnified(pictures().truth[0], PANEL)
     for alpha in (0, 0.5, 1):
         slide(page, alpha)
         assert np.array_equal(drawn(labelled(page, BLEND))[visible], truth[visible])
@@ -86,17 +88,18 @@ def test_arrows_on_the_slider_move_it_and_neither_image_nor_lens(page):
     page.keyboard.press("ArrowRight")
     page.wait_for_selector("#pictures[data-alpha='0.55']")
     assert page.locator("#pictures").get_attribute("data-image") == "0"
-    assert shows(page, "flow: draw 1", seen("composite", pictures()["draws"]["draws/flow"][0, 0]))
+    assert shows(page, "flow: draw 1", seen("composite", pictures().draws["draws/flow"][0, 0]))
 
 
 def test_sliders_of_two_distributions_move_together(open_page, tmp_path):
-    rows, shown = list(comparison()["rows"]), dict(pictures(), rows=dict(pictures()["rows"]))
+    rows, shown = list(comparison()["rows"]), dict(pictures().rows)
     for kind, source in (("run", "runs/mse"), ("sample", "runs/adversarial"), ("draws", "draws/flow")):
         row = next(row for row in rows if row["key"] == f"{kind}/flow")
         rows.append(row | {"key": f"{kind}/other", "label": f"other ({kind})"})
-        shown["rows"][f"{kind}/other"] = shown["rows"][source]
-    shown["draws"] = {key: shown["draws"]["draws/flow"] for key in ("draws/flow", "draws/other")}
-    page = open_page(write_page(typed(comparison() | {"rows": rows}), shown, tmp_path))
+        shown[f"{kind}/other"] = shown[source]
+    draws = {key: pictures().draws["draws/flow"] for key in ("draws/flow", "draws/other")}
+    found = typed(comparison() | {"rows": rows})
+    page = open_page(write_page(found, replace(pictures(), rows=shown, draws=draws), tmp_path))
     slider(page).last.fill("1")
     page.wait_for_selector("#pictures[data-alpha='1']")
     assert [one.input_value() for one in slider(page).all()] == ["1", "1"]
@@ -113,12 +116,12 @@ def test_a_row_takes_its_draws_with_it_and_brings_them_back(page):
     assert group.is_hidden() and page.locator("#panels figure:visible").count() == every - len(labels)
     box.check()
     assert group.is_visible() and page.locator("#panels figure:visible").count() == every
-    assert shows(page, "flow: draw 2", seen("composite", pictures()["draws"]["draws/flow"][0, 1]))
+    assert shows(page, "flow: draw 2", seen("composite", pictures().draws["draws/flow"][0, 1]))
 
 
 def test_a_page_without_distributions_has_no_slider_and_shows_its_pictures(open_page, tmp_path):
     found = comparison_but("run/flow", "sample/flow", "draws/flow")
-    page = open_page(write_page(typed(found), pictures() | {"draws": {}}, tmp_path))
+    page = open_page(write_page(typed(found), replace(pictures(), draws={}), tmp_path))
     assert slider(page).count() == 0 and page.locator(".draws").count() == 0
     assert shows(page, "mse", expected("composite", "runs/mse"))
 

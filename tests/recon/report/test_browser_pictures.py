@@ -159,7 +159,7 @@ def test_another_image_is_chosen_by_thumbnail_button_or_arrow(page, how):
     page.wait_for_selector(f"#pictures[data-image='{IMAGES - 1}']")
     for key in KEYS:
         assert np.array_equal(drawn(panel(page, key)), magnified(expected("composite", key, IMAGES - 1), PANEL)), key
-    assert pictures()["names"][-1] in page.locator("#name").inner_text()
+    assert pictures().names[-1] in page.locator("#name").inner_text()
 
 
 def test_the_wipe_shows_one_row_left_of_its_handle_and_another_right_of_it(page):

@@ -4,6 +4,7 @@ import copy
 import itertools
 import math
 import re
+from functools import cache
 from xml.etree import ElementTree
 
 import matplotlib.image
@@ -29,6 +30,19 @@ def drawn(plot: Plot, styles=STYLES) -> Figure:
         figure = draw(plot, styles)
         figure.draw_without_rendering()
     return figure
+
+
+PLOTS = {plot.name: plot for plot in plots(typed())}
+
+
+@cache
+def drawn_once(name: str) -> Figure:
+    return drawn(PLOTS[name])
+
+
+@cache
+def svg_once(name: str) -> str:
+    return svg(PLOTS[name], STYLES)
 
 
 def lines(figure: Figure) -> list:
@@ -64,9 +78,9 @@ def test_rows_are_told_apart_on_white_and_on_black_and_the_ninth_run_too():
     assert len(others) == len(rows) - 20 and not others & {style.marker for style in runs}
 
 
-@pytest.mark.parametrize("plot", plots(typed()), ids=lambda plot: plot.name)
+@pytest.mark.parametrize("plot", PLOTS.values(), ids=PLOTS)
 def test_every_series_is_drawn_at_its_values_in_the_colour_and_marker_of_its_row(plot):
-    figure = drawn(plot)
+    figure = drawn_once(plot.name)
     found = lines(figure)
     for series, line in zip(plot.series, found, strict=True):
         np.testing.assert_array_equal(np.array(line.get_xdata(), float), gaps(series.x))
@@ -87,9 +101,9 @@ def test_every_series_is_drawn_at_its_values_in_the_colour_and_marker_of_its_row
     assert len(set(dashes.values())) == len(dashes)
 
 
-@pytest.mark.parametrize("plot", plots(typed()), ids=lambda plot: plot.name)
+@pytest.mark.parametrize("plot", PLOTS.values(), ids=PLOTS)
 def test_every_row_and_variant_has_an_entry_in_a_legend_that_covers_no_data(plot):
-    figure = drawn(plot)
+    figure = drawn_once(plot.name)
     rows = [text.get_text() for text in figure.legends[0].get_texts()]
     assert rows == list(dict.fromkeys(series.label for series in plot.series))
     variants = figure.axes[0].get_legend()
@@ -131,9 +145,9 @@ def test_a_logarithmic_axis_of_any_length_has_a_few_ticks_with_numbers(end):
         assert 2 <= len(shown) <= 12 and all(float(text) > 0 for text in shown)
 
 
-@pytest.mark.parametrize("plot", plots(typed()), ids=lambda plot: plot.name)
+@pytest.mark.parametrize("plot", PLOTS.values(), ids=PLOTS)
 def test_the_same_plot_is_the_same_svg_whose_rows_can_be_told(plot):
-    found = svg(plot, STYLES)
+    found = svg_once(plot.name)
     assert svg(copy.deepcopy(plot), STYLES) == found
     root = ElementTree.fromstring(found)
     rows = {STYLES[series.row].position for series in plot.series}
@@ -147,7 +161,7 @@ def test_the_same_plot_is_the_same_svg_whose_rows_can_be_told(plot):
 
 
 def test_no_two_plots_share_an_id_and_every_reference_is_met():
-    everything = [svg(plot, STYLES) for plot in plots(typed())]
+    everything = [svg_once(name) for name in PLOTS]
     ids = [each for text in everything for each in re.findall(r'\bid="([^"]*)"', text)]
     assert len(set(ids)) == len(ids)
     for text in everything:

@@ -5,27 +5,38 @@ import copy
 import io
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from recon.report.page import PARTS, embedded, write_page
-from recon.report.pictures import deviation, panels, picture_data
+from recon.report.page import PARTS, embedded, render, write_page
+from recon.report.pictures import Panel, Pictures, deviation, panels, picture_data
 from recon.report.plots import plots
 from tests.recon.report.comparison import DRAWS, ROWS, SCRIPT, P, comparison, comparison_but, label, pictures, typed
 
 FLOW = ["flow: draw 1", "flow: draw 2", "flow: draw 3", "flow: deviation of the draws", "flow: from the mean to a draw"]
 
 
-def written(tmp_path, found=None, shown=None) -> str:
-    path = write_page(typed(found), shown or pictures(), tmp_path)
-    assert path == tmp_path / "index.html"
-    return path.read_text(encoding="utf-8")
+@pytest.fixture(scope="session")
+def html(file) -> str:
+    """The page of the example, with its plots."""
+    return file.read_text(encoding="utf-8")
 
 
-def test_the_page_is_one_file_and_takes_its_name_when_it_is_whole(tmp_path, monkeypatch):
-    written(tmp_path)
+@pytest.fixture
+def written(tmp_path, without_drawing):
+    """Writes a page of other numbers or pictures, without plots, and returns its text."""
+
+    def page(found=None, shown=None) -> str:
+        return write_page(typed(found), shown or pictures(), tmp_path).read_text(encoding="utf-8")
+
+    return page
+
+
+def test_the_page_is_one_file_and_takes_its_name_when_it_is_whole(tmp_path, written, monkeypatch):
+    written()
     before = (tmp_path / "index.html").read_bytes()
     assert [path.name for path in tmp_path.iterdir()] == ["index.html"]
     monkeypatch.setattr("recon.report.page.render", lambda *_: "\ud800")  # cannot be encoded
@@ -34,8 +45,7 @@ def test_the_page_is_one_file_and_takes_its_name_when_it_is_whole(tmp_path, monk
     assert (tmp_path / "index.html").read_bytes() == before
 
 
-def test_the_page_holds_every_plot_and_asks_for_nothing(tmp_path):
-    html = written(tmp_path)
+def test_the_page_holds_every_plot_and_asks_for_nothing(html):
     assert html.count("<svg ") == html.count('class="plot"') == len(plots(typed()))
     for part in PARTS.iterdir():
         assert part.suffix == ".j2" or part.read_text() in html
@@ -44,7 +54,7 @@ def test_the_page_holds_every_plot_and_asks_for_nothing(tmp_path):
     assert "http" not in html.replace("http-equiv", "")
 
 
-def test_names_notes_and_settings_are_escaped_wherever_they_stand(tmp_path):
+def test_names_notes_and_settings_are_escaped_wherever_they_stand():
     bad = "<img src=x onerror=alert(2)>\"'&"
     found = copy.deepcopy(comparison())
     found["title"] = found["protocol"]["data"] = found["protocol"]["digest"] = bad
@@ -55,7 +65,7 @@ def test_names_notes_and_settings_are_escaped_wherever_they_stand(tmp_path):
     for made in found["made"].values():
         made |= {"expression": bad, "differs": {bad: bad}, "commands": [bad]}
         made["weights"] = {bad: {"source": bad, "sha256": bad}}
-    html = written(tmp_path, found, pictures() | {"names": [bad] * len(pictures()["names"])})
+    html = render(typed(found), replace(pictures(), names=[bad] * len(pictures().names)))
     assert "<img src" not in html
     assert html.count("&lt;img src=x onerror=alert(2)&gt;&#34;&#39;&amp;") > 50
 
@@ -74,28 +84,28 @@ def test_numbers_that_json_has_no_word_for_are_refused():
         embedded([float("nan")])
 
 
-def shown(rows=None, pictured=None) -> list[dict]:
+def shown(rows=None, pictured=None) -> list[Panel]:
     return panels(rows or typed().rows, pictured or pictures())
 
 
-def labels(found: list[dict]) -> list[str]:
-    return [panel["label"] for panel in found]
+def labels(found: list[Panel]) -> list[str]:
+    return [panel.label for panel in found]
 
 
 def test_rows_are_shown_in_their_order_and_draws_behind_their_mean():
     rows = [label(key) for key, _, _ in ROWS]
     behind = rows.index(label("draws/flow")) + 1
     assert labels(shown()) == [*rows[:behind], *FLOW, *rows[behind:]]
-    assert {panel["key"] for panel in shown() if panel["label"] in FLOW} == {"draws/flow"}
+    assert {panel.key for panel in shown() if panel.label in FLOW} == {"draws/flow"}
 
 
 def test_pictures_are_carried_to_the_bit():
-    data, draws = picture_data(shown(), pictures()), pictures()["draws"]["draws/flow"]
-    images = {panel["label"]: pictures()["rows"][panel["key"]] for panel in shown() if panel["label"] not in FLOW}
-    hidden = pictures()["hidden"][..., None]  # what is visible is known
+    data, draws = picture_data(shown(), pictures()), pictures().draws["draws/flow"]
+    images = {panel.label: pictures().rows[panel.key] for panel in shown() if panel.label not in FLOW}
+    hidden = pictures().hidden[..., None]  # what is visible is known
     spread = np.rint(np.minimum(4 * draws.std(1).mean(-1, keepdims=True), 255)).repeat(3, -1) * hidden
     images |= dict(zip(FLOW, [draws[:, 0], draws[:, 1], draws[:, 2], spread, None], strict=True)) | {"truth": None}
-    expected = [pictures()["truth"], *(images[name] for name in labels(shown()))]
+    expected = [pictures().truth, *(images[name] for name in labels(shown()))]
     for found, images in zip([data["truth"], *data["predictions"]], expected, strict=True):
         if images is None:
             assert found is None
@@ -105,43 +115,42 @@ def test_pictures_are_carried_to_the_bit():
     ends = [labels(shown()).index(label(key)) for key in ("run/flow", "sample/flow")]
     assert data["blends"] == [ends if name == FLOW[-1] else None for name in labels(shown())]
     assert data["whole"] == [name == FLOW[-2] for name in labels(shown())]
-    columns = pictures()["hidden"].shape[2] // P
-    for bits, hidden in zip(data["masks"], pictures()["hidden"], strict=True):
+    columns = pictures().hidden.shape[2] // P
+    for bits, hidden in zip(data["masks"], pictures().hidden, strict=True):
         patches = np.array(list(bits)).reshape(-1, columns) == "1"
         assert np.array_equal(patches.repeat(P, 0).repeat(P, 1), hidden)
 
 
-def without(*keys: str) -> dict:
+def without(*keys: str) -> Pictures:
     """The pictures but for those of some rows."""
-    return pictures() | {"rows": {key: found for key, found in pictures()["rows"].items() if key not in keys}}
+    return replace(pictures(), rows={key: found for key, found in pictures().rows.items() if key not in keys})
 
 
-def test_a_row_without_pictures_has_no_panel(tmp_path):
-    assert written(tmp_path).count("<figure data-label=") == len(ROWS) + len(FLOW)
-    assert written(tmp_path, shown=without("mosaic")).count("<figure data-label=") == len(ROWS) + len(FLOW) - 1
+def test_a_row_without_pictures_has_no_panel(html, written):
+    assert html.count("<figure data-label=") == len(ROWS) + len(FLOW)
+    assert written(shown=without("mosaic")).count("<figure data-label=") == len(ROWS) + len(FLOW) - 1
 
 
-def test_a_page_without_distributions_has_neither_draws_nor_a_slider(tmp_path):
-    with_draws = written(tmp_path)
-    assert with_draws.count('<div class="draws"') == with_draws.count('<label class="blend"') == 1
-    plain = written(tmp_path, shown=pictures() | {"draws": {}})
+def test_a_page_without_distributions_has_neither_draws_nor_a_slider(html, written):
+    assert html.count('<div class="draws"') == html.count('<label class="blend"') == 1
+    plain = written(shown=replace(pictures(), draws={}))
     assert plain.count("<figure data-label=") == len(ROWS)
     assert '<div class="draws"' not in plain and '<label class="blend"' not in plain and "draws from what" not in plain
 
 
 @pytest.mark.parametrize("lacking", ["run/flow", "sample/flow"])
-def test_from_the_mean_to_a_draw_takes_a_row_and_a_picture_of_either(tmp_path, lacking):
+def test_from_the_mean_to_a_draw_takes_a_row_and_a_picture_of_either(written, lacking):
     rest = comparison_but(lacking)
     for found in (shown(typed(rest).rows), shown(pictured=without(lacking))):
         assert [name for name in labels(found) if name in FLOW] == FLOW[:-1]
-        assert not any(panel["blend"] for panel in found)
-    assert '<label class="blend"' not in written(tmp_path, rest)
+        assert not any(panel.blend for panel in found)
+    assert '<label class="blend"' not in written(rest)
 
 
 def test_no_more_draws_are_shown_than_there_are_and_no_more_than_three():
     for count in range(2, DRAWS + 1):
-        draws = {"draws/flow": pictures()["draws"]["draws/flow"][:, :count]}
-        found = [name for name in labels(shown(pictured=pictures() | {"draws": draws})) if ": draw " in name]
+        draws = {"draws/flow": pictures().draws["draws/flow"][:, :count]}
+        found = [name for name in labels(shown(pictured=replace(pictures(), draws=draws))) if ": draw " in name]
         assert found == FLOW[: min(count, 3)]
 
 
@@ -151,22 +160,21 @@ def test_the_deviation_of_draws_ends_at_white():
     assert (deviation(draws[:, :1]) == 0).all()
 
 
-def test_one_run_alone_has_a_page(tmp_path):
+def test_one_run_alone_has_a_page(written):
     found = copy.deepcopy(comparison())
     keep = ["truth", "runs/mse"]
     found["rows"] = [row for row in found["rows"] if row["key"] in keep]
     found |= {"differences": [], "by_distance": {}, "training": {}, "best": {}}
     found["made"] = {"runs/mse": found["made"]["runs/mse"] | {"differs": {}}}
     found["checkpoints"] = {}
-    html = written(tmp_path, found)
+    html = written(found)
     assert "There are no two runs to compare." in html
     assert "Settings that differ" not in html
     assert 'id="plot-gradient_norms"' not in html
 
 
-def test_a_checkpoint_of_others_says_what_it_is_and_its_names_are_names(tmp_path):
-    page = written(tmp_path)
-    made = page[page.index('id="made"') :]
+def test_a_checkpoint_of_others_says_what_it_is_and_its_names_are_names(html):
+    made = html[html.index('id="made"') :]
     assert "a checkpoint of others: the official MAE code" in made and "12 blocks of width 192" in made
     assert "python -m recon.evaluate run=x.pth" in made and "00ff" in made
-    assert SCRIPT not in page
+    assert SCRIPT not in html

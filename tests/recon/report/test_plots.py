@@ -108,7 +108,7 @@ def test_norms_and_cosines_over_training_are_told_apart_by_term():
         assert series.y == comparison()["training"][series.row]["curves"]["cosine/perceptual~mse"]
 
 
-def test_every_plot_is_a_picture_file_too(tmp_path):
+def test_every_plot_is_a_picture_file_too(tmp_path, without_drawing):
     paths = write_plots(typed(), tmp_path)
     assert [path.name for path in paths] == [f"{name}.png" for name in drawn()]
     assert sorted(tmp_path.iterdir()) == sorted(paths)

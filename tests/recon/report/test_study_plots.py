@@ -2,9 +2,8 @@
 
 import pytest
 
-from recon.report.plots import plots
+from recon.report.plots import BLEND, LEAST, plots
 from recon.report.series import Plot
-from recon.report.study_plots import BLEND, LEAST
 from tests.recon.report.comparison import ROWS, TRAINED, comparison, typed
 
 DRAWN = "draws/flow"

@@ -5,17 +5,9 @@ import csv
 
 import pytest
 
-from recon.report.tables import (
-    cell,
-    column_cells,
-    decimals,
-    difference_table,
-    grouped,
-    write_tables,
-)
-from recon.report.tables import (
-    number as formatted,
-)
+from recon.report.page import cell, column_cells, decimals, difference_table, grouped
+from recon.report.page import number as formatted
+from recon.report.tables import write_tables
 from recon.result_table import Value
 from tests.recon.report.comparison import METRICS, ROWS, comparison, typed
 
