@@ -9,9 +9,10 @@ import torch
 from losses import InvalidSetting, MixtureHead, Reconstruction
 from losses.posterior import PrincipalComponents
 from recon.evaluation.evaluate_run import evaluate, evaluate_run
-from recon.evaluation.evaluator import load_suite
+from recon.evaluation.evaluator import MetricSuite
 from recon.evaluation.rows import Distribution
 from recon.loaded_run import open_run
+from recon.metrics import METRICS
 from tests.helpers.small_runs import measuring, trained
 
 # The sides of a U-Net's images are multiples of 8.
@@ -33,18 +34,23 @@ def mixture(place):
     return trained(place, "mixture", "loss=mixture", "losses.mixture.gaussians=3")
 
 
-def evaluation_of(run, **changes):
-    settings = measuring(**changes)
-    return evaluate(open_run(run), settings, load_suite(settings))
+@pytest.fixture(scope="module")
+def evaluation_of(evaluation):
+    """Evaluates a run without networks; the rows of simple reconstructions are those of another run's evaluation."""
+
+    def evaluated(run, **changes):
+        return evaluate(open_run(run), measuring(**changes), MetricSuite(METRICS, None, {}, {}, []), evaluation)
+
+    return evaluated
 
 
 @pytest.fixture(scope="module")
-def of_flow(flow):
+def of_flow(flow, evaluation_of):
     return evaluation_of(flow, draws=3)
 
 
 @pytest.fixture(scope="module")
-def of_mixture(mixture):
+def of_mixture(mixture, evaluation_of):
     return evaluation_of(mixture, draws=3)
 
 
@@ -57,12 +63,12 @@ def test_every_rendering_has_a_row_and_so_has_the_mean_of_the_draws(of_flow, of_
     assert list(labels(of_mixture)) == ["run", "mode", "sample", "draws"]
 
 
-def test_one_rendering_and_one_draw_are_one_row(flow, mixture):
+def test_one_rendering_and_one_draw_are_one_row(flow, mixture, evaluation_of):
     assert labels(evaluation_of(flow, render="sample", draws=1)) == {"run": "flow (sample)"}
     assert labels(evaluation_of(mixture, render="mode", draws=1)) == {"run": "mixture (mode)"}
 
 
-def test_what_a_head_does_not_have_is_refused_in_one_line(flow, run):
+def test_what_a_head_does_not_have_is_refused_in_one_line(flow, run, evaluation_of):
     with pytest.raises(InvalidSetting, match=r"^render=mode: flow predicts a flow, which has mean or sample$"):
         evaluation_of(flow, render="mode")
     with pytest.raises(InvalidSetting, match=r"^render=sample: <script>two has one answer to each image"):
@@ -128,7 +134,7 @@ def test_the_blend_begins_at_the_mean_and_ends_at_a_draw(of_flow):
     assert results.curves("run", "ranks") is None and results.curves("mean", "blends") is None
 
 
-def test_an_evaluation_is_the_same_however_images_are_batched(flow, of_flow):
+def test_an_evaluation_is_the_same_however_images_are_batched(flow, of_flow, evaluation_of):
     again = evaluation_of(flow, draws=3, batch=12)
     for key in ("run", "sample", "draws"):
         one, other = (e.tensors[f"{key}/crps"] for e in (of_flow, again))
