@@ -49,7 +49,6 @@ def parse(text: str, defaults: Mapping[str, WeightedTerm]) -> Expression:
     percentage; if all terms are bare names and their defaults are percentages, they have the weight 1.
 
     Args:
-        text: what the user typed.
         defaults: the known terms, each with the weight of its bare name.
 
     Raises:

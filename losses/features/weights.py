@@ -27,7 +27,7 @@ def load_vgg19(net: VGG19, source: str) -> dict[str, str]:
     Args:
         source: `imagenet` (torchvision's IMAGENET1K_V1, from the hub cache or downloaded), `bundled` (this
             package's label-free weights), `random` (He initialisation from a fixed seed), or a file's path
-            (.safetensors or .pth with torchvision's names; layers after the deepest tap may be missing).
+            (with torchvision's names; layers after the deepest tap may be missing).
 
     Returns:
         {"source", "sha256"}; the checksum is over the tensors in use, so it does not depend on the container.
@@ -70,14 +70,12 @@ def load_vgg19(net: VGG19, source: str) -> dict[str, str]:
 
 
 def load_lpips(net: str, weights: str | None, setting: str, *, spatial: bool) -> tuple["lpips.LPIPS", dict[str, str]]:
-    """LPIPS (Zhang et al. 2018, arXiv 1801.03924, version 0.1), frozen; and {"source", "sha256"} of its trunk.
-
-    The lpips package's linear layers on torchvision's ImageNet trunk.
+    """LPIPS (Zhang et al. 2018, arXiv 1801.03924, version 0.1), the lpips package's linear layers on torchvision's
+    ImageNet trunk, frozen; and {"source", "sha256"} of the trunk.
 
     Args:
         net: of `TRUNKS`.
-        weights: a file of the trunk (.safetensors or .pth in torchvision's names); None for torchvision's own from
-            the hub cache, downloaded if it is not there.
+        weights: a file of the trunk (in torchvision's names); None for torchvision's own, cached or downloaded.
         setting: that gives such a file, for messages.
         spatial: a map of distances, upsampled to the image, in place of one number.
 

@@ -57,7 +57,8 @@ class MixtureLayers(nn.Module):
         return replace(self.plain_head, basis=PrincipalComponents(self.axes, self.deviations))
 
     def draw(self, r: Reconstruction, features: Tensor, uniform: Tensor, normal: Tensor) -> Tensor:
-        """A sample, (B, N, P) standardised, every patch by itself; `uniform` and `normal` from `random_numbers`."""
+        """A sample, (B, N, P) standardised, of the prediction and the decoder's features (B, N, D) of every patch, by
+        what `random_numbers` returns."""
         return self.head.sample_pixels(r.prediction, uniform, normal, r.std)
 
     def forward(self, prediction: Tensor, features: Tensor) -> Tensor:
@@ -90,10 +91,9 @@ class FlowLayers(nn.Module):
         Args:
             prediction: (B, N, P), the mean, standardised; visible patches are not read.
             features: (B, N, D) of the decoder.
-            truth: (B, 3, H, W), standardised.
+            truth, noise: (B, 3, H, W), standardised.
             mask: (B, N) bool, True = hidden.
             time: (B,) in [0, 1].
-            noise: (B, 3, H, W), standard normal.
         """
         covered = expand_to_pixels(mask, self.grid, self.patch_size)
         source, mean = self.source(prediction.detach(), truth, covered, noise)
@@ -104,13 +104,7 @@ class FlowLayers(nn.Module):
         return torch.cat([prediction, *(patchify(x, self.patch_size) for x in (velocity, source))], dim=-1)
 
     def draw(self, r: Reconstruction, features: Tensor, uniform: Tensor, normal: Tensor) -> Tensor:
-        """A sample, (B, N, P) standardised, by the midpoint method: two evaluations of the network a step.
-
-        Args:
-            r: the model's prediction of every patch.
-            features: (B, N, D) of the decoder.
-            uniform, normal: from `distributions.random_numbers`; the uniform numbers are not used.
-        """
+        """As `MixtureLayers.draw`, by the midpoint method: two evaluations of the network a step."""
         covered, truth = r.hidden_pixels, r.standardised_image
         x, mean = self.source(r.pixels, truth, covered, unpatchify(normal, self.grid))
         features, step = features.mT.unflatten(2, self.grid), 1 / self.head.steps

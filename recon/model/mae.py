@@ -95,16 +95,13 @@ class MaskedAutoencoder(ViTEncoder):
         """Hides patches of (B, 3, H, W) in [0, 1] and predicts them.
 
         Args:
-            mask: (B, N) bool, True = hidden, the same number in every row.
+            mask: (B, N) bool, True = hidden, the same number in every row (or a ValueError).
             noise: (B, N); the `int(N * (1 - ratio))` lowest of each row stay visible, ties by position.
                 With neither, the model's own strategy draws from torch's CPU generator.
             decoded: None: every patch is predicted, visible ones too. 1: the hidden ones only. Less: that share of
                 them, those with the lowest noise; the others get no mask token, as in CrossMAE (Fu et al. 2024, arXiv
-                2401.14391, section 3.3; its mask tokens do not see each other, these do). Needs noise.
-
-        Raises:
-            ValueError: rows that hide unequal numbers; a share to decode without noise, or with layers that read whole
-                images.
+                2401.14391, section 3.3; its mask tokens do not see each other, these do). A ValueError without noise,
+                or with layers that read whole images.
         """
         if mask is None:
             if noise is None:
@@ -114,8 +111,8 @@ class MaskedAutoencoder(ViTEncoder):
         else:
             visible = count_visible(mask)
         if decoded is not None and decoded < 1:
-            reads = "the refiner" if self.refiner is not None else "a flow"
             if self.refiner is not None or isinstance(self.distribution, FlowLayers):
+                reads = "a flow" if self.refiner is None else "the refiner"
                 raise ValueError(f"decoded={decoded} leaves holes in the image, and {reads} reads all of it")
             order = decoding_order(mask, visible, decoded, noise)
         else:
@@ -152,12 +149,10 @@ class MaskedAutoencoder(ViTEncoder):
         everywhere: bool,
         flow_point: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
-        """The prediction alone.
+        """The prediction alone: `everywhere` (B, N, W), every patch in its place; otherwise (B, n - visible, W).
 
         Args:
-            mask: (B, N) bool, True = hidden.
             order: (B, n), the patches that the decoder sees: the `visible` ones, then those to be predicted.
-            everywhere: predict (B, N, W), every patch in its place; otherwise (B, n - visible, W).
             flow_point: the times (B,) and the noise (B, 3, H, W) at which a flow is trained.
         """
         features = self._features(images, mask, order, visible, everywhere or flow_point is not None)

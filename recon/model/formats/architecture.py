@@ -33,11 +33,7 @@ class OraclePixelHead(NormalisedPixelHead):
 
 
 def head_named(name: str, options: Any = None) -> PixelHead:
-    """The head that runs and files record by its name.
-
-    Args:
-        options: of the term that a distribution's head is named after: its `Options`, or a dictionary of them.
-    """
+    """The head that runs and files record by its name; a distribution's with the options of the term of that name."""
     if name in (PIXELS, NORMALISED):
         return PixelHead() if name == PIXELS else NormalisedPixelHead()
     term = TERMS[name]
@@ -46,25 +42,21 @@ def head_named(name: str, options: Any = None) -> PixelHead:
 
 @dataclass(frozen=True)
 class Architecture:
-    """Sizes of a masked autoencoder; `image_size` is (H, W). Those of the decoder are None where there is none.
-
-    Args:
-        norm_eps: what every LayerNorm adds to the variance. transformers' configurations say 1e-12 where the official
-            code has 1e-6; that changes a class token of small variance by 1e-3.
-        refiner_width: channels of `recon.model.layers.Refiner`; 0: none. Only this project's models have one.
-        distribution: name and options of a head that predicts one. Only this project's models have one.
-    """
+    """Sizes of a masked autoencoder. Those of the decoder are None where there is none."""
 
     width: int
     depth: int
     heads: int
     patch_size: int
-    image_size: tuple[int, int]
+    image_size: tuple[int, int]  # (H, W)
     decoder_width: int | None = None
     decoder_depth: int | None = None
     decoder_heads: int | None = None
     mask_tokens: str = "decoder"
+    # Of every LayerNorm. transformers' configurations say 1e-12 where the official code has 1e-6; that changes a class
+    # token of small variance by 1e-3.
     norm_eps: float = NORM_EPS
+    # Of this project's models alone: channels of the refiner, 0 for none; name and options of a distribution's head.
     refiner_width: int = 0
     distribution: dict[str, Any] | None = None
 
@@ -79,12 +71,8 @@ class Architecture:
         return next((name for name, s in SIZES.items() if (s["width"], s["depth"], s["heads"]) == own), None)
 
     def build(self, head: PixelHead | None = None, **statistics: Any) -> MaskedAutoencoder:
-        """A model of these sizes; a decoder that is not there is new and small.
-
-        Args:
-            head: None: the distribution's, or pixels.
-            **statistics: `mean` and `std` of `MaskedAutoencoder`.
-        """
+        """A model of these sizes and `statistics`, mean and std; a decoder that is not there is new and small. The
+        head is by default the distribution's, or of pixels."""
         if head is None:
             options = dict(self.distribution or {"name": PIXELS})
             head = head_named(options.pop("name"), options)
@@ -100,11 +88,8 @@ class Architecture:
         return model
 
     def shapes(self, statistics: bool = False) -> dict[str, tuple[int, ...]]:
-        """The shape of every tensor that a model of these sizes has, by its official name.
-
-        Args:
-            statistics: whether it predicts the statistics of normalised patches.
-        """
+        """The shape of every tensor that a model of these sizes has, by its official name; with `statistics` it also
+        predicts those of normalised patches."""
         with torch.device("meta"):  # allocates nothing, and draws from no generator
             state = self.build(NormalisedPixelHead() if statistics else None).state_dict()
         other = () if self.decoder_width else decoder_prefixes("decoder")
@@ -156,11 +141,7 @@ class Checkpoint:
         return model.eval()
 
     def with_target(self, target: str | None, where: Path) -> "Checkpoint":
-        """A copy with a target that the file itself does not say; None changes nothing.
-
-        Raises:
-            InvalidSetting: no such target, or the file says another one.
-        """
+        """A copy with a target that the file itself does not say; InvalidSetting if it does say another one."""
         if target is None:
             return self
         if target not in TARGETS:

@@ -26,30 +26,33 @@ NAMES = {
     "decoder_norm": "decoder.decoder_norm",
     "decoder_pred": "decoder.decoder_pred",
 }
-# transformers 5 calls the layers otherwise in memory, and saves its decoder as `decoder_encoder.layer`.
+# theirs -> official, in every spelling, the hub's last: transformers 5 calls the layers otherwise in memory, and saves
+# its decoder as `decoder_encoder.layer`. Of query, key and value the number.
 STACKS = {
-    "blocks": ("vit.encoder.layer", "vit.layers"),
-    "decoder_blocks": ("decoder.decoder_layers", "decoder.decoder_encoder.layer"),
+    "vit.layers": "blocks",
+    "vit.encoder.layer": "blocks",
+    "decoder.decoder_encoder.layer": "decoder_blocks",
+    "decoder.decoder_layers": "decoder_blocks",
 }
 PARTS = {
-    "norm1": ("layernorm_before",),
-    "norm2": ("layernorm_after",),
-    "attn.proj": ("attention.output.dense", "attention.o_proj"),
-    "mlp.fc1": ("intermediate.dense", "mlp.fc1"),
-    "mlp.fc2": ("output.dense", "mlp.fc2"),
+    "layernorm_before": "norm1",
+    "layernorm_after": "norm2",
+    "attention.o_proj": "attn.proj",
+    "attention.output.dense": "attn.proj",
+    "mlp.fc1": "mlp.fc1",
+    "intermediate.dense": "mlp.fc1",
+    "mlp.fc2": "mlp.fc2",
+    "output.dense": "mlp.fc2",
 }
-THIRDS = (
-    ("attention.attention.query", "attention.q_proj"),
-    ("attention.attention.key", "attention.k_proj"),
-    ("attention.attention.value", "attention.v_proj"),
+THIRDS = {
+    **{f"attention.{letter}_proj": i for i, letter in enumerate("qkv")},
+    **{f"attention.attention.{word}": i for i, word in enumerate(("query", "key", "value"))},
+}
+LAYER = re.compile(rf"({'|'.join(map(re.escape, STACKS))})\.(\d+)\.(.+)")
+# official -> the hub's.
+THEIR_STACKS, THEIR_PARTS, THEIR_THIRDS = (
+    {ours: theirs for theirs, ours in t.items()} for t in (STACKS, PARTS, THIRDS)
 )
-
-
-# Their layer -> ours, in every spelling.
-OUR_STACKS = {theirs: ours for ours, spellings in STACKS.items() for theirs in spellings}
-OUR_PARTS = {theirs: ours for ours, spellings in PARTS.items() for theirs in spellings}
-OUR_THIRDS = {theirs: i for i, spellings in enumerate(THIRDS) for theirs in spellings}
-LAYER = re.compile(rf"({'|'.join(map(re.escape, OUR_STACKS))})\.(\d+)\.(.+)")
 
 
 def has_their_names(names: Iterable[str]) -> bool:
@@ -71,15 +74,15 @@ def to_official(state: dict[str, Tensor], where: Path) -> dict[str, Tensor]:
     for name, value in state.items():
         stem, _, kind = name.rpartition(".")
         layer = LAYER.fullmatch(stem)
-        block = f"{OUR_STACKS[layer[1]]}.{layer[2]}" if layer else ""
+        block = f"{STACKS[layer[1]]}.{layer[2]}" if layer else ""
         if name in ours:
             found[ours[name]] = value
         elif stem in ours:
             found[f"{ours[stem]}.{kind}"] = value
-        elif layer and layer[3] in OUR_PARTS:
-            found[f"{block}.{OUR_PARTS[layer[3]]}.{kind}"] = value
-        elif layer and layer[3] in OUR_THIRDS:
-            thirds.setdefault(f"{block}.attn.qkv.{kind}", {})[OUR_THIRDS[layer[3]]] = value
+        elif layer and layer[3] in PARTS:
+            found[f"{block}.{PARTS[layer[3]]}.{kind}"] = value
+        elif layer and layer[3] in THIRDS:
+            thirds.setdefault(f"{block}.attn.qkv.{kind}", {})[THIRDS[layer[3]]] = value
         else:
             found[name] = value
     for name, values in thirds.items():
@@ -100,12 +103,12 @@ def from_official(state: dict[str, Tensor]) -> dict[str, Tensor]:
             found[NAMES.get(name) or f"{NAMES[stem]}.{kind}"] = value
             continue
         stack, number, part = stem.split(".", 2)
-        layer = f"{STACKS[stack][0]}.{number}"
+        layer = f"{THEIR_STACKS[stack]}.{number}"
         if part == "attn.qkv":
-            for (third, *_), piece in zip(THIRDS, value.chunk(3), strict=True):
-                found[f"{layer}.{third}.{kind}"] = piece.contiguous()
+            for i, piece in enumerate(value.chunk(3)):
+                found[f"{layer}.{THEIR_THIRDS[i]}.{kind}"] = piece.contiguous()
         else:
-            found[f"{layer}.{PARTS[part][0]}.{kind}"] = value
+            found[f"{layer}.{THEIR_PARTS[part]}.{kind}"] = value
     return found
 
 
