@@ -21,10 +21,10 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from losses import InvalidSetting, nearest
+from losses import InvalidSetting, check_limits, nearest
 from recon import sweep
 from recon.config import BUNDLED, RENAMED, Settings, every_setting
-from recon.console import help_text, is_rank_zero, presets, under_torchrun
+from recon.console import check_launcher, help_text, is_rank_zero, one_line, plain_output, presets, under_torchrun
 
 # `data=cifar10` says data.name=cifar10, and a preset needs no plus.
 SHORT = {"data": "data.name", "model": "model.name", "probe": "probe.name", "preset": "+preset"}
@@ -73,6 +73,12 @@ class Command:
 
 
 def run(task: Task, command: Command) -> None:
+    """`run_settings`, whose output any terminal can show."""
+    with plain_output():
+        run_settings(task, command)
+
+
+def run_settings(task: Task, command: Command) -> None:
     """Runs `task(settings, given)` for the command line's settings, once, or once per combination under `-m`.
 
     `given` are the keys that the user set himself. Exits with 0, with the task's own status, or with 2 after one line
@@ -80,6 +86,7 @@ def run(task: Task, command: Command) -> None:
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises; what the user reads is written here
     try:
+        check_launcher()
         sys.argv[1:], words, demo = understood(sys.argv[1:], command)
         launcher = sweep.launcher_of(sys.argv[1:])
     except InvalidSetting as error:
@@ -116,7 +123,7 @@ def _job(task: Task, command: Command, words: list[str], folder: Path, launcher:
             if command.bare and words:
                 setattr(settings, command.bare, words)
             status = task(settings, given) or 0
-        except (InvalidSetting, OmegaConfBaseException) as error:
+        except (InvalidSetting, OmegaConfBaseException, OSError) as error:
             status, line = 2, in_one_line(error, command.keys)
             _complain(line)
         except (RuntimeError, MemoryError) as error:
@@ -209,7 +216,9 @@ def typed(cfg: DictConfig, given: frozenset[str] = frozenset()) -> Any:
         cfg.train.epochs = None
     if "train.epochs" in given and "train.steps" not in given:
         cfg.train.steps = None
-    return OmegaConf.to_object(cfg)
+    settings = OmegaConf.to_object(cfg)
+    check_limits(settings)
+    return settings
 
 
 def in_one_line(error: BaseException, known: set[str]) -> str:
@@ -221,6 +230,10 @@ def in_one_line(error: BaseException, known: set[str]) -> str:
         what = str(cause.msg or cause).splitlines()[0]
         suggestion = "" if cause.full_key in known else suggested(cause.full_key, known)
         return f"setting {cause.full_key}: {what}{suggestion}"
+    if isinstance(error, InvalidSetting):
+        return one_line(str(error))
+    if isinstance(error, OSError) and type(error).__str__ is OSError.__str__ and error.filename:
+        return one_line(f"{error.filename}: {error.strerror}")
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if lines and "preset/" in lines[0]:
         wanted = lines[0].split("preset/")[1].split("'")[0]

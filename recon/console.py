@@ -8,12 +8,14 @@ import re
 import shlex
 import sys
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from functools import reduce
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, TextIO
 
 from tqdm import tqdm
 
+from losses import InvalidSetting
 from recon.config import Settings, every_setting
 
 QUIET_SECONDS = 15  # between lines where the output is no terminal
@@ -35,6 +37,7 @@ def no_progress_bar(items: Iterable, description: str, total: int) -> Iterator:
 
 def aligned(lines: Sequence[Sequence[str]]) -> str:
     """Formats rows of cells as text: the first column to the left, the others to the right."""
+    lines = [list(map(one_line, line)) for line in lines]
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     return "\n".join(
         "  ".join(
@@ -52,6 +55,37 @@ def with_interval(value: float, low: float | None, high: float | None) -> str:
     return f"{value:.{digits}f}{half}"
 
 
+class PlainOutput:
+    """A text stream that takes any text: what its encoding has not, and control characters, are written as escapes."""
+
+    CONTROL: ClassVar = {c: f"\\x{c:02x}" for c in (*range(8), 11, 12, *range(14, 32), *range(127, 160))}
+
+    def __init__(self, stream: TextIO):
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        encoding = self.stream.encoding or "utf-8"
+        self.stream.write(text.translate(self.CONTROL).encode(encoding, "backslashreplace").decode(encoding))
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+@contextmanager
+def plain_output() -> Iterator[None]:
+    """Within it, standard output and error are each a `PlainOutput`."""
+    out: Any = PlainOutput(sys.stdout)
+    err: Any = PlainOutput(sys.stderr)
+    with redirect_stdout(out), redirect_stderr(err):
+        yield
+
+
+def one_line(text: str) -> str:
+    """The text with control characters, such as those of a file's name, as escapes: nothing in it moves the cursor."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
+
+
 def duration(seconds: float) -> str:
     """Formats seconds as "2 h 05 min", "3 min 20 s" or "12 s"."""
     minutes, s = divmod(round(seconds), 60)
@@ -62,6 +96,16 @@ def duration(seconds: float) -> str:
 def under_torchrun() -> bool:
     """Whether torchrun started this process."""
     return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def check_launcher() -> None:
+    """Raises InvalidSetting where another launcher than torchrun started several processes, each of which would train
+    alone. What a batch system says of tasks is ignored: without torchrun a process is one."""
+    if not under_torchrun() and os.environ.get("WORLD_SIZE", "1") != "1" and "RANK" in os.environ:
+        raise InvalidSetting(
+            f"WORLD_SIZE={os.environ['WORLD_SIZE']} is set, but not by torchrun; start several processes by "
+            "torchrun --nproc-per-node=N -m recon.pretrain ..., or unset WORLD_SIZE for one"
+        )
 
 
 def is_rank_zero() -> bool:

@@ -3,16 +3,15 @@
 import dataclasses
 import hashlib
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
-import yaml
-from omegaconf.errors import OmegaConfBaseException
 from safetensors import SafetensorError
 
-from losses import InvalidSetting
+from losses import InvalidSetting, check_limits
 from recon.config import Data, Model, Settings, Train
 from recon.console import command_line
 from recon.model import MaskedAutoencoder
@@ -20,7 +19,7 @@ from recon.model.bundled import NAMES, bundled
 from recon.model.formats import FORMATS, Checkpoint, read
 from recon.model.formats.architecture import head_named
 from recon.model.formats.hugging_face import WEIGHTS
-from recon.runs import CONFIG, MODEL, RUNS, missing
+from recon.runs import CONFIG, MODEL, RUNS, missing, read_config, readable
 from recon.saved_settings import flattened, settings_from, upgraded
 from recon.training.initialisation import make_model
 
@@ -103,26 +102,28 @@ def load_run(folder: Path) -> LoadedRun:
     """A run of this project, finished or saved on the way; InvalidSetting where it holds no model that can be read."""
     if not (folder / CONFIG).is_file() or not (folder / MODEL).is_file():
         raise InvalidSetting(f"{folder} holds no trained model ({CONFIG} and {MODEL})")
-    try:
-        config = yaml.safe_load((folder / CONFIG).read_text())
+    with readable(folder / CONFIG):
+        config = read_config(folder)
         resolved = config.pop("resolved")
         settings = settings_from(upgraded(flattened(config)))
         settings.compile = False
+        check_limits(settings)
         facts = {name: resolved[name] for name in FACTS}
+        if not all(len(facts[name]) == 3 and all(map(math.isfinite, facts[name])) for name in ("mean", "std")):
+            raise ValueError("mean and std are not of three channels")
         head = head_named(facts["head"], getattr(settings.losses, facts["head"], None))
         model = make_model(settings, head, facts["mean"], facts["std"])
-    except (yaml.YAMLError, OmegaConfBaseException, OSError, ValueError, AttributeError, KeyError, TypeError) as error:
-        raise InvalidSetting(f"{folder}/{CONFIG} is damaged, or of another version of this program") from error
     try:
         # Read once: a run that is still training may replace its model at any moment.
         content = (folder / MODEL).read_bytes()
         model.load_state_dict(safetensors.torch.load(content))
         step = _metadata(content).get("step")
+        step = None if step is None else int(step)
     except (SafetensorError, OSError, RuntimeError, ValueError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InvalidSetting(f"{folder}/{MODEL} cannot be read ({reason})") from error
     sha256 = hashlib.sha256(content).hexdigest()
-    return LoadedRun(folder, folder, settings, model.eval(), resolved, None if step is None else int(step), sha256)
+    return LoadedRun(folder, folder, settings, model.eval(), resolved, step, sha256)
 
 
 def _of_checkpoint(path: Path, folder: Path, checkpoint: Checkpoint) -> LoadedRun:

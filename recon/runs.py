@@ -1,19 +1,22 @@
 """A run's folder: what its files are called, how they are written whole or not at all, and whether a run can go on."""
 
+import fcntl
 import json
+import math
 import os
 import platform
 import re
 import secrets
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import yaml
+from omegaconf.errors import OmegaConfBaseException
 
 from losses import InvalidSetting
 from recon.config import BUNDLED, Settings
@@ -27,30 +30,44 @@ CONFIG, ENVIRONMENT, METRICS = "config.yaml", "environment.json", "metrics.jsonl
 CHECKPOINT, PREVIOUS, MODEL = "checkpoint.pt", "checkpoint.previous.pt", "model.safetensors"
 PICTURE, TENSORBOARD = "reconstructions.png", "tensorboard"
 CHECKPOINT_FORMAT = "recon checkpoint 1"
+CHECKPOINT_TYPES = {
+    **dict.fromkeys(("step", "images"), int),
+    **dict.fromkeys(
+        ("settings", "seen", "stream", "model", "average", "optimizer", "objective", "tally", "random"), dict
+    ),
+    "unreadable": list,
+}
+UNREADABLE = (ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError)
+UNREADABLE += (OmegaConfBaseException, yaml.YAMLError)
+MAX_CONFIG = 2**20  # bytes; and values, once aliases are followed
 
 
-def create(settings: Settings) -> Path:
-    """A new run folder, runs/NAME, or one named after loss, data and date; InvalidSetting where there is a run."""
+def create(settings: Settings, locks: ExitStack) -> Path:
+    """A new run folder, runs/NAME, or one named after loss, data and date; `locks` holds its lock (see `locked`).
+
+    A run that was ended before its first checkpoint is begun again in its folder. Raises InvalidSetting where there is
+    a run, or another process has the lock.
+    """
     if settings.name is not None:
         if not re.fullmatch(r"[^/\\\0]+", settings.name) or settings.name in (".", ".."):
             raise InvalidSetting(f"name={settings.name} is not a valid folder name")
         folder = RUNS / settings.name
-        if holds_a_run(folder):
-            raise InvalidSetting(f"{folder} exists; go on with it by resume=true, or choose another name=")
-        try:
+        with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / CONFIG).touch(exist_ok=False)  # fails for the second of two that start at once
-        except OSError as error:
-            raise InvalidSetting(f"cannot make the folder {RUNS}/{settings.name[:40]}: {error.strerror}") from error
+            locks.enter_context(locked(folder))
+            if holds_a_run(folder):
+                raise InvalidSetting(f"{folder} exists; go on with it by resume=true, or choose another name=")
         return folder
     words = [settings.loss, settings.data.name, datetime.now().strftime("%Y%m%d-%H%M%S")]
     stem = re.sub(r"[^\w.+~-]", "", "-".join(words).replace("/", "~").replace("*", "x").replace("%", "pct")).lstrip(".")
-    for suffix in ["", *(f"-{i}" for i in range(2, 1000))]:
-        try:
-            (RUNS / f"{stem}{suffix}").mkdir(parents=True)
-            return RUNS / f"{stem}{suffix}"
-        except FileExistsError:  # another run of a sweep began in the same second
-            continue
+    with writing(RUNS):
+        RUNS.mkdir(exist_ok=True)
+        for suffix in ["", *(f"-{i}" for i in range(2, 1000))]:
+            folder = RUNS / f"{stem[:200]}{suffix}"
+            with suppress(FileExistsError):  # another run of a sweep began in the same second
+                folder.mkdir()
+                locks.enter_context(locked(folder))
+                return folder
     raise InvalidSetting(f"a thousand runs are called {RUNS / stem}; give name=")
 
 
@@ -63,7 +80,8 @@ def existing(settings: Settings) -> Path:
         raise InvalidSetting(f"resume=true needs name=NAME of the run to go on with{listed}")
     folder = RUNS / settings.name
     if not holds_a_run(folder):
-        raise InvalidSetting(f"there is no run {folder} to resume{listed}")
+        ended = f"{folder} was ended before its first checkpoint; begin it again, without resume=true"
+        raise InvalidSetting(ended if (folder / CONFIG).exists() else f"there is no run {folder} to resume{listed}")
     return folder
 
 
@@ -77,22 +95,67 @@ def missing(run: str) -> str | None:
 
 
 def holds_a_run(folder: Path) -> bool:
-    return any((folder / name).exists() for name in (CONFIG, CHECKPOINT, PREVIOUS))
+    return any((folder / name).exists() for name in (CHECKPOINT, PREVIOUS, MODEL))
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keeps other processes from writing to a folder at the same time; InvalidSetting where one already does.
+
+    The lock goes with the process, however it ends.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    LOCKS.add(descriptor)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InvalidSetting(f"another process writes to {folder}; wait for its end, or choose another") from error
+        except OSError:  # a file system without locks
+            pass
+        yield
+    finally:
+        LOCKS.remove(descriptor)
+        os.close(descriptor)
+
+
+LOCKS: set[int] = set()  # file descriptors, which a forked worker must not keep open when this process is killed
+os.register_at_fork(after_in_child=lambda: [os.close(LOCKS.pop()) for _ in range(len(LOCKS))])
+
+
+class WriteError(OSError):
+    """What cannot be written, and why: a full disk, a folder that is gone or read-only."""
+
+    def __str__(self) -> str:
+        return f"{self.filename} cannot be written: {self.strerror}"
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Within it, an OSError, and the RuntimeError that torch makes of one, becomes a WriteError that names `path`."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        if isinstance(reason := error if isinstance(error, OSError) else error.__context__, OSError):
+            raise WriteError(reason.errno, reason.strerror, str(path)) from error
+        raise
 
 
 @contextmanager
 def write_atomically(path: Path) -> Iterator[BinaryIO]:
     """Opens a new file beside `path`, which takes the name of `path` when the block ends, and is removed on an error.
 
-    Readers, and other processes that write the same file, see a whole file at every moment.
+    Readers, and other processes that write the same file, see a whole file at every moment. Raises WriteError.
     """
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        with temporary.open("xb") as file:
-            yield file
-        os.replace(temporary, path)
+        with writing(path):
+            with temporary.open("xb") as file:
+                yield file
+            os.replace(temporary, path)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise
 
 
@@ -109,6 +172,21 @@ def write_config(folder: Path, settings: Settings, facts: dict[str, Any]) -> Non
     """config.yaml: all settings, and under `resolved` what they led to: objective, weights, data."""
     text = yaml.safe_dump({**nested(flat(settings)), "resolved": facts}, sort_keys=False, allow_unicode=True)
     write_text(folder / CONFIG, text)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """config.yaml as a tree of plain values, which nothing in it can make large; see `readable` for errors."""
+    with (folder / CONFIG).open("rb") as file:
+        content = file.read(MAX_CONFIG + 1)
+    tree = yaml.safe_load(content)
+    waiting, count = [tree], 0
+    while waiting:  # aliases of aliases are few bytes, and many values
+        value = waiting.pop()
+        waiting += value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        count += 1
+        if max(8 * count, len(content)) > MAX_CONFIG:
+            raise ValueError("it is too large")
+    return tree
 
 
 def write_environment(folder: Path, device: "torch.device", processes: int, sharded: bool) -> None:
@@ -129,16 +207,29 @@ def write_environment(folder: Path, device: "torch.device", processes: int, shar
     write_text(folder / ENVIRONMENT, json.dumps(environment, indent=2) + "\n")
 
 
-def read_metrics(folder: Path) -> dict[str, list[float | None]]:
-    """metrics.jsonl by name; None where a line lacks that number. Torn lines are left out."""
+def metric_lines(folder: Path) -> list[dict[str, float | None]]:
+    """The whole lines of metrics.jsonl; half ones, of a killed process, and damaged ones are left out."""
     path, lines = folder / METRICS, []
-    for line in path.read_text().splitlines() if path.is_file() else ():
+    for text in path.read_text(errors="replace").splitlines() if path.is_file() else ():
         try:
-            lines.append(json.loads(line))
-        except ValueError:  # the half line of a killed process
+            line = json.loads(text)
+        except (ValueError, RecursionError):
             continue
-    names = dict.fromkeys(name for line in lines for name in line)
-    return {name: [line.get(name) for line in lines] for name in names}
+        if isinstance(line, dict) and isinstance(line.get("step"), int):
+            lines.append({name: n for name, n in line.items() if n is None or isinstance(n, int | float)})
+    return lines
+
+
+def metric_line(values: dict[str, float | None]) -> str:
+    """One line of metrics.jsonl; a number that is not finite, which JSON does not know, is null."""
+    known = {name: None if number is None or not math.isfinite(number) else number for name, number in values.items()}
+    return json.dumps(known) + "\n"
+
+
+def read_metrics(folder: Path) -> dict[str, list[float | None]]:
+    """metrics.jsonl by name; None where a line lacks that number."""
+    lines = metric_lines(folder)
+    return {name: [line.get(name) for line in lines] for name in dict.fromkeys(name for line in lines for name in line)}
 
 
 def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
@@ -184,10 +275,23 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a torn or hostile file fails in zipfile, pickle or torch: no common base
         raise InvalidSetting(f"{path} is cut short or damaged ({type(error).__name__})") from error
-    if (
-        not isinstance(state, dict)
-        or state.get("format") != CHECKPOINT_FORMAT
-        or not {"step", "settings"} <= state.keys()
-    ):
+    known = isinstance(state, dict) and state.get("format") == CHECKPOINT_FORMAT
+    if not known or not {"step", "settings"} <= state.keys():
         raise InvalidSetting(f"{path} is no checkpoint of this program ('{CHECKPOINT_FORMAT}')")
+    for key, kind in CHECKPOINT_TYPES.items():
+        if type(state.get(key, kind())) is not kind:
+            raise InvalidSetting(f"{path} is damaged: its {key} is {type(state[key]).__name__}, not {kind.__name__}")
     return state
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Within it, whatever a file of another form makes fail becomes an InvalidSetting that names the file."""
+    try:
+        yield
+    except UNREADABLE as error:
+        if "memory" in str(error):
+            raise
+        kind = "" if isinstance(error, InvalidSetting) else f"{type(error).__name__}: "
+        reason = (str(error).strip().splitlines() or [""])[0][:200]
+        raise InvalidSetting(f"{path} is damaged, or of another version of this program ({kind}{reason})") from error

@@ -1,6 +1,7 @@
 """Settings as a run saves them: by key, with the meaning that they had, and which ones may change on resuming."""
 
 from dataclasses import asdict
+from functools import reduce
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -8,6 +9,8 @@ from omegaconf import OmegaConf
 from losses import InvalidSetting, defaults
 from losses.expression import WeightedTerm, parse
 from recon.config import RENAMED, Settings, every_setting
+
+DOLLAR = "\ue000"  # stands for a dollar sign, with which an interpolation would begin
 
 # Settings that may change when a run is resumed, because they change neither the weights nor what they mean. With
 # data.workers the order of a stream's samples changes, and `training.pretraining.reader_warning` says so.
@@ -97,8 +100,20 @@ def nested(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def settings_from(values: dict[str, Any]) -> Settings:
-    """Settings from values by key; the inverse of `flat`."""
-    settings: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Settings), nested(values)))
+    """Settings from values by key; the inverse of `flat`. Values are taken as they are: nothing is interpolated."""
+
+    def each(value: Any, old: str, new: str) -> Any:
+        if isinstance(value, dict):
+            return {key: each(item, old, new) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [each(item, old, new) for item in value]
+        return value.replace(old, new) if isinstance(value, str) else value
+
+    merged: Any = OmegaConf.merge(OmegaConf.structured(Settings), each(nested(values), "$", DOLLAR))
+    settings: Any = OmegaConf.to_object(merged)
+    for key, value in flat(settings).items():
+        *nodes, leaf = key.split(".")
+        setattr(reduce(getattr, nodes, settings), leaf, each(value, DOLLAR, "$"))
     return settings
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins import MixedPrecision, Precision
+from lightning_fabric.plugins.environments import LightningEnvironment, TorchElasticEnvironment
 from lightning_fabric.strategies import DDPStrategy, ModelParallelStrategy
 from torch import Tensor, nn
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
@@ -55,7 +56,9 @@ def make_fabric(device: str, precision: str, ranks: Ranks = ALONE, sharded: bool
             f"unknown precision '{precision}'{nearest(precision, PRECISIONS)} (auto, {', '.join(PRECISIONS)})"
         )
     torch.set_float32_matmul_precision("high")
-    plugins: list[Any] = [PRECISIONS[precision](kind)]
+    # By name, or Fabric would take a lone process under Slurm or LSF for one of several.
+    environment = LightningEnvironment() if ranks.count == 1 else TorchElasticEnvironment()
+    plugins: list[Any] = [PRECISIONS[precision](kind), environment]
     if ranks.count == 1:
         return Fabric(accelerator=kind, devices=[int(index)] if index else 1, plugins=plugins)
     # The model's buffers are constants; broadcasting them would make rank zero's pictures wait for the other ranks.
@@ -177,6 +180,11 @@ def shard(model: MaskedAutoencoder, fabric: Fabric) -> None:
 def full_tensor(tensor: Tensor) -> Tensor:
     """The whole of a DTensor, also of a partial sum; all ranks call it."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def local_part(tensor: Tensor) -> Tensor:
+    """This rank's part of a DTensor."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def full_state(state: Any) -> Any:

@@ -61,9 +61,9 @@ def train(
     model, _ = fabric.setup(run.model, run.optimizer)
     parameters = [p for p in run.model.parameters() if p.requires_grad]
     upload = Upload(fabric.device)
-    with StopSignal(ignore_repeats=ranks.count > 1) as stop, TrainLogger(run, schedule, ranks.is_zero) as logger:
+    with StopSignal(ignore_repeats=ranks.count > 1) as stop, TrainLogger(run, schedule, preview, ranks) as logger:
         if run.step == 0:
-            logger.save()  # so that a run can be resumed at any time
+            logger.save(model)  # so that a run can be resumed at any time
         while (signal := ranks.any_signal(stop.signal)) is None and run.step < schedule.steps:
             set_learning_rate(run.optimizer, schedule.learning_rate(run.step))
             results = []
@@ -88,7 +88,7 @@ def train(
             run.objective.update(run.step)
             run.metrics.record(results, run.objective, norm, finite)
             run.step += 1
-            logger.after_step(model, preview, images=len(images) * schedule.accumulate * ranks.count)
+            logger.after_step(model, images=len(images) * schedule.accumulate * ranks.count)
         if signal is not None:
-            logger.save()
+            logger.save(model)
     return signal

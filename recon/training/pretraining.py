@@ -2,7 +2,7 @@
 
 import sys
 import time
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,20 @@ from lightning_fabric import Fabric
 from losses import InvalidSetting
 from recon import config
 from recon.config import Settings
-from recon.console import command_line, duration
+from recon.console import command_line, duration, one_line
 from recon.data import Source, StreamedSource
 from recon.distributed import Ranks, first_to_report, is_peer_failure, join
-from recon.runs import PICTURE, create, existing, load_checkpoint, write_config, write_environment
+from recon.runs import (
+    CHECKPOINT,
+    PICTURE,
+    create,
+    existing,
+    load_checkpoint,
+    locked,
+    readable,
+    write_config,
+    write_environment,
+)
 from recon.saved_settings import flat, resumed_settings, settings_from
 from recon.training.device import make_fabric, set_deterministic, shard, without_deterministic_kernel
 from recon.training.initialisation import described, load_start
@@ -35,8 +45,16 @@ from recon.training.setup import (
 from recon.training.state import MetricAccumulator, Run
 from recon.training.train_logger import Diverged
 
+GO_ON = "its last checkpoint stands, go on with:"
+
 
 def pretrain(settings: Settings, given: frozenset[str] = frozenset()) -> int:
+    """`pretrain_locked`, where no other process may write to the run's folder meanwhile."""
+    with ExitStack() as locks:
+        return pretrain_locked(settings, given, locks)
+
+
+def pretrain_locked(settings: Settings, given: frozenset[str], locks: ExitStack) -> int:
     """Trains a masked autoencoder as the settings say; prints; returns the exit status.
 
     0: finished; 1: diverged; 128 + N: stopped by signal N, and saved. Under torchrun each process trains on its part of
@@ -47,7 +65,7 @@ def pretrain(settings: Settings, given: frozenset[str] = frozenset()) -> int:
     """
     ranks, folder, saved = join(), None, {}
     if settings.resume:
-        settings, folder, saved = load_saved_run(settings, given, ranks)
+        settings, folder, saved = load_saved_run(settings, given, ranks, locks)
     config.check(settings, ranks.count)
     start = None if settings.resume else load_start(settings, given, ranks)
     sharded = settings.shard and ranks.count > 1
@@ -70,7 +88,7 @@ def pretrain(settings: Settings, given: frozenset[str] = frozenset()) -> int:
     model, objective = model.to(fabric.device), objective.to(fabric.device)
     earlier = picture_of_start(start, model, preview, fabric, ranks)
     if folder is None:
-        folder = ranks.on_rank_zero(lambda: create(settings))  # not before every rank has what it needs
+        folder = ranks.on_rank_zero(lambda: create(settings, locks))  # not before every rank has what it needs
     run = Run(
         folder=folder,
         settings=flat(settings),
@@ -87,13 +105,16 @@ def pretrain(settings: Settings, given: frozenset[str] = frozenset()) -> int:
     )
     if settings.resume:
         with ranks.sync_errors():
-            run.load_state(saved)
+            run.check_data(saved)
+            with readable(folder / CHECKPOINT):
+                run.load_state(saved)
         if run.stream != (before := saved.get("stream", run.stream)):
             ranks.print0(reader_warning(before, run.stream))
         saved.clear()  # every rank had all of it in its host's memory
-    if ranks.is_zero:
-        write_config(folder, settings, facts(run, steps, data.train))
-        write_environment(folder, fabric.device, ranks.count, sharded)
+    with ranks.sync_errors():
+        if ranks.is_zero:
+            write_config(folder, settings, facts(run, steps, data.train))
+            write_environment(folder, fabric.device, ranks.count, sharded)
     if run.step >= steps:
         ranks.print0(f"{folder} has finished its {steps} steps already; its picture is {folder / PICTURE}")
         return 0
@@ -119,6 +140,8 @@ def train_to_the_end(
     except Diverged as error:
         ranks.print0(f"ended at step {run.step} of {steps}: {error}")
         return 1
+    except OSError as error:
+        raise InvalidSetting(f"ended at step {run.step} of {steps}: {error}; {GO_ON}{resume}") from error
     except RuntimeError as error:
         if operation := without_deterministic_kernel(error):
             raise InvalidSetting(
@@ -128,8 +151,10 @@ def train_to_the_end(
         if ranks.count == 1 or not is_peer_failure(error):
             raise
         if first_to_report("ended"):
-            why = "another process of the run is gone; its last checkpoint stands, go on with:"
-            print(f"ended after step {run.step} of {steps}: {why}\n{resume}", flush=True)
+            print(
+                f"ended after step {run.step} of {steps}: another process of the run is gone; {GO_ON}\n{resume}",
+                flush=True,
+            )
         sys.exit(1)  # the next run of a sweep could not be trained either
     finally:
         set_deterministic(False, fabric.device)  # for what this process does after the run
@@ -141,17 +166,23 @@ def train_to_the_end(
     return 0
 
 
-def load_saved_run(settings: Settings, given: frozenset[str], ranks: Ranks) -> tuple[Settings, Path, dict[str, Any]]:
+def load_saved_run(
+    settings: Settings, given: frozenset[str], ranks: Ranks, locks: ExitStack
+) -> tuple[Settings, Path, dict[str, Any]]:
     """The settings to resume with, the run's folder, and its newest readable checkpoint."""
 
     def load() -> tuple[Path, dict[str, Any], list[str]]:
         folder = existing(settings)
+        if ranks.is_zero:
+            locks.enter_context(locked(folder))
         return folder, *load_checkpoint(folder)
 
     folder, saved, refused = ranks.rank_zero_first(load)  # rank zero may have to rename a damaged one
     for line in refused:
-        ranks.print0(f"refused: {line}; going on from the checkpoint before it")
-    resumed = settings_from(resumed_settings(saved["settings"], settings, given))
+        ranks.print0(f"refused: {one_line(line)}; going on from the checkpoint before it")
+    values = resumed_settings(saved["settings"], settings, given)
+    with readable(folder / CHECKPOINT):
+        resumed = settings_from(values)
     resumed.name, resumed.resume = folder.name, True
     return resumed, folder, saved
 
@@ -203,7 +234,7 @@ def describe_plan(
         "length": f"{steps:,} steps of {batch} images{epochs}; learning rate {config.peak_learning_rate(settings):.3g}",
         "run": str(run.folder) + (f", from step {run.step}" if run.step else ""),
     }
-    return "\n".join(f"{key:<10} {value}" for key, value in lines.items())
+    return "\n".join(f"{key:<10} {one_line(value)}" for key, value in lines.items())
 
 
 def reader_warning(before: dict[str, int], now: dict[str, int]) -> str:

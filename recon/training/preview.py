@@ -36,6 +36,11 @@ class Preview:
         pairs = zip(self.images.split(self.batch), self.noise.split(self.batch), strict=True)
         return [model(images, noise=noise) for images, noise in pairs]
 
+    @torch.no_grad()
+    def first(self, model: nn.Module) -> Reconstruction:
+        """The first `batch` of them."""
+        return model(self.images[: self.batch], noise=self.noise[: self.batch])
+
     def draws(self, model: MaskedAutoencoder, reconstructions: list[Reconstruction]) -> dict[str, Tensor]:
         """Two samples of the images that are shown, where a distribution is predicted: title -> (few, 3, H, W)."""
         if not reconstructions[0].head.renderings:

@@ -12,7 +12,7 @@ from torch import Tensor
 from losses import InvalidSetting
 from losses.objective import Objective, Result
 from recon.model import MaskedAutoencoder
-from recon.training.device import full_state, load_model, load_optimizer
+from recon.training.device import full_state, load_model, load_optimizer, local_part
 from recon.training.optim import WeightAverage
 from recon.training.preview import EarlierPicture
 
@@ -170,17 +170,7 @@ class Run:
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Continues from a `state`; InvalidSetting where it was made on other data."""
-        shards = [of.get("shards", 0) for of in (state.get("stream", self.stream), self.stream)]
-        images = [state["images"], self.images]
-        if self.stream and 0 in images:  # its length may be told at one time and not at another
-            images = [0, 0]
-        for had, has, what in ((*images, "images"), (*shards, "shards")):
-            if had != has:
-                raise InvalidSetting(
-                    f"cannot resume {self.folder}: its training data had {had} {what}, now {has}; "
-                    "set data.root to the data it began with"
-                )
+        """Continues from a `state`."""
         self.step, self.held_out = state["step"], state.get("seen", {})  # earlier versions did not save "seen"
         load_model(self.model, state["model"])
         if self.average:
@@ -192,6 +182,25 @@ class Run:
         self.metrics.load_state(state["tally"])
         self.unreadable = dict.fromkeys(state["unreadable"])
         set_random_states(state["random"])
+
+    def check_data(self, state: dict[str, Any]) -> None:
+        """Raises InvalidSetting where a `state` was made on other data."""
+        shards = [of.get("shards", 0) for of in (state.get("stream", self.stream), self.stream)]
+        images = [state["images"], self.images]
+        if self.stream and 0 in images:  # its length may be told at one time and not at another
+            images = [0, 0]
+        for had, has, what in ((*images, "images"), (*shards, "shards")):
+            if had != has:
+                raise InvalidSetting(
+                    f"cannot resume {self.folder}: its training data had {had} {what}, now {has}; "
+                    "set data.root to the data it began with"
+                )
+
+    def is_finite(self) -> bool:
+        """Whether all weights are, those of critics and averages too; waits for the device."""
+        averages = self.average.weights.values() if self.average else ()
+        weights = [*self.model.parameters(), *self.objective.parameters(), *averages]
+        return bool(torch.stack([local_part(w).isfinite().all() for w in weights]).all())
 
     def note_unreadable(self, lines: list[str]) -> list[str]:
         """Takes note of files that could not be read; returns the new ones.

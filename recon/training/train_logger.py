@@ -1,6 +1,5 @@
 """What happens beside the algorithm: logs, pictures, checkpoints, and the end of a run that diverges."""
 
-import json
 import sys
 import time
 from contextlib import ExitStack, nullcontext
@@ -12,8 +11,20 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from recon.console import QUIET_SECONDS, duration
-from recon.runs import METRICS, MODEL, PICTURE, TENSORBOARD, save_checkpoint, write_bytes, write_text
+from recon.console import QUIET_SECONDS, duration, one_line
+from recon.distributed import ALONE, Ranks
+from recon.runs import (
+    METRICS,
+    MODEL,
+    PICTURE,
+    TENSORBOARD,
+    metric_line,
+    metric_lines,
+    save_checkpoint,
+    write_bytes,
+    write_text,
+    writing,
+)
 from recon.training.preview import Preview, describe, held_out_figures, write_picture
 from recon.training.state import Run, Schedule
 
@@ -72,57 +83,56 @@ class FileLog:
     """
 
     def __init__(self, folder: Path, start: int):
-        path = folder / METRICS
-        if path.exists():
-            lines = [line for line in path.read_text().splitlines() if _step(line) <= start]
-            write_text(path, "".join(f"{line}\n" for line in lines))
-        self.file = path.open("a")
-        self.board = SummaryWriter(str(folder / TENSORBOARD), purge_step=start + 1)
+        self.path = folder / METRICS
+        if self.path.exists():
+            kept = [line for line in metric_lines(folder) if (line["step"] or 0) <= start]
+            write_text(self.path, "".join(map(metric_line, kept)))
+        with writing(folder):
+            self.file = self.path.open("a")
+            self.board = SummaryWriter(str(folder / TENSORBOARD), purge_step=start + 1)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.file.close()
-        self.board.close()
+        with writing(self.path):
+            self.board.close()
+            self.file.close()
 
     def log_metrics(self, step: int, values: dict[str, float]) -> None:
-        self.file.write(json.dumps({"step": step, **values}) + "\n")
-        self.file.flush()
-        for key, value in values.items():
-            self.board.add_scalar(key, value, step)
+        with writing(self.path):
+            self.file.write(metric_line({"step": step, **values}))
+            self.file.flush()
+            for key, value in values.items():
+                self.board.add_scalar(key, value, step)
 
     def log_picture(self, step: int, grid: Tensor) -> None:
-        self.board.add_image("reconstructions", grid, step)
+        with writing(self.path.parent / TENSORBOARD):
+            self.board.add_image("reconstructions", grid, step)
 
 
-def _step(line: str) -> float:
-    try:
-        return json.loads(line)["step"]
-    except (ValueError, KeyError, TypeError):  # the half line of a killed process
-        return float("inf")
-
-
+LOWER = "lower optim.base_lr or set optim.clip"
 SKIPPED_IN_A_ROW = 10  # steps without a finite gradient that end the run
 
 
 class Diverged(RuntimeError):
-    """Many steps in a row had no finite gradient; the message names the term at fault."""
+    """The weights are not finite, or many steps in a row had no finite gradient; the message says whose fault it is."""
 
 
 class TrainLogger:
     """Logs, pictures and saves a run when its `Schedule` says so; waits for the device only then.
 
-    Of several ranks the one with `writes` prints and writes. The others take part in what needs the whole model, and
-    end with it when the run diverges.
+    Of several `ranks` rank zero prints and writes. The others take part in what needs the whole model, and end with it
+    when the run diverges or cannot be written.
     """
 
-    def __init__(self, run: Run, schedule: Schedule, writes: bool = True):
-        self.run, self.schedule, self.writes = run, schedule, writes
+    def __init__(self, run: Run, schedule: Schedule, preview: Preview, ranks: Ranks = ALONE):
+        self.run, self.schedule, self.preview, self.ranks = run, schedule, preview, ranks
         self.open = ExitStack()
-        if writes:
-            self.log = self.open.enter_context(FileLog(run.folder, run.step))
-            self.console = self.open.enter_context(Console(run.step, schedule.steps))
+        with ranks.sync_errors():
+            if ranks.is_zero:
+                self.log = self.open.enter_context(FileLog(run.folder, run.step))
+                self.console = self.open.enter_context(Console(run.step, schedule.steps))
         self.images, self.since = 0, time.monotonic()
         self.warned: set[str] = set()
 
@@ -132,88 +142,97 @@ class TrainLogger:
     def __exit__(self, *_: object) -> None:
         self.open.close()
 
-    def after_step(self, model: nn.Module, preview: Preview, images: int) -> None:
+    def after_step(self, model: nn.Module, images: int) -> None:
         """Does what is due after an optimiser step on `images` images."""
         step, schedule = self.run.step, self.schedule
         last = step == schedule.steps
         self.images += images
-        if self.writes:
+        if self.ranks.is_zero:
             self.console.advance(step)
         picture_due = last or step % schedule.picture_every == 0
-        figures = self.log_picture(model, preview) if picture_due else {}
+        figures = self.log_picture(model) if picture_due else {}
         if picture_due or step % schedule.log_every == 0:
             self.log_metrics(figures)
         due = step % schedule.checkpoint_every == 0
         if last or (due and not self.run.metrics.skipped_in_a_row()):  # or the last good checkpoint would be replaced
-            self.save()
+            self.save(model)
 
     def log_metrics(self, figures: dict[str, float]) -> None:
         """One line of the log, with the `figures` of the held-out images."""
         means = self.run.metrics.means()  # waits for the device
-        if self.writes:
-            self._write(means, figures)
+        skipped = self.run.metrics.skipped()
+        with self.ranks.sync_errors():
+            if self.ranks.is_zero:
+                now = time.monotonic()
+                speed = self.images / (now - self.since)
+                self.images, self.since = 0, now
+                rate = self.schedule.learning_rate(self.run.step - 1)
+                extra = {"learning_rate": rate, "images_per_second": speed}
+                extra |= {f"skipped/{name}": count for name, count in skipped.items()}
+                self.log.log_metrics(self.run.step, means | extra | figures)
+                self.console.log_metrics(self.run.step, means, speed)
         self.raise_if_diverged()
-        if self.writes:
-            skipped = self.run.metrics.skipped().items()
-            self._warn([f"skipped {count} steps: no finite loss and gradient from {name}" for name, count in skipped])
+        if self.ranks.is_zero:
+            self._warn([f"skipped {n} steps: no finite loss and gradient from {name}" for name, n in skipped.items()])
             self._warn([line for term in self.run.objective.terms.values() if (line := term.warning())])
 
-    def _write(self, means: dict[str, float], figures: dict[str, float]) -> None:
-        now = time.monotonic()
-        speed = self.images / (now - self.since)
-        self.images, self.since = 0, now
-        extra = {"learning_rate": self.schedule.learning_rate(self.run.step - 1), "images_per_second": speed}
-        extra |= {f"skipped/{name}": count for name, count in self.run.metrics.skipped().items()}
-        self.log.log_metrics(self.run.step, means | extra | figures)
-        self.console.log_metrics(self.run.step, means, speed)
-
-    def log_picture(self, model: nn.Module, preview: Preview) -> dict[str, float]:
+    def log_picture(self, model: nn.Module) -> dict[str, float]:
         """Writes reconstructions.png; returns the figures of the held-out images, which are the same at every call."""
         began = time.monotonic()
         run = self.run
         with run.average.applied(run.model) if run.average else nullcontext():
-            reconstructions = preview.reconstruct(model)  # on all ranks: none has the whole of a sharded model
-            samples = preview.draws(run.model, reconstructions)
-        if not self.writes:
-            return {}
-        run.held_out = held_out_figures(reconstructions)
-        caption = f"{run.objective.expression}   step {run.step}/{self.schedule.steps}   {describe(run.held_out)}"
-        grid = write_picture(reconstructions, caption, run.folder / PICTURE, run.earlier, samples)
-        self.log.log_picture(run.step, grid)
+            reconstructions = self.preview.reconstruct(model)  # on all ranks: none has the whole of a sharded model
+            samples = self.preview.draws(run.model, reconstructions)
+        with self.ranks.sync_errors():
+            if self.ranks.is_zero:
+                run.held_out = held_out_figures(reconstructions)
+                progress = f"step {run.step}/{self.schedule.steps}"
+                caption = f"{run.objective.expression}   {progress}   {describe(run.held_out)}"
+                with writing(run.folder / PICTURE):
+                    grid = write_picture(reconstructions, caption, run.folder / PICTURE, run.earlier, samples)
+                self.log.log_picture(run.step, grid)
         self.since += time.monotonic() - began  # not training time
         return {f"held_out/{name}": value for name, value in run.held_out.items()}
 
-    def save(self) -> None:
+    def save(self, model: nn.Module) -> None:
         """Writes the checkpoint, and the model alone; not once the run has diverged, to keep the last good one."""
         self.raise_if_diverged()
+        self.raise_if_blown_up(model)
         state = self.run.state()
-        if not self.writes:
-            return
-        save_checkpoint(self.run.folder, state)
-        weights = {key: value.contiguous() for key, value in (state["model"] | state["average"]).items()}
-        write_bytes(self.run.folder / MODEL, save(weights, metadata={"step": str(self.run.step)}))
+        with self.ranks.sync_errors():
+            if self.ranks.is_zero:
+                save_checkpoint(self.run.folder, state)
+                weights = {key: value.contiguous() for key, value in (state["model"] | state["average"]).items()}
+                write_bytes(self.run.folder / MODEL, save(weights, metadata={"step": str(self.run.step)}))
 
     def raise_if_diverged(self) -> None:
         """Raises Diverged after SKIPPED_IN_A_ROW steps without a finite gradient; waits for the device."""
-        if self.run.metrics.skipped_in_a_row() >= SKIPPED_IN_A_ROW:
+        if (row := self.run.metrics.skipped_in_a_row()) >= SKIPPED_IN_A_ROW:
             skipped = self.run.metrics.skipped()
             by = ", ".join(f"{name} {count}" for name, count in skipped.items())
             terms = self.run.objective.expression.terms
             wild = [term.name for term in terms if term.name in skipped and term.weight > 1e6]
-            remedy = (
-                f"lower the weight of {' and '.join(wild)} in loss="
-                if wild
-                else "lower optim.base_lr or set optim.clip"
-            )
+            remedy = f"lower the weight of {' and '.join(wild)} in loss=" if wild else LOWER
             raise Diverged(
-                f"{self.run.metrics.skipped_in_a_row()} steps in a row had no finite loss and gradient (skipped, by "
-                f"the term at fault: {by}); the last good checkpoint is intact; {remedy}"
+                f"{row} steps in a row had no finite loss and gradient (skipped, by the term at fault: {by}); the last "
+                f"good checkpoint is intact; {remedy}"
             )
+
+    def raise_if_blown_up(self, model: nn.Module) -> None:
+        """Raises Diverged where weights, or what the model makes of the first held-out images, are not finite.
+
+        A step with a finite gradient may have been so long that the next one has none.
+        """
+        finite = self.run.is_finite()
+        if self.run.step:
+            finite &= bool(self.preview.first(model).prediction.float().square().mean().isfinite())
+        if self.ranks.max(not finite):
+            raise Diverged(f"the weights are too large, or not finite; the last good checkpoint is intact; {LOWER}")
 
     def note_unreadable(self, lines: list[str]) -> None:
         for line in self.run.note_unreadable(lines) if lines else ():
-            if self.writes:
-                self.console.print(f"skipped an unreadable file: {line}")
+            if self.ranks.is_zero:
+                self.console.print(f"skipped an unreadable file: {one_line(line)}")
 
     def _warn(self, lines: list[str]) -> None:
         """Prints each warning once, also when the counts in it change."""

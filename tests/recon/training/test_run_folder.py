@@ -3,8 +3,11 @@
 import contextlib
 import json
 import re
+import shutil
+from contextlib import ExitStack
 from datetime import datetime
 from functools import reduce
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,9 +18,25 @@ from safetensors.torch import load_file
 from losses import InvalidSetting
 from recon import runs as run_folder
 from recon.config import Settings, every_setting
-from recon.runs import CHECKPOINT, PREVIOUS, RUNS, create, existing, read_checkpoint, write_atomically, write_text
+from recon.runs import (
+    CHECKPOINT,
+    PREVIOUS,
+    RUNS,
+    WriteError,
+    create,
+    existing,
+    read_checkpoint,
+    write_atomically,
+    write_text,
+)
 from recon.saved_settings import RESUME_OVERRIDES, flat, nested, resumed_settings, settings_from
 from tests.recon.training.conftest import differences, lines_of, settings, small_run
+
+
+def begin(of: Settings) -> Path:
+    with ExitStack() as locks:
+        return create(of, locks)
+
 
 KEYS = [s.key for s in every_setting()]
 
@@ -129,7 +148,7 @@ class TestNames:
         "loss", ["mse", "mse + 0.1*l1", "50%adversarial+mse", "1e-3*mse+2.5%l1", "1E+2 * mse\n+l1", ".5*mse"]
     )
     def test_a_name_made_from_the_loss_is_safe_for_every_file_system(self, loss):
-        folder = create(settings(f"loss={json.dumps(loss)}", "data.name=hfds/some/set")[0])
+        folder = begin(settings(f"loss={json.dumps(loss)}", "data.name=hfds/some/set")[0])
         assert folder.parent == RUNS and folder.is_dir()
         assert re.fullmatch(r"[A-Za-z0-9_.+~-]+", folder.name) and not folder.name.startswith(".")
         assert len(list(RUNS.iterdir())) == 1
@@ -137,12 +156,12 @@ class TestNames:
     def test_losses_that_differ_have_names_that_differ(self, monkeypatch):
         self.stop_the_clock(monkeypatch)
         losses = ["mse+l1", "mse+10*l1", "mse+10%l1", "mse+1.0*l1", "mse+1*l1"]
-        stems = [create(settings(f"loss={loss}")[0]).name for loss in losses]
+        stems = [begin(settings(f"loss={loss}")[0]).name for loss in losses]
         assert len(set(stems)) == len(losses) and not any(re.search(r"-\d$", stem) for stem in stems)
 
     def test_runs_begun_in_the_same_second_have_folders_of_their_own(self, monkeypatch):
         self.stop_the_clock(monkeypatch)
-        folders = [create(settings("loss=mse")[0]) for _ in range(3)]
+        folders = [begin(settings("loss=mse")[0]) for _ in range(3)]
         assert len(set(folders)) == 3 and all(folder.is_dir() for folder in folders)
 
     def stop_the_clock(self, monkeypatch):
@@ -156,19 +175,36 @@ class TestNames:
     @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "../x", "a\\b", "/etc"])
     def test_a_name_that_is_no_folder_is_refused(self, name):
         with pytest.raises(InvalidSetting, match="name="):
-            create(settings(f"name={json.dumps(name)}")[0])
+            begin(settings(f"name={json.dumps(name)}")[0])
         assert not RUNS.exists()
 
     def test_a_run_is_never_written_over(self):
-        create(settings("name=mine")[0])
+        (begin(settings("name=mine")[0]) / CHECKPOINT).touch()
         with pytest.raises(InvalidSetting, match=r"^runs/mine exists.*resume=true.*name="):
-            create(settings("name=mine")[0])
+            begin(settings("name=mine")[0])
 
-    def test_of_two_runs_of_one_name_that_begin_at_once_one_is_refused(self, monkeypatch):
-        monkeypatch.setattr(run_folder, "holds_a_run", lambda folder: False)  # neither has seen the other
-        create(settings("name=mine")[0])
-        with pytest.raises(InvalidSetting, match=r"^cannot make the folder runs/mine: File exists$"):
-            create(settings("name=mine")[0])
+    def test_of_two_runs_of_one_name_that_begin_at_once_one_is_refused(self):
+        with ExitStack() as locks:
+            create(settings("name=mine")[0], locks)
+            with pytest.raises(InvalidSetting, match=r"^another process writes to runs/mine; "):
+                begin(settings("name=mine")[0])
+        begin(settings("name=mine")[0])  # the first is gone, and left nothing
+
+    def test_a_run_that_was_ended_before_its_first_checkpoint_is_begun_again(self):
+        begin(settings("name=mine")[0])
+        (RUNS / "mine" / "config.yaml").touch()
+        with pytest.raises(InvalidSetting, match=r"^runs/mine was ended before .* begin it again"):
+            existing(settings("resume=true", "name=mine")[0])
+        assert begin(settings("name=mine")[0]) == RUNS / "mine"
+
+    def test_where_no_folder_can_be_made_one_line_says_so(self):
+        with pytest.raises(WriteError, match=r"^runs/n+ cannot be written: File name too long$"):
+            begin(settings(f"name={'n' * 256}")[0])
+        shutil.rmtree(RUNS)
+        RUNS.touch()
+        for words in (["name=mine"], []):
+            with pytest.raises(WriteError, match=r"^runs(/mine)? cannot be written: (File exists|Not a directory)$"):
+                begin(settings(*words)[0])
 
     def test_a_run_to_resume_must_be_named_and_be_there(self):
         with pytest.raises(InvalidSetting, match="name=NAME"):
