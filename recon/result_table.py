@@ -3,11 +3,15 @@
 Printed tables, the report's page, plots and CSV files are look-ups in it.
 """
 
+import hashlib
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass, field, fields, is_dataclass
+from functools import cache
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args, get_origin, get_type_hints
 
 if TYPE_CHECKING:
     from recon.evaluation.protocol import Protocol
@@ -148,12 +152,71 @@ def as_json(head: dict[str, Any], tables: Mapping[str, Iterable[Any]]) -> str:
         for name, items in tables.items()
     }
     text = json.dumps(head, indent=1, allow_nan=False).removesuffix("\n}")
-    return text + "".join(f',\n "{name}": [\n  {each}\n ]' for name, each in lines.items()) + "\n}\n"
+    return with_checksum(text + "".join(f',\n "{name}": [\n  {each}\n ]' for name, each in lines.items()) + "\n}\n")
 
 
 def read_table(kind: type, lines: list[dict[str, Any]]) -> list[Any]:
-    """The items of a table that `as_json` wrote."""
-    return [kind(**line) for line in lines]
+    """The items of a table that `as_json` wrote. Raises ValueError or TypeError where they have another form."""
+    return from_plain(list[kind], lines)
+
+
+def with_checksum(text: str) -> str:
+    """The text of a JSON object, with one more field that `read_json` checks the others by."""
+    return f'{text.rstrip().removesuffix("}").rstrip()},\n "checksum": "{_checksum(json.loads(text))}"\n}}\n'
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file, without its checksum; files of earlier versions have none.
+
+    Raises:
+        OSError: there is no regular file of that name, or it cannot be read.
+        ValueError: it holds something else, or has changed since it was written.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    try:
+        page = json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    if not isinstance(page, dict):
+        raise ValueError("it is no JSON object")
+    if page.pop("checksum", found := _checksum(page)) != found:
+        raise ValueError("its content does not fit its checksum")
+    return page
+
+
+def _checksum(page: dict[str, Any]) -> str:
+    rest = {name: value for name, value in page.items() if name != "checksum"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def from_plain(kind: Any, plain: Any) -> Any:
+    """A value of JSON as the type that a field declares: dataclasses, lists, dictionaries, numbers, texts.
+
+    Raises:
+        ValueError or TypeError: it has another form.
+    """
+    origin, parts = get_origin(kind), get_args(kind)
+    if is_dataclass(kind) and isinstance(kind, type) and isinstance(plain, dict):
+        types = _field_types(kind)
+        if unknown := plain.keys() - types.keys():
+            raise ValueError(f"unknown: {', '.join(sorted(unknown))}")
+        return kind(**{name: from_plain(types[name], value) for name, value in plain.items()})
+    if origin is list and isinstance(plain, list):
+        return [from_plain(parts[0], each) for each in plain]
+    if origin is dict and isinstance(plain, dict):
+        return {key: from_plain(parts[1], each) for key, each in plain.items()}
+    if origin is UnionType:
+        return from_plain(next(each for each in parts if (each is NoneType) == (plain is None)), plain)
+    wanted = (int, float) if kind is float else (kind,)
+    if kind is Any or type(plain) in wanted:
+        return plain
+    raise ValueError(f"{str(plain)[:40]!r} is no {getattr(kind, '__name__', kind)}")
+
+
+@cache
+def _field_types(kind: type) -> dict[str, Any]:
+    return get_type_hints(kind)
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from recon.result_table import (
     Value,
     as_json,
     points,
+    read_json,
     read_table,
 )
 from recon.runs import read_metrics
@@ -46,7 +47,7 @@ def read_comparison(path: Path) -> Comparison:
     Raises:
         OSError, ValueError, TypeError, KeyError: there is none, or it is of another format.
     """
-    page = json.loads(path.read_text())
+    page = read_json(path)
     if page["format"] != FORMAT:
         raise ValueError(f"its format is {page['format']}")
     found = {f.name: page[f.name] for f in fields(Comparison) if f.name != "results"} | {

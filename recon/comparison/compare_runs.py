@@ -49,7 +49,8 @@ def compare(settings: CompareSettings, given: frozenset[str] = frozenset()) -> i
         raise InvalidSetting(f"out={folder} is a run; choose another folder for the report")
     # runs/* also has the report of an earlier comparison, and results of checkpoints' files.
     named = [run for run in dict.fromkeys(map(Path, settings.runs)) if run.resolve() != folder.resolve()]
-    records = {run: probes.read(run) for run in named if not (run.is_dir() and run.name.endswith(RESULTS))}
+    named = [run for run in named if not (run.is_dir() and run.name.endswith(RESULTS))]
+    records = {run: None if (run / "config.yaml").exists() else probing_in(run) for run in named}
     if not records:
         raise InvalidSetting("name the runs to compare: python -m recon.compare runs/A runs/B")
     # A folder may hold the probing of a model that was trained on the labels alone.
@@ -168,6 +169,15 @@ def _opened(folder: Path, target: str | None) -> Candidate:
         return Candidate(folder, reason=str(error))
 
 
+def probing_in(folder: Path) -> probes.ProbeRecord | None:
+    """The probing in a folder, if there is one; a line says where it cannot be read."""
+    try:
+        return probes.read(folder)
+    except InvalidSetting as error:
+        print(f"left out: {error}", file=sys.stderr)
+        return None
+
+
 def probings(run_rows: dict[str, RunRow]) -> dict[str, probes.ProbeRecord]:
     """The probing of every run that has one of the encoder that stands there now, by the key of its first row."""
     found, seen = {}, set()
@@ -175,7 +185,7 @@ def probings(run_rows: dict[str, RunRow]) -> dict[str, probes.ProbeRecord]:
         if run is None or run.folder in seen:
             continue
         seen.add(run.folder)
-        record = probes.read(run.folder)
+        record = probing_in(run.folder)
         if record is not None and record.checksum != ProbedEncoder("run", run.name, run.model).checksum:
             print(f"{run.folder} has changed since it was probed: probe it again", file=sys.stderr)
         elif record is not None:

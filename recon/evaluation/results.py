@@ -1,7 +1,6 @@
 """An evaluation, and its files: evaluation.json is what a reader needs, and evaluation.safetensors holds the numbers of
 every image, from which runs are compared."""
 
-import json
 import math
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -16,7 +15,7 @@ from recon.metrics.intervals import Interval, mean_interval, statistic_interval
 from recon.metrics.recovery import RECOVERY, Recovery, summary
 from recon.metrics.spectrum import band_frequency
 from recon.metrics.uncertainty import blend, coverage, plane
-from recon.result_table import Column, Results, RowInfo, Value, as_json, points, read_table, rounded
+from recon.result_table import Column, Results, RowInfo, Value, as_json, points, read_json, read_table, rounded
 from recon.runs import write_bytes, write_text
 
 FORMAT = "recon evaluation 3"
@@ -69,7 +68,7 @@ def write(folder: Path, evaluation: Evaluation) -> None:
 def read(folder: Path) -> Evaluation | None:
     """The evaluation in a run's folder; None where there is none that this program can read."""
     try:
-        page = json.loads((folder / JSON).read_text())
+        page = read_json(folder / JSON)
         if page.pop("format") != FORMAT:
             return None
         with safe_open(folder / TENSORS, framework="pt") as file:

@@ -10,12 +10,11 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn import functional as F
 
-from losses import InvalidSetting
+from losses import InvalidSetting, tensor_files
 from losses.features.weights import checksum
 from recon.console import Progress
 from recon.data import Source
@@ -152,12 +151,10 @@ def features_of(
         train = extracted("train", task.train.source, task.train.indices)
         return train | extracted("test", task.test_source, task.test_indices)
 
-    found = cached(folder, facts, all_extracted, ranks)
-
-    def of(split: str) -> Features:
-        return {name.removeprefix(split): x for name, x in found.items() if name.startswith(split)}
-
-    return of("train/"), of("test/")
+    found = cached(folder, facts, all_extracted, ranks)  # from a file, in another order
+    names = [f"{kind}/{layer}" for kind in ("class", "mean") for layer in layers] if model else ["pixels"]
+    train, test = ({name: found[f"{split}/{name}"] for name in names} for split in ("train", "test"))
+    return train, test
 
 
 def cached(folder: Path, facts: dict[str, Any], make: Callable[[], Features], ranks: Ranks = ALONE) -> Features:
@@ -188,18 +185,17 @@ def key_of(facts: dict[str, Any]) -> str:
 def _keep(features: Features, facts: dict[str, Any], path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(path, save(features, metadata={"facts": json.dumps(facts, sort_keys=True)}))
+        write_bytes(path, tensor_files.to_bytes(features, {"facts": json.dumps(facts, sort_keys=True)}))
     except (OSError, SafetensorError) as error:
         raise InvalidSetting(f"features cannot be kept in {path.parent}: {error}") from error
 
 
 def _read(path: Path, expected: dict[str, Any]) -> Features:
     try:
-        with safe_open(path, framework="pt") as file:
-            facts = json.loads((file.metadata() or {}).get("facts", "null"))
-            features = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        stored = tensor_files.from_bytes(path.read_bytes())
+        facts = json.loads(stored.metadata.get("facts", "null"))
     except (SafetensorError, OSError, ValueError) as error:
         raise InvalidSetting(f"{path} is damaged; delete it to make the features anew") from error
     if facts != expected:
         raise InvalidSetting(f"{path} holds the features of another network or data; delete it to make them anew")
-    return features
+    return stored.content

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
 from torch import Tensor
 
-from losses import InvalidSetting
+from losses import InvalidSetting, tensor_files
+from recon.data.source import one_line
 from recon.probing.accuracy import Accuracy, accuracy
+from recon.result_table import from_plain, read_json, with_checksum
 from recon.runs import write_bytes, write_text
 
 FORMAT = "recon probe 2"
@@ -141,13 +142,13 @@ class ProbeRecord:
         return replace(self, results=self.results | {result.name: result for result in results})
 
 
-def joined(record: ProbeRecord, before: ProbeRecord | None, again: bool) -> ProbeRecord:
-    """The new record with the results of the earlier probing, unless its encoder has changed since or `again` is set.
+def joined(record: ProbeRecord, before: ProbeRecord | None) -> ProbeRecord:
+    """The new record with the results of the earlier probing, unless its encoder has changed since.
 
     Raises:
         InvalidSetting: the earlier probing was made under other conditions.
     """
-    if before is None or again or before.checksum != record.checksum:
+    if before is None or before.checksum != record.checksum:
         return record
     if differing := [key for key, value in record.conditions.items() if before.conditions[key] != value]:
         raise InvalidSetting(
@@ -172,8 +173,8 @@ def write(folder: Path, record: ProbeRecord) -> None:
     page = {"format": FORMAT} | asdict(replace(record, results={}))
     page["results"] = [_entry(result) for result in record.results.values()]
     tensors = {name: result.correct.to(torch.uint8) for name, result in record.results.items()}
-    write_bytes(folder / TENSORS, save(tensors, metadata=_tie(record)))
-    write_text(folder / JSON, json.dumps(page, indent=1, allow_nan=False) + "\n")
+    write_bytes(folder / TENSORS, tensor_files.to_bytes(tensors, _tie(record)))
+    write_text(folder / JSON, with_checksum(json.dumps(page, indent=1, allow_nan=False)))
 
 
 def _entry(result: ProbeResult) -> dict[str, Any]:
@@ -184,22 +185,35 @@ def _entry(result: ProbeResult) -> dict[str, Any]:
 
 
 def read(folder: Path) -> ProbeRecord | None:
-    """The probing in a run's folder; None where there is none that can be read."""
-    try:
-        page = _renamed(json.loads((folder / JSON).read_text()))
-        entries = page.pop("results")
-        encoders = {key: EncoderInfo(**encoder) for key, encoder in page.pop("encoders").items()}
-        record = ProbeRecord(encoders=encoders, data=DataInfo(**page.pop("data")), **page)
-        names = [f.name for f in fields(ProbeResult) if f.name != "correct"]
-        with safe_open(folder / TENSORS, framework="pt") as file:
-            if file.metadata() != _tie(record):  # the program was killed between the two files
-                return None
-            correct = {entry["name"]: file.get_tensor(entry["name"]).bool() for entry in entries}
-        return record.with_results(
-            [ProbeResult(correct=correct[entry["name"]], **{name: entry[name] for name in names}) for entry in entries]
-        )
-    except (OSError, ValueError, SafetensorError, TypeError, KeyError, AttributeError):
+    """The probing in a run's folder; None where there is none, or one that was killed between its two files.
+
+    Raises:
+        InvalidSetting: one of the files has changed since it was written, or is of a later version.
+    """
+    path = folder / JSON
+    if not path.is_file():
         return None
+    try:
+        page = _renamed(read_json(path))
+        entries = page.pop("results")
+        names = [f.name for f in fields(ProbeResult) if f.name != "correct"]
+        record = from_plain(ProbeRecord, page)
+        path = folder / TENSORS
+        if not path.is_file():
+            return None
+        stored = tensor_files.from_bytes(path.read_bytes())
+        if stored.metadata != _tie(record):
+            return None
+        path = folder / JSON
+        for entry in entries:
+            plain = {name: entry[name] for name in names}
+            correct = stored.content[entry["name"]].bool()
+            if correct.shape != (len(record.seeds), record.data.test):
+                raise ValueError(f"{entry['name']} has other seeds or test images")
+            record.results[entry["name"]] = from_plain(ProbeResult, plain | {"correct": correct})
+        return record
+    except (OSError, ValueError, SafetensorError, TypeError, KeyError, AttributeError) as error:
+        raise InvalidSetting(f"{path} cannot be read ({one_line(error)}); again=true probes anew") from error
 
 
 def _renamed(page: dict[str, Any]) -> dict[str, Any]:

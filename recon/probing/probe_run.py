@@ -85,8 +85,8 @@ def probe(settings: ProbeSettings, given: frozenset[str] = frozenset()) -> int:
     with ranks.exit_together("what had been found is kept; probe again"):
         probed = open_probed(settings, ranks) if settings.scratch is None else open_scratch(settings, ranks)
         with ranks.sync_errors():
-            before = probe_results.read(probed.folder)
-            record = probe_results.joined(probed.record(settings), before, settings.again)
+            before = None if settings.again else probe_results.read(probed.folder)
+            record = probe_results.joined(probed.record(settings), before)
         try:
             for results in all_results(probed, settings, ranks):
                 record = record.with_results(results)

@@ -42,7 +42,8 @@ PAPER, MUTED, LINE, STRONG_LINE = "#ffffff", "#686d74", "#e3e3df", "#bfc0bb"
 THEME = {PAPER: "paper", INK[0]: "ink", MUTED: "muted", LINE: "line", STRONG_LINE: "strong-line"}
 STYLE = Path(__file__).with_name("plots.mplstyle")
 ROUNDING = 1e-10  # of the largest value; a flat image has a power of 1e-33 at every frequency
-UNPRINTABLE = re.compile("[^\n\\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # characters that XML does not allow
+# Control characters, halves of surrogate pairs, and what else XML does not allow.
+UNPRINTABLE = re.compile("[^\n\\x20-\\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 WIDTH, HEIGHT = 6.4, 3.7  # inches, without the legend of the rows
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import jinja2
 
-from recon.report.drawing import row_styles, svg
+from recon.report.drawing import UNPRINTABLE, row_styles, svg
 from recon.report.pictures import Pictures, panels, picture_data
 from recon.report.plots import plots
 from recon.result_table import Column, Comparison, Value
@@ -47,7 +47,7 @@ def render(comparison: Comparison, pictures: Pictures) -> str:
     def part(name: str) -> str:
         return (PARTS / name).read_text(encoding="utf-8")
 
-    return environment.get_template("page.html.j2").render(
+    text = environment.get_template("page.html.j2").render(
         comparison=comparison,
         created=datetime.fromisoformat(comparison.created),
         groups=grouped(comparison.columns),
@@ -64,6 +64,7 @@ def render(comparison: Comparison, pictures: Pictures) -> str:
         style_sheet=part("page.css"),
         scripts=[part("table.js"), part("lens.js")],
     )
+    return UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def embedded(value: Any) -> str:

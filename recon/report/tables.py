@@ -11,6 +11,7 @@ from recon.runs import write_text
 
 Record = dict[str, Any]
 
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # beginnings, to a spreadsheet
 ACCURACIES = ("by_depth", "by_blocks", "by_labels")  # curves of probes
 
 
@@ -64,11 +65,18 @@ def frontier(comparison: Comparison) -> list[Record]:
 
 
 def write_csv(records: Iterable[Record], path: Path) -> None:
-    """A header of every name that occurs, in order of appearance; the file is written whole or not at all."""
-    records = list(records)
+    """A header of every name that occurs, in order of appearance; the file is written whole or not at all.
+
+    A text that a spreadsheet would take for a formula gets a ' in front, what is no Unicode is written as an escape.
+    """
+    records = [{name: _no_formula(value) for name, value in record.items()} for record in records]
     names = list(dict.fromkeys(name for record in records for name in record))
     text = io.StringIO()
     writer = csv.DictWriter(text, names)
     writer.writeheader()
     writer.writerows(records)
-    write_text(path, text.getvalue())
+    write_text(path, text.getvalue().encode(errors="backslashreplace").decode())
+
+
+def _no_formula(value: Any) -> Any:
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value

@@ -70,6 +70,17 @@ def test_names_notes_and_settings_are_escaped_wherever_they_stand():
     assert html.count("&lt;img src=x onerror=alert(2)&gt;&#34;&#39;&amp;") > 50
 
 
+def test_names_that_are_no_text_are_shown_and_stay_harmless(written):
+    bad = "caf\udce9 \x1b[31m\x9b"
+    found = copy.deepcopy(comparison())
+    found["title"] = bad
+    for row in found["rows"]:
+        row["label"] = row["note"] = bad
+    html = written(found, replace(pictures(), names=[bad] * len(pictures().names)))
+    assert html.count("caf\N{REPLACEMENT CHARACTER} \N{REPLACEMENT CHARACTER}[31m\N{REPLACEMENT CHARACTER}") > 20
+    assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f]", html)
+
+
 @pytest.mark.parametrize(
     "text", ["</script><script>alert(1)", "<!--<script>", "]]>", "a&amp;b", "\u2028\u2029", 'quo"te\\']
 )

@@ -7,7 +7,7 @@ import pytest
 
 from recon.report.page import cell, column_cells, decimals, difference_table, grouped
 from recon.report.page import number as formatted
-from recon.report.tables import write_tables
+from recon.report.tables import write_csv, write_tables
 from recon.result_table import Value
 from tests.recon.report.comparison import METRICS, ROWS, comparison, typed
 
@@ -98,6 +98,14 @@ def test_any_name_survives(tmp_path):
     write_tables(typed(found), tmp_path)
     record = read(tmp_path / "table.csv")[1]
     assert record["label"] == record["note"] == name
+
+
+@pytest.mark.parametrize("name", ["=1+cmd|' /C calc'!A0", "+1", "-1", "@x", "\t=1", "caf\udce9"])
+def test_no_name_is_a_formula_or_stops_the_writing(tmp_path, name):
+    write_csv([{"label": name, "value": -1.5}], tmp_path / "a.csv")
+    (record,) = read(tmp_path / "a.csv")
+    assert record["value"] == "-1.5"
+    assert record["label"] == ("caf\\udce9" if name[0] == "c" else "'" + name)
 
 
 def values(value, low=None, high=None, reason=None) -> Value:
