@@ -200,7 +200,7 @@ def open_probed(settings: ProbeSettings, ranks: Ranks) -> Probed:
         raise InvalidSetting(f"{settings.run} does not say what it was trained on: give data=NAME data.root=PATH")
     task = open_task(name, settings.data.root or (trained_on.root if name == trained_on.name else None), ranks)
     encoders = probed_encoders(run.name, model, settings.seed, settings.probe.controls)
-    caveats = [*labels_seen(run), *([run.unfinished] if run.unfinished else []), *data_caveats(task)]
+    caveats = run_caveats(run) + data_caveats(task)
     return Probed(run.folder, run.name, model, encoders, task, model.image_size, caveats)
 
 
@@ -222,14 +222,23 @@ def open_scratch(settings: ProbeSettings, ranks: Ranks) -> Probed:
     return Probed(RUNS / name, name, model, encoders, task, image_size, data_caveats(task))
 
 
-def labels_seen(run: LoadedRun) -> list[str]:
-    """A sentence for each network of the objective that may have been trained on labels."""
-    return [
+def run_caveats(run: LoadedRun) -> list[str]:
+    """What a reader must know of the model: what has seen labels, what was assumed of a checkpoint of others."""
+    found = [
         f"Not label-free: the objective's {term} term used a network ({weights['source']}) that may have learnt from "
         "labels of such images."
         for term, weights in (run.resolved.get("weights") or {}).items()
         if weights["source"] not in UNLABELLED
     ]
+    if run.unfinished:
+        found.append(run.unfinished)
+    if (origin := run.origin) is not None:
+        found += [f"{run.path}: {note}" for note in origin.notes]
+        if origin.classifier:
+            found.append(f"Not label-free: {run.path} was trained on labels.")
+        if not origin.verified:
+            found.append(f"Nothing in {run.path} vouches for its bytes.")
+    return found
 
 
 def data_caveats(task: ProbeTask) -> list[str]:

@@ -43,7 +43,7 @@ def probed(place: Path, *words: str) -> ProbeRecord:
     settings = OmegaConf.merge(OmegaConf.structured(ProbeSettings), OmegaConf.from_dotlist([*QUICK, *words]))
     with contextlib.chdir(place), pytest.MonkeyPatch.context() as patch:
         # What the classifiers reach is not asked here.
-        patch.setattr(frozen, "linear_probe", partial(linear_probe, decays=(1.0, 0.1)))
+        patch.setattr(frozen, "linear_probe", partial(linear_probe, decays=(10.0, 1.0)))
         settings = typed(settings, given)
         assert command.probe(settings, given) == 0
         folder = settings.run or "runs/scratch-nano-4-photos-16"

@@ -8,11 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from losses import InvalidSetting
+from recon.loaded_run import open_run
 from recon.probing import features, frozen
 from recon.probing import probe_results as record
 from recon.probing import probe_run as command
+from recon.probing.features import ENCODER
 from recon.probing.frozen import Prediction
 from recon.probing.labelled import HeldOutLabels, open_task
 from tests.helpers.small_runs import trained
@@ -233,6 +236,24 @@ def test_a_network_that_has_seen_labels_is_named(copy):
     config.write_text(config.read_text().replace("\n  weights: {}\n", weights))
     found = probed(copy, "run=runs/small", *LINEAR)
     assert any(note.startswith("Not label-free: the objective's perceptual term") for note in found.caveats)
+
+
+def test_a_fine_tuned_classifier_is_called_one_and_a_file_that_nothing_vouches_for_too(run, tmp_path):
+    state = {name: value for name, value in open_run(run).model.state_dict().items() if name.startswith(ENCODER)}
+    encoder = {"cls_token": state.pop("cls_token")} | state
+    torch.save(encoder, tmp_path / "encoder.pth")
+    save_file(encoder, tmp_path / "plain.safetensors")
+    norm = {name.replace("norm.", "fc_norm."): encoder.pop(name) for name in ("norm.weight", "norm.bias")}
+    torch.save(encoder | norm | {"head.weight": torch.zeros(10, 192)}, tmp_path / "tuned.pth")
+
+    def caveats(name: str) -> str:
+        return "\n".join(command.run_caveats(open_run(tmp_path / name)))
+
+    assert "tuned.pth: a fine-tuned classifier" in caveats("tuned.pth")
+    assert f"Not label-free: {tmp_path / 'tuned.pth'} was trained on labels." in caveats("tuned.pth")
+    assert "label" not in caveats("encoder.pth") and "vouches" not in caveats("encoder.pth")
+    assert f"Nothing in {tmp_path / 'plain.safetensors'} vouches for its bytes." in caveats("plain.safetensors")
+    assert command.run_caveats(open_run(run)) == []
 
 
 @pytest.mark.parametrize(
