@@ -27,6 +27,7 @@ from recon.data.source import Croppable
 SCALE = [0.2, 1.0]  # of the image's area, as MAE pretrains
 RATIO = [3 / 4, 4 / 3]
 COVERED = 0.875  # of the shorter side, by the evaluation crop
+LONG, LONG_PIXELS = 4, 16  # beyond these the ends of a long image are cut off before it is resized
 
 # 8 bits of a pixel and 15 of a filter's weight, with their sum, are what float32 holds exactly.
 UNIT = 2**15
@@ -87,6 +88,7 @@ def evaluation_crop(image: Image.Image, size: tuple[int, int], native: bool = Fa
     else:
         # the smallest image of the same shape that covers this box
         height, width = (int(side / COVERED) for side in size)
+        image = without_ends(image, height / width)
         if image.width * height <= image.height * width:
             height = image.height * width // image.width
         else:
@@ -94,6 +96,17 @@ def evaluation_crop(image: Image.Image, size: tuple[int, int], native: bool = Fa
         image = image.resize((width, height), Image.Resampling.BICUBIC)
     left, top = (round((have - want) / 2) for have, want in zip(image.size, size[::-1], strict=True))
     return pil_to_tensor(image.crop((left, top, left + size[1], top + size[0])))
+
+
+def without_ends(image: Image.Image, shape: float) -> Image.Image:
+    """The middle of an image, `LONG` times as long as what a crop of `shape` (H / W) sees; shorter images as they are.
+
+    Enlarged with its ends, an image of 1 x 4000 pixels would have a million rows.
+    """
+    visible = image.height / shape, image.width * shape  # columns, rows
+    kept = [min(side, max(LONG_PIXELS, int(LONG * seen))) for side, seen in zip(image.size, visible, strict=True)]
+    left, top = ((side - keep) // 2 for side, keep in zip(image.size, kept, strict=True))
+    return image.crop((left, top, image.width - left, image.height - top)) if left or top else image
 
 
 def check_size(image: Croppable | Image.Image, size: tuple[int, int]) -> None:

@@ -1,25 +1,41 @@
 """Images in a folder, with or without classes."""
 
 import os
+from collections import Counter
+from collections.abc import Collection, Iterator
 from pathlib import Path
-
-from torchvision.datasets.folder import IMG_EXTENSIONS
+from stat import S_ISDIR, S_ISREG
 
 from losses import InvalidSetting
-from recon.data.source import Sample, Source, as_unreadable, read_rgb
+from recon.data.source import ENDINGS, Sample, Source, as_unreadable, printable, read_rgb
 
-HELD_OUT_NAMES = ("val", "validation", "test")
-HELD_OUT_EVERY = 20  # without such a subfolder, every 20th image is held out
+# Names of the folders of a split, in any case; of several the first counts.
+SPLIT_FOLDERS = {"train": ("train", "training"), "val": ("val", "valid", "validation", "test", "testing")}
+HELD_OUT_EVERY = 20  # without such folders, every 20th image is held out
+SYSTEM_FOLDERS = ("__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found")
 
 
 class ImageFolder(Source):
-    """Image files below a folder; an image's name is its path from there, "cat/1.jpg"."""
+    """Image files below a folder; an image's name is its path from there, "cat/1.jpg".
 
-    def __init__(self, folder: Path, files: list[str], classes: list[str]) -> None:
-        super().__init__(classes=classes)
+    Args:
+        files: the images' paths from `folder`.
+        classes: folders, each the class of the images in it; others have no class.
+        notes: see `Source`.
+    """
+
+    def __init__(self, folder: Path, files: list[str], classes: list[str], notes: list[str]) -> None:
+        super().__init__(classes=map(printable, classes))
         self._folder = folder
         self._files = files
-        self._labels = labels_of(files, classes, folder)
+        number = {name: number for number, name in enumerate(classes)}
+        self._labels = [number.get(file.partition("/")[0], -1) for file in files]
+        self.notes = notes
+        if classes and (outside := [file for file, label in zip(files, self._labels, strict=True) if label < 0]):
+            self.notes.append(
+                f"{len(outside)} of {len(files)} images in {printable(str(folder))} are in none of the {len(classes)} "
+                f"classes of the training images: {_listed(outside)}"
+            )
 
     def __len__(self) -> int:
         return len(self._files)
@@ -30,7 +46,7 @@ class ImageFolder(Source):
             return read_rgb(path), self._labels[index]
 
     def name_of(self, index: int) -> str:
-        return self._files[index]
+        return printable(self._files[index])
 
     def label_of(self, index: int) -> int:
         return self._labels[index]
@@ -43,67 +59,155 @@ class ImageFolder(Source):
 def image_folder(split: str, root: str | Path | None, download: bool = False) -> ImageFolder:
     """One split of any folder of images; there is nothing to download.
 
-    With subfolders train/ and val/ (or validation/, test/) these are the splits; otherwise every 20th file of
-    the sorted list is held out as "val". The subfolders of the training images are the classes, if there are two
-    or more and no image lies beside them; otherwise images are found at any depth and have no class.
+    Subfolders called like splits (train/ and val/, valid/, validation/ or test/) are these; a val/ beside class folders
+    is held out too. Otherwise every 20th file of the sorted list is held out as "val". The subfolders of the training
+    images that hold images are the classes, if there are two or more and fewer images lie beside them than there are
+    classes: these are left out. Otherwise images are found at any depth and have no class.
     """
     if root is None:
         raise InvalidSetting("data=folder does not know which folder to read: set data.root=PATH")
     root = Path(root).expanduser()
     if not root.is_dir():
         raise InvalidSetting(f"data.root={root} is {'a file, not a folder' if root.exists() else 'missing'}")
-    splits = split_folders(root)
-    if splits:
+    if not os.access(root, os.R_OK | os.X_OK):
+        raise InvalidSetting(f"data.root={root} may not be read by this user")
+    if splits := split_folders(root):
         return open_split(splits, split)
-    held_out = split == "val"
-    files = [file for i, file in enumerate(images_below(root)) if (i % HELD_OUT_EVERY == 0) == held_out]
+    held_out = _named_as(root, "val")
+    if held_out and classes_of(root, held_out)[0]:
+        return open_split({"train": root, "val": root / held_out[0]}, split, without=held_out)
+    classes, strays, notes = classes_of(root)
+    files, others = images_below(root, strays)
+    files = [file for i, file in enumerate(files) if (i % HELD_OUT_EVERY == 0) == (split == "val")]
     if not files:
         raise InvalidSetting(f"data.root={root} holds one image, which is held out; training needs more")
-    return ImageFolder(root, files, classes_of(root))
+    return ImageFolder(root, files, classes, notes + others)
 
 
 def split_folders(root: Path) -> dict[str, Path] | None:
     """The folders of "train" and "val", where `root` has both."""
-    train = root / "train"
-    val = next((root / name for name in HELD_OUT_NAMES if (root / name).is_dir()), None)
-    return {"train": train, "val": val} if train.is_dir() and val else None
+    named = {split: _named_as(root, split) for split in SPLIT_FOLDERS}
+    return {split: root / names[0] for split, names in named.items()} if all(named.values()) else None
 
 
-def open_split(splits: dict[str, Path], split: str) -> ImageFolder:
-    """One of two split folders, with the classes of the training images."""
-    return ImageFolder(splits[split], images_below(splits[split]), classes_of(splits["train"]))
+def open_split(splits: dict[str, Path], split: str, without: Collection[str] = ()) -> ImageFolder:
+    """One of two split folders, with the classes of the training images; these are not in the folders `without`."""
+    classes, strays, notes = classes_of(splits["train"], without)
+    files, others = images_below(splits[split], {*strays, *without} if split == "train" else ())
+    if split == "val":
+        return ImageFolder(splits[split], files, classes, others)
+    root = splits["val"].parent
+    third = {name for each in SPLIT_FOLDERS for name in _named_as(root, each)} - {path.name for path in splits.values()}
+    notes += [f"not used: {printable(f'{root / name}/')}" for name in sorted(third)]
+    return ImageFolder(splits[split], files, classes, notes + others)
 
 
-def images_below(folder: Path) -> list[str]:
-    """Sorted paths, from `folder`, of the images at any depth; hidden files and folders are skipped."""
-    found = []
-    for place, subfolders, files in os.walk(folder, followlinks=True):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        below = Path(place).relative_to(folder).as_posix()  # once per subfolder: ImageNet has a million files
-        found += [name if below == "." else f"{below}/{name}" for name in files if is_image(name)]
-    if not found:
-        raise InvalidSetting(f"no images in {folder} (files named *{', *'.join(IMG_EXTENSIONS)})")
-    return sorted(found)
+def images_below(folder: Path, without: Collection[str] = ()) -> tuple[list[str], list[str]]:
+    """Sorted paths, from `folder`, of the images at any depth, without those in `without`; a note on other files."""
+    images, others = [], Counter()
+    for path in walk(folder, without):
+        if is_image(path):
+            images.append(path)
+        else:
+            ending = os.path.splitext(path)[1].lower() or "without an ending"
+            others["folders that may not be read" if path.endswith("/") else ending] += 1
+    shown = printable(str(folder))
+    if not images:
+        raise InvalidSetting(f"no images in {shown} (files named *.{', *.'.join(ENDINGS)})")
+    counts = ", ".join(f"{count:,} {printable(ending)}" for ending, count in others.most_common(9))
+    return sorted(images), [f"passed over in {shown}, since not images: {counts}"] if others else []
 
 
-def classes_of(folder: Path) -> list[str]:
-    """Sorted names of the subfolders, if these are classes: two or more, and no image beside them."""
-    entries = [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
-    subfolders = sorted(entry.name for entry in entries if entry.is_dir())
-    beside = any(is_image(entry.name) for entry in entries if entry.is_file())
-    return subfolders if len(subfolders) > 1 and not beside else []
+def walk(folder: Path, without: Collection[str] = ()) -> Iterator[str]:
+    """Paths, from `folder`, of the regular files at any depth, and of folders that may not be read, with a last "/".
+
+    Hidden and system folders and files are skipped, and what is directly in `folder` and named in `without`. A folder
+    is entered once and an image comes once, however many links lead there, under its own path rather than a link's.
+    """
+
+    def is_new(path: str, device: int, number: int) -> bool:
+        if not is_image(path):
+            return True  # a link to it may be called like an image
+        known = len(seen)
+        seen.add((device, number))
+        return len(seen) > known
+
+    folders: list[str] = [""]
+    seen: set[tuple[int, int]] = set()
+    while folders:
+        links: list[str] = []
+        for below in folders:  # which grows
+            try:
+                place = os.stat(folder / below)
+                entries = sorted(os.scandir(folder / below), key=lambda entry: entry.name)
+            except OSError:
+                yield below
+                continue
+            if (place.st_dev, place.st_ino) in seen:
+                continue
+            seen.add((place.st_dev, place.st_ino))
+            for entry in entries:
+                path = below + entry.name
+                if is_hidden(entry.name) or path in without:
+                    continue
+                if entry.is_symlink():
+                    links.append(path)
+                elif entry.is_dir():
+                    folders.append(f"{path}/")
+                elif entry.is_file() and is_new(path, place.st_dev, entry.inode()):
+                    yield path
+        folders = []
+        for path in links:
+            try:
+                target = os.stat(folder / path)
+            except OSError:  # it leads nowhere
+                continue
+            if S_ISDIR(target.st_mode):
+                folders.append(f"{path}/")
+            elif S_ISREG(target.st_mode) and is_new(path, target.st_dev, target.st_ino):
+                yield path
 
 
-def labels_of(files: list[str], classes: list[str], folder: Path) -> list[int]:
-    """Each file's class, by the first folder of its path; -1 where there are no classes."""
-    if not classes:
-        return [-1] * len(files)
-    label = {name: number for number, name in enumerate(classes)}
-    for file in files:
-        if file.split("/")[0] not in label:
-            raise InvalidSetting(f"{folder / file} is in none of the {len(classes)} classes of the training images")
-    return [label[file.split("/")[0]] for file in files]
+def classes_of(folder: Path, without: Collection[str] = ()) -> tuple[list[str], list[str], list[str]]:
+    """Sorted names of the subfolders with images, if these are classes; the images beside them; a note on these.
+
+    They are classes if there are two or more, and more than images beside them. Otherwise all three are empty, except
+    for the note.
+    """
+    found: dict[tuple[int, int], str] = {}
+    beside = []
+    for entry in sorted(os.scandir(folder), key=lambda entry: (entry.is_symlink(), entry.name)):
+        if is_hidden(entry.name) or entry.name in without:
+            continue
+        if entry.is_dir():
+            place = entry.stat()
+            if any(map(is_image, walk(Path(entry.path)))):
+                found.setdefault((place.st_dev, place.st_ino), entry.name)
+        elif entry.is_file() and is_image(entry.name):
+            beside.append(entry.name)
+    classes = sorted(found.values())
+    if len(classes) < 2 or not beside:
+        return (classes if len(classes) > 1 else []), [], []
+    where = f"beside the folders {_listed(classes)} of {printable(str(folder))}: {_listed(beside)}"
+    if len(beside) < len(classes):
+        return classes, beside, [f"left out: {len(beside)} images {where}"]
+    return [], [], [f"no classes: {len(beside)} images lie {where}"]
 
 
-def is_image(name: str) -> bool:
-    return name.lower().endswith(IMG_EXTENSIONS) and not name.startswith(".")
+def _named_as(root: Path, split: str) -> list[str]:
+    """The subfolders of `root` that are called like the split, the usual name first."""
+    found = {name.lower(): name for name in sorted(os.listdir(root)) if (root / name).is_dir()} if root.is_dir() else {}
+    return [found[name] for name in SPLIT_FOLDERS[split] if name in found]
+
+
+def _listed(names: list[str]) -> str:
+    """The first names."""
+    return ", ".join(map(printable, names[:3])) + (", ..." if len(names) > 3 else "")
+
+
+def is_hidden(name: str) -> bool:
+    return name.startswith(".") or name.lower() in SYSTEM_FOLDERS
+
+
+def is_image(path: str) -> bool:
+    return path.rpartition(".")[2].lower() in ENDINGS

@@ -84,7 +84,7 @@ class Packed(Source):
         return int(self._numbers[index, 0])
 
     def name_of(self, index: int) -> str:
-        return os.fsdecode(self._names[index].as_py())
+        return self._names[index].as_py().decode(errors="backslashreplace")  # older files have any bytes
 
     def __reduce__(self) -> tuple[type, tuple[str, Path]]:
         return Packed, (self._split, self._path)  # a memory map cannot be sent to another process
@@ -95,6 +95,8 @@ def open_table(path: Path) -> tuple["pyarrow.Table", dict[str, Any]]:
     import pyarrow as pa  # only packed data needs it
 
     try:
+        if path.exists() and not path.is_file():
+            raise ValueError("it is a directory" if path.is_dir() else "it is no regular file")
         with path.open("rb") as file:
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         if mapped[:8] == b"RECONPAK":
@@ -116,7 +118,7 @@ def schema(about: dict[str, Any]) -> "pyarrow.Schema":
     import pyarrow as pa
 
     numbers = [(column, pa.int32()) for column in ("label", "height", "width")]
-    columns = [("split", pa.string()), ("name", pa.binary()), *numbers]  # file names may be any bytes
+    columns = [("split", pa.string()), ("name", pa.binary()), *numbers]
     text = json.dumps(about)
     described = {"about": text, "checksum": str(zlib.crc32(text.encode()))}
     return pa.schema([*columns, ("checksum", pa.uint32()), ("pixels", pa.large_binary())], described)
@@ -184,7 +186,7 @@ def make_row(source: Source, split: str, size: int, index: int) -> tuple | str:
     if not source.native and shorter > size:
         width, height = (side * size // shorter for side in image.size)
         image = image.resize((width, height), Image.Resampling.BICUBIC)  # antialiased
-    row = split, os.fsencode(source.name_of(index)), label, image.height, image.width
+    row = split, source.name_of(index).encode(), label, image.height, image.width
     pixels = image.tobytes()
     return *row, checksum(*row, pixels), pixels
 
@@ -194,7 +196,7 @@ def describe(sources: Mapping[str, Source], name: str, size: int) -> dict[str, A
     first, names = next(iter(sources.values())), blake2b(digest_size=16)
     for source in sources.values():
         for i in range(len(source)):
-            names.update(os.fsencode(source.name_of(i)) + b"\n")
+            names.update(f"{source.name_of(i)}\n".encode())
     images = {split: len(source) for split, source in sources.items()}
     plan = {"source": name, "size": size, "images": images, "names": names.hexdigest()}
     return {key: getattr(first, key) for key in ("classes", "mean", "std", "native", "caveat")} | {"plan": plan}

@@ -17,18 +17,17 @@ from itertools import chain, count, groupby, islice, repeat
 from typing import Any, cast
 
 from recon.config import seed_of
-from recon.data.source import ReadSample, Sample, StreamedSource, UnreadableImage, as_unreadable, read_rgb
+from recon.data.source import ENDINGS, ReadSample, Sample, StreamedSource, UnreadableImage, as_unreadable, read_rgb
 
 BUFFER = 2048  # samples of a reader, still encoded, out of which the next one is drawn: 230 MB of ImageNet
 FIRST = 512  # in it when the first is drawn
-IMAGES = ("jpg", "png", "webp")
 META = re.compile(r"__[^/]*__($|/)")  # webdataset's own entries
 
 ReadFile = Callable[[], bytes]  # raises the reason where a shard cannot be read further
 
 
 class WebDataset(StreamedSource):
-    """Samples of .jpg, .png or .webp, with a .cls (or timm's `alt_label` of a .json) where they have a class.
+    """Samples of an image with one of `ENDINGS`, and a .cls (or timm's `alt_label` of a .json) where they have a class.
 
     In a pass each reader (a worker of a rank) has a share of whole shards, which it shuffles anew, and their samples by
     webdataset's buffer. In the next pass it takes the next share: after as many passes as readers each sample has come
@@ -105,9 +104,9 @@ class WebDataset(StreamedSource):
     def _decode(self, name: str, files: dict[str, ReadFile]) -> Sample:
         """A sample of its files by their endings."""
         with as_unreadable(name):
-            image = next((files[ending] for ending in (*IMAGES, "") if ending in files), None)
+            image = next((files[ending] for ending in (*ENDINGS, "") if ending in files), None)
             if image is None:
-                raise ValueError(f"no .{', .'.join(IMAGES)} among {', '.join(f'.{ending}' for ending in files)}")
+                raise ValueError(f"no image (.{', .'.join(ENDINGS)}) among .{', .'.join(files)}")
             if self._label_key:
                 label = json.loads(files["json"]())[self._label_key]
             else:
@@ -126,6 +125,8 @@ def _files(shard: str, locate: bool) -> Iterator[tuple[str, str, ReadFile]]:
 
     local, empty = shard.endswith(".tar") and os.path.isfile(shard), True
     try:
+        if os.path.exists(shard) and not os.path.isfile(shard):
+            raise ValueError("it is no regular file")  # opening a FIFO would wait for a writer
         with gopen(shard) as stream, cast(Any, tarfile.open)(fileobj=stream, mode="r:" if local else "r|*") as tar:
             while (member := tar.next()) is not None:
                 tar.members.clear()  # it would keep them all
