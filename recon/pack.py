@@ -5,9 +5,10 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from losses import InvalidSetting, option
+from losses import InvalidSetting, check_limits, option
 from recon.cli import Command, run
-from recon.config import _node
+from recon.config import FRACTION, SIDE, WORKERS, _node
+from recon.console import command_line
 
 
 @dataclass
@@ -15,14 +16,16 @@ class PackedData:
     name: str | None = option(None, "dataset to pack, as recon.pretrain's; any but a stream (wds/NAME)")
     root: str | None = option(None, "folder that holds the data")
     download: bool = option(False, "fetch a missing public dataset")
-    max_unreadable: float = option(0.01, "share of unreadable files that ends the packing; fewer are left out")
+    max_unreadable: float = option(
+        0.01, "share of unreadable files that ends the packing; fewer are left out", **FRACTION
+    )
 
 
 @dataclass
 class PackSettings:
     out: str | None = option(None, "file to write, both splits in one; it appears when it is whole")
-    size: int = option(160, "pixels of the shorter side; smaller images are stored as they are")
-    workers: int = option(0, "threads that read and resize; 0: one")
+    size: int = option(160, "pixels of the shorter side; smaller images are stored as they are", **SIDE)
+    workers: int = option(0, "threads that read and resize; 0: one", **WORKERS)
     data: PackedData = _node(PackedData)
 
 
@@ -49,6 +52,8 @@ def pack_dataset(settings: PackSettings, given: frozenset[str] = frozenset()) ->
         sources[split] = create_dataset(name, split, data.root, data.download)
         if isinstance(sources[split], StreamedSource):
             raise InvalidSetting(f"data={name} is a stream, whose images have no names; it cannot be packed")
+    for note in dict.fromkeys(note for source in sources.values() for note in source.notes):
+        print(f"note       {note}")
     total = sum(len(source) for source in sources.values())
     unreadable: list[str] = []
     packing = pack(sources, name, out, settings.size, settings.workers)
@@ -72,7 +77,8 @@ def pack_dataset(settings: PackSettings, given: frozenset[str] = frozenset()) ->
         print(f"left out: {line}")
     images = sum(len(Packed(split, out)) for split in sources)
     print(f"{out}: {images:,} images, {out.stat().st_size / 2**20:,.1f} MiB")
-    print(f"next       python -m recon.pretrain preset=demo data=packed data.root={out}")
+    follow = command_line("pretrain", {"preset": "demo", "data": "packed", "data.root": str(out)})
+    print(f"next       {follow}")
     return 0
 
 
@@ -82,14 +88,9 @@ def check(settings: PackSettings) -> tuple[str, str]:
     Raises:
         InvalidSetting: a value out of range or missing, in one line.
     """
+    check_limits(settings)
     if settings.data.name is None or settings.out is None:
         raise InvalidSetting("say what to pack and where to: data=NAME data.root=PATH out=FILE")
-    if settings.size < 1:
-        raise InvalidSetting(f"size={settings.size} must be above 0")
-    if settings.workers < 0:
-        raise InvalidSetting(f"workers={settings.workers} must not be negative")
-    if not 0 <= settings.data.max_unreadable <= 1:
-        raise InvalidSetting(f"data.max_unreadable={settings.data.max_unreadable} is a fraction, between 0 and 1")
     out = Path(settings.out).expanduser()
     if out.is_dir() or not out.parent.is_dir():
         raise InvalidSetting(f"out={out} {'is a folder' if out.is_dir() else 'is in no folder'}; give a file's name")

@@ -31,11 +31,11 @@ class ImageFolder(Source):
         number = {name: number for number, name in enumerate(classes)}
         self._labels = [number.get(file.partition("/")[0], -1) for file in files]
         self.notes = notes
-        if classes and (outside := [file for file, label in zip(files, self._labels, strict=True) if label < 0]):
-            self.notes.append(
-                f"{len(outside)} of {len(files)} images in {printable(str(folder))} are in none of the {len(classes)} "
-                f"classes of the training images: {_listed(outside)}"
-            )
+        outside = [file for file, label in zip(files, self._labels, strict=True) if label < 0]
+        if classes and outside:
+            where = printable(str(folder))
+            found = f"in none of the {len(classes)} classes of the training images, in {where}: {_listed(outside)}"
+            self.notes.append(found)
 
     def __len__(self) -> int:
         return len(self._files)
@@ -125,11 +125,11 @@ def walk(folder: Path, without: Collection[str] = ()) -> Iterator[str]:
     is entered once and an image comes once, however many links lead there, under its own path rather than a link's.
     """
 
-    def is_new(path: str, device: int, number: int) -> bool:
+    def is_new(path: str, place: tuple[int, int]) -> bool:
         if not is_image(path):
             return True  # a link to it may be called like an image
         known = len(seen)
-        seen.add((device, number))
+        seen.add(place)
         return len(seen) > known
 
     folders: list[str] = [""]
@@ -138,14 +138,14 @@ def walk(folder: Path, without: Collection[str] = ()) -> Iterator[str]:
         links: list[str] = []
         for below in folders:  # which grows
             try:
-                place = os.stat(folder / below)
+                place = _place(os.stat(folder / below))
                 entries = sorted(os.scandir(folder / below), key=lambda entry: entry.name)
             except OSError:
                 yield below
                 continue
-            if (place.st_dev, place.st_ino) in seen:
+            if place in seen:
                 continue
-            seen.add((place.st_dev, place.st_ino))
+            seen.add(place)
             for entry in entries:
                 path = below + entry.name
                 if is_hidden(entry.name) or path in without:
@@ -154,7 +154,7 @@ def walk(folder: Path, without: Collection[str] = ()) -> Iterator[str]:
                     links.append(path)
                 elif entry.is_dir():
                     folders.append(f"{path}/")
-                elif entry.is_file() and is_new(path, place.st_dev, entry.inode()):
+                elif entry.is_file() and is_new(path, (place[0], entry.inode())):
                     yield path
         folders = []
         for path in links:
@@ -164,7 +164,7 @@ def walk(folder: Path, without: Collection[str] = ()) -> Iterator[str]:
                 continue
             if S_ISDIR(target.st_mode):
                 folders.append(f"{path}/")
-            elif S_ISREG(target.st_mode) and is_new(path, target.st_dev, target.st_ino):
+            elif S_ISREG(target.st_mode) and is_new(path, _place(target)):
                 yield path
 
 
@@ -174,24 +174,27 @@ def classes_of(folder: Path, without: Collection[str] = ()) -> tuple[list[str], 
     They are classes if there are two or more, and more than images beside them. Otherwise all three are empty, except
     for the note.
     """
-    found: dict[tuple[int, int], str] = {}
-    beside = []
+    found, beside = {_place(folder.stat()): ""}, []  # a link to the folder itself is no class
     for entry in sorted(os.scandir(folder), key=lambda entry: (entry.is_symlink(), entry.name)):
         if is_hidden(entry.name) or entry.name in without:
             continue
         if entry.is_dir():
-            place = entry.stat()
             if any(map(is_image, walk(Path(entry.path)))):
-                found.setdefault((place.st_dev, place.st_ino), entry.name)
+                found.setdefault(_place(entry.stat()), entry.name)
         elif entry.is_file() and is_image(entry.name):
             beside.append(entry.name)
-    classes = sorted(found.values())
+    classes = sorted(filter(None, found.values()))
     if len(classes) < 2 or not beside:
         return (classes if len(classes) > 1 else []), [], []
     where = f"beside the folders {_listed(classes)} of {printable(str(folder))}: {_listed(beside)}"
     if len(beside) < len(classes):
-        return classes, beside, [f"left out: {len(beside)} images {where}"]
-    return [], [], [f"no classes: {len(beside)} images lie {where}"]
+        return classes, beside, [f"left out, since {where}"]
+    return [], [], [f"no classes, since images lie {where}"]
+
+
+def _place(status: os.stat_result) -> tuple[int, int]:
+    """What is the same for all names of a file or folder."""
+    return status.st_dev, status.st_ino
 
 
 def _named_as(root: Path, split: str) -> list[str]:
@@ -201,8 +204,8 @@ def _named_as(root: Path, split: str) -> list[str]:
 
 
 def _listed(names: list[str]) -> str:
-    """The first names."""
-    return ", ".join(map(printable, names[:3])) + (", ..." if len(names) > 3 else "")
+    """The first names, and how many there are if these are more."""
+    return ", ".join(map(printable, names[:3])) + (f", ... ({len(names):,})" if len(names) > 3 else "")
 
 
 def is_hidden(name: str) -> bool:

@@ -21,16 +21,8 @@ from recon.data.source import Sample, Source, as_unreadable, one_line, read_rgb
 Root = str | Path | None
 SPLIT_NAMES = {"train": ("train",), "val": ("validation", "val", "test")}
 
-PHOTOGRAPHS = (
-    "astronaut.png",
-    "chelsea.png",
-    "coffee.png",
-    "hubble_deep_field.jpg",
-    "ihc.png",
-    "motorcycle_left.png",
-    "retina.jpg",
-    "rocket.jpg",
-)
+PHOTOGRAPHS = ["astronaut.png", "chelsea.png", "coffee.png", "hubble_deep_field.jpg"]
+PHOTOGRAPHS += ["ihc.png", "motorcycle_left.png", "retina.jpg", "rocket.jpg"]
 TILE = 96
 STRIDE = 32
 LARGEST = 512  # the shorter side that larger photographs are shrunk to, so that none dominates
@@ -138,16 +130,16 @@ class Published(Source):
 def imagenette(split: str, root: Root, download: bool) -> ImageFolder:
     """Ten classes of ImageNet, at `root` or where torchvision unpacks them below it."""
     root = Path(root or "data").expanduser()
-    unpacked = root / "imagenette2-320"
-    if download and not (split_folders(root) or split_folders(unpacked)):
+    places = root, root / "imagenette2-320"
+    if download and not any(map(split_folders, places)):
         download_dataset("imagenette", datasets.Imagenette, root, size="320px")
-    splits = split_folders(root) or split_folders(unpacked)
-    if not splits:
-        raise InvalidSetting(
-            f"imagenette is not at {root} (train/ and val/ with a folder per class): set data.root=PATH,"
-            " or data.download=true to fetch it there"
-        )
-    return open_split(splits, split)
+    for place in places:
+        if splits := split_folders(place):
+            return open_split(splits, split)
+    raise InvalidSetting(
+        f"imagenette is not at {root} (train/ and val/ with a folder per class): set data.root=PATH,"
+        " or data.download=true to fetch it there"
+    )
 
 
 def imagenet(split: str, root: Root, download: bool) -> ImageFolder:

@@ -222,9 +222,11 @@ def _classes(name: str, train: Source, test: Source, labels: dict[int, int], tes
         words = [str(names.get(number, number)) for number in sorted(numbers)]
         return ", ".join(words if len(words) <= 5 else [*words[:5], "..."])
 
-    if not labels or not test_labels:
+    if not labels or not test_labels or (test.notes and test.classes and len(test_labels) < len(test)):
+        lacking = "has no classes" if not labels else "has held-out images without a class"
+        notes = "".join(f"; {note}" for note in (test if labels else train).notes)
         raise InvalidSetting(
-            f"data={name} has no classes; a probe needs labelled images (class folders, or a label column)"
+            f"data={name} {lacking}{notes}; a probe needs labelled images (class folders, or a label column)"
         )
     if counts.keys() != test_classes:
         raise InvalidSetting(f"{different}; on one side alone: {listed(counts.keys() ^ test_classes)}")

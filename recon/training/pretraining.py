@@ -119,6 +119,8 @@ def pretrain_locked(settings: Settings, given: frozenset[str], locks: ExitStack)
         ranks.print0(f"{folder} has finished its {steps} steps already; its picture is {folder / PICTURE}")
         return 0
     ranks.print0(describe_plan(settings, run, steps, data.train, preview, fabric))
+    for note in dict.fromkeys([*data.train.notes, *data.held_out.notes]):
+        ranks.print0(f"note       {note}")
     return train_to_the_end(settings, run, steps, data.train, preview, fabric, ranks)
 
 

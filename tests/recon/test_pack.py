@@ -161,9 +161,9 @@ def test_a_split_without_a_readable_image_is_told(tmp_path):
 @pytest.mark.parametrize(
     "wrong, match",
     [
-        ({"size": 0}, "size=0 must be above 0"),
-        ({"workers": -1}, "workers=-1 must not be negative"),
-        ({"max_unreadable": 2.0}, r"data\.max_unreadable=2\.0 is a fraction"),
+        ({"size": 0}, "size=0 must be at least 1"),
+        ({"workers": -1}, "workers=-1 must be at least 0"),
+        ({"max_unreadable": 2.0}, r"data\.max_unreadable=2\.0 must be at least 0 and at most 1"),
         ({"out": "nowhere/p.pack"}, "out=nowhere/p.pack is in no folder"),
         ({"out": "/"}, "out=/ is a folder"),
         ({"root": "nowhere"}, "data.root=nowhere is missing"),

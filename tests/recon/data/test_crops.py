@@ -5,6 +5,7 @@ from itertools import islice
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torchvision.transforms import CenterCrop, Compose, InterpolationMode, PILToTensor, Resize
 
 from recon.data import create_dataset, evaluation_crop, training_batches, training_crop
@@ -34,6 +35,17 @@ def test_evaluation_crop_covers_seven_eighths_of_the_limiting_side(margin, seen)
     inner = slice(2, -2)  # beyond the reach of the interpolation
     crops = [evaluation_crop(image, (70, 140))[:, inner] for image in (plain, framed)]
     assert torch.equal(*crops) != seen
+
+
+@pytest.mark.parametrize("width, height", [(10, 400), (401, 9), (3, 1000)])
+def test_the_ends_of_a_long_image_are_cut_off_before_it_is_enlarged(width, height, monkeypatch):
+    """The same crop, but for rounding, from a part of it."""
+    image, sizes = picture(5, width, height), []
+    theirs = Compose([Resize(int(32 / 0.875), InterpolationMode.BICUBIC), CenterCrop(32), PILToTensor()])(image)
+    resize = Image.Image.resize
+    monkeypatch.setattr(Image.Image, "resize", lambda self, size, *a: sizes.append(size) or resize(self, size, *a))
+    assert (evaluation_crop(image, (32, 32)).int() - theirs.int()).abs().max() <= 1
+    assert max(sizes[0]) <= 16 * 36
 
 
 def test_training_crop_is_drawn_from_torch_s_default_generator():

@@ -1,5 +1,6 @@
 """Packed files: the same pixels, labels and names as their source, and one line for a file that is not whole."""
 
+import os
 import pickle
 import re
 from collections import deque
@@ -89,6 +90,17 @@ def test_statistics_caveat_and_native_scale_are_kept(tmp_path):
     deque(pack({"val": source}, "photos", tmp_path / "native.pack", SIZE, 0), maxlen=0)
     ours = create_dataset("packed", "val", tmp_path / "native.pack")
     assert ours.native and all(ours.read(i)[0].tobytes() == source.read(i)[0].tobytes() for i in range(len(source)))
+
+
+def test_names_are_those_of_the_folder_whatever_bytes_they_hold(tmp_path):
+    (tmp_path / "birds").mkdir()
+    for i, name in enumerate((b"caf\xe9.png", b"a\\b.png", b"two\nlines.png", "ö.png".encode())):
+        picture(i).save(tmp_path / "image.png")
+        os.rename(tmp_path / "image.png", os.fsencode(tmp_path / "birds") + b"/" + name)
+    ours, theirs = packed(tmp_path / "p.pack", "folder", tmp_path / "birds"), create_dataset
+    for split in SPLITS:
+        source = theirs("folder", split, tmp_path / "birds")
+        assert [ours[split].name_of(i) for i in range(len(source))] == [source.name_of(i) for i in range(len(source))]
 
 
 def test_any_box_is_cropped_as_from_the_whole_image(file):
@@ -220,6 +232,8 @@ def test_what_is_no_packed_file_is_told(tmp_path):
     the_error("cannot be read as packed data", tmp_path / "others.arrow")
     the_error("No such file", tmp_path / "nothing.pack")
     the_error("directory", tmp_path)
+    os.mkfifo(tmp_path / "fifo")
+    the_error("no regular file", tmp_path / "fifo")
     with pytest.raises(InvalidSetting, match=r"data\.root=FILE"):
         create_dataset("packed", "train")
 

@@ -1,6 +1,8 @@
 """Shards: each to one worker of one rank, every sample equally often, entered anywhere."""
 
+import io
 import json
+import os
 import tarfile
 from collections import Counter
 from itertools import islice
@@ -179,6 +181,27 @@ def test_a_shard_without_the_samples_it_is_said_to_have_says_so(tmp_path):
     assert Counter(whole)["wds/birds/train: train-2.tar: fewer than the 4 samples of _info.json"] == 2
     write_shard(tmp_path / "birds" / "train-2.tar", range(4, 14))
     assert Counter(outcomes(opened(tmp_path), 15)) == Counter([*range(8), 8, 9, *range(10, 15)])
+
+
+def test_a_picture_may_have_any_ending_of_a_folder_s(tmp_path):
+    write_shard(tmp_path / "birds" / "train-0.tar", [3])
+    with tarfile.open(tmp_path / "birds" / "train-0.tar") as old, tarfile.open(tmp_path / "new.tar", "w") as new:
+        content = old.extractfile("0000.png").read()
+        for number, ending in enumerate(("jpeg", "JPG", "gif", "tiff", "txt")):
+            entry = tarfile.TarInfo(f"{number}\n.{ending}")
+            entry.size = len(content)
+            new.addfile(entry, io.BytesIO(content))
+    (tmp_path / "new.tar").replace(tmp_path / "birds" / "train-0.tar")
+    source = opened(tmp_path)
+    assert [image.tobytes() for image, _ in source] == [picture(0).tobytes()] * 4
+    [line] = [line for line in outcomes(source, 5) if isinstance(line, str)]
+    assert line.startswith("wds/birds/train: train-0.tar/4\\n: no image (.jpg, .jpeg,") and line.endswith(" among .txt")
+
+
+def test_a_shard_that_is_no_regular_file_is_not_waited_for(tmp_path):
+    birds(tmp_path, lengths=[2])
+    os.mkfifo(tmp_path / "birds" / "train-1.tar")
+    assert Counter(outcomes(opened(tmp_path), 3))["wds/birds/train: train-1.tar: it is no regular file"] == 1
 
 
 def test_pictures_without_a_class_are_read_too(tmp_path):
