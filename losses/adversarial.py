@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from losses.features.vgg19 import pooled
 from losses.gan import GAN_LOSSES, PatchDiscriminator, gradient_penalty, weighted_mean
-from losses.options import AdversarialOptions, FeatureMatchingOptions, InvalidSetting, chosen
+from losses.options import AdversarialOptions, FeatureMatchingOptions, InvalidSetting
 from losses.reconstruction import Reconstruction
 from losses.term import Critic, TermContext, gradient_norm, step_unless, widened
 
@@ -44,7 +44,6 @@ class Adversarial(Critic):
     def __init__(self, options: Any = None, context: TermContext | None = None):
         super().__init__(options, context)
         o = self.options
-        chosen(f"losses.{self.name}.gan_loss", o.gan_loss, GAN_LOSSES)
         if o.generator_start > o.generator_full:
             raise InvalidSetting(
                 f"losses.{self.name} needs generator_start <= generator_full, not {o.generator_start} and "

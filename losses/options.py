@@ -119,7 +119,7 @@ class PerceptualOptions(CriticOptions):
 class LPIPSOptions(CriticOptions):
     """Settings `losses.lpips.<option>`."""
 
-    net: str = option("squeeze", "trunk: alex, or squeeze")
+    net: str = option("squeeze", "trunk: alex, or squeeze", choices=("alex", "squeeze"))
     weights: str | None = option(None, "file of the trunk's weights in torchvision's names; null: torch hub's cache")
 
 
@@ -130,7 +130,11 @@ class AdversarialOptions(CriticOptions):
     # As in the results of docs/critics.md, which has others.
     default_weight, default_is_share = 200.0, True
 
-    gan_loss: str = option("nonsaturating", "hinge, nonsaturating, or relativistic (paired, with R1 + R2, after R3GAN)")
+    gan_loss: str = option(
+        "nonsaturating",
+        "hinge, nonsaturating, or relativistic (paired, with R1 + R2, after R3GAN)",
+        choices=("hinge", "nonsaturating", "relativistic"),
+    )
     width: int = option(32, "channels of the discriminator's first layer", least=1, most=1024)
     lr: float = option(4e-4, "the discriminator's learning rate (Adam)", least=0, most=10)
     mask_aware: bool = option(True, "the discriminator gets the mask as a channel, and only hidden patches count")
@@ -162,6 +166,7 @@ class MixtureOptions(TermOptions):
         None,
         "principal components over which they are mixed; null: 64, or all of a patch's values if these are fewer",
         above=0,
+        most=10**6,
     )
 
 
@@ -169,8 +174,12 @@ class MixtureOptions(TermOptions):
 class FlowOptions(TermOptions):
     """Settings `losses.flow.<option>`."""
 
-    source: str = option("mean", "start of the flow: mean (the model's own, with a little noise), or noise")
-    network: str = option("conv", "conv (a U-Net over the image), or patch (each patch by itself)")
+    source: str = option(
+        "mean", "start of the flow: mean (the model's own, with a little noise), or noise", choices=("mean", "noise")
+    )
+    network: str = option(
+        "conv", "conv (a U-Net over the image), or patch (each patch by itself)", choices=("conv", "patch")
+    )
     noise: float = option(0.1, "standard deviation of the noise on the mean, for pixels in [0, 1]", above=0, below=10)
     steps: int = option(
         12, "steps of the midpoint method for a sample; the network runs twice in each", above=0, most=10**5

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from losses.heads import PixelHead
-from losses.options import FlowOptions, InvalidSetting, MixtureOptions, chosen
+from losses.options import FlowOptions, InvalidSetting, MixtureOptions
 from losses.reconstruction import Reconstruction
 from losses.term import Term
 
@@ -236,8 +236,6 @@ class Flow(Term):
 
     @classmethod
     def head_of(cls, options: Any) -> FlowHead:
-        chosen("losses.flow.source", options.source, ("mean", "noise"))
-        chosen("losses.flow.network", options.network, ("conv", "patch"))
         return FlowHead(options.source, options.network, options.noise, options.steps)
 
     def value(self, r: Reconstruction) -> Tensor:

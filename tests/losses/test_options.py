@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import losses
-from losses import TERM_OPTIONS, TERMS, InvalidSetting, WeightedTerm, chosen, defaults
+from losses import TERM_OPTIONS, TERMS, InvalidSetting, WeightedTerm, chosen, defaults, head_of
 
 HEAVY = ("torch", "torchvision", "timm", "kornia", "lpips", "hydra", "omegaconf", "numpy")
 
@@ -82,3 +82,16 @@ def test_a_value_that_is_not_known_is_refused_in_one_line_with_the_closest_one()
     chosen("losses.flow.source", "mean", ("mean", "noise"))
     with pytest.raises(InvalidSetting, match="choose mean or noise; did you mean 'noise'"):
         chosen("losses.flow.source", "nois", ("mean", "noise"))
+
+
+def test_every_number_has_a_range_beside_its_default_and_is_refused_beyond_it():
+    for name, options in TERM_OPTIONS.items():
+        for field in dataclasses.fields(options):
+            if not any(kind in str(field.type) for kind in ("int", "float")):
+                continue
+            assert field.metadata["limits"], f"losses.{name}.{field.name}"
+            many = "list" in str(field.type)
+            for value in (float("nan"), float("inf"), -float("inf"), -1, 2**63, True, "many"):
+                with pytest.raises(InvalidSetting, match=rf"^losses\.{name}\.{field.name}=") as error:
+                    head_of(name, **{name: {field.name: [value] if many else value}})
+                assert "\n" not in str(error.value)
