@@ -52,28 +52,19 @@ class ProbedEncoder:
 
 
 def probed_encoders(name: str, model: MaskedAutoencoder, seed: int, controls: bool) -> list[ProbedEncoder]:
-    """A run's encoder; with `controls` also the same encoder before any training, and the pixels themselves.
-
-    The untrained encoder's frozen features are those of one initialisation, that of `seed`.
-    """
-    run = ProbedEncoder("run", name, model)
-    if not controls:
-        return [run]
-    untrained = ProbedEncoder("untrained", "the same encoder, untrained", model.untrained(seed))
-    return [run, untrained, ProbedEncoder("pixels", "raw pixels", None)]
+    """A run's encoder; with `controls` also the same encoder as `seed` initialises it, and the pixels themselves."""
+    found = [ProbedEncoder("run", name, model)]
+    if controls:
+        found.append(ProbedEncoder("untrained", "the same encoder, untrained", model.untrained(seed)))
+        found.append(ProbedEncoder("pixels", "raw pixels", None))
+    return found
 
 
 @dataclass(frozen=True)
 class ProbeContext:
-    """What all probes of one probing share.
-
-    Args:
-        image_size: (H, W).
-        fractions: of the training labels.
-        fabric: device and precision of this process; `ranks` are the processes that share the work.
-        batch: images at a time through a frozen encoder.
-        workers: processes that read ahead; 0 reads in this one.
-    """
+    """What all probes of one probing share: `image_size` (H, W), `fractions` of the training labels, the device and
+    precision of this process (`fabric`), images at a time through a frozen encoder (`batch`), processes that read ahead
+    (`workers`), and the processes that share the work (`ranks`)."""
 
     task: ProbeTask
     image_size: tuple[int, int]
@@ -171,31 +162,28 @@ def cached(folder: Path, facts: dict[str, Any], make: Callable[[], Features], ra
     path = folder / f"{key_of(facts)[:16]}.safetensors"
     if ranks.broadcast(path.exists()):
         with ranks.sync_errors():
-            return _read(path, facts)
+            try:
+                stored = tensor_files.from_bytes(path.read_bytes())
+                found = json.loads(stored.metadata.get("facts", "null"))
+            except (SafetensorError, OSError, ValueError) as error:
+                raise InvalidSetting(f"{path} is damaged; delete it to make the features anew") from error
+            if found != facts:
+                remedy = "delete it to make them anew"
+                raise InvalidSetting(f"{path} holds the features of another network or data; {remedy}")
+            return stored.content
     features = make()
-    ranks.on_rank_zero(lambda: _keep(features, facts, path))
+
+    def keep() -> None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_bytes(path, tensor_files.to_bytes(features, {"facts": json.dumps(facts, sort_keys=True)}))
+        except (OSError, SafetensorError) as error:
+            raise InvalidSetting(f"features cannot be kept in {folder}: {error}") from error
+
+    ranks.on_rank_zero(keep)
     return features
 
 
 def key_of(facts: dict[str, Any]) -> str:
     """SHA-256 of the facts, in hexadecimal."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-
-
-def _keep(features: Features, facts: dict[str, Any], path: Path) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(path, tensor_files.to_bytes(features, {"facts": json.dumps(facts, sort_keys=True)}))
-    except (OSError, SafetensorError) as error:
-        raise InvalidSetting(f"features cannot be kept in {path.parent}: {error}") from error
-
-
-def _read(path: Path, expected: dict[str, Any]) -> Features:
-    try:
-        stored = tensor_files.from_bytes(path.read_bytes())
-        facts = json.loads(stored.metadata.get("facts", "null"))
-    except (SafetensorError, OSError, ValueError) as error:
-        raise InvalidSetting(f"{path} is damaged; delete it to make the features anew") from error
-    if facts != expected:
-        raise InvalidSetting(f"{path} holds the features of another network or data; delete it to make them anew")
-    return stored.content

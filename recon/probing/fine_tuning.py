@@ -47,8 +47,7 @@ class TrainedProbe:
 def trained_probes(names: Sequence[str], settings: Probing, depth: int) -> list[TrainedProbe]:
     """The trainings that the probes `names` of `TUNED` need on an encoder of `depth` blocks.
 
-    Raises:
-        InvalidSetting: a number of blocks that cannot be trained.
+    Raises InvalidSetting for a number of blocks that cannot be trained.
     """
 
     def sized(recipe: Recipe) -> Recipe:
@@ -113,13 +112,9 @@ def tune(
     progress: Progress,
     workers: int = 0,
 ) -> Classifier:
-    """Trains a classifier by `recipe` on a copy of `encoder`; the encoder itself is not changed.
+    """Trains a classifier by `recipe` on a copy of `encoder`, on views of `image_size` (H, W).
 
-    The same arguments give the same bits on the CPU, whatever `workers` is.
-
-    Args:
-        image_size: (H, W) of the training views.
-        workers: processes that read ahead; 0 reads in this one.
+    The same arguments give the same bits on the CPU, whatever `workers` (processes that read ahead) is.
 
     Raises:
         InvalidSetting: more blocks than the encoder has, a batch larger than the data, an image that cannot be read,

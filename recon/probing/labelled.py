@@ -27,15 +27,10 @@ def stratified_subset(labels: Tensor, share: float, seed: int) -> Tensor:
     m is share * n, rounded, or the number of classes where that is more: each class keeps at least one image. Images
     are taken from one order in which the j-th image of a class of n_c stands at (j + 1/2) / n_c (Webster's
     apportionment): classes keep their proportions, and with one seed a smaller subset is part of a larger one.
-
-    Args:
-        labels: (n,) int64, any numbers; classes without an image are ignored.
-        share: in (0, 1].
-
-    Raises:
-        InvalidSetting: no labels, or a share outside its interval.
+    `labels` (n,) are any numbers. Raises InvalidSetting without labels, or for a share outside (0, 1].
     """
-    _check(labels, share, 0 < share <= 1, "in (0, 1]")
+    if not len(labels) or not 0 < share <= 1:
+        raise InvalidSetting(f"a share of {share} of {len(labels)} labelled images; it must be in (0, 1]")
     order, rank, size = _shuffled(labels, seed_of(seed, "fraction"))
     place = torch.where(rank > 0, (rank + 0.5) / size, 0.0)
     count = max(int((rank == 0).sum()), round(share * len(labels)))
@@ -46,17 +41,11 @@ def stratified_split(labels: Tensor, share: float, seed: int) -> tuple[Tensor, T
     """Splits training images class by class into those to train on and those to choose settings on: sorted indices.
 
     Of a class of n_c images share * n_c, rounded, are held back, at least one and at most n_c - 1: both parts have
-    every class that has two images. A class of one image is trained on. Where every class has one image the second
-    part is empty, and the caller needs a default setting.
-
-    Args:
-        labels: (n,) int64, any numbers.
-        share: in (0, 1).
-
-    Raises:
-        InvalidSetting: no labels, or a share outside its interval.
+    every class that has two images. A class of one image is trained on; where every class has one, the second part is
+    empty. `labels` (n,) are any numbers. Raises InvalidSetting without labels, or for a share outside (0, 1).
     """
-    _check(labels, share, 0 < share < 1, "between 0 and 1")
+    if not len(labels) or not 0 < share < 1:
+        raise InvalidSetting(f"a share of {share} of {len(labels)} labelled images; it must be between 0 and 1")
     order, rank, size = _shuffled(labels, seed_of(seed, "held back"))
     held_back = rank < (share * size).round().clamp(min=1).minimum(size - 1)
     fit, select = (order[part].sort().values.to(labels.device) for part in (~held_back, held_back))
@@ -74,13 +63,6 @@ def _shuffled(labels: Tensor, seed: int) -> tuple[Tensor, Tensor, Tensor]:
     rank = torch.empty_like(order)
     rank[by_class] = torch.arange(len(order)) - (sizes.cumsum(0) - sizes)[classes[by_class]]
     return order, rank.double(), sizes[classes].double()
-
-
-def _check(labels: Tensor, share: float, possible: bool, interval: str) -> None:
-    if not possible:
-        raise InvalidSetting(f"a share of {share} of the labels; it must be {interval}")
-    if not len(labels):
-        raise InvalidSetting("no labelled images to choose from")
 
 
 @dataclass(frozen=True)
@@ -115,11 +97,7 @@ class HeldOutLabels:
         return len(self._labels)
 
     def correct(self, probe: str, predictions: Tensor) -> Tensor:
-        """Which of the predictions (n,) are right: (n,) bool.
-
-        Raises:
-            RuntimeError: `probe` has asked before.
-        """
+        """Which of the predictions (n,) are right: (n,) bool. Raises RuntimeError where `probe` has asked before."""
         if probe in self._answered:
             raise RuntimeError(
                 f"{probe} asked for its test accuracy twice: the test labels must not take part in choices"
@@ -130,13 +108,8 @@ class HeldOutLabels:
 
 @dataclass(frozen=True)
 class ProbeTask:
-    """The training and test images of a dataset.
-
-    Args:
-        test_labels: of the test images `test_indices` of `test_source`.
-        digest: SHA-256 of the names, labels and contents of all images.
-        duplicates: number of test images that equal a training image, byte for byte.
-    """
+    """The training images of a dataset, and the test images `test_indices` of `test_source`. `digest`: SHA-256 of the
+    names, labels and contents of all images. `duplicates`: test images that equal a training image, byte for byte."""
 
     name: str
     train: LabelledImages
@@ -153,9 +126,6 @@ class ProbeTask:
 
 def open_task(name: str, root: str | Path | None, ranks: Ranks = ALONE) -> ProbeTask:
     """Opens the training and test images of a dataset with their classes; images without a class are left out.
-
-    Args:
-        ranks: the processes that share the reading.
 
     Raises:
         InvalidSetting: no classes, other classes in the test than in the training images, a class with one training
@@ -291,8 +261,7 @@ def central_crops(
 ) -> Iterator[Tensor]:
     """Yields central crops in the order of `indices`: uint8 (B, 3, H, W), `batch` at a time.
 
-    Raises:
-        InvalidSetting: from the iterator, when an image cannot be read.
+    The iterator raises InvalidSetting when an image cannot be read.
     """
     count = len(indices)
     ranges = [range(start, min(start + batch, count)) for start in range(0, count, batch)]

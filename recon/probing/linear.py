@@ -90,13 +90,11 @@ def linear_probe(
     A stratified fifth of the training images, drawn by `seed`, is held back to choose on (`choose`); with the chosen
     decay the classifier is trained again on all of them. Where every class has one image, the middle of `decays` is
     taken. Like the probes of CLIP (Radford et al. 2021, arXiv 2103.00020, A.3) it is trained by L-BFGS until it has
-    converged, so neither learning rate nor length nor batches can favour one encoder over another.
-
-    Memory besides the features: once more their size, and `CHUNK` logits.
+    converged, so neither learning rate nor length nor batches can favour one encoder over another. Memory besides the
+    features: once more their size, and `CHUNK` logits.
 
     Args:
-        features: (n, D), read as float32.
-        labels: (n,) int64 in [0, classes).
+        features: (n, D), read as float32. labels: (n,) int64 in [0, classes).
         decays: to try, from strong to weak.
 
     Raises:

@@ -99,15 +99,8 @@ class DataInfo:
 
 @dataclass(frozen=True)
 class ProbeRecord:
-    """A probing, as probe.json and probe.safetensors hold it.
-
-    Args:
-        run: name of the run, or of the model from scratch.
-        encoders: by key.
-        settings: of the command.
-        caveats: what a reader must know, a sentence each.
-        results: by name.
-    """
+    """A probing, as probe.json and probe.safetensors hold it: of a `run`, or the model from scratch of that name;
+    `encoders` by key, `settings` of the command, `caveats` for the reader, a sentence each, and `results` by name."""
 
     run: str
     encoders: dict[str, EncoderInfo]
@@ -145,15 +138,13 @@ class ProbeRecord:
 def joined(record: ProbeRecord, before: ProbeRecord | None) -> ProbeRecord:
     """The new record with the results of the earlier probing, unless its encoder has changed since.
 
-    Raises:
-        InvalidSetting: the earlier probing was made under other conditions.
+    Raises InvalidSetting where the earlier probing was made under other conditions.
     """
     if before is None or before.checksum != record.checksum:
         return record
     if differing := [key for key, value in record.conditions.items() if before.conditions[key] != value]:
-        raise InvalidSetting(
-            f"{before.run} has been probed with other {' and '.join(differing)}; again=true replaces that"
-        )
+        what = " and ".join(differing)
+        raise InvalidSetting(f"{before.run} has been probed with other {what}; again=true replaces that")
     return replace(record, encoders=before.encoders | record.encoders, results=before.results)
 
 
@@ -217,11 +208,7 @@ def read(folder: Path) -> ProbeRecord | None:
 
 
 def _renamed(page: dict[str, Any]) -> dict[str, Any]:
-    """probe.json in today's words, without its format.
-
-    Raises:
-        ValueError: an unknown format.
-    """
+    """probe.json in today's words, without its format. Raises ValueError for an unknown format."""
     version = page.pop("format")
     if version == EARLIER:
         encoders = page.pop("contestants")

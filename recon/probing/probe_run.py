@@ -30,13 +30,8 @@ UNLABELLED = {"bundled", "random"}  # sources of a loss network's weights that h
 
 @dataclass(frozen=True)
 class Probed:
-    """What is probed, on which data, and the folder of the results.
-
-    Args:
-        model: the encoder of the run, or the model from scratch.
-        encoders: that model, and controls.
-        caveats: what a reader must know, a sentence each.
-    """
+    """What is probed, on which data, and the folder of the results. `encoders`: the `model` of the run or from scratch,
+    and controls. `caveats`: what a reader must know, a sentence each."""
 
     folder: Path
     name: str
@@ -170,18 +165,9 @@ def all_results(probed: Probed, settings: ProbeSettings, ranks: Ranks) -> Iterat
     depth, names = len(probed.model.blocks), probes(settings)
     frozen = [name for name in names if name in FROZEN]
     trained = trained_probes([name for name in names if name in TUNED], settings.probe, depth)
-    read_layers = layers(settings, depth)
-    context = ProbeContext(
-        probed.task,
-        probed.image_size,
-        list(dict.fromkeys(settings.probe.fractions)),
-        seeds(settings),
-        fabric,
-        settings.batch,
-        settings.data.workers,
-        progress_bar if ranks.is_zero else no_progress_bar,
-        ranks,
-    )
+    read_layers, fractions = layers(settings, depth), list(dict.fromkeys(settings.probe.fractions))
+    device = (fabric, settings.batch, settings.data.workers, progress_bar if ranks.is_zero else no_progress_bar, ranks)
+    context = ProbeContext(probed.task, probed.image_size, fractions, seeds(settings), *device)
     for encoder in probed.encoders:
         if frozen:
             features = features_of(encoder, read_layers, context, probed.folder / FEATURES)
@@ -243,8 +229,5 @@ def run_caveats(run: LoadedRun) -> list[str]:
 
 def data_caveats(task: ProbeTask) -> list[str]:
     """What a reader must know of the data."""
-    duplicates = f"{task.duplicates} of the test images are training images too, to the byte."
-    return [
-        *([duplicates] if task.duplicates else []),
-        *([task.train.source.caveat] if task.train.source.caveat else []),
-    ]
+    found = [f"{task.duplicates} of the test images are training images too, to the byte."] if task.duplicates else []
+    return found + ([task.train.source.caveat] if task.train.source.caveat else [])

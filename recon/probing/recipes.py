@@ -47,9 +47,7 @@ class Augmentation:
     ) -> Callable[[Image.Image], Tensor]:
         """RGB image -> float32 (3, H, W), in [0, 1] except for erased pixels; draws from the generators of `seeded`.
 
-        Args:
-            image_size: (H, W).
-            mean, std: per channel, that the model standardises by.
+        `image_size`: (H, W). `mean`, `std`: per channel, that the model standardises by.
         """
         steps = [RandomResizedCropAndInterpolation(image_size, interpolation="bicubic"), RandomHorizontalFlip()]
         if self.rand_augment:
@@ -79,11 +77,8 @@ class Mixing:
     cutmix: float = 0.0
 
     def __call__(self, images: Tensor, labels: Tensor, classes: int, seed: int) -> tuple[Tensor, Tensor]:
-        """Mixes images (B, 3, H, W), B even, in place.
-
-        Returns:
-            The images, and targets (B, C) whose rows sum to one, or the labels (B,) where batches are not mixed.
-        """
+        """Mixes images (B, 3, H, W), B even, in place; returns them with targets (B, C) whose rows sum to one, or with
+        the labels (B,) where batches are not mixed."""
         if not self.mixup and not self.cutmix:
             return images, labels
         mix = Mixup(mixup_alpha=self.mixup, cutmix_alpha=self.cutmix, label_smoothing=0.0, num_classes=classes)
@@ -99,17 +94,14 @@ class Recipe:
     """All that a probe's training depends on besides encoder, images and seed; change it by `dataclasses.replace`.
 
     Args:
-        name: of the probe, in tables.
         head: makes the head from the encoder's width D and the number of classes C.
         optimiser: makes the optimiser from parameter groups.
         base_rate: the peak learning rate at batches of 256; `rate` is the one at `batch`.
         weight_decay: of the weights of linear and convolutional layers alone.
         batch: images per step; even where `mixing` mixes.
-        epochs: passes over the training images.
         warmup: share of the run, [0, 1), in which the rate rises linearly; a half cosine to 0 follows.
         blocks, drop_path: how many of the last blocks are trained, and how often they are skipped: see `Classifier`.
         layer_decay: factor of the learning rate from each block to the one before it (Clark et al. 2020, ELECTRA).
-        augmentation, mixing: of an image, and of a batch.
         label_smoothing: share of every target that is spread evenly over the classes.
         linear_rule: whether the learning rate is scaled with the batch by `in_batches`.
 
@@ -141,7 +133,7 @@ class Recipe:
 
     @property
     def rate(self) -> float:
-        """The peak learning rate: base_rate * batch / 256."""
+        """The peak learning rate."""
         return self.base_rate * self.batch / BATCH
 
     def in_batches(self, batch: int) -> "Recipe":
@@ -180,10 +172,9 @@ def LARS(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
 def paper_linear() -> Recipe:
     """The paper's linear probe, table 10; the official code agrees, but for 50 epochs with ViT-L and H.
 
-    Crop and flip are the only augmentation. A step of LARS moves a matrix by a share of its norm. Under the linear
-    rule the sum of these shares does not depend on the batch size: at most 225 norms in 90 epochs of ImageNet, but 1.6
-    in 90 epochs of 9,000 images. Therefore `small` keeps the paper's learning rate per step: 101 norms
-    (tests/recon/probing/test_recipes.py).
+    A step of LARS moves a matrix by a share of its norm. Under the linear rule the sum of these shares does not depend
+    on the batch size: at most 225 norms in 90 epochs of ImageNet, but 1.6 in 90 epochs of 9,000 images. Therefore
+    `small` keeps the paper's learning rate per step: 101 norms (tests/recon/probing/test_recipes.py).
     """
     return Recipe(
         name="paper_linear",
@@ -220,11 +211,9 @@ def attentive() -> Recipe:
 def finetune() -> Recipe:
     """The whole encoder trained end to end: table 9, for ViT-B.
 
-    From the paper: base learning rate 1e-3 and layer decay 0.75. These are the code's defaults too; its command for a
-    ViT-B pretrained with normalised pixels has 5e-4 and 0.65.
-    From the code: random erasing 0.25 (paper: none), and mean-pooled patch tokens under a norm of their own (paper:
-    the class token).
-    From neither: positions are not trained, and the rate ends at 0 (code: 1e-6).
+    Base learning rate and layer decay are the paper's; the code's command for a ViT-B pretrained with normalised pixels
+    has 5e-4 and 0.65. From the code: random erasing (paper: none), and mean-pooled patch tokens under a norm of their
+    own (paper: the class token). From neither: positions are not trained, and the rate ends at 0 (code: 1e-6).
     """
     return Recipe(
         name="finetune",
@@ -247,9 +236,8 @@ def finetune() -> Recipe:
 def partial_finetune(blocks: float) -> Recipe:
     """The last blocks trained, the others frozen: figure 9, with "the setting in table 9" (A.1), that of `finetune`.
 
-    The paper takes the best of 50, 100 and 200 epochs for each number of blocks; here it is 100. Its point of 0 blocks
-    is the linear probe; here it is a norm and a linear layer over the mean patch token, so that only the number of
-    blocks changes along the curve. The official code has no partial fine-tuning to compare with.
+    The paper takes the best of 50, 100 and 200 epochs for each number of blocks, here it is 100; its point of 0 blocks
+    is the linear probe, here a norm and a linear layer over the mean patch token, so that only the blocks change.
     """
     return replace(finetune(), name=f"partial_{blocks:g}", blocks=blocks)
 
