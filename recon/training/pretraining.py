@@ -185,6 +185,8 @@ def load_saved_run(
     values = resumed_settings(saved["settings"], settings, given)
     with readable(folder / CHECKPOINT):
         resumed = settings_from(values)
+        if (start := saved.get("start")) is not None and {len(start["mean"]), len(start["std"])} != {3}:
+            raise ValueError("mean and std are not of three channels")
     resumed.name, resumed.resume = folder.name, True
     return resumed, folder, saved
 

@@ -1,6 +1,7 @@
 """What happens beside the algorithm: logs, pictures, checkpoints, and the end of a run that diverges."""
 
 import sys
+import threading
 import time
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
@@ -90,11 +91,15 @@ class FileLog:
         with writing(folder):
             self.file = self.path.open("a")
             self.board = SummaryWriter(str(folder / TENSORBOARD), purge_step=start + 1)
+        # What the writer's thread cannot write is raised at the next write; the thread need not print it too.
+        self.hook = threading.excepthook
+        threading.excepthook = lambda args: None if isinstance(args.exc_value, OSError) else self.hook(args)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
+        threading.excepthook = self.hook
         with writing(self.path):
             self.board.close()
             self.file.close()

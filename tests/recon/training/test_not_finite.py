@@ -21,7 +21,7 @@ from recon.training.optim import adamw, learning_rate
 from recon.training.preview import Preview
 from recon.training.state import MetricAccumulator, Run, Schedule
 from recon.training.train_logger import SKIPPED_IN_A_ROW, Diverged
-from tests.recon.training.conftest import differences
+from tests.recon.training.conftest import SMALL, differences, pretrain
 
 
 class Poison(Term):
@@ -159,3 +159,17 @@ def test_a_run_whose_last_step_was_skipped_still_leaves_its_model_and_its_last_s
     assert trained(run, 5) is None
     assert load_checkpoint(tmp_path)[0]["step"] == 5
     assert differences(load_checkpoint(tmp_path)[0]["model"], run.model.state_dict()) == []
+
+
+@pytest.mark.parametrize("words", [["optim.base_lr=1e300", "train.steps=3"], ["optim.base_lr=1e30", "train.steps=6"]])
+@pytest.mark.parametrize("every", [1, 100])
+def test_a_run_whose_weights_blow_up_has_diverged_and_no_checkpoint_holds_them(
+    tmp_path, pictures, capsys, words, every
+):
+    """Also where it ends before many steps were skipped, and where the first step leaves weights that are finite."""
+    words = [*SMALL, "loss=mse", f"data.root={pictures}", "name=x", f"train.checkpoint_every={every}", *words]
+    assert pretrain(tmp_path, *words) == 1
+    out = capsys.readouterr().out
+    assert "the weights are too large, or not finite; the last good checkpoint is intact" in out, out
+    state, _ = load_checkpoint(tmp_path / "runs" / "x")
+    assert state["step"] == 0 and all(tensor.abs().max() < 100 for tensor in state["model"].values())
