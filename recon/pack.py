@@ -8,7 +8,7 @@ from pathlib import Path
 from losses import InvalidSetting, check_limits, option
 from recon.cli import Command, run
 from recon.config import FRACTION, SIDE, WORKERS, _node
-from recon.console import command_line
+from recon.console import command_line, one_line
 
 
 @dataclass
@@ -74,7 +74,7 @@ def pack_dataset(settings: PackSettings, given: frozenset[str] = frozenset()) ->
     except OSError as reason:
         raise InvalidSetting(f"{out} cannot be written: {reason.strerror}") from reason
     for line in unreadable:
-        print(f"left out: {line}")
+        print(f"left out: {one_line(line)}")
     images = sum(len(Packed(split, out)) for split in sources)
     print(f"{out}: {images:,} images, {out.stat().st_size / 2**20:,.1f} MiB")
     follow = command_line("pretrain", {"preset": "demo", "data": "packed", "data.root": str(out)})

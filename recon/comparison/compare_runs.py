@@ -25,7 +25,7 @@ from recon.report.pictures import Pictures
 from recon.report.plots import write_plots
 from recon.report.tables import write_tables
 from recon.result_table import Comparison
-from recon.runs import write_text
+from recon.runs import locked, write_text, writing
 from recon.study_config import CompareSettings, Measuring, check_measuring
 from recon.training.device import is_out_of_memory
 
@@ -59,9 +59,11 @@ def compare(settings: CompareSettings, given: frozenset[str] = frozenset()) -> i
     run_rows = rows_of_runs(candidates)
     probed = probings(run_rows) | {f"scratch/{run.name}": record for run, record in scratch.items()}
     comparison = with_probes(assemble(candidates, run_rows, settings), probed)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_files(comparison, folder)
-    page = write_page(comparison, pictures(run_rows), folder)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder):  # two reports in one folder would mix
+        write_files(comparison, folder)
+        page = write_page(comparison, pictures(run_rows), folder)
     for text in (
         table(comparison.rows, comparison.results),
         *undefined(comparison.rows, comparison.columns, comparison.results),

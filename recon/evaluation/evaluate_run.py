@@ -1,7 +1,6 @@
 """Evaluates a run in one pass over held-out images, the same images and masks for every row, and prints a table."""
 
 import hashlib
-import shlex
 import time
 from collections.abc import Iterable
 from contextlib import suppress
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 
 from losses import InvalidSetting
-from recon.console import aligned, duration, progress_bar, with_interval
+from recon.console import aligned, command_line, duration, progress_bar, with_interval
 from recon.data import Source, StreamedSource
 from recon.distributed import require_one_process
 from recon.evaluation.evaluator import Evaluator, MetricSuite, RatioEvaluator, columns_of, load_suite
@@ -68,7 +67,7 @@ def evaluate_run(settings: EvaluateSettings, given: frozenset[str] = frozenset()
     write(run.folder, found)
     print(described(found))
     print(f"all numbers  {run.folder / JSON}   ({duration(time.monotonic() - began)})")
-    print(f"next         python -m recon.compare {shlex.quote(settings.run)} ANOTHER_RUN")
+    print(f"next         {command_line('compare', {}, settings.run, 'ANOTHER_RUN')}")
     return 0
 
 

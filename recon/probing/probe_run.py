@@ -1,6 +1,5 @@
 """The command `python -m recon.probe`: opens a run and its data, probes, writes and prints the results."""
 
-import shlex
 import sys
 import time
 from collections.abc import Iterator
@@ -10,7 +9,7 @@ from pathlib import Path
 
 from losses import InvalidSetting
 from recon import config
-from recon.console import aligned, duration, no_progress_bar, progress_bar
+from recon.console import aligned, command_line, duration, no_progress_bar, progress_bar
 from recon.distributed import TIMEOUT, Ranks, join
 from recon.loaded_run import LoadedRun, open_run
 from recon.model import MaskedAutoencoder, create_model
@@ -92,7 +91,8 @@ def probe(settings: ProbeSettings, given: frozenset[str] = frozenset()) -> int:
             print(f"stopped; what had been found is in {probed.folder / probe_results.JSON}", file=sys.stderr)
             return 130
     ranks.print0(summary(record, probed.folder, time.monotonic() - began))
-    ranks.print0(f"next         python -m recon.compare {shlex.quote(str(settings.run or probed.folder))} ANOTHER_RUN")
+    line = command_line("compare", {}, str(settings.run or probed.folder), "ANOTHER_RUN")
+    ranks.print0(f"next         {line}")
     return 0
 
 

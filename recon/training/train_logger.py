@@ -154,6 +154,8 @@ class TrainLogger:
         self.images += images
         if self.ranks.is_zero:
             self.console.advance(step)
+        if last:
+            self.raise_if_blown_up(model)
         picture_due = last or step % schedule.picture_every == 0
         figures = self.log_picture(model) if picture_due else {}
         if picture_due or step % schedule.log_every == 0:
