@@ -68,7 +68,9 @@ def image_folder(split: str, root: str | Path | None, download: bool = False) ->
         raise InvalidSetting("data=folder does not know which folder to read: set data.root=PATH")
     root = Path(root).expanduser()
     if not root.is_dir():
-        raise InvalidSetting(f"data.root={root} is {'a file, not a folder' if root.exists() else 'missing'}")
+        raise InvalidSetting(
+            f"data.root={printable(str(root))} is {'a file, not a folder' if root.exists() else 'missing'}"
+        )
     if not os.access(root, os.R_OK | os.X_OK):
         raise InvalidSetting(f"data.root={root} may not be read by this user")
     if splits := split_folders(root):

@@ -112,7 +112,7 @@ class Published(Source):
             self._dataset = download_dataset(name, kind, root, **part)
         super().__init__(getattr(self._dataset, "classes", ()), mean, std)
         self._labels: Any = getattr(self._dataset, "labels" if name == "stl10" else "targets")
-        self._name = f"{name}/{split}"
+        self.name = f"{name}/{split}"
 
     def __len__(self) -> int:
         return len(self._dataset)
@@ -122,9 +122,6 @@ class Published(Source):
 
     def label_of(self, index: int) -> int:
         return int(self._labels[index])
-
-    def name_of(self, index: int) -> str:
-        return f"{self._name}/{index}"
 
 
 def imagenette(split: str, root: Root, download: bool) -> ImageFolder:
@@ -169,7 +166,7 @@ class HuggingFace(Source):
 
     def __init__(self, name: str, dataset: Any) -> None:
         super().__init__(classes=dataset.reader.class_to_idx)
-        self._name = name
+        self.name = name
         self._rows = dataset.reader.dataset  # timm's own reading hides failures and insists on a label
 
     def __len__(self) -> int:
@@ -181,9 +178,6 @@ class HuggingFace(Source):
             encoded, label = row["image"], row.get("label")
             file = io.BytesIO(encoded["bytes"]) if encoded["bytes"] else encoded["path"]
             return read_rgb(file), -1 if label is None else int(label)
-
-    def name_of(self, index: int) -> str:
-        return f"{self._name}/{index}"
 
 
 def hugging_face(name: str, split: str, root: Root) -> HuggingFace:

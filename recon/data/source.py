@@ -79,7 +79,9 @@ class _Described:
 
 
 class Source(_Described, ABC):
-    """Images that can be read by index."""
+    """Images that can be read by index. `name`: dataset and split, where the images have no names of their own."""
+
+    name: str
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -92,9 +94,9 @@ class Source(_Described, ABC):
         """The same as `read`, for a caller that needs only a part of the image."""
         return self.read(index)
 
-    @abstractmethod
     def name_of(self, index: int) -> str:
         """The image's name within the dataset: the same on every machine, and different for every image."""
+        return f"{self.name}/{index}"
 
     def label_of(self, index: int) -> int:
         """The image's class, -1 where there is none. Raises UnreadableImage where the class is in the image's file."""

@@ -48,24 +48,21 @@ THROWN = 256  # discs at a time
 
 
 class Computed(Source):
-    """Images that are computed when they are read, each from the dataset's name, the split and its index alone."""
+    """Images that are computed when they are read, each from the dataset, the split and its index alone."""
 
-    name: str
+    dataset: str
 
     def __init__(self, split: str, classes: list[str], mean: float, std: float) -> None:
         super().__init__(classes, (mean, mean, mean), (std, std, std))
-        self._split = split
+        self.name, self._split = f"{self.dataset}/{split}", split
 
     def __len__(self) -> int:
         return IMAGES[self._split]
 
     def read(self, index: int) -> Sample:
-        generator = np.random.default_rng(seed_of(self.name, self._split, index))
+        generator = np.random.default_rng(seed_of(self.dataset, self._split, index))
         label = int(generator.integers(len(self.classes)))
         return Image.fromarray(np.rint(self.pixels(label, generator) * 255).astype(np.uint8)), label
-
-    def name_of(self, index: int) -> str:
-        return f"{self.name}/{self._split}/{index}"
 
     @abstractmethod
     def pixels(self, label: int, generator: Generator) -> NDArray[np.float64]:
@@ -75,7 +72,7 @@ class Computed(Source):
 class GaussianField(Computed):
     """Gaussian random fields; a class per exponent."""
 
-    name = "gaussian_field"
+    dataset = "gaussian_field"
     native = True  # resizing would change the covariance
 
     def __init__(self, split: str, root: object = None, download: bool = False) -> None:
@@ -89,7 +86,7 @@ class GaussianField(Computed):
 class DeadLeaves(Computed):
     """Discs that occlude each other; a class per material and size."""
 
-    name = "dead_leaves"
+    dataset = "dead_leaves"
 
     def __init__(self, split: str, root: object = None, download: bool = False) -> None:
         super().__init__(split, [f"{material} {size}" for material in MATERIALS for size in SMALLEST], 0.5, 0.197)
