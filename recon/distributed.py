@@ -3,6 +3,7 @@
 A thin layer over torch.distributed. A process that was started alone is rank 0 of 1; nothing here then waits or sends.
 """
 
+import ctypes
 import os
 import signal
 import sys
@@ -26,6 +27,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 SHARED_ERRORS = (InvalidSetting, OSError, RuntimeError)  # raised on one rank, they are raised on all: see sync_errors
+PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 TIMEOUT = timedelta(days=7)  # of a collective while another rank still trains a probe
 
 
@@ -198,6 +200,8 @@ def join(timeout: timedelta | None = None) -> Ranks:
     if not distributed.is_available() or not under_torchrun() or os.environ["WORLD_SIZE"] == "1":
         return ALONE
     if not distributed.is_initialized():
+        if sys.platform == "linux":  # where torchrun is killed its ranks are told by SIGTERM, and stop
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
         # Hosts speak through gloo also where gradients pass through NCCL: agreeing must not wait for the device.
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         distributed.init_process_group(backend, timeout=timeout)

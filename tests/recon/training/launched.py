@@ -48,6 +48,11 @@ def assert_same_but_for_rounding(left: Path, right: Path) -> None:
             assert a[key] == pytest.approx(b[key], rel=1e-4, abs=1e-5), key
 
 
+def alive(pid: int) -> bool:
+    stat = Path(f"/proc/{pid}/stat")
+    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
 def ended_on_the_way(
     place: Path, ends: dict[str, tuple[int | None, signal.Signals]], *words: str
 ) -> dict[str, tuple[Path, int]]:
@@ -57,18 +62,24 @@ def ended_on_the_way(
         ends: name -> whom, after the seventh step, which signal hits: a rank, or the launcher where it is None.
     """
     launched = {name: torchrun(place / name, "pretrain", *words, f"name={name}") for name in ends}
+    ranks: list[int] = []
     waiting, deadline = set(ends), time.monotonic() + 400
     try:
         while waiting and time.monotonic() < deadline:
             for name in list(waiting):
                 if last_step(place / name / "runs" / name / "metrics.jsonl") >= 7:
                     rank, number = ends[name]
-                    launcher = launched[name]
-                    os.kill(launcher.pid if rank is None else processes_of(launcher)[rank], number)
+                    launcher, own = launched[name], processes_of(launched[name])
+                    ranks += own.values()
+                    os.kill(launcher.pid or 0 if rank is None else own[rank], number)
                     waiting.remove(name)
             time.sleep(0.005)
         for process in launched.values():
             process.join(200)
+        deadline = time.monotonic() + 60
+        while any(map(alive, ranks)) and time.monotonic() < deadline:  # ranks of a launcher that was killed
+            time.sleep(0.05)
+        assert not any(map(alive, ranks))
         return {name: (place / name, process.exitcode) for name, process in launched.items()}
     finally:
         for process in launched.values():

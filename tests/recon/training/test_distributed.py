@@ -72,6 +72,7 @@ ENDS = {
     "killed": (0, signal.SIGKILL),
     "asked": (1, signal.SIGTERM),
     "all": (None, signal.SIGTERM),
+    "alone": (None, signal.SIGKILL),  # the launcher, without a word to its ranks
 }
 
 
@@ -94,7 +95,7 @@ class TestEnds:
         assert "recon/training" not in (place / "err").read_text()  # no traceback but the launcher's own
         assert read_checkpoint(place / "runs" / "killed" / CHECKPOINT)["step"] in range(5, 24, 5)
 
-    @pytest.mark.parametrize("name", ["asked", "all"])
+    @pytest.mark.parametrize("name", ["asked", "all", "alone"])
     def test_where_one_or_all_are_asked_to_stop_all_stop_after_the_same_step_and_the_first_saves(self, ended, name):
         place, status = ended[name]
         folder = place / "runs" / name
