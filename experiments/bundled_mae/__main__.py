@@ -15,9 +15,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from safetensors.torch import save
 
 from losses import InvalidSetting
+from losses.tensor_files import to_bytes
 from recon.loaded_run import open_run
 from recon.model.bundled import BASE, FILE, REFINER
 from recon.model.formats import Checkpoint, read, write
@@ -42,7 +42,7 @@ def export(run: Path) -> Path:
     refiner = {name: tensor for name, tensor in halved.items() if name.startswith("refiner.")}
     if refiner:
         _check_base(run, checkpoint)
-        write_bytes(REFINER, save(refiner, metadata={BASE: read(FILE).sha256}))
+        write_bytes(REFINER, to_bytes(refiner, {BASE: read(FILE).sha256}))
         return REFINER
     FILE.unlink(missing_ok=True)
     write(replace(checkpoint, state=halved), FILE, "recon")

@@ -4,6 +4,7 @@ On Gaussian fields the conditional mean is known, so what is measured is the lay
 given that mean and no features.
 """
 
+from functools import cache
 from unittest.mock import patch
 
 import pytest
@@ -50,6 +51,7 @@ def turned(square: torch.Tensor) -> torch.Tensor:
     return torch.cat([both.rot90(quarters, (-2, -1)) for quarters in range(4)])
 
 
+@cache
 def training(count: int):
     """Images, masks and best predictions, eight times as many as are read, so that none is learnt by heart."""
     images, mask = fields("train", count), masks(count, 3)
