@@ -76,9 +76,15 @@ class Inert(dict):
 
 
 def to_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
-    """A safetensors file whose metadata have a digest beside those given, which `read` checks."""
+    """A safetensors file, with a digest in its metadata that `read` checks; the same bytes for the same tensors."""
     contiguous, metadata = {name: tensor.contiguous() for name, tensor in tensors.items()}, dict(metadata or {})
-    return save(contiguous, metadata | {DIGEST: digest(contiguous, metadata)})
+    content = save(contiguous, metadata | {DIGEST: digest(contiguous, metadata)})
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))  # which `save` writes in any order
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + content[8 + length :]
 
 
 def digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:

@@ -1,17 +1,14 @@
 """A trained model with the folder of its results: a run of this project, or a checkpoint of other programs."""
 
 import dataclasses
-import hashlib
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 from safetensors import SafetensorError
 
-from losses import InvalidSetting, check_limits
+from losses import InvalidSetting, check_limits, tensor_files
 from recon.config import Data, Model, Settings, Train
 from recon.console import command_line
 from recon.model import MaskedAutoencoder
@@ -115,15 +112,13 @@ def load_run(folder: Path) -> LoadedRun:
         model = make_model(settings, head, facts["mean"], facts["std"])
     try:
         # Read once: a run that is still training may replace its model at any moment.
-        content = (folder / MODEL).read_bytes()
-        model.load_state_dict(safetensors.torch.load(content))
-        step = _metadata(content).get("step")
-        step = None if step is None else int(step)
+        stored = tensor_files.from_bytes((folder / MODEL).read_bytes())
+        model.load_state_dict(stored.content)
+        step = int(stored.metadata["step"]) if "step" in stored.metadata else None
     except (SafetensorError, OSError, RuntimeError, ValueError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InvalidSetting(f"{folder}/{MODEL} cannot be read ({reason})") from error
-    sha256 = hashlib.sha256(content).hexdigest()
-    return LoadedRun(folder, folder, settings, model.eval(), resolved, step, sha256)
+    return LoadedRun(folder, folder, settings, model.eval(), resolved, step, stored.sha256)
 
 
 def _of_checkpoint(path: Path, folder: Path, checkpoint: Checkpoint) -> LoadedRun:
@@ -142,9 +137,3 @@ def _of_checkpoint(path: Path, folder: Path, checkpoint: Checkpoint) -> LoadedRu
     }
     origin = dataclasses.replace(checkpoint, state={})
     return LoadedRun(path, folder, settings, checkpoint.model(), resolved, None, checkpoint.sha256, origin)
-
-
-def _metadata(content: bytes) -> dict[str, str]:
-    """Of a safetensors file: its header is a length in 8 bytes, then JSON."""
-    length = int.from_bytes(content[:8], "little")
-    return json.loads(content[8 : 8 + length]).get("__metadata__", {})

@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from losses import InvalidSetting
 from recon.config import BUNDLED, Settings
-from recon.saved_settings import flat, nested
+from recon.saved_settings import MAX_YAML, as_yaml, from_yaml
 
 if TYPE_CHECKING:
     import torch
@@ -39,7 +39,6 @@ CHECKPOINT_TYPES = {
 }
 UNREADABLE = (ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError)
 UNREADABLE += (OmegaConfBaseException, yaml.YAMLError)
-MAX_CONFIG = 2**20  # bytes; and values, once aliases are followed
 
 
 def create(settings: Settings, locks: ExitStack) -> Path:
@@ -169,24 +168,14 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_config(folder: Path, settings: Settings, facts: dict[str, Any]) -> None:
-    """config.yaml: all settings, and under `resolved` what they led to: objective, weights, data."""
-    text = yaml.safe_dump({**nested(flat(settings)), "resolved": facts}, sort_keys=False, allow_unicode=True)
-    write_text(folder / CONFIG, text)
+    """config.yaml: all settings, and under `resolved` what they led to: objective, weights, data; then a checksum."""
+    write_text(folder / CONFIG, as_yaml(settings, facts))
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """config.yaml as a tree of plain values, which nothing in it can make large; see `readable` for errors."""
+    """config.yaml as a tree of plain values; see `readable` for errors."""
     with (folder / CONFIG).open("rb") as file:
-        content = file.read(MAX_CONFIG + 1)
-    tree = yaml.safe_load(content)
-    waiting, count = [tree], 0
-    while waiting:  # aliases of aliases are few bytes, and many values
-        value = waiting.pop()
-        waiting += value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-        count += 1
-        if max(8 * count, len(content)) > MAX_CONFIG:
-            raise ValueError("it is too large")
-    return tree
+        return from_yaml(file.read(MAX_YAML + 1))
 
 
 def write_environment(folder: Path, device: "torch.device", processes: int, sharded: bool) -> None:

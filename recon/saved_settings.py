@@ -2,8 +2,10 @@
 
 from dataclasses import asdict
 from functools import reduce
+from hashlib import sha256
 from typing import Any
 
+import yaml
 from omegaconf import OmegaConf
 
 from losses import InvalidSetting, defaults
@@ -11,6 +13,9 @@ from losses.expression import WeightedTerm, parse
 from recon.config import RENAMED, Settings, every_setting
 
 DOLLAR = "\ue000"  # stands for a dollar sign, with which an interpolation would begin
+
+CHECKSUM = "# sha256 of the lines above: "  # last line of a file of settings
+MAX_YAML = 2**20  # bytes; and values, once aliases are followed
 
 # Settings that may change when a run is resumed, because they change neither the weights nor what they mean. With
 # data.workers the order of a stream's samples changes, and `training.pretraining.reader_warning` says so.
@@ -96,6 +101,33 @@ def nested(values: dict[str, Any]) -> dict[str, Any]:
         for name in nodes:
             node = node.setdefault(name, {})
         node[leaf] = value
+    return tree
+
+
+def as_yaml(settings: Settings, facts: dict[str, Any]) -> str:
+    """The text of config.yaml: settings as a tree, `facts` under `resolved`, and a checksum."""
+    text = yaml.safe_dump({**nested(flat(settings)), "resolved": facts}, sort_keys=False, allow_unicode=True)
+    return f"{text}{CHECKSUM}{sha256(text.encode()).hexdigest()}\n"
+
+
+def from_yaml(content: bytes) -> dict[str, Any]:
+    """The tree of plain values in a config.yaml, which nothing in it can make large.
+
+    Raises:
+        ValueError or YAMLError: it cannot be read, or was changed since it was written, which its checksum tells;
+            a file of an earlier version has none.
+    """
+    text, marked, said = content.rpartition(CHECKSUM.encode())
+    if marked and said.decode().strip() != sha256(text).hexdigest():
+        raise ValueError(f"it was changed since it was written; if by you, remove its last line ({CHECKSUM}...)")
+    tree = yaml.safe_load(content)
+    waiting, count = [tree], 0
+    while waiting:  # aliases of aliases are few bytes, and many values
+        value = waiting.pop()
+        waiting += value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        count += 1
+        if max(8 * count, len(content)) > MAX_YAML:
+            raise ValueError("it is too large")
     return tree
 
 

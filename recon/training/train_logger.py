@@ -7,11 +7,11 @@ from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Self
 
-from safetensors.torch import save
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from losses.tensor_files import to_bytes
 from recon.console import QUIET_SECONDS, duration, one_line
 from recon.distributed import ALONE, Ranks
 from recon.runs import (
@@ -209,8 +209,8 @@ class TrainLogger:
         with self.ranks.sync_errors():
             if self.ranks.is_zero:
                 save_checkpoint(self.run.folder, state)
-                weights = {key: value.contiguous() for key, value in (state["model"] | state["average"]).items()}
-                write_bytes(self.run.folder / MODEL, save(weights, metadata={"step": str(self.run.step)}))
+                weights = state["model"] | state["average"]
+                write_bytes(self.run.folder / MODEL, to_bytes(weights, {"step": str(self.run.step)}))
 
     def raise_if_diverged(self) -> None:
         """Raises Diverged after SKIPPED_IN_A_ROW steps without a finite gradient; waits for the device."""

@@ -172,6 +172,13 @@ def test_a_digest_depends_on_every_part_and_not_on_the_order():
     assert len({base, *others}) == 6
 
 
+def test_equal_tensors_give_equal_bytes():
+    """Of several entries of the metadata, in whatever order."""
+    metadata = {name: name for name in "abcdefgh"}
+    assert len({to_bytes(STATE, metadata), *(to_bytes(STATE, dict(reversed(metadata.items()))) for _ in range(9))}) == 1
+    assert from_bytes(to_bytes(STATE, metadata)).metadata == metadata
+
+
 def test_a_digest_of_other_content_is_refused_in_one_line(tmp_path):
     length = int.from_bytes((whole := to_bytes(STATE))[:8], "little")
     metadata = json.loads(whole[8 : 8 + length])["__metadata__"]

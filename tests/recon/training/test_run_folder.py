@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from losses import InvalidSetting
 from recon import runs as run_folder
 from recon.config import Settings, every_setting
+from recon.loaded_run import load_run
 from recon.runs import (
     CHECKPOINT,
     PREVIOUS,
@@ -328,3 +329,16 @@ def test_a_file_can_be_read_by_those_who_may_read_others(tmp_path):
     (tmp_path / "plain").touch()
     write_text(tmp_path / "written", "")
     assert (tmp_path / "written").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_a_changed_bit_of_the_model_or_the_configuration_is_told(run, tmp_path):
+    for name, remedy in (("model.safetensors", "digest"), ("config.yaml", "remove its last line")):
+        damaged = shutil.copytree(run, tmp_path / name)
+        content = bytearray((damaged / name).read_bytes())
+        content[len(content) - 200] ^= 1  # of a weight, or of a word
+        (damaged / name).write_bytes(content)
+        with pytest.raises(InvalidSetting, match=remedy):
+            load_run(damaged)
+    text = (run / "config.yaml").read_text()
+    (damaged / "config.yaml").write_text(text[: text.rindex("#")].replace("seed: 0", "seed: 1"))  # as a user may
+    assert load_run(damaged).settings.seed == 1
