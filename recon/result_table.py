@@ -198,12 +198,12 @@ def from_plain(kind: Any, plain: Any) -> Any:
     """
     origin, parts = get_origin(kind), get_args(kind)
     if is_dataclass(kind) and isinstance(kind, type) and isinstance(plain, dict):
-        types = _field_types(kind)
+        types = field_types(kind)
         if unknown := plain.keys() - types.keys():
             raise ValueError(f"unknown: {', '.join(sorted(unknown))}")
         return kind(**{name: from_plain(types[name], value) for name, value in plain.items()})
-    if origin is list and isinstance(plain, list):
-        return [from_plain(parts[0], each) for each in plain]
+    if origin in (list, tuple) and isinstance(plain, list):
+        return origin(from_plain(parts[0], each) for each in plain)
     if origin is dict and isinstance(plain, dict):
         return {key: from_plain(parts[1], each) for key, each in plain.items()}
     if origin is UnionType:
@@ -215,7 +215,7 @@ def from_plain(kind: Any, plain: Any) -> Any:
 
 
 @cache
-def _field_types(kind: type) -> dict[str, Any]:
+def field_types(kind: type) -> dict[str, Any]:
     return get_type_hints(kind)
 
 

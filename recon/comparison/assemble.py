@@ -21,6 +21,7 @@ from recon.result_table import (
     RowInfo,
     Value,
     as_json,
+    from_plain,
     points,
     read_json,
     read_table,
@@ -29,7 +30,7 @@ from recon.runs import read_metrics
 from recon.saved_settings import flat
 from recon.study_config import EvaluateSettings, Measuring, Where
 
-FORMAT = "recon comparison 2"
+FORMAT = "recon comparison 3"
 POINTS = 500  # of a training curve
 
 
@@ -51,7 +52,7 @@ def read_comparison(path: Path) -> Comparison:
     if page["format"] != FORMAT:
         raise ValueError(f"its format is {page['format']}")
     found = {f.name: page[f.name] for f in fields(Comparison) if f.name != "results"} | {
-        "protocol": Protocol.read(page["protocol"]),
+        "protocol": from_plain(Protocol, page["protocol"]),
         "columns": read_table(Column, page["columns"]),
         "rows": read_table(RowInfo, page["rows"]),
         "differences": read_table(Difference, page["differences"]),

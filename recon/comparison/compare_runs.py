@@ -199,7 +199,7 @@ def write_files(comparison: Comparison, folder: Path) -> None:
     """comparison.json, tables and plots; those of an earlier comparison that this one does not have are removed."""
     path = folder / "comparison.json"
     try:
-        before = set(json.loads(path.read_text())["files"])
+        before = set(json.loads(path.read_text())["files"]) if path.is_file() else set()
     except (OSError, ValueError, TypeError, KeyError):
         before = set()
     files = [file.name for file in (*write_tables(comparison, folder), *write_plots(comparison, folder))]

@@ -33,12 +33,6 @@ class Protocol:
     def grid(self) -> tuple[int, int]:
         return self.image_size[0] // self.patch_size, self.image_size[1] // self.patch_size
 
-    @classmethod
-    def read(cls, fields: dict[str, Any]) -> "Protocol":
-        """From the fields as JSON has them."""
-        size: Any = tuple(fields["image_size"])
-        return cls(**fields | {"image_size": size})
-
     def differing(self, other: "Protocol") -> dict[str, tuple[Any, Any]]:
         """Field -> both values, of the fields that differ and that settings of an evaluation cannot change."""
         free = {"images", "seed"}

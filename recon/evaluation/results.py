@@ -6,19 +6,31 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
 from torch import Tensor
 
+from losses import tensor_files
 from recon.evaluation.protocol import Protocol
 from recon.metrics.intervals import Interval, mean_interval, statistic_interval
 from recon.metrics.recovery import RECOVERY, Recovery, summary
 from recon.metrics.spectrum import band_frequency
 from recon.metrics.uncertainty import blend, coverage, plane
-from recon.result_table import Column, Results, RowInfo, Value, as_json, points, read_json, read_table, rounded
+from recon.result_table import (
+    Column,
+    Results,
+    RowInfo,
+    Value,
+    as_json,
+    field_types,
+    from_plain,
+    points,
+    read_json,
+    read_table,
+    rounded,
+)
 from recon.runs import write_bytes, write_text
 
-FORMAT = "recon evaluation 3"
+FORMAT = "recon evaluation 4"
 JSON, TENSORS = "evaluation.json", "evaluation.safetensors"
 RECOVERED = frozenset(metric.name for metric in RECOVERY)
 ALPHAS = [i / 20 for i in range(21)]  # of the blends between the mean and a draw
@@ -57,8 +69,8 @@ class Evaluation:
 
 def write(folder: Path, evaluation: Evaluation) -> None:
     """Writes both files into a run's folder, the numbers of images first."""
-    tensors = {name: tensor.contiguous() for name, tensor in evaluation.tensors.items()}
-    write_bytes(folder / TENSORS, save(tensors, metadata=_belongs_to(evaluation.digest, evaluation.model)))
+    metadata = _belongs_to(evaluation.digest, evaluation.model)
+    write_bytes(folder / TENSORS, tensor_files.to_bytes(evaluation.tensors, metadata))
     tables = {"columns": evaluation.columns, "rows": evaluation.rows, "values": evaluation.results}
     head = {f.name: getattr(evaluation, f.name) for f in fields(evaluation) if f.name not in ("results", "tensors")}
     head = {"format": FORMAT} | head | {"protocol": asdict(evaluation.protocol)}
@@ -66,25 +78,25 @@ def write(folder: Path, evaluation: Evaluation) -> None:
 
 
 def read(folder: Path) -> Evaluation | None:
-    """The evaluation in a run's folder; None where there is none that this program can read."""
+    """The evaluation in a run's folder; None where there is none that is whole and of this version."""
     try:
         page = read_json(folder / JSON)
-        if page.pop("format") != FORMAT:
+        if page.pop("format") != FORMAT or not (folder / TENSORS).is_file():
             return None
-        with safe_open(folder / TENSORS, framework="pt") as file:
-            if file.metadata() != _belongs_to(page["digest"], page["model"]):  # killed between the two files
-                return None
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        page |= {"protocol": Protocol.read(page["protocol"]), "columns": read_table(Column, page["columns"])}
-        page |= {"rows": read_table(RowInfo, page["rows"])}
-        return Evaluation(results=Results(read_table(Value, page.pop("values"))), tensors=tensors, **page)
-    except (OSError, ValueError, SafetensorError, TypeError, KeyError):
+        file = tensor_files.from_bytes((folder / TENSORS).read_bytes())
+        # The program may have been killed between the two files.
+        if not file.verified or file.metadata != _belongs_to(page["digest"], page["model"]):
+            return None
+        results, types = Results(read_table(Value, page.pop("values"))), field_types(Evaluation)
+        head = {name: from_plain(types[name], value) for name, value in page.items()}
+        return Evaluation(results=results, tensors=file.content, **head)
+    except (OSError, ValueError, SafetensorError, TypeError, KeyError, AttributeError):
         return None
 
 
 def _belongs_to(digest: str, model: dict[str, Any]) -> dict[str, str]:
     """What ties the two files of an evaluation together."""
-    return {"digest": digest, "model": model["sha256"]}
+    return {"images": digest, "model": model["sha256"]}
 
 
 @dataclass

@@ -1,6 +1,5 @@
 """Runs are compared on the same images and masks, or not at all."""
 
-import json
 import re
 import shlex
 from dataclasses import replace
@@ -8,7 +7,6 @@ from dataclasses import replace
 import pytest
 import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from safetensors.torch import load_file, save
 
 from losses import InvalidSetting
 from recon.comparison import compare_runs as command
@@ -133,11 +131,7 @@ def test_runs_of_other_sizes_are_refused_by_name(one, wide):
 def test_evaluations_on_other_images_are_never_mixed(copy_of, one):
     other = copy_of(one, "other")
     settings = comparing(one, other)
-    page, tensors = json.loads((other / record.JSON).read_text()), load_file(other / record.TENSORS)
-    page["digest"] = "of other images"
-    (other / record.JSON).write_text(json.dumps(page))
-    metadata = {"digest": "of other images", "model": page["model"]["sha256"]}
-    (other / record.TENSORS).write_bytes(save(tensors, metadata=metadata))
+    record.write(other, replace(record.read(other), digest="of other images"))
     with pytest.raises(InvalidSetting, match="again=true"):
         compare(settings)
 

@@ -1,5 +1,7 @@
 """A whole evaluation of a small run: its rows, what it writes, and how it says what is wrong."""
 
+import json
+import os
 import re
 from dataclasses import replace
 from itertools import pairwise
@@ -14,6 +16,7 @@ from recon.evaluation.evaluate_run import evaluate, evaluate_run
 from recon.evaluation.evaluator import load_suite
 from recon.loaded_run import load_run, open_run
 from recon.metrics import GROUPS
+from recon.result_table import as_json
 from recon.study_config import FeatureSettings, LpipsSettings
 from tests.helpers.small_runs import measuring, trained
 
@@ -99,11 +102,46 @@ def test_what_is_written_comes_back(tmp_path, evaluation):
     assert replace(found, results=None, tensors=None) == replace(evaluation, results=None, tensors=None)
     assert found.tensors.keys() == evaluation.tensors.keys()
     assert all(torch.equal(found.tensors[key].nan_to_num(), t.nan_to_num()) for key, t in evaluation.tensors.items())
-    for name in (record.JSON, record.TENSORS):
-        whole = (folder / name).read_bytes()
-        (folder / name).write_bytes(whole[: len(whole) // 2])
-        assert record.read(folder) is None
-        (folder / name).write_bytes(whole)
+
+
+def test_a_cut_file_a_changed_bit_and_a_pipe_are_no_evaluation(tmp_path, evaluation):
+    small = replace(evaluation, tensors={"truth/masked_mse": evaluation.tensors["truth/masked_mse"]})
+    record.write(tmp_path, small)
+    assert record.read(tmp_path) is not None
+    for path in (tmp_path / record.JSON, tmp_path / record.TENSORS):
+        whole = path.read_bytes()
+        for at in range(0, len(whole), len(whole) // 30):
+            for changed in (whole[:at], whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :]):
+                path.write_bytes(changed)
+                found = record.read(tmp_path)
+                if found is not None:  # a bit of the digest's own name
+                    assert path.suffix == ".safetensors" and b'"digest"' not in changed, at
+                    assert all(torch.equal(found.tensors[name], t) for name, t in small.tensors.items())
+        path.unlink()
+        os.mkfifo(path)
+        assert record.read(tmp_path) is None
+        path.unlink()
+        path.write_bytes(whole)
+    assert record.read(tmp_path) is not None
+
+
+def test_a_page_without_a_key_or_with_another_type_is_no_evaluation(tmp_path, evaluation):
+    """Also where its digest is right, as in a page that somebody wrote by hand."""
+    record.write(tmp_path, replace(evaluation, tensors={}))
+    path = tmp_path / record.JSON
+    page = json.loads(path.read_text())
+    del page["checksum"]
+    path.write_text(as_json(page, {}))
+    assert record.read(tmp_path) is not None
+    wrong = [{key: value for key, value in page.items() if key != left_out} for left_out in page]
+    wrong += [page | {key: 7.5} for key in page] + [page | {"more": 1}]
+    for table in ("values", "rows", "columns"):
+        line = page[table][0]
+        wrong += [page | {table: [line | {key: {}}]} for key in line] + [page | {table: [{}]}, page | {table: [3]}]
+    wrong += [page | {"protocol": page["protocol"] | {key: []}} for key in page["protocol"] if key != "image_size"]
+    for each in wrong:
+        path.write_text(as_json(each, {}))
+        assert record.read(tmp_path) is None, [key for key in page if each.get(key) != page[key]]
 
 
 def test_the_command_writes_its_record_and_prints_every_row(copy_of, run, capsys):
