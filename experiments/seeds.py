@@ -36,16 +36,10 @@ def seeds(comparison: Comparison) -> list[list[str]]:
     for (trained, label), rows in groups.items():
         if trained:
             _check(label, [comparison.made[row].differs for row in rows])
-    detail = comparison.results.number("truth", "tenengrad")
     lines = [
         (
             f"{label} ({len(rows)} seeds)" if len(rows) > 1 else label,
-            {
-                name: _over(
-                    [comparison.results.number(row, name) for row in rows], detail if name == "tenengrad" else 1
-                )
-                for name in COLUMNS
-            },
+            {name: _over([comparison.results.number(row, name) for row in rows]) for name in COLUMNS},
         )
         for (_, label), rows in groups.items()
     ]
@@ -78,10 +72,10 @@ def read(path: Path) -> Comparison:
         raise InvalidSetting(f"{path} is not a comparison.json of this version of recon.compare") from error
 
 
-def _over(values: list[float | None], unit: float | None) -> Cell:
-    if None in values or not unit:
+def _over(values: list[float | None]) -> Cell:
+    if None in values:
         return None
-    return sum(values) / len(values) / unit, (max(values) - min(values)) / 2 / unit
+    return sum(values) / len(values), (max(values) - min(values)) / 2
 
 
 def _written(cell: Cell) -> str:

@@ -63,14 +63,15 @@ class Value:
 
 @dataclass(frozen=True)
 class RowInfo:
-    """Describes a row. `kind`: "run", "simple", "bound" (the best that is possible) or "truth". `rendering`: of a run
-    with several rows, which of its reconstructions this one is."""
+    """Describes a row. `kind`: "run", "simple", "bound" (the best that is possible) or "truth". `rendering`: which of a
+    run's reconstructions this one is. `own`: metrics whose network the run's objective minimised."""
 
     key: str
     label: str
     kind: str
     note: str | None = None
     rendering: str | None = None
+    own: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

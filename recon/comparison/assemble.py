@@ -121,6 +121,7 @@ def assemble(candidates: list[Candidate], run_rows: dict[str, RunRow], measuring
             values += [Value(label, key, column.name, reason=f"not evaluated: {c.reason}") for column in first.columns]
         if key.startswith("run/") and row.origin is None:
             values += training_curves(label, key, c)
+    own = {key: row.info.own if row.info else () for key, row in run_rows.items()}
     beside = [row for row in first.rows if row.kind != "run"]
     values += [v for v in first.results if v.row in {row.key for row in beside}]
     trained_here = [(f"run/{labels[c.folder]}", c.run) for c in candidates if c.run and not c.run.origin]
@@ -133,7 +134,10 @@ def assemble(candidates: list[Candidate], run_rows: dict[str, RunRow], measuring
         columns=first.columns,
         rows=[*rows, *beside],
         results=Results(values),
-        best={column.name: best(column, ranked) for column in first.columns},
+        best={
+            column.name: best(column, {key: row for key, row in ranked.items() if column.name not in own[key]})
+            for column in first.columns
+        },
         differences=differences(first.columns, measured),
         made=runs_made(trained_here, measuring),
         checkpoints={

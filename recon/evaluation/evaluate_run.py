@@ -14,7 +14,7 @@ from losses import InvalidSetting
 from recon.console import aligned, command_line, duration, progress_bar, with_interval
 from recon.data import Source, StreamedSource
 from recon.distributed import require_one_process
-from recon.evaluation.evaluator import Evaluator, MetricSuite, RatioEvaluator, columns_of, load_suite
+from recon.evaluation.evaluator import Evaluator, MetricSuite, RatioEvaluator, columns_of, in_8_bits, load_suite
 from recon.evaluation.protocol import Protocol, batches, open_source, protocol_of
 from recon.evaluation.results import JSON, Evaluation, Measured, row_values, write
 from recon.evaluation.rows import Row, baseline_rows, run_rows
@@ -25,6 +25,7 @@ from recon.result_table import Column, Results, RowInfo, Value, points
 from recon.study_config import EvaluateSettings, Measuring, check_measuring
 from recon.training.device import make_fabric
 
+OWN = "* by a network that the run's own objective minimised; it is not ranked by that"
 EXACT_MASKS = 12  # that exact retention is computed for: the time of each grows with the cube of its pixels
 # Names and headings of the printed columns; those of which no row has a value are left out.
 COLUMNS = {
@@ -32,13 +33,13 @@ COLUMNS = {
     "excess_mse": "excess MSE",
     "ssim": "SSIM",
     "lpips": "LPIPS",
-    "tenengrad": "detail",  # over the truth's
+    "detail": "detail",  # tenengrad over the truth's
     "blur_effect": "blur",
     "seam_ratio": "seams",
     "retention": "retention",
     "coherence": "coherence",
     "invented": "invented",
-    "kid": "KID",
+    "kid": "KD-VGG19",
     "crps": "CRPS",
     "bits_per_dim": "bits/dim",
     "linear_mean": "linear",  # of probes, in a comparison
@@ -86,15 +87,12 @@ def described(found: Evaluation) -> str:
 
 
 def table(rows: Iterable[RowInfo], results: Results) -> str:
-    """Formats rows with half the width of each interval behind the value.
-
-    "detail" is the squared gradient (tenengrad) over the truth's.
-    """
+    """Formats rows with half the width of each interval behind the value, and a line about marked values."""
     rows = list(rows)
     columns = {name: title for name, title in COLUMNS.items() if has_values(rows, results, name)}
-    units = {"tenengrad": results.number("truth", "tenengrad")}
-    lines = [[row.label, *(_cell(results, row.key, name, units.get(name, 1)) for name in columns)] for row in rows]
-    return aligned([["", *columns.values()], *lines])
+    lines = [[row.label, *(_cell(results.get(row.key, name), name in row.own) for name in columns)] for row in rows]
+    marked = f"\n{OWN}" if any(name in row.own for row in rows for name in columns) else ""
+    return aligned([["", *columns.values()], *lines]) + marked
 
 
 def undefined(rows: Iterable[RowInfo], columns: Iterable[Column], results: Results) -> list[str]:
@@ -108,12 +106,8 @@ def has_values(rows: Iterable[RowInfo], results: Results, metric: str) -> bool:
     return any(results.number(row.key, metric) is not None for row in rows)
 
 
-def _cell(results: Results, row: str, metric: str, unit: float | None) -> str:
-    found = results.get(row, metric)
-    if found.value is None or not unit:
-        return "-"
-    low, high = (end / unit for end in found.interval) if found.interval else (None, None)
-    return with_interval(found.value / unit, low, high)
+def _cell(found: Value, own: bool) -> str:
+    return "-" if found.value is None else with_interval(found.value, found.low, found.high) + "*" * own
 
 
 @dataclass
@@ -165,7 +159,10 @@ def evaluate(run: LoadedRun, measuring: Measuring, suite: MetricSuite, before: E
             measured.tensors["excess_mse"] = measured.tensors["masked_mse"] - least
     columns = columns_of(measuring, bound=least is not None)
     tensors |= {f"{key}/{name}": t for key, measured in found.measured.items() for name, t in measured.tensors.items()}
-    values = [value for row in rows for value in values_of(row, found, columns, run.name, protocol)]
+    detail = tensors.get("truth/tenengrad")
+    values = [value for row in rows for value in values_of(row, found, columns, run.name, protocol, detail)]
+    own = own_metrics(run, suite)
+    infos = [RowInfo(r.key, r.label, r.kind, r.note, r.rendering, own if r.kind == "run" else ()) for r in rows]
     return Evaluation(
         run=run.name,
         model={"sha256": run.sha256, "step": run.step, "steps": run.resolved["steps"]},
@@ -178,16 +175,24 @@ def evaluate(run: LoadedRun, measuring: Measuring, suite: MetricSuite, before: E
         images=found.names,
         pictures=found.pictured,
         columns=columns,
-        rows=[RowInfo(row.key, row.label, row.kind, row.note, row.rendering) for row in rows] + taken_over,
+        rows=infos + taken_over,
         results=Results([*values, *(value for value in (before.results if before else ()) if value.row in keys)]),
         tensors=tensors | {"masks": found.masks},
     )
 
 
-def values_of(row: Row, found: EvalPass, columns: list[Column], run: str, protocol: Protocol) -> list[Value]:
+def own_metrics(run: LoadedRun, suite: MetricSuite) -> tuple[str, ...]:
+    """The metrics whose network, of the same weights, the run's own objective minimised."""
+    trained_on = {weights.get("sha256") for weights in run.resolved["weights"].values()} - {None}
+    return tuple(name for name, weights in suite.provenance.items() if weights.get("sha256") in trained_on)
+
+
+def values_of(
+    row: Row, found: EvalPass, columns: list[Column], run: str, protocol: Protocol, true_detail: Tensor | None
+) -> list[Value]:
     """Every number of a row, for the table: those of the pass, and what is known without one."""
     run = run if row.kind == "run" else ""
-    values = row_values(run, row.key, found.measured[row.key], columns, protocol.patch_size)
+    values = row_values(run, row.key, found.measured[row.key], columns, protocol.patch_size, true_detail)
     by_ratio = found.by_ratio.get(row.key, {})
     names = next(iter(by_ratio.values()), ())
     curves = {name: [numbers[name] for numbers in by_ratio.values()] for name in names}
@@ -237,12 +242,12 @@ def run_pass(
         if suite.features is not None:
             true_features.append(suite.features(truth))
         for row in rows:
-            image = row.reconstruct(truth, mask)
+            image = in_8_bits(row.reconstruct(truth, mask))
             evaluators[row.key].update(Pair(image, truth, mask), image, row.distribution, chosen)
         for ratio in ratios:
             mask = protocol.masks(batch.names, ratio).to(device)
             for row in at_ratios:
-                by_ratio[row.key][ratio].update(Pair(row.reconstruct(truth, mask), truth, mask))
+                by_ratio[row.key][ratio].update(Pair(in_8_bits(row.reconstruct(truth, mask)), truth, mask))
     features = torch.cat(true_features) if true_features else None
     return EvalPass(
         digest.hexdigest(),

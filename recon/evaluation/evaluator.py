@@ -91,7 +91,7 @@ def columns_of(measuring: Measuring, bound: bool) -> list[Column]:
     Args:
         bound: whether the least possible error is known, and with it the excess over it.
     """
-    features = f" Features: {measuring.features.tap} of VGG19 ({measuring.features.weights}), not Inception's."
+    features = f" Features: {measuring.features.tap}, weights: {measuring.features.weights}."
     kid = replace(SET_METRICS["kid"], description=SET_METRICS["kid"].description + features)
     known: dict[str, MetricInfo] = {**METRICS, **SET_METRICS, "kid": kid}
     known |= {"lpips": LPIPS[measuring.lpips.net], "vgg19": VGG, EXCESS.name: EXCESS}
@@ -141,7 +141,7 @@ class Evaluator:
             self.texture.update(pair)
             batch["moments"] = moments_by_distance(pair, self.colour)
             batch["power"] = band_power(pair.grey_patches, pair.mask).double()
-        draws = pair.image[None] if of is None else of.samples(pair.truth, pair.mask)
+        draws = pair.image[None] if of is None else in_8_bits(of.samples(pair.truth, pair.mask))
         batch |= per_image_scores(draws, pair.truth, pair.mask)
         if of is None:
             del batch["ranks"]
@@ -149,7 +149,7 @@ class Evaluator:
             if (bits := of.bits_per_dim(pair.truth, pair.mask)) is not None:
                 batch["bits_per_dim"] = bits.double()
             batch["draws"] = as_bytes(draws[:, list(pictured)].movedim(0, 1))
-            mean = of.rendered("mean")(pair.truth, pair.mask).clamp(0, 1)
+            mean = in_8_bits(of.rendered("mean")(pair.truth, pair.mask))
             self.blend = luma_moments(pair, mean, draws[0]).add_(self.blend)
         self.luma = luma_moments(pair, pair.image).add_(self.luma)
         for name, values in batch.items():
@@ -195,6 +195,11 @@ class RatioEvaluator:
             sums = summary(moments[moments.flatten(1).isfinite().all(1)].sum(0))
             found |= {name: sums[name].item() for name in ("retention", "coherence")}
         return found
+
+
+def in_8_bits(images: Tensor) -> Tensor:
+    """Images as a file has them, in 256 levels of [0, 1], as the truth is; NaN stays NaN."""
+    return (images.clamp(0, 1) * 255).round() / 255
 
 
 def as_bytes(images: Tensor) -> Tensor:

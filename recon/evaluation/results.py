@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
@@ -116,13 +117,21 @@ class Measured:
     blend: Tensor | None = None
 
 
-def row_values(run: str, row: str, measured: Measured, columns: list[Column], patch_size: int) -> list[Value]:
-    """Every number of a row: one for each column, and its curves."""
+def row_values(
+    run: str, row: str, measured: Measured, columns: list[Column], patch_size: int, true_detail: Tensor | None
+) -> list[Value]:
+    """Every number of a row: one for each column, its curves, and its detail.
+
+    Detail is the squared gradient (tenengrad) over the truth's, which is `true_detail` (n,): 1 for the truth.
+    """
     size = min(8, patch_size) ** 2  # values that `luma_moments` keeps of a patch
     share = size / patch_size**2
     mse, w2 = plane(measured.luma, size)
     luma = {"luma_mse": share * mse, "luma_w2": math.sqrt(share) * w2}
     values = [_value(run, row, name, measured, luma) for name in [*(column.name for column in columns), "luma_mse"]]
+    if true_detail is not None and "tenengrad" in measured.tensors:
+        pairs = torch.stack([measured.tensors["tenengrad"], true_detail], dim=1)
+        values.append(_line(run, row, "detail", statistic_interval(pairs, lambda sums: sums[:, 0] / sums[:, 1])))
     if "moments" in measured.tensors:
         values += band_curves(run, row, measured.tensors["moments"], measured.tensors["power"], patch_size)
     if measured.blend is not None:
@@ -149,6 +158,10 @@ def _value(run: str, row: str, name: str, measured: Measured, luma: dict[str, fl
         found = mean_interval(measured.tensors[name])
     else:
         return Value(run, row, name, reason="not defined here")
+    return _line(run, row, name, found)
+
+
+def _line(run: str, row: str, name: str, found: Interval) -> Value:
     if not math.isfinite(found.value):
         reason = "not defined: no image has a value" if math.isnan(found.value) else "infinite"
         return Value(run, row, name, reason=reason)

@@ -145,7 +145,12 @@ RECOVERY = [
         "coherent_retention", "Retention times coherence: energy that goes with the truth, over the truth's", "higher"
     ),
     _info("missing", "Energy of the truth that the prediction lacks", "lower", "share"),
-    _info("invented", "Energy of the prediction that is not correlated with the truth, over the truth's", "lower"),
+    _info(
+        "invented",
+        "Energy of the prediction that is not correlated with the truth, over the truth's",
+        "lower",
+        more="; not 0 at best: the best prediction under squared error has retention r and invents r (1 - r)",
+    ),
     _info(
         "calibration_gap",
         "How far retention is from one minus the error",

@@ -12,10 +12,10 @@ from recon.result_table import Comparison, Made, Results, RowInfo, Value
 
 
 def comparison(*runs: tuple[str, int, float, dict]) -> Comparison:
-    """Of (objective, seed, PSNR, other settings); tenengrad is a tenth of the PSNR, the truth's is 4."""
+    """Of (objective, seed, PSNR, other settings); detail is a fortieth of the PSNR."""
     psnr = {f"run/{i}": run[2] for i, run in enumerate(runs)} | {"ridge": 15.0, "truth": 40.0}
     values = [Value("", key, "masked_psnr", value=value) for key, value in psnr.items()]
-    values += [Value("", key, "tenengrad", value=value and value / 10) for key, value in psnr.items()]
+    values += [Value("", key, "detail", value=value and value / 40) for key, value in psnr.items()]
     made = {
         f"run/{i}": Made(expression, {"seed": seed} | other, {}, 1, "", [])
         for i, (expression, seed, _, other) in enumerate(runs)

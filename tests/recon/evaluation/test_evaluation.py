@@ -11,11 +11,13 @@ import torch
 import yaml
 
 from losses import InvalidSetting
+from recon.data import create_dataset
 from recon.evaluation import results as record
-from recon.evaluation.evaluate_run import evaluate, evaluate_run
-from recon.evaluation.evaluator import load_suite
+from recon.evaluation.evaluate_run import evaluate, evaluate_run, own_metrics, run_pass, table
+from recon.evaluation.evaluator import MetricSuite, load_suite
+from recon.evaluation.rows import Row
 from recon.loaded_run import load_run, open_run
-from recon.metrics import GROUPS
+from recon.metrics import GROUPS, METRICS
 from recon.result_table import as_json
 from recon.study_config import FeatureSettings, LpipsSettings
 from tests.helpers.small_runs import measuring, trained
@@ -42,7 +44,7 @@ def test_every_column_has_its_description_and_every_cell_a_value_or_a_reason(eva
         assert column.better in ("higher", "lower", "truth")
     for row in evaluation.rows:
         found = [v for v in evaluation.results if v.row == row.key and not v.variant]
-        assert [v.metric for v in found] == [*names, "luma_mse"]
+        assert [v.metric for v in found] == [*names, "luma_mse", "detail"]
         assert {v.run for v in found} == {"<script>two" if row.kind == "run" else ""}
         for value in found:
             assert (value.value is None) == bool(value.reason)
@@ -61,6 +63,40 @@ def test_a_value_lies_in_its_interval(evaluation):
     for found in evaluation.results:
         if found.interval is not None:
             assert found.low <= found.value <= found.high, found
+
+
+def test_detail_is_a_paired_ratio_to_the_truth(evaluation):
+    found, marginal = evaluation.results.get("truth", "detail"), evaluation.results.get("truth", "tenengrad")
+    assert (found.value, found.low, found.high, found.n) == (1, 1, 1, 12) and marginal.low < marginal.high
+    run, truth = (evaluation.results.number(row, "tenengrad") for row in ("run", "truth"))
+    assert evaluation.results.number("run", "detail") == pytest.approx(run / truth, rel=1e-5)
+    line = table(evaluation.rows, evaluation.results).splitlines()[-1]
+    assert line.startswith("the truth") and " 1.000  " in line
+
+
+def test_predictions_are_rounded_as_the_truth_is(evaluation):
+    """A prediction that differs from the truth by less than half a level is the truth, by every metric."""
+
+    def nearly(truth, mask):
+        return truth + 0.4 / 255 * torch.where(torch.arange(16) % 2 == 0, 1, -1)
+
+    protocol, settings = replace(evaluation.protocol, images=4), measuring(images=4)
+    rows = [Row("run", "", "run", nearly), Row("truth", "", "truth", lambda truth, mask: truth)]
+    suite, source = MetricSuite(METRICS, None, {}, {}, []), create_dataset("photos", "val")
+    measured = run_pass(rows, protocol, source, settings, suite, torch.device("cpu")).measured
+    for name, true in measured["truth"].tensors.items():
+        assert torch.equal(measured["run"].tensors[name].nan_to_num(), true.nan_to_num()), name
+
+
+def test_metrics_by_a_network_that_the_objective_minimised_are_marked(loaded, evaluation):
+    suite = load_suite(measuring())
+    weights = {"perceptual": suite.provenance["vgg19"]}
+    own = own_metrics(replace(loaded, resolved=loaded.resolved | {"weights": weights}), suite)
+    assert own == ("vgg19", "kid") and own_metrics(loaded, suite) == ()
+    rows = [replace(row, own=own) if row.kind == "run" else row for row in evaluation.rows]
+    printed = table(rows, evaluation.results).splitlines()
+    assert printed[-1].startswith("* by a network") and printed[1].count("*") == 1 and "*" not in printed[3]
+    assert "*" not in table(evaluation.rows, evaluation.results)
 
 
 def test_the_mean_colour_has_no_detail_at_all(evaluation):
@@ -135,9 +171,9 @@ def test_a_page_without_a_key_or_with_another_type_is_no_evaluation(tmp_path, ev
     assert record.read(tmp_path) is not None
     wrong = [{key: value for key, value in page.items() if key != left_out} for left_out in page]
     wrong += [page | {key: 7.5} for key in page] + [page | {"more": 1}]
-    for table in ("values", "rows", "columns"):
-        line = page[table][0]
-        wrong += [page | {table: [line | {key: {}}]} for key in line] + [page | {table: [{}]}, page | {table: [3]}]
+    for name in ("values", "rows", "columns"):
+        line = page[name][0]
+        wrong += [page | {name: [line | {key: {}}]} for key in line] + [page | {name: [{}]}, page | {name: [3]}]
     wrong += [page | {"protocol": page["protocol"] | {key: []}} for key in page["protocol"] if key != "image_size"]
     for each in wrong:
         path.write_text(as_json(each, {}))

@@ -62,7 +62,7 @@ def test_a_run_called_script_is_just_a_name(page):
 def test_a_point_tells_its_row_and_its_values_on_hover(page):
     point = page.locator("#plot-perception_distortion g[data-row='1'] use").first
     values = next(row for row in comparison()["rows"] if row["key"] == "runs/mse")["values"]
-    told = f"mse\nmasked MSE {values['masked_mse']['value']:.4g}\nKID {values['kid']['value']:.4g}"
+    told = f"mse\nmasked MSE {values['masked_mse']['value']:.4g}\nKD-VGG19 {values['kid']['value']:.4g}"
     assert point.locator("title").text_content() == told
 
 
