@@ -17,7 +17,7 @@ from recon.distributed import require_one_process
 from recon.evaluation.evaluator import Evaluator, MetricSuite, RatioEvaluator, columns_of, in_8_bits, load_suite
 from recon.evaluation.protocol import Protocol, batches, open_source, protocol_of
 from recon.evaluation.results import JSON, Evaluation, Measured, row_values, write
-from recon.evaluation.rows import Row, baseline_rows, run_rows
+from recon.evaluation.rows import Row, baseline_rows, joined, run_rows
 from recon.loaded_run import LoadedRun, open_run
 from recon.metrics import Pair, Undefined
 from recon.metrics.spectrum import band_frequency
@@ -79,7 +79,7 @@ def described(found: Evaluation) -> str:
     lines = [
         table(found.rows, found.results),
         f"\n{p.images} held-out images of {p.data}, {height}x{width} pixels, patches of {p.patch_size}, "
-        f"{p.ratio:.0%} hidden ({p.masking}); ± half of the 95% interval over images",
+        f"{p.ratio:.0%} hidden ({p.masking}); ± half of the 95% interval over images (BCa bootstrap)",
         *([found.caveat] if found.caveat else []),
         *undefined(found.rows, found.columns, found.results),
     ]
@@ -162,7 +162,10 @@ def evaluate(run: LoadedRun, measuring: Measuring, suite: MetricSuite, before: E
     detail = tensors.get("truth/tenengrad")
     values = [value for row in rows for value in values_of(row, found, columns, run.name, protocol, detail)]
     own = own_metrics(run, suite)
-    infos = [RowInfo(r.key, r.label, r.kind, r.note, r.rendering, own if r.kind == "run" else ()) for r in rows]
+    infos = [RowInfo(row.key, row.label, row.kind, row.note, row.rendering) for row in rows]
+    if own:
+        note = f"not ranked by {', '.join(own)}: its objective minimised features of that network"
+        infos = [replace(i, own=own, note=joined(i.note, note)) if i.kind == "run" else i for i in infos]
     return Evaluation(
         run=run.name,
         model={"sha256": run.sha256, "step": run.step, "steps": run.resolved["steps"]},
