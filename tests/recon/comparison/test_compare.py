@@ -10,7 +10,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from losses import InvalidSetting
 from recon.comparison import compare_runs as command
-from recon.comparison.assemble import comparison_json, read_comparison
+from recon.comparison.assemble import assemble, comparison_json, read_comparison, rows_of_runs
 from recon.comparison.compare_runs import compare, gather, usable
 from recon.console import written
 from recon.evaluation import results as record
@@ -44,6 +44,23 @@ def test_a_comparison_is_read_as_it_was_written(tmp_path):
     found = read_comparison(path)
     assert list(found.results) == list(example.results)
     assert replace(found, results=None) == replace(example, results=None)
+    whole = path.read_bytes()
+    for at in range(0, len(whole) - 1, len(whole) // 6):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        with pytest.raises((ValueError, TypeError, KeyError)):
+            read_comparison(path)
+
+
+def test_a_run_is_not_ranked_by_a_network_that_its_objective_minimised(one, two):
+    settings = comparing(one, two)
+    candidates = gather([one, two], settings)
+    before = assemble(candidates, rows_of_runs(candidates), settings)
+    for c in candidates:
+        c.found = replace(c.found, rows=[replace(r, own=("vgg19",)) if r.kind == "run" else r for r in c.found.rows])
+    found = assemble(candidates, rows_of_runs(candidates), settings)
+    assert found.best.pop("vgg19") == [] and before.best.pop("vgg19") is not None
+    assert found.best == before.best
+    assert {row.own for row in found.rows if row.kind == "run"} == {("vgg19",)}
 
 
 def test_a_report_has_every_run_every_file_and_every_name_as_a_name(tmp_path, one, two, capsys):
