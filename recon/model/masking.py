@@ -26,7 +26,7 @@ def block(
 
     After BEiT (Bao et al. 2021, arXiv 2106.08254, algorithm 1), the MAE paper's "block". The last rectangle loses
     random patches, so that the number is exact. Rectangles lie within the image, so its centre is nearly always hidden
-    and a corner rarely: of 14 x 14 patches at ratio 0.75 in 97% and 20% of the masks. With `across_borders` they go on
+    and a corner rarely: of 14 x 14 patches at ratio 0.75 in 98% and 18% of the masks. With `across_borders` they go on
     at the opposite border, and every patch is hidden equally often.
     """
     rows, columns = grid
