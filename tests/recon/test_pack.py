@@ -212,9 +212,10 @@ def test_a_full_disk_is_one_line_and_nothing_is_left(folder, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_training_is_to_the_bit_that_on_a_folder_of_the_stored_pixels(folder, whole, tmp_path):
-    file, pictures = tmp_path / "p.pack", tmp_path / "pictures"
-    file.write_bytes(whole)
+def test_training_is_to_the_bit_that_on_a_folder_of_the_stored_pixels(tmp_path):
+    file, pictures, few = (tmp_path / name for name in ("p.pack", "pictures", "few"))
+    few.mkdir()
+    assert pack_dataset(settings(write_pictures(few, 40), file, size=40)) == 0
     for split in ("train", "val"):
         source = create_dataset("packed", split, file)
         for i in range(len(source)):

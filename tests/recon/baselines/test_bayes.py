@@ -20,7 +20,7 @@ from recon.metrics.spectrum import bands
 from recon.metrics.uncertainty import blend, moments, per_image_scores
 
 SIZE, PATCH, IMAGES = 16, 4, 400
-DRAWN = 280  # of them get draws
+DRAWN = 160  # of them get draws
 
 
 def masks(images: int, hidden: int = 10) -> torch.Tensor:
