@@ -1,6 +1,9 @@
 """The training loop: one page that reads as the algorithm."""
 
+import os
 import signal
+import threading
+import time
 from collections.abc import Iterator
 from types import FrameType
 from typing import Self
@@ -17,25 +20,55 @@ from recon.training.preview import Preview
 from recon.training.state import Run, Schedule
 from recon.training.train_logger import TrainLogger
 
+PATIENCE = 25  # seconds; torchrun kills after 30
+
 
 class StopSignal:
     """`with StopSignal() as stop:` sets `stop.signal` to the number of the first SIGTERM or SIGINT; a second one acts
     as it would without this.
 
     Under torchrun, `ignore_repeats`: it passes on a signal that the process may have received already, terminates
-    processes that are about to report an error, and kills in the end. There a second signal does nothing.
+    processes that are about to report an error, and kills in the end. There a second signal does nothing. Where the
+    other ranks do not agree to stop, because one hangs, this one waits for `PATIENCE` seconds, or three steps, and
+    exits.
     """
 
     signal: int | None = None
 
     def __init__(self, ignore_repeats: bool = False):
         self.ignore_repeats = ignore_repeats
+        self.agreed = threading.Event()
+        self.step_began, self.step_seconds = time.monotonic(), 0.0
+
+    def step(self) -> None:
+        """Takes note that a step begins."""
+        now = time.monotonic()
+        self.step_began, self.step_seconds = now, now - self.step_began
 
     def __enter__(self) -> Self:
+        if self.ignore_repeats:
+            reading, self._writing = os.pipe()
+            os.set_blocking(self._writing, False)
+            signal.set_wakeup_fd(self._writing)
+            threading.Thread(target=self._watch, args=(reading,), daemon=True).start()
         self._before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
         return self
 
+    def _watch(self, reading: int) -> None:
+        """In a thread: while the main one waits for another rank, no handler runs there."""
+        with open(reading, "rb", buffering=0) as heard:
+            while (number := heard.read(1)) and number[0] not in (signal.SIGTERM, signal.SIGINT):
+                pass
+        if number and not self.agreed.wait(max(PATIENCE, 3 * self.step_seconds)):
+            if os.environ.get("RANK", "0") in ("0", "1"):  # of which one at least does not hang
+                print("ended: another process of the run does not answer; its last checkpoint stands", flush=True)
+            os._exit(128 + number[0])
+
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        self.agreed.set()
+        if self.ignore_repeats:
+            signal.set_wakeup_fd(-1)
+            os.close(self._writing)
         if self.ignore_repeats and (self.signal or error):
             return
         for number, handler in self._before.items():
@@ -65,6 +98,7 @@ def train(
         if run.step == 0:
             logger.save(model)  # so that a run can be resumed at any time
         while (signal := ranks.any_signal(stop.signal)) is None and run.step < schedule.steps:
+            stop.step()
             set_learning_rate(run.optimizer, schedule.learning_rate(run.step))
             results = []
             for last in [False] * (schedule.accumulate - 1) + [True]:
@@ -89,6 +123,7 @@ def train(
             run.metrics.record(results, run.objective, norm, finite)
             run.step += 1
             logger.after_step(model, images=len(images) * schedule.accumulate * ranks.count)
+        stop.agreed.set()
         if signal is not None:
             logger.save(model)
     return signal

@@ -1,6 +1,8 @@
 """Real processes, on CPUs through gloo: two do what one does, and end together."""
 
+import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ from recon.config import check
 from recon.distributed import Ranks
 from recon.runs import CHECKPOINT, read_checkpoint
 from recon.training.device import make_fabric
-from tests.recon.launched import ranks, said, torchrun, wait
+from tests.recon.launched import last_step, ranks, said, torchrun, wait
 from tests.recon.training.conftest import (
     SMALL,
     as_killed_after_its_first_checkpoint,
@@ -164,3 +166,22 @@ def test_one_device_for_two_processes_is_refused(monkeypatch):
             make_fabric(device, "fp32", Ranks(rank=1, count=2))
     with pytest.raises(InvalidSetting, match="2 processes"):
         make_fabric("cuda", "fp32", Ranks(rank=3, count=4, nodes=2))
+
+
+@pytest.mark.slow
+def test_a_process_that_is_asked_to_stop_does_not_wait_for_ever_for_one_that_hangs(tmp_path, pictures):
+    words = [*SMALL, *ENDING, f"data.root={pictures}", "name=hung", "train.steps=100000"]
+    asked, hung = ranks(tmp_path, "pretrain", *words)
+    try:
+        deadline = time.monotonic() + 200
+        while last_step(tmp_path / "runs" / "hung" / "metrics.jsonl") < 3 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        os.kill(hung.pid or 0, signal.SIGSTOP)
+        time.sleep(1)
+        os.kill(asked.pid or 0, signal.SIGINT)
+        asked.join(100)
+        assert asked.exitcode == 130, said(tmp_path)
+        assert said(tmp_path).count("another process of the run does not answer") == 1
+    finally:
+        for process in (asked, hung):
+            process.kill()
