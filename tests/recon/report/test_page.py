@@ -54,7 +54,8 @@ def test_the_page_holds_every_plot_and_asks_for_nothing(html):
     assert "http" not in html.replace("http-equiv", "")
 
 
-def test_names_notes_and_settings_are_escaped_wherever_they_stand():
+def test_names_notes_and_settings_are_escaped_wherever_they_stand(monkeypatch):
+    monkeypatch.setattr("recon.report.page.plots", lambda comparison: plots(comparison)[:2])  # all draw names alike
     bad = "<img src=x onerror=alert(2)>\"'&"
     found = copy.deepcopy(comparison())
     found["title"] = found["protocol"]["data"] = found["protocol"]["digest"] = bad
