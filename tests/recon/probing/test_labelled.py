@@ -1,5 +1,6 @@
 """Labelled images: what can be probed and what cannot, subsets by class, and test labels that are never read."""
 
+import os
 import re
 import shutil
 from pathlib import Path
@@ -67,6 +68,15 @@ def test_the_digest_is_of_names_labels_and_bytes(two_classes, change):
     assert open_task("folder", two_classes).digest != before
 
 
+def test_a_name_that_is_not_utf_8_is_a_name_of_its_own(two_classes):
+    digests = {open_task("folder", two_classes).digest}
+    image = two_classes / "train/cat/1.png"
+    for name in (b"caf\xe9\x1b.png", b"caf\xe8\x1b.png", b"caf\\xe9\\x1b.png"):
+        image = image.rename(image.with_name(os.fsdecode(name)))
+        digests.add(open_task("folder", two_classes).digest)
+    assert len(digests) == 4
+
+
 def test_test_images_that_are_training_images_too_are_counted(two_classes):
     assert open_task("folder", two_classes).duplicates == 0
     shutil.copy(two_classes / "train/cat/0.png", two_classes / "val/dog/copy.png")
@@ -80,6 +90,7 @@ def test_test_images_that_are_training_images_too_are_counted(two_classes):
         ({"train/cat": 3, "train/dog": 2, "val/cat": 1}, "different classes; on one side alone: dog"),
         ({"train/cat": 3, "train/dog": 1, "val/cat": 1, "val/dog": 1}, "class dog has one training image"),
         ({"train/cat": 3, "train/dog": 2, "val/cat": 1, "val/emu": 1}, "in none of the 2 classes"),
+        ({"train/cat": 3, "train/dog": 2, "val": 3}, "data=folder has held-out images without a class"),
     ],
 )
 def test_data_that_cannot_be_probed_is_named(tmp_path, counts, said):
