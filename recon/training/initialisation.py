@@ -103,14 +103,14 @@ class Start:
         return name.startswith(decoder_prefixes(self.checkpoint.architecture.mask_tokens))
 
     def _parts(self, names: Iterable[str]) -> list[str]:
-        """The model's parts that tensors belong to, each once: encoder, decoder, and those beside it."""
-        found: dict[str, None] = {}
+        """The model's parts that tensors belong to, each once: encoder, decoder, and those beside it by name."""
+        found = set()
         for name in names:
             if name not in ("pos_embed", "decoder_pos_embed"):  # a formula
                 first = name.partition(".")[0]
                 of = "decoder" if self._of_decoder(name) else "encoder"
-                found[first if f"{first}." in EXTRA_LAYERS else of] = None
-        return list(found)
+                found.add(first if f"{first}." in EXTRA_LAYERS else of)
+        return [part for part in ("encoder", "decoder") if part in found] + sorted(found - {"encoder", "decoder"})
 
 
 def load_start(settings: Settings, given: frozenset[str], ranks: Ranks) -> Start | None:

@@ -12,8 +12,8 @@ from experiments.torture.trial import Trial
         ("expressions", 5),
         ("pictures", 1),
         pytest.param("pickles", 1, marks=pytest.mark.slow),
-        pytest.param("damage", 10, marks=pytest.mark.slow),
-        pytest.param("names", 1, marks=pytest.mark.slow),
+        pytest.param("damage", 4, marks=pytest.mark.slow),
+        pytest.param("names", 2, marks=pytest.mark.slow),
     ],
 )
 def test_a_few_trials_of_each_kind_hold(part, cases, tmp_path):
