@@ -115,6 +115,8 @@ def locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         LOCKS.remove(descriptor)
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_UN)  # a worker that has just been forked may still hold it
         os.close(descriptor)
 
 
