@@ -28,7 +28,7 @@ DIGEST = "digest"  # in a safetensors file's metadata
 DIGEST_START = "sha256 "  # of its value, by which it is found where a byte of the key has changed
 # Classes in the arguments that MAE checkpoints carry beside their tensors; each is read as an `Inert`.
 INERT_GLOBALS = ("argparse.Namespace", "pathlib.PosixPath", "pathlib.PurePosixPath", "pathlib._local.PosixPath")
-HARMLESS = {
+ALLOWED_GLOBALS = {
     f"{value.__module__}.{value.__qualname__}": value
     for value in (
         *(OrderedDict, set, frozenset, bytearray, complex, torch.Size, torch.device),
@@ -199,8 +199,8 @@ def _load(path: Path, zipped: bool, **options: Any) -> Any:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Finds no class or function but those of `HARMLESS`; every other one is `Inert`."""
+    """Finds no class or function but those of `ALLOWED_GLOBALS`; every other one is `Inert`."""
 
     def find_class(self, module_name: str, global_name: str) -> Any:
         name = f"{module_name}.{global_name}".replace("__builtin__.", "builtins.")  # as Python 2 called it
-        return HARMLESS.get(name, Inert)
+        return ALLOWED_GLOBALS.get(name, Inert)

@@ -20,7 +20,7 @@ from recon.training.preview import Preview
 from recon.training.state import Run, Schedule
 from recon.training.train_logger import TrainLogger
 
-PATIENCE = 25  # seconds; torchrun kills after 30
+STOP_TIMEOUT = 25  # seconds; torchrun kills after 30
 
 
 class StopSignal:
@@ -29,7 +29,7 @@ class StopSignal:
 
     Under torchrun, `ignore_repeats`: it passes on a signal that the process may have received already, terminates
     processes that are about to report an error, and kills in the end. There a second signal does nothing. Where the
-    other ranks do not agree to stop, because one hangs, this one waits for `PATIENCE` seconds, or three steps, and
+    other ranks do not agree to stop, because one hangs, this one waits for `STOP_TIMEOUT` seconds, or three steps, and
     exits.
     """
 
@@ -59,7 +59,7 @@ class StopSignal:
         with open(reading, "rb", buffering=0) as heard:
             while (number := heard.read(1)) and number[0] not in (signal.SIGTERM, signal.SIGINT):
                 pass
-        if number and not self.agreed.wait(max(PATIENCE, 3 * self.step_seconds)):
+        if number and not self.agreed.wait(max(STOP_TIMEOUT, 3 * self.step_seconds)):
             if os.environ.get("RANK", "0") in ("0", "1"):  # of which one at least does not hang
                 print("ended: another process of the run does not answer; its last checkpoint stands", flush=True)
             os._exit(128 + number[0])

@@ -75,13 +75,13 @@ def samples(
     rank: int = 0,
     world: int = 1,
     repeats: int = 1,
-    in_turn: bool = False,
+    one_process: bool = False,
 ) -> Samples:
     """The first samples of a run: images, labels and noise, each stacked, and the unreadable ones.
 
-    `in_turn`: this process does what the workers would do.
+    `one_process`: this process does what the workers would do.
     """
-    make = batches_in_turn if in_turn and workers else training_batches
+    make = batches_in_turn if one_process and workers else training_batches
     made = make(
         source,
         image_size=(16, 16),

@@ -53,13 +53,13 @@ def outcome(read):
 
 def test_the_workers_of_a_loader_make_the_batches_that_are_made_in_turn(tmp_path):
     source, layout = birds(tmp_path, unreadable=(2, 3)), {"batch": 2, "rank": 1, "world": 2, "start": 12}
-    assert same(samples(source, 24, workers=2, **layout), samples(source, 24, workers=2, in_turn=True, **layout))
+    assert same(samples(source, 24, workers=2, **layout), samples(source, 24, workers=2, one_process=True, **layout))
 
 
 def test_each_pass_shows_every_sample_once_and_each_shard_to_one_worker_of_one_rank(tmp_path):
     source = birds(tmp_path, lengths=[4] * 6)
     for ranks, workers in [(1, 0), (1, 1), (1, 2), (2, 0), (3, 2), (6, 1)]:
-        turns, layout = max(workers, 1), {"batch": 2, "workers": workers, "world": ranks, "in_turn": True}
+        turns, layout = max(workers, 1), {"batch": 2, "workers": workers, "world": ranks, "one_process": True}
         got = [samples(source, 48 // ranks, rank=rank, **layout)[1].reshape(2, -1, turns, 2) for rank in range(ranks)]
         orders = set()
         for number in (0, 1):
@@ -102,7 +102,7 @@ LAYOUTS = [(1, 0), (1, 1), (1, 2), (2, 2), (2, 0)]  # ranks, workers
 def test_a_run_entered_at_any_batch_goes_on_as_the_whole_run_does(tmp_path, info, ranks, workers):
     source = birds(tmp_path, info=info, unreadable=(2, 3, 11))
     for rank in range(ranks):
-        layout = {"workers": workers, "rank": rank, "world": ranks, "batch": 2, "in_turn": True}
+        layout = {"workers": workers, "rank": rank, "world": ranks, "batch": 2, "one_process": True}
         whole = samples(source, 2 * (24 + 3), **layout)
         for first in (1, 2, 3, 9, 24):
             late = samples(opened(tmp_path), 6, start=first * 2 * ranks, **layout)

@@ -125,7 +125,7 @@ CHANGES = [
     *({"distribution": distribution} for distribution in ({}, {"name": "mix"}, [], "mixture", {"name": "flow"})),
     {"unknown": 1},
 ]
-HARMLESS = [{"image_size": "16"}, {"distribution": []}, {"distribution": {}}]
+ALLOWED_CHANGES = [{"image_size": "16"}, {"distribution": []}, {"distribution": {}}]
 
 
 def test_what_stands_beside_the_tensors_is_checked(tmp_path):
@@ -141,7 +141,7 @@ def test_what_stands_beside_the_tensors_is_checked(tmp_path):
         except InvalidSetting as error:
             assert str(path) in str(error) and "\n" not in str(error), change
         else:
-            assert change in HARMLESS and (found.heads, found.image_size) == (2, (16, 16)), change
+            assert change in ALLOWED_CHANGES and (found.heads, found.image_size) == (2, (16, 16)), change
 
 
 def test_a_gap_of_a_million_blocks_is_refused_at_once(tmp_path, state):
