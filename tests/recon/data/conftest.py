@@ -1,6 +1,7 @@
 """Small datasets, and the masking that the laws are stated with."""
 
 import io
+import re
 import tarfile
 from collections.abc import Iterable, Iterator
 from itertools import chain, islice
@@ -13,7 +14,8 @@ import pytest
 import torch
 from PIL import Image
 
-from recon.data import Batch, Source, StreamedSource, batches, training_batches
+from losses import InvalidSetting
+from recon.data import Batch, Source, StreamedSource, batches, create_dataset, training_batches
 from recon.data.source import UnreadableImage
 
 
@@ -130,3 +132,19 @@ def odd_files(tmp_path: Path) -> Path:
     (tmp_path / "truncated.jpg").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "letter.jpg").write_text("Dear colleague,")
     return tmp_path
+
+
+def save(folder, *names):
+    for i, name in enumerate(names):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        picture(i).save(folder / name)
+    return folder
+
+
+def the_error(match, *args, **kwargs):
+    """The message is one line, and has the words."""
+    with pytest.raises(InvalidSetting) as error:
+        create_dataset(*args, **kwargs)
+    message = str(error.value)
+    assert len(message.splitlines()) == 1 and re.search(match, message), message
+    return message
