@@ -1,6 +1,7 @@
 """The layers of docs/architecture.md: imports point down, a file's name says which one is meant, no file is a book."""
 
 import ast
+import importlib
 from collections import Counter
 from pathlib import Path
 
@@ -61,3 +62,18 @@ def test_every_file_has_a_name_of_its_own():
 
 def test_a_file_is_a_chapter():
     assert [str(path) for path in FILES if len(path.read_text().splitlines()) > 300] == []
+
+
+def test_what_experiments_take_from_the_packages_is_there():
+    """No test runs most of them: a name that has moved would be noticed at their next use."""
+    for path in sorted((ROOT / "experiments").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and str(node.module).partition(".")[0] in (
+                "losses",
+                "recon",
+                "experiments",
+            ):
+                module = importlib.import_module(str(node.module))
+                for name in node.names:
+                    if not hasattr(module, name.name):
+                        importlib.import_module(f"{node.module}.{name.name}")

@@ -10,7 +10,7 @@ taken because of its cost, the figure is a row of this table.
 
 import argparse
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from unittest import mock
 
@@ -23,7 +23,7 @@ from experiments.benchmarks.metrics import degraded, photographs
 from experiments.benchmarks.saved import save, table, take_out
 from experiments.benchmarks.step import Bench
 from experiments.benchmarks.turns import in_turns
-from losses.features import distance
+from losses.features.vgg19 import VGG19, pooled
 from recon.data.crops import CropBatch, CropBox
 from recon.metrics.base import grey, grey_patches
 from recon.metrics.fidelity import similarity
@@ -167,11 +167,20 @@ def fused(bench: Bench) -> None:
         bench.ours()
 
 
+def by_mse_loss(net: VGG19, x: Tensor, y: Tensor, weights: Sequence[float], pool: int) -> Tensor:
+    """As `losses.features.vgg19.squared_difference`, by torch's squared error of whole feature maps in float32."""
+    with torch.no_grad():
+        targets = net.outputs(y)
+    value = x.new_zeros((), dtype=torch.float32)
+    for output, target, weight, stride in zip(net.outputs(x), targets, weights, net.strides, strict=True):
+        maps = (pooled(output, pool // stride).float(), pooled(target, pool // stride).float())
+        value = value + weight * F.mse_loss(*maps)
+    return value
+
+
 def with_mse_loss(bench: Bench) -> None:
-    """A step with torch's squared error of whole feature maps."""
-    with mock.patch.object(
-        distance, "_sum_of_squares", lambda x: F.mse_loss(x.float(), torch.zeros_like(x).float(), reduction="sum")
-    ):
+    """A step whose VGG19 distance is `by_mse_loss`."""
+    with mock.patch.object(bench.objective.terms["perceptual"], "difference", by_mse_loss):
         bench.ours()
 
 

@@ -109,8 +109,8 @@ def squared_difference(net: VGG19, x: Tensor, y: Tensor, weights: Sequence[float
     for output, target, weight, stride in zip(net.outputs(x), targets, weights, net.strides, strict=True):
         difference = pooled(output, pool // stride) - pooled(target, pool // stride)
         # Each row is summed in the map's own precision, then in float32 or wider. `F.mse_loss` converts bfloat16 maps
-        # first: a training step of nano with perceptual+mse then takes 1.11 times as long at 64 pixels, and 1.26 times
-        # at 224 (AMD EPYC with bfloat16 units, one thread).
+        # first: a training step of nano with perceptual+mse at 64 pixels then takes 1.12 times as long (one thread of a
+        # CPU with bfloat16 units, `python -m experiments.benchmarks.libraries`).
         rows = difference.permute(0, 2, 3, 1).flatten(2)  # a view in channels-last memory
         squares = torch.linalg.vector_norm(rows, dim=2).to(value.dtype).square().sum()
         value = value + weight / difference.numel() * squares

@@ -6,7 +6,8 @@ sample. The filter's weights are rounded to multiples of 2^-15, so that every su
 not depend on its batch. It differs from `training_crop` by one grey level, rarely two, in less than 2% of the values.
 
 kornia 0.9 has no such resize: `crop_and_resize` and `warp_affine` alias; `crop_by_indices(antialias=True)` resizes one
-sample after the other, 75% of the values differ from PIL's, by up to 52 grey levels, and it is a third as fast.
+sample after the other, 75% of the values differ from PIL's, by up to 52 grey levels, and it takes twice the time
+(`python -m experiments.benchmarks.libraries`).
 """
 
 from collections.abc import Iterator

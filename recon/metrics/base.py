@@ -77,8 +77,8 @@ def grey_patches(images: Tensor, patch_size: int) -> Tensor:
 def grey(images: Tensor) -> Tensor:
     """Luminance with the weights of scikit-image's `rgb2gray`: (..., 3, H, W) -> (..., H, W).
 
-    `kornia.color.rgb_to_grayscale` gives the same with these weights; with it `seam_ratio` takes 1.3 to 1.7 times as
-    long on a CPU, a GPU waits for the weights, and importing kornia takes a second.
+    `kornia.color.rgb_to_grayscale` gives the same with these weights, in 1.5 times the time on a CPU (`python -m
+    experiments.benchmarks.libraries`); a GPU waits for the weights, and importing kornia takes a second.
     """
     red, green, blue = images.unbind(-3)
     return (LUMA[0] * red).add_(green, alpha=LUMA[1]).add_(blue, alpha=LUMA[2])

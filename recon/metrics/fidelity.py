@@ -142,7 +142,7 @@ def similarity(image: Tensor, truth: Tensor, luminance: bool = True) -> Tensor:
 
     In float64 on every device: variances are small differences of large means, and float32 leaves errors of 3e-4 in
     flat bright areas. `kornia.metrics.ssim` gives the same map of images that are mirrored by hand beforehand (its own
-    border differs by up to 0.13), in 312 ms in place of 43 for 8 images of 224 pixels on one CPU thread.
+    border differs by up to 0.13), in 6 times the time on one CPU thread (`python -m experiments.benchmarks.libraries`).
     """
     if min(image.shape[2:]) < WINDOW:
         raise Undefined(f"images below {WINDOW} pixels")

@@ -7,8 +7,9 @@ rim. All but `seam_ratio` take luminance patches (B, N, h, w) in [0, 1] and hidd
 where nothing is hidden. They grow with noise as with detail: compare them with the truth's.
 
 The filters are sums of slices and not kornia's. `kornia.filters.spatial_gradient` and `filter2d` give the same values
-off the rim (the tests compare them), but on one CPU thread, 32 images of 224 pixels in patches of 16, Sobel takes 33 ms
-in place of 10, the Laplacian 16 in place of 9, and the box blur and gradient of `blur_effect` 511 in place of 16.
+off the rim (the tests compare them), but on one CPU thread, 32 images of 224 pixels in patches of 16, Sobel takes 69 ms
+in place of 3.5, the Laplacian 52 in place of 2.3, and a box blur of 11 pixels alone 187 (`python -m
+experiments.benchmarks.libraries`).
 `kornia.filters.laplacian` has eight neighbours where the cited Laplacian has four.
 """
 

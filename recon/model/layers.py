@@ -46,9 +46,8 @@ class Attention(TimmAttention):
     """timm's attention: on a CPU two products and a softmax, elsewhere torch's fused kernels.
 
     torch's kernel for CPUs is slow in bfloat16, which training uses where the processor has such units: with it a
-    training step takes 1.43 times as long (nano/8, 64 pixels, batch 16), or 1.16 times (base/16, 224 pixels, batch 8);
-    in float32 it takes 0.98 and 0.96 times as long. One thread, processor time, medians, `Bench("mse")` of
-    `python -m experiments.benchmarks.step`.
+    training step takes 1.41 times as long (nano/8, 64 pixels, batch 16), or 1.15 times (base/16, 224 pixels, batch 8);
+    in float32 it takes 1.00 and 0.97 times as long (`python -m experiments.benchmarks.libraries`, one thread).
     """
 
     @property
