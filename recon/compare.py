@@ -2,7 +2,7 @@
 
 from losses import InvalidSetting
 from recon.cli import Command, run
-from recon.runs import missing
+from recon.run_folder import missing
 from recon.study_config import CompareSettings
 
 COMMAND = Command(

@@ -16,7 +16,7 @@ from recon.model.bundled import NAMES, bundled
 from recon.model.formats import FORMATS, Checkpoint, read
 from recon.model.formats.architecture import head_named
 from recon.model.formats.hugging_face import WEIGHTS
-from recon.runs import CONFIG, MODEL, RUNS, missing, read_config, readable
+from recon.run_folder import CONFIG, MODEL, RUNS, missing, read_config, readable
 from recon.saved_settings import flattened, settings_from, upgraded
 from recon.training.initialisation import make_model
 

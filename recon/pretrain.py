@@ -2,7 +2,7 @@
 
 from recon.cli import Command, run
 from recon.config import Settings
-from recon.runs import existing
+from recon.run_folder import existing
 
 COMMAND = Command(
     "pretrain",

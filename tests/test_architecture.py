@@ -14,7 +14,7 @@ LAYERS = [
     {"losses"},
     {"config"},
     {"saved_settings", "result_table", "study_config", "console", "metrics", "data", "model"},
-    {"runs", "baselines", "distributed"},
+    {"run_folder", "baselines", "distributed"},
     {"report"},
     {"training"},
     {"loaded_run"},

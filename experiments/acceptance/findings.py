@@ -8,7 +8,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from recon.runs import write_text
+from recon.run_folder import write_text
 
 
 class Findings:

@@ -41,7 +41,7 @@ from losses.term import Term
 from recon.data import create_dataset, held_out_images
 from recon.loaded_run import load_run
 from recon.model import MaskedAutoencoder, create_model
-from recon.runs import CHECKPOINT, read_checkpoint
+from recon.run_folder import CHECKPOINT, read_checkpoint
 from recon.training.device import fast_bfloat16, make_fabric
 
 BATCHES = 4

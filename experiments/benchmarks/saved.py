@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from recon.console import aligned
-from recon.runs import write_text
+from recon.run_folder import write_text
 
 Rows = Sequence[Mapping[str, Any]]
 

@@ -21,7 +21,7 @@ from losses.tensor_files import to_bytes
 from recon.loaded_run import open_run
 from recon.model.bundled import BASE, FILE, REFINER
 from recon.model.formats import Checkpoint, read, write
-from recon.runs import write_bytes
+from recon.run_folder import write_bytes
 
 LARGEST = 5_000_000  # bytes, of both files
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.torture.trial import TINY, Trial, ask, digest, fault_of, recon
-from recon import runs
+from recon import run_folder
 from recon.data import create_dataset
 from recon.evaluation import results
 from recon.loaded_run import open_run
@@ -64,7 +64,7 @@ def written_files(place: Path) -> list[Written]:
             raise RuntimeError(f"{command}: {done.stderr}")
     return [
         Written(run / "model.safetensors", lambda: open_run(run).model),
-        Written(run / "checkpoint.pt", lambda: runs.read_checkpoint(run / "checkpoint.pt")),
+        Written(run / "checkpoint.pt", lambda: run_folder.read_checkpoint(run / "checkpoint.pt")),
         Written(run / "config.yaml", lambda: open_run(run).settings),
         Written(run / "evaluation.json", lambda: results.read(run)),
         Written(run / "evaluation.safetensors", lambda: results.read(run)),

@@ -26,7 +26,7 @@ from recon.result_table import (
     read_json,
     read_table,
 )
-from recon.runs import read_metrics
+from recon.run_folder import read_metrics
 from recon.saved_settings import flat
 from recon.study_config import EvaluateSettings, Measuring, Where
 

@@ -25,7 +25,7 @@ from recon.report.pictures import Pictures
 from recon.report.plots import write_plots
 from recon.report.tables import write_tables
 from recon.result_table import Comparison
-from recon.runs import locked, write_text, writing
+from recon.run_folder import locked, write_text, writing
 from recon.study_config import CompareSettings, Measuring, check_measuring
 from recon.training.device import is_out_of_memory
 

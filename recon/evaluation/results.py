@@ -29,7 +29,7 @@ from recon.result_table import (
     read_table,
     rounded,
 )
-from recon.runs import write_bytes, write_text
+from recon.run_folder import write_bytes, write_text
 
 FORMAT = "recon evaluation 4"
 JSON, TENSORS = "evaluation.json", "evaluation.safetensors"

@@ -21,7 +21,7 @@ from recon.data import Source
 from recon.distributed import ALONE, Ranks
 from recon.model import MaskedAutoencoder
 from recon.probing.labelled import ProbeTask, central_crops
-from recon.runs import write_bytes
+from recon.run_folder import write_bytes
 
 VERSION = 1  # of the extraction: to be raised whenever crops, layers or pooling change
 PIXELS = (32, 32)  # larger images are shrunk to this size for `pixel_features`

@@ -15,7 +15,7 @@ from losses import InvalidSetting, tensor_files
 from recon.data.source import one_line
 from recon.probing.accuracy import Accuracy, accuracy
 from recon.result_table import from_plain, read_json, with_checksum
-from recon.runs import write_bytes, write_text
+from recon.run_folder import write_bytes, write_text
 
 FORMAT = "recon probe 2"
 EARLIER = "recon probe 1"  # called encoders contestants

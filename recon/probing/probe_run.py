@@ -19,7 +19,7 @@ from recon.probing.fine_tuning import TUNED, probe_trained, trained_probes
 from recon.probing.frozen import FROZEN, probe_frozen
 from recon.probing.labelled import ProbeTask, open_task
 from recon.probing.probe_results import DataInfo, EncoderInfo, ProbeRecord, ProbeResult
-from recon.runs import RUNS
+from recon.run_folder import RUNS
 from recon.study_config import ProbeSettings, check_probing, layers, probes
 from recon.training.device import own_fabric
 

@@ -21,7 +21,7 @@ from matplotlib.transforms import Bbox
 
 from recon.report.series import Interval, Plot, Series
 from recon.result_table import RowInfo
-from recon.runs import write_atomically
+from recon.run_folder import write_atomically
 
 # (on white, on black). Trained runs have vivid colours, simple reconstructions muted ones, bounds gold, the truth ink.
 INK = ("#1c1e21", "#e8e8e6")

@@ -17,7 +17,7 @@ from recon.report.drawing import UNPRINTABLE, row_styles, svg
 from recon.report.pictures import Pictures, panels, picture_data
 from recon.report.plots import plots
 from recon.result_table import Column, Comparison, Value
-from recon.runs import write_text
+from recon.run_folder import write_text
 
 PARTS = Path(__file__).with_suffix("")  # template, style sheet and scripts
 DIRECTION = {"higher": "↑", "lower": "↓", "truth": "≈"}

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from recon.result_table import RowInfo
-from recon.runs import write_atomically
+from recon.run_folder import write_atomically
 
 GREY = 0.5
 GAP = 2  # pixels between images

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from recon.result_table import PLACES, Comparison
-from recon.runs import write_text
+from recon.run_folder import write_text
 
 Record = dict[str, Any]
 

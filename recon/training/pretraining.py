@@ -15,7 +15,7 @@ from recon.config import Settings
 from recon.console import command_line, duration, one_line
 from recon.data import Source, StreamedSource
 from recon.distributed import Ranks, first_to_report, is_peer_failure, join
-from recon.runs import (
+from recon.run_folder import (
     CHECKPOINT,
     PICTURE,
     create,

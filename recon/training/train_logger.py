@@ -14,7 +14,7 @@ from tqdm import tqdm
 from losses.tensor_files import to_bytes
 from recon.console import QUIET_SECONDS, duration, one_line
 from recon.distributed import ALONE, Ranks
-from recon.runs import (
+from recon.run_folder import (
     METRICS,
     MODEL,
     PICTURE,

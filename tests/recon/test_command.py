@@ -10,7 +10,7 @@ import yaml
 
 from recon import cli as command
 from recon.config import Settings
-from recon.runs import CHECKPOINT, read_checkpoint
+from recon.run_folder import CHECKPOINT, read_checkpoint
 from tests.recon.training.conftest import SMALL, contents, differences, save_pictures, small_run, state_of
 
 RUN = [*(word for word in SMALL if not word.startswith("data.name")), "train.steps=2"]

@@ -11,7 +11,7 @@ from recon.cli import in_one_line, understood
 from recon.config import Settings
 from recon.console import PlainOutput, aligned, check_launcher, command_line, one_line
 from recon.pretrain import COMMAND
-from recon.runs import WriteError
+from recon.run_folder import WriteError
 from recon.training.device import make_fabric
 
 NAMES = [

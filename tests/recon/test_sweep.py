@@ -13,7 +13,7 @@ import yaml
 
 from losses import InvalidSetting
 from recon import sweep
-from recon.runs import load_checkpoint
+from recon.run_folder import load_checkpoint
 from recon.sweep import launcher_of
 from tests.recon.launched import last_step
 from tests.recon.training.conftest import SMALL, differences, save_pictures, small_run, state_of

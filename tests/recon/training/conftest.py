@@ -15,7 +15,7 @@ from PIL import Image
 
 from recon.cli import typed
 from recon.config import Settings
-from recon.runs import CHECKPOINT, PREVIOUS, read_checkpoint
+from recon.run_folder import CHECKPOINT, PREVIOUS, read_checkpoint
 from recon.training import pretraining
 
 SMALL = [

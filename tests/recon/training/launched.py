@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from recon.runs import CHECKPOINT, read_checkpoint
+from recon.run_folder import CHECKPOINT, read_checkpoint
 from tests.recon.launched import last_step, processes_of, torchrun
 from tests.recon.training.conftest import lines_of
 

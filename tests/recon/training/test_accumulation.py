@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from recon.runs import CHECKPOINT, read_checkpoint
+from recon.run_folder import CHECKPOINT, read_checkpoint
 from tests.recon.training.conftest import lines_of, small_run
 
 

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from losses import InvalidSetting
-from recon.runs import CHECKPOINT, CHECKPOINT_FORMAT, PREVIOUS, load_checkpoint, read_checkpoint, save_checkpoint
+from recon.run_folder import CHECKPOINT, CHECKPOINT_FORMAT, PREVIOUS, load_checkpoint, read_checkpoint, save_checkpoint
 from recon.training.state import random_states, set_random_states
 from tests.recon.training.conftest import differences
 

@@ -12,7 +12,7 @@ import yaml
 from losses import InvalidSetting
 from recon.config import check
 from recon.distributed import Ranks
-from recon.runs import CHECKPOINT, read_checkpoint
+from recon.run_folder import CHECKPOINT, read_checkpoint
 from recon.training.device import make_fabric
 from tests.recon.launched import last_step, ranks, said, torchrun, wait
 from tests.recon.training.conftest import (

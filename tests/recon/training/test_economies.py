@@ -7,7 +7,7 @@ import torch
 
 from losses import InvalidSetting
 from recon.config import check
-from recon.runs import CHECKPOINT, read_checkpoint
+from recon.run_folder import CHECKPOINT, read_checkpoint
 from tests.recon.training.conftest import SMALL, differences, lines_of, pretrain, settings, small_run, state_of
 
 

@@ -11,7 +11,7 @@ import yaml
 from losses import InvalidSetting
 from recon.config import Settings
 from recon.loaded_run import load_run
-from recon.runs import CHECKPOINT, CHECKPOINT_TYPES, CONFIG, METRICS, PREVIOUS, load_checkpoint, read_metrics
+from recon.run_folder import CHECKPOINT, CHECKPOINT_TYPES, CONFIG, METRICS, PREVIOUS, load_checkpoint, read_metrics
 from recon.saved_settings import flat, settings_from
 from recon.training.train_logger import FileLog
 from tests.recon.training.conftest import resumed, small_run

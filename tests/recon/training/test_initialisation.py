@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 from losses import InvalidSetting
 from recon.loaded_run import load_run
 from recon.model.formats import read, write
-from recon.runs import CHECKPOINT, PREVIOUS, read_checkpoint
+from recon.run_folder import CHECKPOINT, PREVIOUS, read_checkpoint
 from tests.recon.training.conftest import SMALL, contents, differences, pretrain, resumed, small_run
 
 START = ["train.steps=2", "loss=mse"]

@@ -14,7 +14,7 @@ from losses.expression import WeightedTerm, parse
 from losses.pixel import MSE
 from recon.data import Batch
 from recon.model import create_model
-from recon.runs import load_checkpoint
+from recon.run_folder import load_checkpoint
 from recon.training.device import make_fabric
 from recon.training.loop import train
 from recon.training.optim import adamw, learning_rate

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from recon.runs import CHECKPOINT, read_checkpoint
+from recon.run_folder import CHECKPOINT, read_checkpoint
 from tests.recon.launched import forked, last_step, said
 from tests.recon.training.conftest import SMALL, differences, lines_of, resumed, small_run, state_of, timeless
 

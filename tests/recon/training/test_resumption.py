@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from losses import InvalidSetting
-from recon.runs import CHECKPOINT, PREVIOUS, read_checkpoint
+from recon.run_folder import CHECKPOINT, PREVIOUS, read_checkpoint
 from tests.recon.training.conftest import (
     as_killed_after_its_first_checkpoint,
     contents,

@@ -15,10 +15,10 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from losses import InvalidSetting
-from recon import runs as run_folder
+from recon import run_folder
 from recon.config import Settings, every_setting
 from recon.loaded_run import load_run
-from recon.runs import (
+from recon.run_folder import (
     CHECKPOINT,
     PREVIOUS,
     RUNS,

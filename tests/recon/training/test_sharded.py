@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from recon.runs import CHECKPOINT, read_checkpoint
+from recon.run_folder import CHECKPOINT, read_checkpoint
 from tests.recon.launched import ranks, said, torchrun, wait
 from tests.recon.training.conftest import (
     SMALL,

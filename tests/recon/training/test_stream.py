@@ -5,7 +5,7 @@ import json
 import pytest
 
 from losses import InvalidSetting
-from recon.runs import CHECKPOINT, read_checkpoint
+from recon.run_folder import CHECKPOINT, read_checkpoint
 from tests.recon.data.conftest import write_shard
 from tests.recon.training.conftest import (
     SMALL,

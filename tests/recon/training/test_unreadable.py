@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from losses import InvalidSetting
-from recon.runs import CHECKPOINT, load_checkpoint, read_checkpoint
+from recon.run_folder import CHECKPOINT, load_checkpoint, read_checkpoint
 from tests.recon.training.conftest import SMALL, as_killed_after_its_first_checkpoint, pretrain, resumed, save_picture
 
 
