@@ -208,6 +208,10 @@ TRUNKS = {
     "squeeze": "https://download.pytorch.org/models/squeezenet1_1-b8a52dc0.pth",
 }
 
+# Networks whose features the metrics of sets of images can compare, by name; or timm:NAME.
+FEATURE_NETWORKS = ("vgg19", "alexnet", "squeezenet")
+TIMM = "timm:"
+
 # VGG19: convolutions per stage and their width; a 2x2 max-pool ends each stage.
 STAGES = ((2, 64), (2, 128), (4, 256), (4, 512), (4, 512))
 

@@ -76,7 +76,9 @@ class RowInfo:
 
 @dataclass(frozen=True)
 class Column:
-    """Describes a metric, as `recon.metrics.MetricInfo`; low and high are None where its range is not bounded."""
+    """Describes a metric, as `recon.metrics.MetricInfo`; low and high are None where its range is not bounded.
+
+    `title` is its heading where that is not the name, such as KD-VGG19: it names the network behind the number."""
 
     group: str
     name: str
@@ -87,6 +89,7 @@ class Column:
     better: str
     reference: str
     paired: bool
+    title: str = ""
 
 
 class Curves(NamedTuple):

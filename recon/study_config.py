@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from losses import InvalidSetting, check_limits, nearest, option
-from losses.options import TRUNKS, tap_index
+from losses.options import FEATURE_NETWORKS, TIMM, TRUNKS, chosen, tap_index
 from recon.config import COUNT, SEED, SIDE, WORKERS, _node
 
 RENDERINGS = ("mean", "mode", "sample")
@@ -25,8 +25,13 @@ class LpipsSettings:
 
 @dataclass
 class FeatureSettings:
-    weights: str = option("bundled", "VGG19 of feature distance and KID: bundled, imagenet, random, or a file's path")
-    tap: str = option("conv3_1", "layer whose means over positions KID compares")
+    network: str = option(
+        "vgg19", "whose features sets of images are compared in: vgg19, alexnet, squeezenet, timm:NAME"
+    )
+    weights: str | None = option(
+        None, "its file; or of vgg19 bundled, imagenet, random; null: vgg19's bundled, torchvision's or timm's own"
+    )
+    tap: str = option("conv3_1", "of vgg19, the layer whose means over positions are compared")
 
 
 @dataclass
@@ -67,6 +72,8 @@ def check_measuring(settings: Measuring) -> None:
     """Raises InvalidSetting for a value that its setting does not allow, or a layer that is none."""
     check_limits(settings)
     tap_index(settings.features.tap)
+    if not (network := settings.features.network).startswith(TIMM):
+        chosen("features.network", network, [*FEATURE_NETWORKS, f"{TIMM}NAME"])
 
 
 @dataclass

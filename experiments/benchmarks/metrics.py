@@ -28,8 +28,9 @@ from torch import Tensor
 
 from experiments.benchmarks.footprint import peak_mib, reset_peak
 from recon.metrics import METRICS, Pair
-from recon.metrics.deep import FeatureDistance, Lpips, PooledFeatures
+from recon.metrics.deep import FeatureDistance, Lpips
 from recon.metrics.distribution import SlicedWasserstein, kid
+from recon.metrics.feature_networks import VGG19Features
 from recon.metrics.fidelity import ms_ssim
 from recon.metrics.recovery import band_moments
 from recon.metrics.spectrum import dct2
@@ -221,7 +222,7 @@ def others(images: Tensor, truths: Tensor, weights: str) -> list[tuple[str, str,
 
 def alone(images: Tensor, truths: Tensor, device: str) -> Iterator[dict[str, Any]]:
     """A row for each metric on hidden patches of 16 pixels."""
-    features, distance = (net("random").to(device) for net in (PooledFeatures, FeatureDistance))
+    features, distance = (net("random").to(device) for net in (VGG19Features, FeatureDistance))
     texture = SlicedWasserstein(16)
     mean = torch.full((3,), 0.5, dtype=torch.float64, device=device)
     functions: dict[str, Callable[[Pair], Tensor]] = {

@@ -30,7 +30,7 @@ def load_vgg19(net: VGG19, source: str) -> dict[str, str]:
             (with torchvision's names; layers after the deepest tap may be missing).
 
     Returns:
-        {"source", "sha256"}; the checksum is over the tensors in use, so it does not depend on the container.
+        As of `provenance`; the checksum is over the tensors in use, so it does not depend on the container.
 
     Raises:
         InvalidSetting: the weights are missing or do not fit; the message says how to get them.
@@ -66,12 +66,12 @@ def load_vgg19(net: VGG19, source: str) -> dict[str, str]:
                 f"'{key}' in VGG19 weights '{source}' has shape {tuple(weights[key].shape)}, not {tuple(value.shape)}"
             )
     net.load_state_dict({key: weights[key] for key in wanted})
-    return {"source": source, "sha256": checksum(net.state_dict())}
+    return provenance(source, net.state_dict())
 
 
 def load_lpips(net: str, weights: str | None, setting: str, *, spatial: bool) -> tuple["lpips.LPIPS", dict[str, str]]:
     """LPIPS (Zhang et al. 2018, arXiv 1801.03924, version 0.1), the lpips package's linear layers on torchvision's
-    ImageNet trunk, frozen; and {"source", "sha256"} of the trunk.
+    ImageNet trunk, frozen; and the trunk's `provenance`.
 
     Args:
         net: of `TRUNKS`.
@@ -86,12 +86,7 @@ def load_lpips(net: str, weights: str | None, setting: str, *, spatial: bool) ->
         raise InvalidSetting(f"unknown LPIPS network '{net}' ({', '.join(TRUNKS)})")
     import lpips  # and with it torchvision, which other objectives need not import
 
-    if weights is None:
-        found = from_hub(TRUNKS[net], "LPIPS weights", f"set {setting} to a file of its features")
-    elif not Path(weights).is_file():
-        raise InvalidSetting(f"no LPIPS weights at {weights}; put torchvision's {TRUNKS[net]} there")
-    else:
-        found = tensor_files.tensors(tensor_files.read(Path(weights), "LPIPS weights").content)
+    found = trunk_weights(net, weights, setting, "LPIPS")
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():  # random weights, replaced below
         warnings.simplefilter("ignore", UserWarning)  # the package calls torchvision by a deprecated argument
         package = lpips.LPIPS(net=net, pnet_rand=True, spatial=spatial, verbose=False)
@@ -106,7 +101,51 @@ def load_lpips(net: str, weights: str | None, setting: str, *, spatial: bool) ->
     package.net.load_state_dict({key: found[name] for key, name in name_of.items()})
     package.requires_grad_(False)
     used = {name: found[name] for name in name_of.values()}
-    return package.eval(), {"source": weights or "imagenet", "sha256": checksum(used)}
+    return package.eval(), provenance(weights or "imagenet", used)
+
+
+def load_trunk(features: nn.Sequential, net: str, weights: str | None, setting: str, title: str) -> dict[str, str]:
+    """Loads the first layers of torchvision's `features` of a trunk; arguments, result and errors as of `load_lpips`.
+
+    Args:
+        title: the network's name, for messages.
+    """
+    found = trunk_weights(net, weights, setting, title)
+    wanted = {f"features.{key}": value for key, value in features.state_dict().items()}
+    for name, value in wanted.items():
+        if name not in found or found[name].shape != value.shape:
+            raise InvalidSetting(
+                f"'{weights or TRUNKS[net]}' holds no {title}: {name} is not there with shape {tuple(value.shape)}; "
+                f"take torchvision's {TRUNKS[net].rsplit('/', 1)[1]}"
+            )
+    used = {name: found[name] for name in wanted}
+    features.load_state_dict({name.removeprefix("features."): value for name, value in used.items()})
+    return provenance(weights or "imagenet", used)
+
+
+def trunk_weights(net: str, weights: str | None, setting: str, title: str) -> dict[str, Tensor]:
+    """A trunk's weights in torchvision's names: those of a file, or torchvision's own."""
+    if weights is None:
+        return from_hub(TRUNKS[net], f"{title} weights", f"set {setting} to a file of its features")
+    if not Path(weights).is_file():
+        raise InvalidSetting(f"no {title} weights at {weights}; put torchvision's {TRUNKS[net]} there")
+    return tensor_files.tensors(tensor_files.read(Path(weights), f"{title} weights").content)
+
+
+def provenance(source: str, weights: dict[str, Tensor]) -> dict[str, str]:
+    """The record of where a network's weights came from.
+
+    Returns:
+        {"source", "sha256", "first_layer"}: checksums of the tensors in use, and of the first that has more than one
+        dimension: it tells the same network from others also where another number of its layers is in use.
+    """
+    first = next(value for value in weights.values() if value.ndim > 1)
+    return {"source": source, "sha256": checksum(weights), "first_layer": checksum({"": first})}
+
+
+def same_network(record: dict[str, str], other: dict[str, str]) -> bool:
+    """Whether two records of `provenance` are of one network of the same weights; earlier ones have no first_layer."""
+    return any(key in record and record[key] == other.get(key) for key in ("sha256", "first_layer"))
 
 
 def checksum(weights: dict[str, Tensor]) -> str:

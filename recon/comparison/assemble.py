@@ -30,7 +30,7 @@ from recon.run_folder import read_metrics
 from recon.saved_settings import flat
 from recon.study_config import EvaluateSettings, Measuring, Where
 
-FORMAT = "recon comparison 3"
+FORMAT = "recon comparison 4"
 POINTS = 500  # of a training curve
 
 

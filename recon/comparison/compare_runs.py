@@ -65,7 +65,7 @@ def compare(settings: CompareSettings, given: frozenset[str] = frozenset()) -> i
         write_files(comparison, folder)
         page = write_page(comparison, pictures(run_rows), folder)
     for text in (
-        table(comparison.rows, comparison.results),
+        table(comparison.rows, comparison.results, comparison.columns),
         *undefined(comparison.rows, comparison.columns, comparison.results),
     ):
         print(text)

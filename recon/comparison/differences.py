@@ -7,9 +7,8 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
-from recon.evaluation.results import RECOVERED
+from recon.evaluation.results import SUMMED, summed
 from recon.metrics.intervals import Interval, difference_interval, statistic_interval
-from recon.metrics.recovery import summary
 from recon.result_table import Column, Difference, rounded
 
 RowTensors = tuple[dict[str, Tensor], str]  # an evaluation's tensors, and the key of one of its rows
@@ -20,17 +19,18 @@ def difference(
     name: str, a: RowTensors, b: RowTensors, change: Callable[[Tensor, RowTensors], Tensor] = lambda value, row: value
 ) -> Interval | None:
     """a - b of a metric, each after `change` (by default nothing); None where one of them has no value."""
-    what = "moments" if name in RECOVERED else name
+    what = SUMMED[name][0] if name in SUMMED else name
     if any(f"{row}/{what}" not in tensors for tensors, row in (a, b)):
         return None
-    x, y = (tensors[f"{row}/{what}"] for tensors, row in (a, b))
-    if name in RECOVERED:
+    if name in SUMMED:
+        (x, function), (y, _) = (summed(name, tensors, f"{row}/") for tensors, row in (a, b))
 
-        def of_both(sums: Tensor) -> Tensor:  # (k, 2, bands, 4)
-            return change(summary(sums[:, 0])[name], a) - change(summary(sums[:, 1])[name], b)
+        def of_both(sums: Tensor) -> Tensor:  # (k, 2, ...)
+            return change(function(sums[:, 0]), a) - change(function(sums[:, 1]), b)
 
-        found = statistic_interval(torch.stack([x.sum(1), y.sum(1)], dim=1), of_both)
+        found = statistic_interval(torch.stack([x, y], dim=1), of_both)
     else:
+        x, y = (tensors[f"{row}/{name}"] for tensors, row in (a, b))
         found = difference_interval(change(x, a), change(y, b))
     return None if math.isnan(found.value) else found
 
@@ -39,7 +39,7 @@ def farther_from_truth(name: str, a: RowTensors, b: RowTensors) -> Interval | No
     """How much farther a is than b from the same number on the truth, image by image."""
 
     def distance(value: Tensor, row: RowTensors) -> Tensor:
-        return (value - (1 if name in RECOVERED else row[0][f"truth/{name}"])).abs()
+        return (value - (1 if name in SUMMED else row[0][f"truth/{name}"])).abs()
 
     return difference(name, a, b, distance)
 

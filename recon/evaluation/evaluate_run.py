@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from losses import InvalidSetting
+from losses.features.weights import same_network
 from recon.console import aligned, command_line, duration, progress_bar, with_interval
 from recon.data import Source, StreamedSource
 from recon.distributed import require_one_process
@@ -39,7 +40,7 @@ COLUMNS = {
     "retention": "retention",
     "coherence": "coherence",
     "invented": "invented",
-    "kid": "KD-VGG19",
+    "kid": "KD",  # in front of the network's name
     "crps": "CRPS",
     "bits_per_dim": "bits/dim",
     "linear_mean": "linear",  # of probes, in a comparison
@@ -77,7 +78,7 @@ def described(found: Evaluation) -> str:
     p = found.protocol
     height, width = p.image_size
     lines = [
-        table(found.rows, found.results),
+        table(found.rows, found.results, found.columns),
         f"\n{p.images} held-out images of {p.data}, {height}x{width} pixels, patches of {p.patch_size}, "
         f"{p.ratio:.0%} hidden ({p.masking}); ± half of the 95% interval over images (BCa bootstrap)",
         *([found.caveat] if found.caveat else []),
@@ -86,20 +87,24 @@ def described(found: Evaluation) -> str:
     return "\n".join(lines)
 
 
-def table(rows: Iterable[RowInfo], results: Results) -> str:
+def table(rows: Iterable[RowInfo], results: Results, columns: Iterable[Column]) -> str:
     """Formats rows with half the width of each interval behind the value, and a line about marked values."""
     rows = list(rows)
-    columns = {name: title for name, title in COLUMNS.items() if has_values(rows, results, name)}
-    lines = [[row.label, *(_cell(results.get(row.key, name), name in row.own) for name in columns)] for row in rows]
-    marked = f"\n{OWN}" if any(name in row.own for row in rows for name in columns) else ""
-    return aligned([["", *columns.values()], *lines]) + marked
+    titles = {column.name: column.title for column in columns if column.title}
+    shown = {name: titles.get(name, title) for name, title in COLUMNS.items() if has_values(rows, results, name)}
+    lines = [[row.label, *(_cell(results.get(row.key, name), name in row.own) for name in shown)] for row in rows]
+    marked = f"\n{OWN}" if any(name in row.own for row in rows for name in shown) else ""
+    return aligned([["", *shown.values()], *lines]) + marked
 
 
 def undefined(rows: Iterable[RowInfo], columns: Iterable[Column], results: Results) -> list[str]:
-    """One line for each column without a value in any row, with the reason."""
+    """One line for the columns without a value in any row, by the reason that they have in common."""
     rows = list(rows)
-    empty = [column.name for column in columns if not has_values(rows, results, column.name)]
-    return [f"{name}: {results.get('truth', name).reason}" for name in empty]
+    by_reason: dict[str | None, list[str]] = {}
+    for column in columns:
+        if not has_values(rows, results, column.name):
+            by_reason.setdefault(results.get("truth", column.name).reason, []).append(column.name)
+    return [f"{', '.join(names)}: {reason}" for reason, names in by_reason.items()]
 
 
 def has_values(rows: Iterable[RowInfo], results: Results, metric: str) -> bool:
@@ -186,8 +191,10 @@ def evaluate(run: LoadedRun, measuring: Measuring, suite: MetricSuite, before: E
 
 def own_metrics(run: LoadedRun, suite: MetricSuite) -> tuple[str, ...]:
     """The metrics whose network, of the same weights, the run's own objective minimised."""
-    trained_on = {weights.get("sha256") for weights in run.resolved["weights"].values()} - {None}
-    return tuple(name for name, weights in suite.provenance.items() if weights.get("sha256") in trained_on)
+    trained_on = run.resolved["weights"].values()
+    return tuple(
+        name for name, weights in suite.provenance.items() if any(same_network(weights, other) for other in trained_on)
+    )
 
 
 def values_of(

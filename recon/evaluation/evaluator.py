@@ -14,8 +14,10 @@ from recon.evaluation.results import Measured
 from recon.evaluation.rows import Distribution
 from recon.metrics import GROUPS, METRICS, SET_METRICS, Metric, MetricInfo, Pair, Undefined
 from recon.metrics.base import grey_patches
-from recon.metrics.deep import LPIPS, VGG, FeatureDistance, Lpips, PooledFeatures, network_metric
-from recon.metrics.distribution import SlicedWasserstein, paired_kid
+from recon.metrics.deep import HALLUCINATION, LPIPS, VGG, FeatureDistance, Lpips, network_metrics
+from recon.metrics.distribution import SlicedWasserstein
+from recon.metrics.feature_networks import FeatureNetwork, load_features, title_of
+from recon.metrics.realism import REALISM, TITLES, feature_scores
 from recon.metrics.recovery import RECOVERY, band_moments, distance_to_visible, summary
 from recon.metrics.spectrum import SMALLEST_PATCH, band_power, dct2
 from recon.metrics.uncertainty import moments, per_image_scores
@@ -39,49 +41,51 @@ class MetricSuite:
 
     Args:
         metrics: per image, by name.
-        features: KID's; None where they are not available.
+        features: those in which sets of images are compared; None where they are not available.
         missing: metric -> why its network is not available.
         provenance: metric -> where its network's weights came from.
     """
 
     metrics: dict[str, Metric]
-    features: PooledFeatures | None
+    features: FeatureNetwork | None
     missing: dict[str, str]
     provenance: dict[str, dict[str, str]]
     networks: list[torch.nn.Module]
 
     def to(self, device: torch.device, image_size: tuple[int, int]) -> "MetricSuite":
-        """Moves the networks to the device; without KID where the images are too small for its features."""
+        """Moves the networks to the device; without sets of features where the images are too small for them."""
         for network in self.networks:
             network.to(device)
         try:
             if self.features is not None:
                 self.features(torch.zeros(1, 3, *image_size, device=device))
         except Undefined as reason:
-            return replace(self, features=None, missing=self.missing | {"kid": str(reason)})
+            return replace(self, features=None, missing=self.missing | dict.fromkeys(TITLES, str(reason)))
         return self
 
 
 def load_suite(measuring: Measuring) -> MetricSuite:
-    """All metrics, with LPIPS, the feature distance and KID's features on the CPU, as far as they are available."""
+    """All metrics, with LPIPS, the feature distance and features of sets on the CPU, as far as they are available."""
     suite = MetricSuite(dict(METRICS), None, {}, {}, [])
-    makers: dict[str, Callable[[], Lpips | FeatureDistance | PooledFeatures]] = {
-        "lpips": lambda: Lpips(measuring.lpips.net, measuring.lpips.weights),
-        "vgg19": lambda: FeatureDistance(measuring.features.weights),
-        "kid": lambda: PooledFeatures(measuring.features.weights, measuring.features.tap),
+    lpips, features = measuring.lpips, measuring.features
+    of_vgg19 = features.weights if features.network == "vgg19" else None
+    makers: dict[tuple[str, ...], Callable[[], Lpips | FeatureDistance | FeatureNetwork]] = {
+        ("lpips",): lambda: Lpips(lpips.net, lpips.weights),
+        ("vgg19", "hallucination"): lambda: FeatureDistance(of_vgg19 or "bundled"),
+        tuple(TITLES): lambda: load_features(features.network, features.weights, features.tap),
     }
-    for name, make in makers.items():
+    for names, make in makers.items():
         try:
             network = make()
         except InvalidSetting as reason:
-            suite.missing[name] = str(reason)
+            suite.missing.update(dict.fromkeys(names, str(reason)))
             continue
         suite.networks.append(network)
-        suite.provenance[name] = network.provenance
-        if isinstance(network, PooledFeatures):
+        suite.provenance.update(dict.fromkeys(names, network.provenance))
+        if isinstance(network, FeatureNetwork):
             suite = replace(suite, features=network)
         else:
-            suite.metrics[name] = network_metric(network, VGG if name == "vgg19" else LPIPS[measuring.lpips.net])
+            suite.metrics.update({m.name: m for m in network_metrics(network, LPIPS[lpips.net])})
     return suite
 
 
@@ -91,13 +95,19 @@ def columns_of(measuring: Measuring, bound: bool) -> list[Column]:
     Args:
         bound: whether the least possible error is known, and with it the excess over it.
     """
-    features = f" Features: {measuring.features.tap}, weights: {measuring.features.weights}."
-    kid = replace(SET_METRICS["kid"], description=SET_METRICS["kid"].description + features)
-    known: dict[str, MetricInfo] = {**METRICS, **SET_METRICS, "kid": kid}
-    known |= {"lpips": LPIPS[measuring.lpips.net], "vgg19": VGG, EXCESS.name: EXCESS}
+    features, title = measuring.features, title_of(measuring.features.network)
+    layer = f", {features.tap}" if features.network == "vgg19" else ""
+    about = f" Features: {title}{layer}; weights: {features.weights or 'its own'}."
+    known: dict[str, MetricInfo] = {**METRICS, **SET_METRICS}
+    for m in REALISM:
+        known[m.name] = replace(m, description=m.description + about, title=f"{TITLES[m.name]}-{title}")
+    known |= {m.name: m for m in (LPIPS[measuring.lpips.net], VGG, HALLUCINATION, EXCESS)}
     names = [(group, known[name]) for group in GROUPS for name in GROUPS[group] if bound or name != EXCESS.name]
     return [
-        Column(group, m.name, m.description, m.unit, rounded(m.low), rounded(m.high), m.better, m.reference, m.paired)
+        Column(
+            *(group, m.name, m.description, m.unit, rounded(m.low), rounded(m.high)),
+            *(m.better, m.reference, m.paired, m.title),
+        )
         for group, m in names
     ]
 
@@ -159,15 +169,14 @@ class Evaluator:
         """The numbers of all images, in the order of the batches. A metric that one batch has no value for has none.
 
         Args:
-            true_features: (n, D), of the truth, for KID.
+            true_features: (n, D), of the truth, for the metrics of sets of features.
         """
         joined = {name: torch.cat(parts) for name, parts in self.batches.items() if name not in self.reasons}
         features = joined.pop("features", None)
         if features is not None and true_features is not None:
-            try:
-                joined["kid"] = paired_kid(features, true_features)
-            except Undefined as reason:
-                self.reasons["kid"] = str(reason)
+            scores, reasons = feature_scores(features, true_features)
+            joined |= scores
+            self.reasons |= reasons
         if self.texture is not None:
             joined["sliced_wasserstein"] = self.texture.per_image()
         tensors = {name: values.cpu() for name, values in joined.items()}

@@ -2,6 +2,7 @@
 every image, from which runs are compared."""
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from recon.evaluation.protocol import Protocol
 from recon.metrics.intervals import Interval, mean_interval, statistic_interval
 from recon.metrics.recovery import RECOVERY, Recovery, summary
 from recon.metrics.spectrum import band_frequency
-from recon.metrics.uncertainty import blend, coverage, plane
+from recon.metrics.uncertainty import blend, coverage, expected_calibration_error, plane
 from recon.result_table import (
     Column,
     Results,
@@ -31,9 +32,13 @@ from recon.result_table import (
 )
 from recon.run_folder import write_bytes, write_text
 
-FORMAT = "recon evaluation 4"
+FORMAT = "recon evaluation 5"
 JSON, TENSORS = "evaluation.json", "evaluation.safetensors"
-RECOVERED = frozenset(metric.name for metric in RECOVERY)
+# Metrics that are functions of sums over images: the tensor that is summed, and the function of sums (k, ...) -> (k,).
+SUMMED: dict[str, tuple[str, Callable[[Tensor], Tensor]]] = {
+    **{m.name: ("moments", lambda sums, name=m.name: summary(sums)[name]) for m in RECOVERY},
+    "expected_calibration_error": ("ranks", expected_calibration_error),
+}
 ALPHAS = [i / 20 for i in range(21)]  # of the blends between the mean and a draw
 
 
@@ -150,8 +155,8 @@ def row_values(
 def _value(run: str, row: str, name: str, measured: Measured, luma: dict[str, float]) -> Value:
     if name in measured.reasons:
         return Value(run, row, name, reason=f"not defined: {measured.reasons[name]}")
-    if name in RECOVERED:
-        found = statistic_interval(measured.tensors["moments"].sum(1), lambda sums: summary(sums)[name])
+    if name in SUMMED and SUMMED[name][0] in measured.tensors:
+        found = statistic_interval(*summed(name, measured.tensors))
     elif name in luma:  # of the whole set: no image has a share in it
         found = Interval(luma[name], math.nan, math.nan, len(measured.tensors["masked_mse"]))
     elif name in measured.tensors:
@@ -159,6 +164,17 @@ def _value(run: str, row: str, name: str, measured: Measured, luma: dict[str, fl
     else:
         return Value(run, row, name, reason="not defined here")
     return _line(run, row, name, found)
+
+
+def summed(name: str, tensors: Mapping[str, Tensor], row: str = "") -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """What is summed over images (n, ...), and the function of the sums, of a metric of `SUMMED`.
+
+    Args:
+        row: what stands in front of the tensor's name, such as "run/".
+    """
+    what, function = SUMMED[name]
+    tensor = tensors[row + what]
+    return tensor.sum(1) if what == "moments" else tensor, function  # moments over all distances
 
 
 def _line(run: str, row: str, name: str, found: Interval) -> Value:

@@ -38,6 +38,7 @@ class Pair:
         self.patch_size = isqrt(truth.shape[2] * truth.shape[3] // mask.shape[1])
         self.grid = (truth.shape[2] // self.patch_size, truth.shape[3] // self.patch_size)
         self.image = torch.where(self.hidden, image.to(self.truth.dtype).clamp(0, 1), self.truth)
+        self.kept: dict[Any, Any] = {}  # what several metrics of one network share, by network
 
     @cached_property
     def hidden(self) -> Tensor:
@@ -99,6 +100,7 @@ class MetricInfo:
         reference: paper and the implementation it agrees with.
         paired: whether it compares with the truth. One that does not is shown beside the truth's own number.
         low, high: its range.
+        title: its heading in tables, where that is not the name.
     """
 
     name: str
@@ -109,6 +111,7 @@ class MetricInfo:
     paired: bool = True
     low: float = 0
     high: float = math.inf
+    title: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

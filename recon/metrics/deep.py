@@ -1,7 +1,6 @@
-"""Distances and features of frozen networks: LPIPS, and VGG19's."""
+"""Distances in features of frozen networks: LPIPS, and VGG19's with its share where texture was added."""
 
 from collections.abc import Sequence
-from functools import reduce
 
 import torch
 from torch import Tensor, nn
@@ -9,8 +8,10 @@ from torch.nn import functional as F
 
 from losses.features.vgg19 import DEFAULT_TAPS, VGG19
 from losses.features.weights import SMALLEST, TRUNKS, load_lpips, load_vgg19
-from recon.metrics.base import CACHE_VALUES, Metric, MetricInfo, Undefined, map_in_chunks
+from losses.reconstruction import expand_to_pixels
+from recon.metrics.base import CACHE_VALUES, Metric, MetricInfo, Pair, Undefined, map_in_chunks
 from recon.metrics.fidelity import area_mean
+from recon.metrics.recovery import added_texture
 
 LPIPS_VALUES = 16 * CACHE_VALUES  # its layers have large strides and need more images to be busy
 
@@ -81,29 +82,27 @@ class FeatureDistance(nn.Module):
         self.strides = [_stride(self.net, index) for index in self.net.indices]
 
     def forward(self, image: Tensor, truth: Tensor, hidden: Tensor) -> Tensor:
-        return map_in_chunks(self._distance, image, truth, hidden)
+        return self.averaged(self.maps(image, truth), hidden)
 
-    def _distance(self, image: Tensor, truth: Tensor, hidden: Tensor) -> Tensor:
-        maps = zip(features(self.net, image), features(self.net, truth), self.strides, strict=True)
-        distances = (
-            area_mean((x - y).square(), F.avg_pool2d(hidden.to(x.dtype), stride, stride)) for x, y, stride in maps
-        )
-        return reduce(torch.add, distances)
+    def maps(self, image: Tensor, truth: Tensor) -> tuple[Tensor, ...]:
+        """Squared differences at each tap, mean over channels: (B, 1, h, w) each."""
 
+        def of_chunk(image: Tensor, truth: Tensor) -> tuple[Tensor, ...]:
+            pairs = zip(features(self.net, image), features(self.net, truth), strict=True)
+            return tuple((x - y).square().mean(1, keepdim=True) for x, y in pairs)
 
-class PooledFeatures(nn.Module):
-    """One VGG19 tap's features, mean over positions: what the distribution metrics compare.
+        return map_in_chunks(of_chunk, image, truth)
 
-    Shape: images (B, 3, H, W) in [0, 1] -> (B, D). Arguments and errors as of `FeatureDistance`.
-    """
+    def averaged(self, maps: Sequence[Tensor], hidden: Tensor, share: Tensor | float = 1) -> Tensor:
+        """The mean of `share` times the maps over hidden area, summed over the taps: (B,).
 
-    def __init__(self, source: str = "bundled", tap: str = "conv3_1"):
-        super().__init__()
-        self.net = VGG19([tap]).to(memory_format=torch.channels_last)
-        self.provenance = load_vgg19(self.net, source)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return map_in_chunks(lambda few: features(self.net, few)[0].mean((2, 3)), images)
+        Hidden and share are (B, 1, H, W), of the image's pixels.
+        """
+        total = torch.zeros(len(hidden), dtype=maps[0].dtype, device=hidden.device)
+        for squares, stride in zip(maps, self.strides, strict=True):
+            area, counted = (F.avg_pool2d(x.to(squares.dtype), stride, stride) for x in (hidden, hidden * share))
+            total += (squares * counted).sum((1, 2, 3)) / area.sum((1, 2, 3))
+        return total
 
 
 def features(net: VGG19, images: Tensor) -> list[Tensor]:
@@ -119,9 +118,24 @@ def _stride(net: VGG19, index: int) -> int:
     return 2 ** sum(isinstance(layer, nn.MaxPool2d) for layer in net.features[: index + 1])
 
 
-def network_metric(net: nn.Module, info: MetricInfo) -> Metric:
-    """The metric that a loaded `Lpips` or `FeatureDistance` computes."""
-    return Metric(**vars(info), function=lambda pair: net(pair.image, pair.truth, pair.hidden))
+def network_metrics(net: Lpips | FeatureDistance, lpips: MetricInfo) -> list[Metric]:
+    """The metrics that a loaded network computes: `lpips`, or VGG and HALLUCINATION."""
+    if isinstance(net, Lpips):
+        return [Metric(**vars(lpips), function=lambda pair: net(pair.image, pair.truth, pair.hidden))]
+
+    def maps(pair: Pair) -> Sequence[Tensor]:  # two metrics of a pair, computed once
+        if net not in pair.kept:
+            pair.kept[net] = net.maps(pair.image, pair.truth)
+        return pair.kept[net]
+
+    def hallucination(pair: Pair) -> Tensor:
+        share = added_texture(pair.patches, pair.true_patches).to(pair.truth.dtype)
+        return net.averaged(maps(pair), pair.hidden, expand_to_pixels(share, pair.grid, pair.patch_size))
+
+    return [
+        Metric(**vars(VGG), function=lambda pair: net.averaged(maps(pair), pair.hidden)),
+        Metric(**vars(HALLUCINATION), function=hallucination),
+    ]
 
 
 # Described without their networks, so that a table lists them where the weights are missing.
@@ -141,4 +155,12 @@ VGG = MetricInfo(
     unit="features squared",
     better="lower",
     reference="Johnson et al. 2016, equation 1, without its square root; losses.perceptual, image by image",
+)
+HALLUCINATION = MetricInfo(
+    name="hallucination",
+    description="The part of vgg19, the difference of features over hidden area, that lies where the reconstruction "
+    "has texture which the truth does not support; 0 for the truth and for a blurred truth, not for a likely draw.",
+    unit="features squared",
+    better="lower",
+    reference="recon.metrics.recovery.added_texture times the distance of the metric vgg19",
 )

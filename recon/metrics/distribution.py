@@ -194,15 +194,6 @@ def _evenly(mask: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 DISTRIBUTION = [
     MetricInfo(
-        "kid",
-        "Kernel distance on features of VGG19: how far the reconstructions, as a set, are from the truth; the "
-        "estimator of the kernel Inception distance (KID), on other features.",
-        "squared maximum mean discrepancy",
-        "lower",
-        "Bińkowski et al. 2018; without the terms of an image with its own truth, Gretton et al. 2012",
-        low=-math.inf,
-    ),
-    MetricInfo(
         "sliced_wasserstein",
         "Sliced Wasserstein distance between DCT coefficients of hidden patches and those of the truth, as sets; all "
         "frequency bands count alike, and what finite samples of one distribution are apart is subtracted.",

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import max_pool2d
 
-from recon.metrics.base import Direction, MetricInfo, map_in_chunks
-from recon.metrics.spectrum import ROUNDING, band_sums, dct2
+from recon.metrics.base import Direction, MetricInfo, Undefined, map_in_chunks
+from recon.metrics.spectrum import ROUNDING, SMALLEST_PATCH, band_sums, dct2
 
 
 def band_moments(patches: Tensor, true_patches: Tensor, weight: Tensor, mean: Tensor) -> Tensor:
@@ -112,10 +112,41 @@ def summary(moments: Tensor) -> dict[str, Tensor]:
     """Summed moments (..., bands, 4) to one number (...) for each name of `RECOVERY`.
 
     Unweighted means over all bands but the patch's mean: weighted by energy, only the lowest band would count.
-    NaN where the truth has no energy in a band.
+    `invented_share` is the ratio of two of them. NaN where the truth has no energy in a band.
     """
     recovery = Recovery(moments)
-    return {metric.name: getattr(recovery, metric.name)[..., 1:].mean(-1) for metric in RECOVERY}
+    found = {name: getattr(recovery, name)[..., 1:].mean(-1) for name in AVERAGED}
+    retention = torch.where(found["retention"] == 0, torch.nan, found["retention"])
+    return found | {"invented_share": found["invented"] / retention}
+
+
+def added_texture(patches: Tensor, true_patches: Tensor) -> Tensor:
+    """The share of texture in each patch that the truth does not support: (B, N, 3, p, p) twice -> (B, N) in [0, 1].
+
+    In each frequency band but the patch's mean, with the energies P = Σ ĉ² and E = Σ c² and the product G = Σ c ĉ:
+    the energy beyond the product, P - max(G, 0), over E plus one grey level squared per coefficient, within [0, 1];
+    then the mean over bands. The best prediction under squared error has E P = E G, hence "supports": what it has of
+    the truth's energy, the truth confirms. 0 for the truth and wherever a prediction is the truth made weaker; about
+    1 - ρ for a draw of the likely completions, where ρ is the retention of the best prediction; 1 for noise of the
+    truth's strength. Texture below one grey level does not count.
+
+    Raises:
+        Undefined: patches below 4 pixels.
+    """
+    p = patches.shape[-1]
+    if p < SMALLEST_PATCH:
+        raise Undefined(f"patches below {SMALLEST_PATCH} pixels")
+    level = 3 * band_sums(torch.full((p, p), 1 / 255**2, dtype=torch.float64, device=patches.device))
+
+    def of_chunk(patches: Tensor, true_patches: Tensor) -> Tensor:
+        predicted, true = dct2(patches.double()), dct2(true_patches.double())
+        energy, true_energy, product = (
+            band_sums(x.sum(2)) for x in (predicted.square(), true.square(), predicted * true)
+        )
+        beyond = (energy - product.clamp(min=0)).clamp(min=0) / (true_energy + level)
+        return beyond[..., 1:].clamp(max=1).mean(-1)
+
+    return map_in_chunks(of_chunk, patches, true_patches)
 
 
 def distance_to_visible(mask: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -158,3 +189,16 @@ RECOVERY = [
         more=": 0 where only the uncertain is missing, and where nothing is predicted",
     ),
 ]
+AVERAGED = [metric.name for metric in RECOVERY]
+RECOVERY.append(
+    MetricInfo(
+        "invented_share",
+        "Share of the energy that the prediction adds to hidden patches, without their means, which is not correlated "
+        "with the truth: invented over retention. 0 for the truth; 1 - r for the best prediction under squared error, "
+        "of retention r, and 1 - r² for a draw of the likely completions.",
+        "share",
+        "lower",
+        "orthogonality of the conditional mean; coefficients of scipy.fft.dctn",
+        high=1,
+    )
+)

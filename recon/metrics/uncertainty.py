@@ -81,15 +81,26 @@ def rank_counts(draws: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
 
 
 def coverage(counts: Tensor) -> tuple[Tensor, Tensor]:
-    """Share of truths between the k-th lowest and the k-th highest draw, k = 1 .. S//2, from `rank_counts` (S+1,).
+    """Share of truths between the k-th lowest and the k-th highest draw, k = 1 .. S//2, from `rank_counts` (..., S+1).
 
-    Two of (S//2,) float64, the widest interval first: expected of calibrated draws, (S + 1 - 2k) / (S + 1), and found;
-    found is NaN without counts.
+    Expected of calibrated draws, (S + 1 - 2k) / (S + 1), as (S//2,) float64, the widest interval first, and found, as
+    (..., S//2); found is NaN without counts.
     """
-    s = len(counts) - 1
+    s = counts.shape[-1] - 1
     k = torch.arange(1, s // 2 + 1, dtype=torch.float64, device=counts.device)
-    within = [counts[i : s + 1 - i].sum() for i in range(1, s // 2 + 1)]
-    return (s + 1 - 2 * k) / (s + 1), torch.stack(within) / counts.sum() if within else torch.empty_like(k)
+    within = [counts[..., i : s + 1 - i].sum(-1) for i in range(1, s // 2 + 1)]
+    found = torch.stack(within, -1) if within else counts[..., :0]
+    return (s + 1 - 2 * k) / (s + 1), found / counts.sum(-1, keepdim=True)
+
+
+def expected_calibration_error(counts: Tensor) -> Tensor:
+    """Mean |expected - found| of the central intervals of `coverage`: `rank_counts` (..., S+1) -> (...), in [0, 1].
+
+    Kuleshov et al. 2018 (arXiv 1807.00263, section 3.5), with absolute differences. 0 where truth and draws have one
+    distribution; intervals that are too narrow and too wide both raise it. NaN of one draw, which has no interval.
+    """
+    expected, found = coverage(counts)
+    return (expected - found).abs().mean(-1)
 
 
 def per_image_scores(draws: Tensor, truth: Tensor, mask: Tensor) -> dict[str, Tensor]:
@@ -224,6 +235,15 @@ UNCERTAINTY = [
         "lower",
         "Theis et al. 2016 (arXiv 1511.01844), of a density",
         low=-math.inf,
+    ),
+    MetricInfo(
+        "expected_calibration_error",
+        "Mean difference between the share of true values that central intervals of the draws hold and the share that "
+        "they should, over DCT coefficients of hidden patches; 0 for a perfect sampler.",
+        "share",
+        "lower",
+        "Kuleshov et al. 2018 (arXiv 1807.00263), with absolute differences; the curve `coverage`",
+        high=1,
     ),
     MetricInfo(
         "luma_w2",

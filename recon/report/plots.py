@@ -48,7 +48,8 @@ def perception_distortion(comparison: Comparison) -> Plot:
     """Distribution distance against masked MSE: Blau and Michaeli 2018, arXiv 1711.06077."""
     reconstructions = [row.key for row in comparison.rows if row.kind != "truth"]
     has_kid = any(comparison.results.number(key, "kid") is not None for key in reconstructions)
-    distance, label = ("kid", "KD-VGG19") if has_kid else ("sliced_wasserstein", "sliced Wasserstein distance")
+    titles = {column.name: column.title for column in comparison.columns}
+    distance, label = ("kid", titles["kid"]) if has_kid else ("sliced_wasserstein", "sliced Wasserstein distance")
     return Plot(
         "perception_distortion",
         "Perception against distortion",

@@ -18,6 +18,7 @@ from recon.evaluation.evaluator import MetricSuite, load_suite
 from recon.evaluation.rows import Row
 from recon.loaded_run import load_run, open_run
 from recon.metrics import GROUPS, METRICS
+from recon.metrics.realism import TITLES
 from recon.result_table import as_json
 from recon.study_config import FeatureSettings, LpipsSettings
 from tests.helpers.small_runs import measuring, trained
@@ -55,6 +56,9 @@ def test_the_truth_is_perfect(evaluation):
     values = numbers(evaluation, "truth")
     assert values["masked_psnr"] == pytest.approx(58.92, abs=0.01)  # the rounding to 8 bits
     assert values["masked_mse"] == values["masked_l1"] == values["vgg19"] == values["kid"] == 0
+    assert values["hallucination"] == values["frechet_distance"] == values["mind"] == 0
+    assert values["p_ids"] == values["u_ids"] == 0.5 and values["frechet_uncorrected"] == pytest.approx(0, abs=1e-9)
+    assert values["invented_share"] == pytest.approx(0, abs=1e-6)
     assert values["retention"] == pytest.approx(1, abs=1e-6) and values["coherence"] == pytest.approx(1, abs=1e-6)
     assert values["sliced_wasserstein"] == 0 and values["log_spectral_distance"] == 0
 
@@ -70,7 +74,7 @@ def test_detail_is_a_paired_ratio_to_the_truth(evaluation):
     assert (found.value, found.low, found.high, found.n) == (1, 1, 1, 12) and marginal.low < marginal.high
     run, truth = (evaluation.results.number(row, "tenengrad") for row in ("run", "truth"))
     assert evaluation.results.number("run", "detail") == pytest.approx(run / truth, rel=1e-5)
-    line = table(evaluation.rows, evaluation.results).splitlines()[-1]
+    line = table(evaluation.rows, evaluation.results, evaluation.columns).splitlines()[-1]
     assert line.startswith("the truth") and " 1.000  " in line
 
 
@@ -92,11 +96,11 @@ def test_metrics_by_a_network_that_the_objective_minimised_are_marked(loaded, ev
     suite = load_suite(measuring())
     weights = {"perceptual": suite.provenance["vgg19"]}
     own = own_metrics(replace(loaded, resolved=loaded.resolved | {"weights": weights}), suite)
-    assert own == ("vgg19", "kid") and own_metrics(loaded, suite) == ()
+    assert own == ("vgg19", "hallucination", *TITLES) and own_metrics(loaded, suite) == ()
     rows = [replace(row, own=own) if row.kind == "run" else row for row in evaluation.rows]
-    printed = table(rows, evaluation.results).splitlines()
+    printed = table(rows, evaluation.results, evaluation.columns).splitlines()
     assert printed[-1].startswith("* by a network") and printed[1].count("*") == 1 and "*" not in printed[3]
-    assert "*" not in table(evaluation.rows, evaluation.results)
+    assert "*" not in table(evaluation.rows, evaluation.results, evaluation.columns)
 
 
 def test_the_mean_colour_has_no_detail_at_all(evaluation):

@@ -7,7 +7,7 @@ import torch
 from recon.evaluation.evaluator import FURTHEST, Evaluator, MetricSuite, moments_by_distance
 from recon.evaluation.results import Measured
 from recon.metrics import METRICS, Pair
-from recon.metrics.deep import PooledFeatures
+from recon.metrics.feature_networks import VGG19Features
 from recon.metrics.recovery import band_moments
 
 COLOUR = torch.tensor([0.5, 0.4, 0.3], dtype=torch.float64)
@@ -15,7 +15,7 @@ COLOUR = torch.tensor([0.5, 0.4, 0.3], dtype=torch.float64)
 
 @pytest.fixture(scope="module")
 def suite() -> MetricSuite:
-    return MetricSuite(METRICS, PooledFeatures("random", "conv1_1"), {"lpips": "not here"}, {}, [])
+    return MetricSuite(METRICS, VGG19Features("random", "conv1_1"), {"lpips": "not here"}, {}, [])
 
 
 def scene(n: int = 6, size: int = 48) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

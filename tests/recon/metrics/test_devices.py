@@ -5,8 +5,9 @@ import skimage.data
 import torch
 
 from recon.metrics import METRICS, Pair
-from recon.metrics.deep import FeatureDistance, PooledFeatures
+from recon.metrics.deep import FeatureDistance
 from recon.metrics.distribution import SlicedWasserstein
+from recon.metrics.feature_networks import VGG19Features
 from recon.metrics.recovery import band_moments
 
 pytestmark = pytest.mark.gpu
@@ -29,7 +30,7 @@ def test_every_metric_is_the_same_on_cpu_and_cuda(pairs, name):
     torch.testing.assert_close(gpu, cpu, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("net", [FeatureDistance, PooledFeatures])
+@pytest.mark.parametrize("net", [FeatureDistance, VGG19Features])
 def test_features_are_the_same_on_cpu_and_cuda(pairs, net):
     found = []
     for pair in pairs:

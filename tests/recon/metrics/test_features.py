@@ -9,7 +9,8 @@ from losses.features.vgg19 import DEFAULT_TAPS, VGG19, feature_distance
 from losses.features.weights import load_vgg19
 from recon.metrics import base as chunks
 from recon.metrics.base import Undefined
-from recon.metrics.deep import FeatureDistance, PooledFeatures
+from recon.metrics.deep import FeatureDistance
+from recon.metrics.feature_networks import VGG19Features
 from tests.losses.scenes import photographs
 from tests.recon.metrics.scenes import everywhere, hidden_in, noisy
 
@@ -37,7 +38,7 @@ def test_a_feature_counts_by_the_share_of_its_pixels_that_is_hidden(tap, stride)
 
 
 def test_pooled_features_are_the_mean_over_positions(monkeypatch):
-    images, net = photographs(), PooledFeatures("bundled", "conv2_1")
+    images, net = photographs(), VGG19Features("bundled", "conv2_1")
     expected = net.net(images)[0].mean((2, 3))
     assert expected.shape == (4, 128)
     for few in (1, 3 * 64 * 64, 4 * 64 * 64):
@@ -48,13 +49,13 @@ def test_pooled_features_are_the_mean_over_positions(monkeypatch):
 
 def test_images_without_a_pixel_to_pool_have_no_value(vgg19):
     small = torch.rand(1, 3, 3, 40)
-    for values in (lambda: vgg19(small, small, everywhere(small)), lambda: PooledFeatures()(small)):
+    for values in (lambda: vgg19(small, small, everywhere(small)), lambda: VGG19Features()(small)):
         with pytest.raises(Undefined, match="below 4 pixels"):
             values()
 
 
 def test_every_network_says_where_its_weights_are_from(vgg19):
     expected = load_vgg19(VGG19(DEFAULT_TAPS), "bundled")
-    assert vgg19.provenance == expected and PooledFeatures().provenance == expected
+    assert vgg19.provenance == expected and VGG19Features().provenance == expected
     assert FeatureDistance("random").provenance["source"] == "random"
-    assert not any(p.requires_grad for net in (vgg19, PooledFeatures()) for p in net.parameters())
+    assert not any(p.requires_grad for net in (vgg19, VGG19Features()) for p in net.parameters())

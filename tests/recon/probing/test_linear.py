@@ -11,7 +11,7 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
 from losses import InvalidSetting
-from recon.metrics.deep import PooledFeatures
+from recon.metrics.feature_networks import VGG19Features
 from recon.probing import linear
 from recon.probing.labelled import stratified_split
 from recon.probing.linear import DECAYS, LinearProbe, choose, linear_probe, loss_and_gradient, softmax_regressions
@@ -116,7 +116,7 @@ def test_digits_are_read_as_well_as_by_scikit_learn_at_its_best(digits):
 
 
 def test_features_of_real_images_are_read_as_well_as_by_scikit_learn(shared):
-    net, root = PooledFeatures(), shared / "data" / "imagenette"
+    net, root = VGG19Features(), shared / "data" / "imagenette"
 
     def read(split: str, count: int) -> tuple[torch.Tensor, torch.Tensor]:
         images, labels = [], []

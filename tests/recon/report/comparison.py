@@ -21,6 +21,7 @@ METRICS = {
     "kid": ("distribution", "Squared distance of feature distributions (MMD, cubic kernel).", "", None, None, "lower"),
     "linear_mean": ("representation", "Accuracy of a linear classifier on frozen features.", "share", 0, 1, "higher"),
 }
+TITLES = {"kid": "KD-VGG19"}
 REASONS = {
     "masked_psnr": "not defined: no error at all",
     "ms_ssim": "not defined: images below 176 pixels",
@@ -128,7 +129,7 @@ def typed(numbers: dict[str, Any] | None = None) -> Comparison:
         Protocol(**protocol | {"image_size": (H, W)}),
         digest,
         caveat,
-        [Column(**column) for column in numbers["metrics"]],
+        [Column(**column, title=TITLES.get(column["name"], "")) for column in numbers["metrics"]],
         [RowInfo(**row) for row in rows],
         Results(values),
         numbers["best"],
