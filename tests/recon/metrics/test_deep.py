@@ -8,7 +8,7 @@ import torch
 from recon.metrics import base as chunks
 from recon.metrics import deep
 from recon.metrics.base import Pair
-from recon.metrics.deep import LPIPS, VGG, network_metric
+from recon.metrics.deep import LPIPS, network_metrics
 from tests.losses.scenes import photographs
 from tests.recon.metrics.scenes import blurred, everywhere, hidden_in, noisy
 
@@ -84,8 +84,8 @@ def test_the_metrics_lead_to_the_network_and_to_hidden_patches_alone(squeeze, vg
     pair = Pair(image, truth, mask)
     repainted = Pair(torch.where(pair.hidden, image, 1 - image), truth, mask)
     for metric, net, name in (
-        (network_metric(squeeze, LPIPS["squeeze"]), squeeze, "lpips"),
-        (network_metric(vgg19, VGG), vgg19, "vgg19"),
+        (network_metrics(squeeze, LPIPS["squeeze"])[0], squeeze, "lpips"),
+        (network_metrics(vgg19, LPIPS["squeeze"])[0], vgg19, "vgg19"),
     ):
         assert (metric.name, metric.better, metric.paired) == (name, "lower", True)
         assert torch.equal(metric(pair), net(pair.image, truth, pair.hidden))
