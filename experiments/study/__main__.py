@@ -1,0 +1,138 @@
+"""Trains, measures and records the runs of a study; goes on where it was stopped.
+
+    python -m experiments.study objectives data.root=imagenette-160.pack jobs=2 minutes=120
+    python -m experiments.study --list
+
+A study is a YAML file in experiments/studies, or one that is named by its path. Its runs are runs/STUDY-VARIANT-SEED;
+what is finished is not done again. When every run is trained, evaluated and probed, the record is written to
+experiments/records/STUDY (out=FOLDER: there). Then a second call changes nothing.
+
+- jobs=N: so many commands at a time, each with its share of the cores. 1 where nothing is said.
+- minutes=M: stops after that; runs save themselves, and the same command goes on with them to the same bits.
+- device=, data.root=, lpips.weights=, features.weights=: as of recon.pretrain and recon.evaluate.
+"""
+
+import hashlib
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from experiments.study import record
+from experiments.study.definition import RECORDS, Study, names, path_of, read
+from experiments.study.jobs import Job, evaluation, probing, training, work
+from experiments.study.measured import gather
+from losses import InvalidSetting, nearest
+from recon.run_folder import MODEL, RUNS
+
+KEYS = ("data.root", "device", "jobs", "minutes", "out", "lpips.weights", "features.weights")
+
+
+def main(words: Sequence[str]) -> int:
+    """Returns 0: recorded; 1: a command failed; 75: the time is over, call it again.
+
+    Raises:
+        InvalidSetting: a setting, a study's file or a run that cannot be used.
+    """
+    if list(words) == ["--list"]:
+        print("\n".join(map(listed, names())))
+        return 0
+    name, given = understood(words)
+    path = path_of(name)
+    name, study, digest = path.stem, read(path), hashlib.sha256(path.read_bytes()).hexdigest()
+    folder = Path(given.get("out", RECORDS / name))
+    if recorded(folder, digest):
+        print(f"{folder} is finished")
+        return 0
+    jobs = _number(given, "jobs", 1, 256)
+    deadline = time.monotonic() + 60 * _number(given, "minutes", 60 * 24 * 365, 60 * 24 * 365)
+    try:
+        failed = train(name, study, given, int(jobs), deadline) or measure(name, study, given, int(jobs), deadline)
+    except TimeoutError:
+        print(f"the time is over; the same command goes on\n{listed(name, path)}")
+        return 75
+    if failed:
+        for job in failed:
+            print(f"failed: {job.command}\n  see {job.log}: {_last_line(job.log)}", file=sys.stderr)
+        return 1
+    record.write(folder, name, study, gather(name, study), digest)
+    print(folder / "README.md")
+    return 0
+
+
+def train(name: str, study: Study, given: dict[str, str], jobs: int, deadline: float) -> list[Job]:
+    """Trains what is missing; returns what failed."""
+    there = _given(given, "data.root", "device")
+    own = study if not study.runs_of else None
+    planned = [training(settings | _given(given, "data.root"), there) for settings in study.runs(name).values()]
+    if own is None and any(planned):
+        raise InvalidSetting(f"{name} measures the runs of {study.runs_of}, which are not finished; run that first")
+    return work([job for job in planned if job], jobs, deadline)
+
+
+def measure(name: str, study: Study, given: dict[str, str], jobs: int, deadline: float) -> list[Job]:
+    """Evaluates and probes what has not been; returns what failed."""
+    runs = [settings["name"] for settings in study.runs(name).values()]
+    settings = study.evaluate | _given(given, "device", "data.root", "lpips.weights", "features.weights")
+    planned = [evaluation(run, settings) for run in runs]
+    if study.probe is not None:
+        planned += [probing(run, study.probe | _given(given, "device")) for run in runs]
+    return work([job for job in planned if job], jobs, deadline)
+
+
+def listed(name: str, path: Path | None = None) -> str:
+    """A line about a study: how many of its runs are finished, and whether it is recorded."""
+    path = path or path_of(name)
+    study = read(path)
+    runs = [settings["name"] for settings in study.runs(name).values()]
+    begun = sum((RUNS / run / MODEL).exists() for run in runs)
+    done = recorded(RECORDS / name, hashlib.sha256(path.read_bytes()).hexdigest())
+    state = f"recorded in {RECORDS.name}/{name}" if done else f"{begun} of {len(runs)} runs begun"
+    return f"{name:20} {state:40} {' '.join(study.question.split())[:80]}"
+
+
+def recorded(folder: Path, digest: str) -> bool:
+    """Whether the folder holds a whole record of the study's file as it is now."""
+    page = folder / "README.md"
+    return page.is_file() and f"<!-- study {digest} -->" in page.read_text()
+
+
+def understood(words: Sequence[str]) -> tuple[str, dict[str, str]]:
+    """The study's name and the settings."""
+    bare = [word for word in words if "=" not in word]
+    if len(bare) != 1:
+        raise InvalidSetting(f"name one study (studies: {', '.join(names())}); --list says how far each is")
+    given = dict(word.split("=", 1) for word in words if "=" in word)
+    if unknown := next((key for key in given if key not in KEYS), None):
+        raise InvalidSetting(f"'{unknown}' is no setting{nearest(unknown, KEYS)} (settings: {', '.join(KEYS)})")
+    return bare[0], given
+
+
+def _number(given: dict[str, str], key: str, default: float, most: float) -> float:
+    try:
+        number = float(given.get(key, default))
+    except ValueError:
+        number = 0.0
+    if not 0 < number <= most:
+        raise InvalidSetting(f"{key}={given[key]} must be a number above 0 and at most {most:g}")
+    return number
+
+
+def _given(given: dict[str, str], *keys: str) -> dict[str, str]:
+    return {key: given[key] for key in keys if key in given}
+
+
+def _last_line(path: Path) -> str:
+    return (path.read_text(errors="replace").strip().splitlines() or [""])[-1][:300]
+
+
+if __name__ == "__main__":
+    try:
+        status = main(sys.argv[1:])
+    except InvalidSetting as error:
+        print(error, file=sys.stderr)
+        status = 2
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on", file=sys.stderr)
+        status = 130
+    sys.exit(status)

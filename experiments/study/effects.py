@@ -1,0 +1,91 @@
+"""Means and differences over pretraining seeds and images, and Holm's correction for many comparisons.
+
+Every seed of a variant is measured on the same images, so seeds and images are crossed. Both are random effects: an
+interval is to hold for other seeds of the training and for other images.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import scipy.stats
+import torch
+from torch import Tensor
+
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Effect:
+    """A mean over seeds and images, with its 95% interval.
+
+    Args:
+        p: two-sided, of the mean being 0; `differs` is whether it is below 0.05, after `holm` also corrected for
+            the other comparisons.
+        seeds, images: how many there were. Of one seed, low and high tell nothing about other seeds.
+    """
+
+    value: float
+    low: float
+    high: float
+    p: float
+    differs: bool
+    seeds: int
+    images: int
+
+
+def effect(values: Tensor) -> Effect:
+    """The mean of (S, n) values, or differences, of S seeds on the same n images; an image with a NaN is left out.
+
+    With v_i the mean over seeds on image i, and v_s the mean over images of seed s,
+
+        SE² = var_i(v_i) / n + var_s(v_s) / S,
+
+    with Student's t and the degrees of freedom of Welch and Satterthwaite, as `recon.probing.accuracy` has it: the
+    variance of single values is in both terms, so that SE² is rather too large. NaN below 2 images.
+    """
+    values = values.double()[:, values.isfinite().all(0)]
+    seeds, n = values.shape
+    if n < 2:
+        return Effect(math.nan, math.nan, math.nan, math.nan, False, seeds, n)
+    parts = [(values.mean(0).var().item() / n, n - 1)]
+    if seeds > 1:
+        parts.append((values.mean(1).var().item() / seeds, seeds - 1))
+    mean, variance = values.mean().item(), sum(part for part, _ in parts)
+    if variance == 0:
+        return Effect(mean, mean, mean, float(mean == 0), mean != 0, seeds, n)
+    freedom = variance**2 / sum(part**2 / free for part, free in parts)
+    error = math.sqrt(variance)
+    half = scipy.stats.t.ppf((1 + LEVEL) / 2, freedom).item() * error
+    p = 2 * scipy.stats.t.sf(abs(mean) / error, freedom).item()
+    return Effect(mean, mean - half, mean + half, p, p < 1 - LEVEL, seeds, n)
+
+
+def holm(effects: Sequence[Effect]) -> list[Effect]:
+    """The same comparisons, `p` and `differs` corrected so that the chance of any false one is 5% (Holm 1979).
+
+    Equals statsmodels' `multipletests(method="holm")`. NaN counts for nothing.
+    """
+    known = sorted((e.p, i) for i, e in enumerate(effects) if not math.isnan(e.p))
+    corrected, largest = list(effects), 0.0
+    for rank, (p, i) in enumerate(known):
+        largest = max(largest, min(1.0, p * (len(known) - rank)))
+        corrected[i] = replace(effects[i], p=largest, differs=largest < 1 - LEVEL)
+    return corrected
+
+
+def pseudo_values(sums: Tensor, statistic: Callable[[Tensor], Tensor]) -> Tensor:
+    """One value per image whose mean is a function of sums over images, but for its bias: the jackknife's (n,).
+
+    n T - (n - 1) T without image i: for a mean the images' own values, for a ratio their influence on it.
+
+    Args:
+        sums: (n, ...), what is summed over images; those with a value that is not finite get NaN.
+        statistic: (k, ...) -> (k,).
+    """
+    found = torch.full((len(sums),), torch.nan, dtype=torch.float64)
+    finite = sums.double().flatten(1).isfinite().all(1)
+    rows = sums.double()[finite]
+    total, n = rows.sum(0, keepdim=True), len(rows)
+    found[finite] = n * statistic(total) - (n - 1) * statistic(total - rows)
+    return found

@@ -1,0 +1,150 @@
+"""The commands of a study: which are still to be run, and several of them at a time until the time is over."""
+
+import hashlib
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from experiments.study.definition import Plain
+from losses import InvalidSetting
+from recon.cli import SHORT
+from recon.console import command_line
+from recon.evaluation import results
+from recon.loaded_run import load_run
+from recon.probing import probe_results
+from recon.probing.features import ProbedEncoder
+from recon.run_folder import CHECKPOINT, MODEL, RUNS
+from recon.saved_settings import flattened
+
+GRACE = 120  # seconds that a run has to save itself
+POLL = 0.2  # seconds
+
+
+@dataclass(frozen=True)
+class Job:
+    """`python -m recon.MODULE` with `settings`; its output goes to `log`."""
+
+    module: str
+    settings: Plain
+    log: Path
+
+    @property
+    def command(self) -> str:
+        return command_line(self.module, self.settings)
+
+
+def training(settings: Plain, device: Plain) -> Job | None:
+    """What trains a run to its end, from its checkpoint where there is one; None where it is finished.
+
+    Raises:
+        InvalidSetting: there is a run of that name with other settings.
+    """
+    name = settings["name"]
+    folder = RUNS / name
+    if (folder / MODEL).exists():
+        run = load_run(folder)
+        found = flattened(asdict(run.settings))
+        wanted = {full_key(key): value for key, value in settings.items()}
+        if odd := sorted(key for key, value in wanted.items() if key in found and not _same(found[key], value)):
+            raise InvalidSetting(
+                f"{folder} was trained with another {', '.join(odd)}; move it away, or rename the variant"
+            )
+        if run.unfinished is None:
+            return None
+    going_on = (folder / CHECKPOINT).exists()
+    given = {"name": name, "resume": True} if going_on else settings | device
+    return Job("pretrain", given, RUNS / f"{name}.log")
+
+
+def evaluation(name: str, settings: Plain) -> Job | None:
+    """What evaluates a trained run; None where that is done."""
+    found = results.read(RUNS / name)
+    sha256 = hashlib.sha256((RUNS / name / MODEL).read_bytes()).hexdigest()
+    if found and found.model["sha256"] == sha256 and _agree(found.measuring, settings):
+        return None
+    return Job("evaluate", {"run": str(RUNS / name)} | settings, RUNS / f"{name}.evaluate.log")
+
+
+def probing(name: str, settings: Plain) -> Job | None:
+    """What probes a trained run; None where that is done."""
+    found = probe_results.read(RUNS / name)
+    if found and _agree(found.settings, settings):
+        run = load_run(RUNS / name)
+        if found.checksum == ProbedEncoder("run", run.name, run.model).checksum:
+            return None
+    return Job("probe", {"run": str(RUNS / name), "again": True} | settings, RUNS / f"{name}.probe.log")
+
+
+def _agree(saved: Plain, given: Plain) -> bool:
+    """Whether saved settings are those given, wherever the results depend on them."""
+    found = flattened(saved)
+    return all(_same(found.get(full_key(key)), value) for key, value in given.items() if key != "device")
+
+
+def full_key(key: str) -> str:
+    return SHORT.get(key, key)
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Whether two values of a setting are one, a file's path written one way or another."""
+    if isinstance(a, str) and isinstance(b, str):
+        return a == b or Path(a).resolve() == Path(b).resolve()
+    return a == b
+
+
+def work(jobs: Iterable[Job], at_once: int, deadline: float) -> list[Job]:
+    """Runs the jobs in their order, `at_once` at a time; returns those that failed. A failure does not end the others.
+
+    Each has its share of the processors.
+
+    Raises:
+        TimeoutError: `deadline` (of time.monotonic) has come. Trainings have saved themselves then.
+    """
+    waiting, running, failed = list(jobs), {}, []
+    try:
+        while waiting or running:
+            while waiting and len(running) < at_once:
+                job = waiting.pop(0)
+                running[_start(job, at_once)] = job
+            if time.monotonic() > deadline:
+                raise TimeoutError
+            time.sleep(POLL)
+            for process in [process for process in running if process.poll() is not None]:
+                job = running.pop(process)
+                print(f"{'done' if process.returncode == 0 else 'FAILED'}  {job.command}", flush=True)
+                failed += [job] if process.returncode else []
+    finally:  # also after Ctrl-C
+        _stop(list(running))
+    return failed
+
+
+def _start(job: Job, at_once: int) -> subprocess.Popen[bytes]:
+    threads = max(1, (os.cpu_count() or 1) // at_once)
+    environment = os.environ | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads))}
+    job.log.parent.mkdir(parents=True, exist_ok=True)
+    print(f"begun {job.command}", flush=True)
+    with job.log.open("ab") as log:
+        return subprocess.Popen(
+            [sys.executable, *shlex.split(job.command)[1:]],
+            stdout=log, stderr=log, env=environment, start_new_session=True,
+        )  # fmt: skip
+
+
+def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Asks processes to save themselves and end; kills those that do not."""
+    for process in processes:
+        process.send_signal(signal.SIGTERM)
+    until = time.monotonic() + GRACE
+    for process in processes:
+        try:
+            process.wait(max(0.0, until - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()

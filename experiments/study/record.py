@@ -1,0 +1,167 @@
+"""The record of a study: README.md, tidy tables, figures."""
+
+import json
+import math
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import matplotlib.style
+from matplotlib.figure import Figure
+
+from experiments.study.definition import Plain, Study
+from experiments.study.effects import Effect
+from experiments.study.measured import Measurements
+from recon.console import command_line
+from recon.report.drawing import STYLE
+from recon.report.pictures import write_rows
+from recon.report.tables import write_csv
+from recon.run_folder import ENVIRONMENT, RUNS, metric_lines, read_config, write_atomically, write_text
+
+SHOWN = 8  # images of the picture
+
+
+def write(folder: Path, name: str, study: Study, found: Measurements, digest: str) -> None:
+    """Writes the record into `folder`, README.md last: a record that has it is whole. `digest`: of the study's file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    differences = found.differences(study.measured, study.reference)
+    write_csv(results(name, study, found), folder / "results.csv")
+    if differences:
+        write_csv(difference_records(differences, study.reference), folder / "differences.csv")
+    figures = [picture(folder, found)]
+    if study.figure:
+        figures.append(plot(folder, study, found))
+    write_text(folder / "README.md", page(name, study, found, differences, figures, digest))
+
+
+def results(name: str, study: Study, found: Measurements) -> list[Plain]:
+    """A line for each row, metric and seed, and one with the interval over all seeds."""
+    lines = []
+    for metric in study.measured:
+        for row, e in found.effects(metric).items():
+            common = {"study": name, "row": row, "metric": metric}
+            per_seed = found.values[row][metric].nanmean(1).tolist()
+            lines += [common | {"seed": s, "value": v} for s, v in zip(study.seeds, per_seed, strict=True)]
+            lines.append(common | {"seed": "all", "value": e.value, "low": e.low, "high": e.high, "images": e.images})
+    return lines
+
+
+def difference_records(differences: Mapping[tuple[str, str], Effect], reference: str) -> list[Plain]:
+    return [
+        {"row": row, "reference": reference, "metric": metric, "difference": e.value, "low": e.low, "high": e.high}
+        | {"p_holm": e.p, "differs": e.differs, "seeds": e.seeds, "images": e.images}
+        for (row, metric), e in differences.items()
+    ]
+
+
+def page(
+    name: str,
+    study: Study,
+    found: Measurements,
+    differences: Mapping[tuple[str, str], Effect],
+    figures: list[str],
+    digest: str,
+) -> str:
+    """README.md of the record."""
+    e = next(iter(found.effects(next(iter(study.measured))).values()))
+    lines = [
+        f"# {name}",
+        study.question.strip(),
+        "## Answer",
+        study.answer.strip() or "Not written yet; the table says what was measured.",
+        "## Table",
+        "\n".join(table(study, found, differences)),
+        f"Means over {e.seeds} seed{'s' * (e.seeds > 1)} and {e.images} held-out images (probes: test images), ± half "
+        f"of the 95% interval over both. **Bold**: differs from {study.reference} (Holm over all {len(differences)} "
+        "comparisons of this table, 5%)."
+        + "".join(f" {metric}: measured in no run." for metric in study.measured if not found.effects(metric)),
+        *(f"![{figure}]({figure})" for figure in figures),
+        "## What it cannot say",
+        study.limits.strip() or "Nothing beyond these data, sizes and lengths.",
+        "## How it was made",
+        "\n".join(made(name, study)),
+        f"<!-- study {digest} -->",
+    ]
+    return "\n\n".join(lines) + "\n"
+
+
+def table(study: Study, found: Measurements, differences: Mapping[tuple[str, str], Effect]) -> list[str]:
+    """Lines of Markdown: a row per row, a column per measured thing."""
+    effects = {metric: found.effects(metric) for metric in study.measured}
+    headings = {metric: title for metric, title in study.measured.items() if effects[metric]}
+    lines = [f"| | {' | '.join(headings.values())} |", f"|---|{'---|' * len(headings)}"]
+    for row in found.values:
+        cells = []
+        for metric in headings:
+            e, difference = effects[metric].get(row), differences.get((row, metric))
+            text = "-" if e is None or math.isnan(e.value) else f"{_number(e.value)} ±{_number((e.high - e.low) / 2)}"
+            cells.append(f"**{text}**" if difference and difference.differs else text)
+        lines.append(f"| {row} | {' | '.join(cells)} |")
+    return lines
+
+
+def _number(value: float) -> str:
+    text = f"{value:.2f}" if abs(value) >= 10 else f"{value:.3f}"
+    return text.lstrip("-") if float(text) == 0 else text
+
+
+def made(name: str, study: Study) -> list[str]:
+    """Commands, versions, machines and processor time of the runs."""
+    environments, hours = set(), 0.0
+    for settings in study.runs(name).values():
+        environment, spent = spent_on(RUNS / settings["name"])
+        environments.add(environment)
+        hours += spent
+    first = next(iter(study.runs(name).values()))
+    own = " and ".join(sorted({key for variant in study.variants.values() for key in variant}))
+    return [
+        f"    python -m experiments.study {shlex.quote(name)}",
+        "",
+        f"The first of its runs (the others differ in name, seed and {own}):",
+        "",
+        f"    {command_line('pretrain', first)}",
+        "",
+        f"Training took {hours:.1f} core-hours, by the logs of the runs. {'; '.join(sorted(environments))}.",
+    ]
+
+
+def spent_on(folder: Path) -> tuple[str, float]:
+    """What a run was trained on, in words, and its core-hours (of a GPU: hours of the device)."""
+    environment: dict[str, Any] = json.loads((folder / ENVIRONMENT).read_text())
+    size, steps, seconds = read_config(folder)["batch"]["size"], 0, 0.0
+    for line in metric_lines(folder):
+        step, speed = line["step"] or 0, line.get("images_per_second")
+        if speed:
+            seconds += size * (step - steps) / speed
+        steps = step
+    device = environment["device"]
+    cores = environment["threads"] if device == "cpu" else 1
+    packages = environment["packages"]
+    words = f"{device}, {environment['threads']} thread(s), Python {environment['python']}, torch {packages['torch']}"
+    return words, cores * seconds / 3600
+
+
+def picture(folder: Path, found: Measurements) -> str:
+    """The same held-out images under every row, as predicted where hidden."""
+    rows = {name: images[:SHOWN].float() / 255 for name, images in found.pictures.items()}
+    rows = {"truth": rows.pop("truth"), **rows}
+    write_rows(rows, "whole predictions, of the first seed", folder / "reconstructions.png")
+    return "reconstructions.png"
+
+
+def plot(folder: Path, study: Study, found: Measurements) -> str:
+    """The two things of `study.figure` against each other, with intervals; one point a row."""
+    across, up = study.figure
+    xs, ys = found.effects(across), found.effects(up)
+    with matplotlib.style.context(STYLE):
+        figure = Figure(figsize=(6.4, 4.4), layout="constrained")
+        axes = figure.add_subplot(xlabel=study.measured[across], ylabel=study.measured[up])
+        for i, row in enumerate(row for row in xs if row in ys):
+            x, y = xs[row], ys[row]
+            xerr, yerr = ([[e.value - e.low], [e.high - e.value]] for e in (x, y))
+            axes.errorbar(x.value, y.value, yerr, xerr, fmt="o", markersize=5, elinewidth=0.8, color=f"C{i % 10}")
+            axes.annotate(row, (x.value, y.value), xytext=(5, 4), textcoords="offset points", fontsize=8)
+        with write_atomically(folder / "figure.png") as file:
+            figure.savefig(file, format="png", metadata={"Software": None})
+    return "figure.png"

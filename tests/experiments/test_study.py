@@ -1,0 +1,158 @@
+"""One command trains, measures and records a study, goes on where it was stopped, and then changes nothing."""
+
+import csv
+import os
+
+import pytest
+import torch
+import yaml
+
+from experiments.study import __main__ as command
+from experiments.study import definition, jobs
+from experiments.study.definition import Study
+from experiments.study.measured import Measurements
+from experiments.study.record import table
+from losses import InvalidSetting
+from losses.expression import defaults, parse
+from recon.config import check
+from recon.run_folder import MODEL
+from recon.saved_settings import settings_from
+
+TINY = {
+    "question": "Is l1 another thing than mse?",
+    "settings": {"data": "dead_leaves", "data.image_size": 32, "model": "nano", "model.patch_size": 8}
+    | {"model.decoder_depth": 1, "train.steps": 6, "batch.size": 4, "precision": "fp32"},
+    "variants": {"mse": {"loss": "mse"}, "l1": {"loss": "l1"}},
+    "seeds": [0, 1],
+    "reference": "mse",
+    "measured": {"masked_psnr": "PSNR dB", "detail": "detail", "coherence": "coherence"},
+    "evaluate": {"images": 16, "ratios": [], "training_images": 16, "pictures": 4},
+    "figure": ["detail", "masked_psnr"],
+}
+
+
+def written(path, **changes):
+    path.write_text(yaml.safe_dump(TINY | changes, sort_keys=False))
+    return path
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(definition, "STUDIES", tmp_path)
+    monkeypatch.setenv("PYTHONPATH", os.getcwd() if not (root := os.environ.get("PYTHONPATH")) else root)
+    return tmp_path
+
+
+def test_runs_have_names_of_their_own_and_know_their_seed():
+    study = Study("", {"a": 1, "b": 1}, {"x": {"b": 2, "init": "runs/s-y-{seed}"}}, [3, 4], "x", {})
+    assert study.runs("s") == {
+        ("x", 3): {"name": "s-x-3", "seed": 3, "a": 1, "b": 2, "init": "runs/s-y-3"},
+        ("x", 4): {"name": "s-x-4", "seed": 4, "a": 1, "b": 2, "init": "runs/s-y-4"},
+    }
+
+
+def test_every_study_of_the_project_can_be_read():
+    for path in sorted(definition.STUDIES.glob("*.yaml")):
+        study = definition.read(path)
+        assert study.runs_of in ("", *definition.names())
+        for run in study.runs(path.stem).values():
+            length = {"train.epochs": None} if "train.steps" in run else {}
+            settings = settings_from({jobs.full_key(key): value for key, value in (run | length).items()})
+            check(settings, 1)
+            assert parse(settings.loss, defaults()).terms
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"reference": "l3"}, "reference 'l3' is not among mse, l1"),
+        ({"figure": ["detail", "seen"]}, "figure 'seen' is not among"),
+        ({"seeds": [0, 0]}, "seeds, each once"),
+        ({"colour": 1}, "unknown: colour"),
+        ({"seeds": "three"}, "is no study"),
+    ],
+)
+def test_a_study_that_cannot_be_is_one_line(here, changes, said):
+    with pytest.raises(InvalidSetting, match=said) as found:
+        definition.read(written(here / "tiny.yaml", **changes))
+    assert "\n" not in str(found.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "name one study"),
+        (["tine"], "there is no study 'tine'; did you mean 'tiny'"),
+        (["tiny", "job=2"], "'job' is no setting; did you mean 'jobs'"),
+        (["tiny", "jobs=none"], "jobs=none must be a number"),
+        (["tiny", "minutes=-1"], "minutes=-1 must be a number"),
+    ],
+)
+def test_what_cannot_be_understood_is_one_line(here, words, said):
+    written(here / "tiny.yaml")
+    with pytest.raises(InvalidSetting, match=said):
+        command.main(words)
+
+
+def test_a_difference_is_bold_only_where_it_holds():
+    """Row 'same' has other noise than the reference, row 'better' a shift of five standard errors."""
+    noise = torch.randn(3, 2, 400, generator=torch.Generator().manual_seed(0))
+    values = {"ref": noise[0], "same": noise[1], "better": noise[2] + 0.5}
+    found = Measurements({row: {"m": value} for row, value in values.items()})
+    study = Study("", {}, {"ref": {}, "same": {}, "better": {}}, [0, 1], "ref", {"m": "M"})
+    lines = table(study, found, found.differences(["m"], "ref"))
+    assert lines[0] == "| | M |"
+    assert [line.startswith(f"| {row} | **") for line, row in zip(lines[2:], values, strict=True)] == [
+        False,
+        False,
+        True,
+    ]
+
+
+@pytest.mark.slow
+def test_a_study_goes_on_where_it_was_stopped_and_then_changes_nothing(here, capsys):
+    variants = {"mse": {"loss": "mse"}, "l1": {"loss": "l1"}}
+    written(here / "tiny.yaml", variants=variants)
+    words = ["tiny", "device=cpu", "jobs=2", "out=record"]
+    assert command.main([*words, "minutes=0.03"]) == 75
+    assert not (here / "record").exists()
+    assert command.main(words) == 0
+    page = (here / "record/README.md").read_text()
+    assert "Is l1 another thing than mse?" in page and "![figure.png](figure.png)" in page
+    with (here / "record/results.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    assert {(line["row"], line["metric"], line["seed"]) for line in lines} == {
+        (row, metric, seed) for row in variants for metric in TINY["measured"] for seed in ("0", "1", "all")
+    }
+    before = {path: path.stat().st_mtime_ns for path in (*here.rglob("record/*"), *here.glob(f"runs/*/{MODEL}"))}
+    capsys.readouterr()
+    assert command.main(words) == 0
+    assert capsys.readouterr().out == "record is finished\n"
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+    # Another answer makes the record anew, and trains nothing.
+    written(here / "tiny.yaml", variants=variants, answer="They are alike.")
+    assert command.main(words) == 0
+    assert "They are alike." in (here / "record/README.md").read_text()
+    assert "begun" not in capsys.readouterr().out
+    # Other settings are no reason to lose a run.
+    written(here / "tiny.yaml", variants=variants | {"l1": {"loss": "charbonnier"}})
+    with pytest.raises(InvalidSetting, match="trained with another loss"):
+        command.main(words)
+
+
+@pytest.mark.slow
+def test_a_run_that_fails_is_told_and_the_others_go_on(here, capsys):
+    written(here / "tiny.yaml", variants={"mse": {"loss": "mse"}, "l1": {"loss": "l2"}}, seeds=[0])
+    assert command.main(["tiny", "device=cpu", "out=record"]) == 1
+    told = capsys.readouterr()
+    assert "unknown loss term 'l2'" in told.err
+    assert (here / "runs/tiny-mse-0" / MODEL).exists() and not (here / "record").exists()
+
+
+def test_time_over_ends_what_runs(tmp_path):
+    """The process is asked to end, and none is left."""
+    job = jobs.Job("pretrain", {}, tmp_path / "log")
+    with pytest.raises(TimeoutError):
+        jobs.work([job], 1, deadline=0)
+    assert jobs.work([], 1, deadline=1e12) == []
