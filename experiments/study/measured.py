@@ -10,8 +10,8 @@ from experiments.study.definition import Plain, Study
 from experiments.study.effects import Effect, effect, holm, pseudo_values
 from losses import InvalidSetting
 from recon.evaluation import results
-from recon.evaluation.results import RECOVERED, Evaluation
-from recon.metrics.recovery import Recovery, summary
+from recon.evaluation.results import SUMMED, Evaluation
+from recon.metrics.recovery import Recovery
 from recon.probing import probe_results
 from recon.probing.probe_results import ProbeRecord
 from recon.run_folder import RUNS
@@ -112,12 +112,14 @@ def per_image(evaluation: Evaluation, row: str, metric: str) -> Tensor | None:
     """
     tensors = evaluation.tensors
     name, _, part = metric.partition("/")
-    if name in RECOVERED and f"{row}/moments" in tensors:
-        moments, (kind, _, place) = tensors[f"{row}/moments"], part.partition("=")  # (n, distances, bands, 4)
-        sums = moments[:, int(place) - 1] if kind == "distance" else moments.sum(1)
+    summed, statistic = SUMMED.get(name, ("", None))
+    if statistic and f"{row}/{summed}" in tensors:
+        sums, (kind, _, place) = tensors[f"{row}/{summed}"], part.partition("=")
+        if summed == "moments":  # (n, distances, bands, 4)
+            sums = sums[:, int(place) - 1] if kind == "distance" else sums.sum(1)
         if kind == "band":
             return pseudo_values(sums, lambda sums: getattr(Recovery(sums), name)[:, int(place)])
-        return pseudo_values(sums, lambda sums: summary(sums)[name])
+        return pseudo_values(sums, statistic)
     if metric == "detail":
         pairs = torch.stack([tensors[f"{row}/tenengrad"], tensors["truth/tenengrad"]], dim=1)
         return pseudo_values(pairs, lambda sums: sums[:, 0] / sums[:, 1])

@@ -15,6 +15,7 @@ from experiments.study.record import table
 from losses import InvalidSetting
 from losses.expression import defaults, parse
 from recon.config import check
+from recon.evaluation import results
 from recon.run_folder import MODEL
 from recon.saved_settings import settings_from
 
@@ -125,6 +126,9 @@ def test_a_study_goes_on_where_it_was_stopped_and_then_changes_nothing(here, cap
     assert {(line["row"], line["metric"], line["seed"]) for line in lines} == {
         (row, metric, seed) for row in variants for metric in TINY["measured"] for seed in ("0", "1", "all")
     }
+    for line in (line for line in lines if line["metric"] == "masked_psnr" and line["seed"] != "all"):
+        evaluation = results.read(here / f"runs/tiny-{line['row']}-{line['seed']}")
+        assert float(line["value"]) == pytest.approx(evaluation.results.number("run", "masked_psnr"), rel=1e-6)
     before = {path: path.stat().st_mtime_ns for path in (*here.rglob("record/*"), *here.glob(f"runs/*/{MODEL}"))}
     capsys.readouterr()
     assert command.main(words) == 0
