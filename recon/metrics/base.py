@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, wraps
 from math import isqrt
 from typing import Any, Literal, TypeVar
 
@@ -19,49 +19,92 @@ DEVICE_BYTES = 512  # of GPU memory per number in a chunk: VGG19's first layers 
 
 Direction = Literal["higher", "lower", "truth"]
 F = TypeVar("F", bound=Callable[..., Tensor])
+K = TypeVar("K", "Pair", "Images")
+T = TypeVar("T")
+
+
+class Images:
+    """Images of one patch size and what metrics derive from them, each computed on first use and kept.
+
+    Args:
+        pixels: (B, 3, H, W) in [0, 1], float32 or wider.
+    """
+
+    def __init__(self, pixels: Tensor, patch_size: int):
+        self.pixels, self.patch_size = pixels, patch_size
+        self.kept: dict[Any, Any] = {}  # of functions that are declared by `kept`, and of networks
+
+    @cached_property
+    def patches(self) -> Tensor:
+        """(B, N, 3, p, p)."""
+        return colour_patches(self.pixels, self.patch_size)
+
+    @cached_property
+    def grey_patches(self) -> Tensor:
+        """Luminance, (B, N, p, p)."""
+        return grey_patches(self.pixels, self.patch_size)
 
 
 class Pair:
     """A reconstruction and its truth; metrics count hidden patches only.
 
-    Derived tensors are computed on first use, kept, and shared by all metrics. They are float32 or wider.
+    What is derived from them is computed on first use, kept, and shared by all metrics. All is float32 or wider.
 
     Args:
         image: (B, 3, H, W), clamped to [0, 1]; its visible patches are replaced by the truth's.
-        truth: (B, 3, H, W) in [0, 1].
+        truth: (B, 3, H, W) in [0, 1]; or `Images`, whose derived tensors several pairs share.
         mask: (B, N) bool, True where a patch was hidden; patches row by row.
     """
 
-    def __init__(self, image: Tensor, truth: Tensor, mask: Tensor):
-        self.truth = truth.to(torch.promote_types(truth.dtype, torch.float32))
-        self.mask = mask
-        self.patch_size = isqrt(truth.shape[2] * truth.shape[3] // mask.shape[1])
-        self.grid = (truth.shape[2] // self.patch_size, truth.shape[3] // self.patch_size)
-        self.image = torch.where(self.hidden, image.to(self.truth.dtype).clamp(0, 1), self.truth)
-        self.kept: dict[Any, Any] = {}  # what several metrics of one network share, by network
+    def __init__(self, image: Tensor, truth: Tensor | Images, mask: Tensor):
+        if isinstance(truth, Tensor):
+            patch_size = isqrt(truth.shape[2] * truth.shape[3] // mask.shape[1])
+            truth = Images(truth.to(torch.promote_types(truth.dtype, torch.float32)), patch_size)
+        self.true, self.truth, self.mask = truth, truth.pixels, mask
+        self.patch_size = truth.patch_size
+        self.grid = (self.truth.shape[2] // self.patch_size, self.truth.shape[3] // self.patch_size)
+        self.kept: dict[Any, Any] = {}
+        if image is self.truth:
+            self.predicted = self.true
+        else:
+            image = torch.where(self.hidden, image.to(self.truth.dtype).clamp(0, 1), self.truth)
+            self.predicted = Images(image, self.patch_size)
+        self.image = self.predicted.pixels
 
     @cached_property
     def hidden(self) -> Tensor:
         """(B, 1, H, W) bool, True on hidden pixels."""
         return expand_to_pixels(self.mask, self.grid, self.patch_size)
 
-    @cached_property
+    @property
     def patches(self) -> Tensor:
         """The reconstruction's patches, (B, N, 3, p, p); `true_patches` are the truth's."""
-        return colour_patches(self.image, self.patch_size)
+        return self.predicted.patches
 
-    @cached_property
+    @property
     def true_patches(self) -> Tensor:
-        return colour_patches(self.truth, self.patch_size)
+        return self.true.patches
 
-    @cached_property
+    @property
     def grey_patches(self) -> Tensor:
         """Luminance of the reconstruction's patches, (B, N, p, p); `true_grey_patches` are the truth's."""
-        return grey_patches(self.image, self.patch_size)
+        return self.predicted.grey_patches
 
-    @cached_property
+    @property
     def true_grey_patches(self) -> Tensor:
-        return grey_patches(self.truth, self.patch_size)
+        return self.true.grey_patches
+
+
+def kept(function: Callable[[K], T]) -> Callable[[K], T]:
+    """Decorates a function of a `Pair` or of `Images`: it is computed once for each, and its result kept with it."""
+
+    @wraps(function)
+    def once(of: K) -> T:
+        if function not in of.kept:
+            of.kept[function] = function(of)
+        return of.kept[function]
+
+    return once
 
 
 def colour_patches(images: Tensor, patch_size: int) -> Tensor:
