@@ -146,7 +146,7 @@ class Evaluator:
             except Undefined as reason:
                 self.reasons[name] = str(reason)
         if self.suite.features is not None:
-            batch["features"] = self.suite.features(pair.image)
+            batch["features"] = self.suite.features.of(pair.predicted)
         if self.texture is not None:
             self.texture.update(pair)
             batch["moments"] = moments_by_distance(pair, self.colour)

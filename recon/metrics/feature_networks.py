@@ -13,7 +13,7 @@ from losses.features.vgg19 import VGG19
 from losses.features.weights import SMALLEST, load_trunk, load_vgg19, provenance
 from losses.options import TIMM
 from losses.reconstruction import IMAGENET_MEAN, IMAGENET_STD
-from recon.metrics.base import Undefined, map_in_chunks
+from recon.metrics.base import Images, Undefined, map_in_chunks
 
 # The last layer in use of torchvision's `features`, and the network's name for LPIPS' trunks.
 TRUNK_LAYERS = {"alexnet": ("alex", "AlexNet", 11), "squeezenet": ("squeeze", "SqueezeNet", 12)}
@@ -43,6 +43,12 @@ class FeatureNetwork(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         return map_in_chunks(self.features, images.to(next(self.parameters()).dtype))
 
+    def of(self, images: Images) -> Tensor:
+        """As `forward`, computed once for the same images."""
+        if self not in images.kept:
+            images.kept[self] = self(images.pixels)
+        return images.kept[self]
+
     def features(self, images: Tensor) -> Tensor:
         raise NotImplementedError
 
@@ -55,7 +61,12 @@ class VGG19Features(FeatureNetwork):
     def __init__(self, source: str = "bundled", tap: str = "conv3_1"):
         super().__init__()
         self.net = VGG19([tap]).to(memory_format=torch.channels_last)
-        self.provenance = load_vgg19(self.net, source)
+        self.provenance, self.source = load_vgg19(self.net, source), source
+
+    def of(self, images: Images) -> Tensor:
+        """As `forward`; found by `FeatureDistance` where that has the same weights and tap."""
+        found = images.kept.get((VGG19, self.source, *self.net.taps))
+        return super().of(images) if found is None else found
 
     def features(self, images: Tensor) -> Tensor:
         _refuse_below(self.net.strides[0], images)
