@@ -93,7 +93,9 @@ class LabelledData:
 
 @dataclass
 class Probing:
-    name: str = option("linear+knn", "which, joined by +: linear, knn, paper_linear, attentive, partial, finetune")
+    name: str = option(
+        "linear+knn", "which, joined by +: linear, knn, paper_linear, attentive, efficient, partial, finetune"
+    )
     layer: Any = option(None, "block that linear and knn read, 1 to depth; null: the last; all: a curve over depth")
     seeds: int = option(3, "repetitions: subsets, initial heads, order of the images", **COUNT)
     fractions: list[float] = option([0.01, 0.1, 1.0], "shares of the training labels", above=0, most=1)
@@ -102,7 +104,10 @@ class Probing:
         "small", "batches of those that train: small (256, for small data) or paper (ImageNet's)", RECIPES
     )
     epochs: float | None = option(
-        None, "of those that train; null: their recipe's own (paper_linear 90, finetune 100)", above=0, most=10**6
+        None,
+        "of those that train; null: their recipe's own (90, attentive 20, finetune 100)",
+        above=0,
+        most=10**6,
     )
     blocks: list[float] | None = option(
         None, "of partial: last blocks trained; null: 0, 0.5, 1, 2, 4, ... and all", least=0, most=1024

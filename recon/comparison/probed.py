@@ -16,6 +16,7 @@ ABOUT = {
     "knn": ("the 20 nearest training images by cosine, weighted by exp(s / 0.07)", "arXiv 1805.01978"),
     "paper_linear": ("the linear probe of the MAE paper, through the encoder", "arXiv 2111.06377, table 10"),
     "attentive": ("one block of cross-attention with a learnt query on a frozen encoder", "arXiv 2404.08471"),
+    "efficient": ("32 queries that attend to a frozen encoder's patch tokens", "arXiv 2506.10178"),
     "finetune": ("the whole encoder trained on the labels", "arXiv 2111.06377, table 9"),
 }
 FEATURES = {"mean": "mean of the patch tokens", "class": "class token", "pixels": "the pixels"}

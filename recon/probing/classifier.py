@@ -15,6 +15,7 @@ from recon.model import MaskedAutoencoder
 from recon.model.layers import LayerNorm
 
 HEAD_WIDTH = 64  # width of an attention head of the attentive probe, as in every ViT from tiny to large
+QUERIES = 32  # of the efficient probe, as in its paper's main results
 
 
 class Head(nn.Module):
@@ -75,6 +76,35 @@ class AttentiveLinear(Head):
 
     def forward(self, tokens: Tensor) -> Tensor:
         return self.linear(self.pool(tokens))
+
+
+class EfficientLinear(Head):
+    """M learnt queries attend to the patch tokens themselves, then batch norm and linear: efficient probing.
+
+    Psomas et al. 2025 (arXiv 2506.10178). Without a projection of queries or keys, query j weighs the tokens x_i (D,)
+    by softmax_i(q_j · x_i / sqrt(D)), and its weights pool the j-th part, D / M channels, of the values V x_i. The
+    parts are joined to D channels. M D + D² parameters before the classifier; `attentive` has about 12 D².
+
+    Args:
+        queries: M, a divisor of D.
+    """
+
+    def __init__(self, width: int, classes: int, queries: int = QUERIES):
+        super().__init__(width, classes, std=0.01)
+        # The queries as a matrix of products with tokens: weight (M, D).
+        self.queries = nn.Linear(width, queries, bias=False)
+        self.values = nn.Linear(width, width, bias=False)
+        self.norm = nn.BatchNorm1d(width, affine=False, eps=1e-6)
+        nn.init.normal_(self.queries.weight, std=0.02)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.linear(self.norm(self.pool(tokens[:, 1:])))
+
+    def pool(self, x: Tensor) -> Tensor:
+        """Patch tokens (B, N, D) -> (B, D)."""
+        attention = (self.queries(x) * x.shape[-1] ** -0.5).softmax(dim=1)
+        parts = self.values(x).unflatten(-1, (attention.shape[-1], -1))
+        return torch.einsum("bnm,bnmc->bmc", attention, parts).flatten(1)
 
 
 class Classifier(nn.Module):

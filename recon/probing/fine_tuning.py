@@ -22,13 +22,14 @@ from recon.probing.classifier import Classifier
 from recon.probing.features import ProbeContext, ProbedEncoder
 from recon.probing.labelled import ImageBatches, LabelledImages, central_crops, seeded, stratified_subset
 from recon.probing.probe_results import ProbeResult, joined_seeds
-from recon.probing.recipes import Recipe, attentive, finetune, paper_linear, partial_finetune, scratch, small
+from recon.probing.recipes import Recipe, attentive, efficient, finetune, paper_linear, partial_finetune, scratch, small
 from recon.study_config import Probing
 from recon.training.optim import learning_rate
 
 TUNED: dict[str, Callable[..., Recipe]] = {
     "paper_linear": paper_linear,
     "attentive": attentive,
+    "efficient": efficient,
     "partial": partial_finetune,
     "finetune": finetune,
 }

@@ -29,7 +29,7 @@ class ProbeResult:
 
     Args:
         encoder: key of the `ProbedEncoder`.
-        probe: linear, knn, paper_linear, attentive, partial or finetune.
+        probe: linear, knn, paper_linear, attentive, efficient, partial or finetune.
         variant: what else tells it apart: "k=20", "blocks=2, 100 epochs".
         feature: what a frozen probe read: "mean/12" (mean patch token after block 12), "class/12", "pixels"; else "".
         fraction: of the training labels.

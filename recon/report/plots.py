@@ -12,7 +12,7 @@ RETENTION, COHERENCE = "retention \u03c1", "coherence γ²"
 RECOVERY = {"retention": RETENTION, "coherence": COHERENCE}
 LEAST, BLEND = "least possible", "from the mean to a draw"
 # Which accuracy stands for a run: that of the first of these probes that was run.
-PROBES = ("linear_mean", "linear", "attentive", "finetune", "knn", "paper_linear")
+PROBES = ("linear_mean", "linear", "attentive", "efficient", "finetune", "knn", "paper_linear")
 BLOCKS = "The last blocks trained on the labels, the others frozen: figure 9 of the MAE paper."
 LABELS = "How much of the labels a representation can do without."
 

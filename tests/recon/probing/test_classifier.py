@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from recon.probing.classifier import AttentiveLinear, BatchNormLinear, PooledLinear
+from recon.probing.classifier import AttentiveLinear, BatchNormLinear, EfficientLinear, PooledLinear
 from recon.probing.recipes import LARS
 
 WIDTH, CLASSES = 128, 5
@@ -71,7 +71,48 @@ def test_the_attentive_head_equals_a_loop_over_images_and_attention_heads(tokens
     torch.testing.assert_close(head(tokens), torch.stack(found), atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("head", [BatchNormLinear, PooledLinear, AttentiveLinear])
+def test_the_efficient_head_has_the_published_number_of_parameters():
+    """1,383,400 for MAE's ViT-B, 32 queries and 1,000 classes (logs/mae_base/ep.txt of the authors' code)."""
+    with torch.device("meta"):
+        assert sum(p.numel() for p in EfficientLinear(768, 1000).parameters()) == 1_383_400
+    queries, width, classes = 4, WIDTH, CLASSES
+    found = sum(p.numel() for p in EfficientLinear(width, classes, queries).parameters())
+    assert found == queries * width + width**2 + (width + 1) * classes
+
+
+def test_the_efficient_head_equals_torch_s_attention_with_each_query_s_part_of_the_values(tokens):
+    head = EfficientLinear(WIDTH, CLASSES, queries=4)
+    patches = tokens[:, 1:]
+    values = patches @ head.values.weight.T
+    parts = [
+        F.scaled_dot_product_attention(query.expand(6, 1, WIDTH), patches, part)[:, 0]
+        for query, part in zip(head.queries.weight, values.split(WIDTH // 4, dim=2), strict=True)
+    ]
+    pooled = torch.cat(parts, dim=1)
+    torch.testing.assert_close(head.pool(patches), pooled, atol=1e-5, rtol=1e-4)
+    standardised = (pooled - pooled.mean(0)) / (pooled.var(0, correction=0) + 1e-6).sqrt()
+    torch.testing.assert_close(head(tokens), head.linear(standardised), atol=1e-5, rtol=1e-4)
+
+
+def test_one_query_of_the_efficient_head_is_plain_attention_pooling(tokens):
+    """torch's with one head, whose projections of queries, keys and outputs are the identity."""
+    head, plain = EfficientLinear(WIDTH, CLASSES, queries=1), nn.MultiheadAttention(WIDTH, 1, False, batch_first=True)
+    one = torch.eye(WIDTH)
+    plain.in_proj_weight.data = torch.cat([one, one, head.values.weight.data])
+    plain.out_proj.weight.data = one
+    patches = tokens[:, 1:]
+    expected, _ = plain(head.queries.weight.expand(6, 1, WIDTH), patches, patches)
+    torch.testing.assert_close(head.pool(patches), expected[:, 0], atol=1e-5, rtol=1e-4)
+
+
+def test_the_efficient_head_reads_the_patch_tokens_in_any_order(tokens):
+    head = EfficientLinear(WIDTH, CLASSES).eval()
+    other = tokens[:, [0, *range(9, 0, -1)]]
+    other[:, 0] = 7
+    torch.testing.assert_close(head(other), head(tokens))
+
+
+@pytest.mark.parametrize("head", [BatchNormLinear, PooledLinear, AttentiveLinear, EfficientLinear])
 def test_every_parameter_of_a_head_gets_a_gradient(head, tokens):
     made = head(WIDTH, CLASSES)
     F.cross_entropy(made(tokens), torch.arange(6) % CLASSES).backward()

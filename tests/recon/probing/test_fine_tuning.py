@@ -13,7 +13,7 @@ from losses import InvalidSetting
 from recon.model import MaskedAutoencoder
 from recon.probing.classifier import BatchNormLinear, Classifier, PooledLinear
 from recon.probing.fine_tuning import AugmentedViews, parameter_groups
-from recon.probing.recipes import Mixing, Recipe, attentive, finetune, paper_linear, partial_finetune
+from recon.probing.recipes import Mixing, Recipe, attentive, efficient, finetune, paper_linear, partial_finetune
 from recon.training.device import make_fabric
 from tests.recon.probing.few_photos import FABRIC, accuracy, encoder, few_photos, images, shortly, tuned
 
@@ -132,6 +132,7 @@ def test_generators_stand_as_before(photos):
     [
         shortly(paper_linear(), 16, 15, base_rate=100),  # the rate makes up for the few images
         shortly(attentive(), 16, 15, base_rate=0.02),
+        shortly(efficient(), 16, 15, base_rate=100),
         shortly(partial_finetune(1), 16, 20, base_rate=0.02),
         shortly(finetune(), 16, 20, base_rate=0.02),
     ],
@@ -221,7 +222,7 @@ def test_the_encoder_s_norm_is_trained_only_with_the_whole_encoder():
     assert [norm(blocks) for blocks in (0, 3, 4)] == [False, False, True]
 
 
-@pytest.mark.parametrize("recipe", [paper_linear(), attentive()])
+@pytest.mark.parametrize("recipe", [paper_linear(), attentive(), efficient()])
 def test_frozen_recipes_read_what_encode_says(recipe):
     model = encoder()
     classifier = made(model, recipe).eval()

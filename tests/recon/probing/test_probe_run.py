@@ -213,13 +213,13 @@ def test_probes_that_train_answer_beside_the_others(copy):
         "probe.blocks=[0,0.5]",
         "probe.fractions=[0.1]",
     )
-    found = probed(copy, "run=runs/small", "probe.name=paper_linear+attentive+partial+finetune", *words)
+    found = probed(copy, "run=runs/small", "probe.name=paper_linear+attentive+efficient+partial+finetune", *words)
     names = set(accuracies(found))
     assert {name for name in names if name.startswith("run/partial")} == {
         "run/partial/blocks=0, 0.3 epochs/0.1",
         "run/partial/blocks=0.5, 0.3 epochs/0.1",
     }
-    for probe in ("paper_linear", "attentive", "finetune"):
+    for probe in ("paper_linear", "attentive", "efficient", "finetune"):
         assert {f"run/{probe}/0.3 epochs/0.1", f"untrained/{probe}/0.3 epochs/0.1"} <= names
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from losses import InvalidSetting
-from recon.probing.recipes import attentive, finetune, paper_linear, partial_finetune, scratch, small
+from recon.probing.recipes import attentive, efficient, finetune, paper_linear, partial_finetune, scratch, small
 from recon.training.optim import learning_rate
 
 
@@ -17,6 +17,7 @@ from recon.training.optim import learning_rate
         (paper_linear(), 6.4),  # table 10: 0.1 * 16384 / 256
         (finetune(), 4e-3),  # table 9: 1e-3 * 1024 / 256
         (attentive(), 1e-3),  # V-JEPA's, absolute
+        (efficient(), 1.6),  # its code: 0.1 * 4096 / 256
     ],
 )
 def test_peak_rates_are_the_published_ones(recipe, rate):
@@ -61,11 +62,13 @@ def test_an_odd_batch_cannot_be_mixed():
     assert replace(paper_linear(), batch=63).batch == 63
 
 
-@pytest.mark.parametrize("recipe", [paper_linear(), attentive(), partial_finetune(0.5), finetune(), scratch()])
+@pytest.mark.parametrize(
+    "recipe", [paper_linear(), attentive(), efficient(), partial_finetune(0.5), finetune(), scratch()]
+)
 def test_a_recipe_in_plain_values_is_json_and_has_every_number(recipe):
     plain = json.loads(json.dumps(recipe.as_dict(), allow_nan=False))
     assert plain["epochs"] == recipe.epochs and plain["learning_rate"] == recipe.rate
-    assert plain["optimiser"] == ("LARS" if recipe.name == "paper_linear" else "AdamW")
+    assert plain["optimiser"] == ("LARS" if recipe.name in ("paper_linear", "efficient") else "AdamW")
     assert plain["mixup"] == recipe.mixing.mixup and plain["rand_augment"] == recipe.augmentation.rand_augment
 
 
