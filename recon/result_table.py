@@ -76,7 +76,8 @@ class RowInfo:
 
 @dataclass(frozen=True)
 class Column:
-    """Describes a metric, as `recon.metrics.MetricInfo`; low and high are None where its range is not bounded.
+    """Describes a metric, as `recon.metrics.MetricInfo`; low and high are None where its range is not bounded, and
+    `better` is "none" where it is not ranked.
 
     `title` is its heading where that is not the name, such as KD-VGG19: it names the network behind the number."""
 

@@ -94,9 +94,14 @@ class LabelledData:
 @dataclass
 class Probing:
     name: str = option(
-        "linear+knn", "which, joined by +: linear, knn, paper_linear, attentive, efficient, partial, finetune"
+        "linear+knn+rankme+alpha_req",
+        "joined by +: linear, knn, paper_linear, attentive, efficient, partial, finetune; without labels: rankme, "
+        "alpha_req",
     )
-    layer: Any = option(None, "block that linear and knn read, 1 to depth; null: the last; all: a curve over depth")
+    layer: Any = option(
+        None,
+        "block that linear, knn, rankme, alpha_req read, 1 to depth; null: the last; all: a curve over depth",
+    )
     seeds: int = option(3, "repetitions: subsets, initial heads, order of the images", **COUNT)
     fractions: list[float] = option([0.01, 0.1, 1.0], "shares of the training labels", above=0, most=1)
     controls: bool = option(True, "the same for the untrained encoder (finetune: from scratch), and for raw pixels")

@@ -13,7 +13,7 @@ FILES = sorted(path for folder in ("losses", "recon") for path in (ROOT / folder
 LAYERS = [
     {"losses"},
     {"config"},
-    {"saved_settings", "result_table", "study_config", "console", "metrics", "data", "model"},
+    {"saved_settings", "result_table", "study_config", "console", "neighbours", "metrics", "data", "model"},
     {"run_folder", "baselines", "distributed"},
     {"report"},
     {"training"},

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from recon.comparison.differences import leaders, pairwise
 from recon.metrics.intervals import Interval
 from recon.probing.accuracy import difference
-from recon.probing.probe_results import DataInfo, ProbeRecord, ProbeResult
+from recon.probing.probe_results import MAX_IMAGES, DataInfo, ProbeRecord, ProbeResult
 from recon.result_table import Column, Comparison, RowInfo, Value, points, rounded
 
 GROUP = "representation"
@@ -18,6 +18,20 @@ ABOUT = {
     "attentive": ("one block of cross-attention with a learnt query on a frozen encoder", "arXiv 2404.08471"),
     "efficient": ("32 queries that attend to a frozen encoder's patch tokens", "arXiv 2506.10178"),
     "finetune": ("the whole encoder trained on the labels", "arXiv 2111.06377, table 9"),
+}
+MEASURED = {  # without labels: what, unit, least value, reference
+    "rankme": (
+        "RankMe, how many dimensions the features fill; higher was better among runs of one method",
+        "dimensions",
+        1,
+        "arXiv 2210.02885",
+    ),
+    "alpha_req": (
+        "The exponent with which the covariance's eigenvalues fall (alpha-ReQ); best near 1, its authors found",
+        "exponent",
+        None,
+        "Agrawal et al. 2022, NeurIPS",
+    ),
 }
 FEATURES = {"mean": "mean of the patch tokens", "class": "class token", "pixels": "the pixels"}
 
@@ -41,7 +55,8 @@ class Probed:
 
 @dataclass(frozen=True)
 class Question:
-    """What has a column: a probe, its variant and kind of feature, at the largest share of the labels."""
+    """What has a column: a probe, its variant and kind of feature, at the largest share of the labels (0 for a measure
+    without labels)."""
 
     probe: str
     variant: str
@@ -63,21 +78,28 @@ class Question:
         result = self.result(of)
         if result is None:
             return Value(run, row, self.name, reason="not probed this way")
-        found = result.accuracy
+        found = result.estimate
         value, low, high = map(rounded, (found.mean, found.low, found.high))
         return Value(run, row, self.name, value=value, low=low, high=high, n=found.images)
 
     def gap(self, one: Probed, other: Probed) -> Interval | None:
-        """How much more accurate the one is than the other, paired over test images."""
+        """How much more accurate the one is than the other, or how much its measure exceeds the other's, paired over
+        images."""
         a, b = self.result(one), self.result(other)
         if a is None or b is None:
             return None
-        found = difference(a.correct, b.correct)
+        found = difference(a.per_image, b.per_image)
         return Interval(found.mean, found.low, found.high, found.images)
 
     def column(self, data: DataInfo) -> Column:
-        about, reference = ABOUT[self.probe]
         of = f", on the {FEATURES[self.kind]}" if self.kind else f", {self.variant}" if self.variant else ""
+        if self.probe in MEASURED:
+            about, unit, least, reference = MEASURED[self.probe]
+            images = f"{min(data.train, MAX_IMAGES):,} training images of {data.name}"
+            return Column(
+                GROUP, self.name, f"{about}{of}; {images}, no labels.", unit, least, None, "none", reference, False
+            )
+        about, reference = ABOUT[self.probe]
         description = (
             f"Accuracy of {about}{of}; {data.test:,} test images of {data.name}, "
             f"{self.fraction:.0%} of the training labels."
@@ -117,13 +139,14 @@ def with_probes(comparison: Comparison, records: dict[str, ProbeRecord]) -> Comp
             reason = "not probed" if row.kind == "run" else "has no encoder"
             reason = "probed on other images or labels" if row.key in records else reason
             values += [Value(run, row.key, question.name, reason=reason) for question in asked]
+    ranked = {q.name for q in asked if q.probe not in MEASURED}
     gaps = {q.name: lambda a, b, q=q: q.gap(runs[a], runs[b]) for q in asked}
     return replace(
         comparison,
         columns=comparison.columns + [question.column(first.data) for question in asked],
         rows=rows,
         results=comparison.results + values,
-        best=comparison.best | {name: leaders(list(runs), gap) for name, gap in gaps.items()},
+        best=comparison.best | {name: leaders(list(runs), gap) for name, gap in gaps.items() if name in ranked},
         differences=comparison.differences + pairwise(gaps, runs),
     )
 
@@ -132,7 +155,7 @@ def questions(probed: Sequence[Probed]) -> list[Question]:
     """What has a column: each probe with most labels, of several k one, and of partial fine-tuning none."""
     most: dict[tuple[str, str, str], float] = {}
     for result in (result for of in probed for result in of.results.values()):
-        has_column = result.probe in ABOUT and (result.probe != "knn" or result.variant == NEIGHBOURS)
+        has_column = result.probe in (*ABOUT, *MEASURED) and (result.probe != "knn" or result.variant == NEIGHBOURS)
         if has_column and result.kind != "pixels":
             asked = result.probe, result.variant, result.kind
             most[asked] = max(result.fraction, most.get(asked, 0))
@@ -161,7 +184,7 @@ def encoder_of(record: ProbeRecord) -> str:
 
 def curves(run: str, row: str, results: list[ProbeResult]) -> list[Value]:
     """Accuracy by depth, by the number of trained blocks and by the share of the labels."""
-    results = [result for result in results if result.probe != "knn" or result.variant == NEIGHBOURS]
+    results = [r for r in results if r.fraction and (r.probe != "knn" or r.variant == NEIGHBOURS)]
     most = max((result.fraction for result in results), default=0)
     deepest = max((result.layer for result in results), default=0)
     partial = [result for result in results if result.probe == "partial"]
@@ -179,7 +202,7 @@ def curve(
     """Accuracy at each place, a line for each probe; nothing where there is one place alone."""
     if len({place(result) for result in results}) < 2:
         return []
-    return [p for r in results for p in points(run, row, variant, [place(r)], **{line_of(r): [r.accuracy.mean]})]
+    return [p for r in results for p in points(run, row, variant, [place(r)], **{line_of(r): [r.estimate.mean]})]
 
 
 def blocks_of(result: ProbeResult) -> float:

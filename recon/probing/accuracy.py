@@ -1,4 +1,4 @@
-"""Accuracy of a probe with its 95% interval over test images and seeds."""
+"""Accuracy of a probe with its 95% interval over test images and seeds; and measures that need no labels."""
 
 import math
 from dataclasses import dataclass, replace
@@ -12,13 +12,13 @@ LEVEL = 0.95
 
 
 @dataclass(frozen=True)
-class Accuracy:
-    """An accuracy, or a difference of two, with its 95% interval.
+class Estimate:
+    """An accuracy, a measure without labels, or a difference of two, with its 95% interval.
 
     Args:
-        mean: over seeds and images, in [0, 1]; of a difference in [-1, 1].
+        mean: over seeds and images; of accuracies in [0, 1], of their difference in [-1, 1].
         low, high: the interval.
-        per_seed: one accuracy per seed; none for a difference, whose seeds are not paired.
+        per_seed: one accuracy per seed; none for a difference, whose seeds are not paired, and for a measure.
         images: how many.
         covers: "images and seeds", or "images" where a probe has one seed, so that other seeds may fall outside.
         standard_error: of the mean.
@@ -40,7 +40,7 @@ class Accuracy:
         return self.low > 0 or self.high < 0
 
 
-def accuracy(correct: Tensor) -> Accuracy:
+def accuracy(correct: Tensor) -> Estimate:
     """Mean accuracy of S seeds on the same n test images: (S, n) bool.
 
     The interval covers other images and other seeds of the probe, not other pretraining runs. With c_i the share of
@@ -70,8 +70,14 @@ def accuracy(correct: Tensor) -> Accuracy:
     return replace(found, low=low, high=high, per_seed=tuple(correct.double().mean(1).tolist()))
 
 
-def difference(a: Tensor, b: Tensor) -> Accuracy:
-    """Accuracy of a minus that of b on the same n test images: (S, n), (T, n) bool; seeds are not paired.
+def measure(parts: Tensor) -> Estimate:
+    """A measure without labels: the mean of the images' parts in it (1, n), with Student's interval over images."""
+    return _estimate(parts.double().mean(0), [parts])
+
+
+def difference(a: Tensor, b: Tensor) -> Estimate:
+    """Accuracy of a minus that of b on the same n test images: (S, n), (T, n) bool; seeds are not paired. Or a measure
+    of a minus that of b, of parts (1, n).
 
     SE² = var_i(a_i - b_i) / n + var_s(a_s) / S + var_t(b_t) / T, as in `accuracy`; the first term is small where the
     same images are hard for both. A probe with one seed adds no variance of seeds, and `covers` says so.
@@ -80,15 +86,15 @@ def difference(a: Tensor, b: Tensor) -> Accuracy:
         InvalidSetting: fewer than two images, or not the same number.
     """
     if a.shape[1] != b.shape[1]:
-        raise InvalidSetting(f"{a.shape[1]} and {b.shape[1]} test images; a difference needs the same ones")
+        raise InvalidSetting(f"{a.shape[1]} and {b.shape[1]} images; a difference needs the same ones")
     return _estimate(a.double().mean(0) - b.double().mean(0), [a, b])
 
 
-def _estimate(per_image: Tensor, probes: list[Tensor]) -> Accuracy:
+def _estimate(per_image: Tensor, probes: list[Tensor]) -> Estimate:
     """Mean of one value per image (n,), computed from the probes' seeds (S, n), with its interval."""
     n = len(per_image)
     if n < 2:
-        raise InvalidSetting(f"{n} test images; an interval needs two or more")
+        raise InvalidSetting(f"{n} images; an interval needs two or more")
     several = [correct for correct in probes if len(correct) > 1]
     parts = [(per_image.var().item() / n, n - 1)]
     parts += [(each.double().mean(1).var().item() / len(each), len(each) - 1) for each in several]
@@ -97,7 +103,7 @@ def _estimate(per_image: Tensor, probes: list[Tensor]) -> Accuracy:
     freedom = variance**2 / spread if spread else float(n - 1)
     mean, error = per_image.mean().item(), math.sqrt(variance)
     half = scipy.stats.t.ppf((1 + LEVEL) / 2, freedom).item() * error
-    return Accuracy(
+    return Estimate(
         mean=mean,
         low=mean - half,
         high=mean + half,

@@ -93,7 +93,7 @@ def probe_trained(
         crops = central_crops(task.test_source, task.test_indices, size, context.batch, context.workers)
         unanswered = ProbeResult(encoder.key, probe.name, probe.variant, "", share, torch.empty(0), [recipe.as_dict()])
         correct = task.test_labels.correct(f"{unanswered.name}/{seed}", classifier.predict(crops))
-        return replace(unanswered, correct=correct[None])
+        return replace(unanswered, per_image=correct[None])
 
     return joined_seeds(context.ranks.parallel_map(result, product(context.fractions, context.seeds)))
 

@@ -124,8 +124,10 @@ class ProbeTask:
         return self.train.classes
 
 
-def open_task(name: str, root: str | Path | None, ranks: Ranks = ALONE) -> ProbeTask:
+def open_task(name: str, root: str | Path | None, ranks: Ranks = ALONE, labelled: bool = True) -> ProbeTask:
     """Opens the training and test images of a dataset with their classes; images without a class are left out.
+
+    Not `labelled`: for measures without labels; where the training or the test images have no classes, all are taken.
 
     Raises:
         InvalidSetting: no classes, other classes in the test than in the training images, a class with one training
@@ -136,17 +138,23 @@ def open_task(name: str, root: str | Path | None, ranks: Ranks = ALONE) -> Probe
         if isinstance(train, StreamedSource) or isinstance(test, StreamedSource):
             raise InvalidSetting(f"data={name} is a stream; a probe reads images by number: unpack it into a folder")
     known, test_known = (_labels(source, ranks) for source in (train, test))
-    classes = _classes(name, train, test, known, test_known)
+    if labelled:
+        check_classes(name, train, test, known, test_known)
+    elif not known or not test_known:
+        known, test_known = (dict.fromkeys(range(len(source)), -1) for source in (train, test))
     hashes, test_hashes = (_hashes(source, k, ranks) for source, k in ((train, known), (test, test_known)))
     digest = hashlib.sha256()
     for source, labels, contents in ((train, known, hashes), (test, test_known, test_hashes)):
         for (index, label), content in zip(labels.items(), contents, strict=True):
             digest.update(f"{source.name_of(index)}\0{label}\0".encode() + content)
-    position = {label: k for k, label in enumerate(sorted(set(known.values())))}
-    numbers, test_numbers = (torch.tensor([position[label] for label in x.values()]) for x in (known, test_known))
+    numbered = sorted(set(known.values()) - {-1})
+    names, position = dict(enumerate(train.classes)), {label: k for k, label in enumerate(numbered)}
+    numbers, test_numbers = (
+        torch.tensor([position.get(label, -1) for label in x.values()]) for x in (known, test_known)
+    )
     return ProbeTask(
         name,
-        LabelledImages(train, list(known), numbers, classes),
+        LabelledImages(train, list(known), numbers, [str(names.get(label, label)) for label in numbered]),
         test,
         list(test_known),
         HeldOutLabels(test_numbers),
@@ -180,8 +188,8 @@ def _hashes(source: Source, indices: Iterable[int], ranks: Ranks) -> list[bytes]
     return ranks.parallel_map(hash_of, indices)
 
 
-def _classes(name: str, train: Source, test: Source, labels: dict[int, int], test_labels: dict[int, int]) -> list[str]:
-    """The names of the classes that occur, by their numbers; checks that they can be probed."""
+def check_classes(name: str, train: Source, test: Source, labels: dict[int, int], test_labels: dict[int, int]) -> None:
+    """Raises InvalidSetting where the classes of the images (index -> class) cannot be probed."""
     different = f"data={name}: training and test images have different classes"
     if train.classes and test.classes and train.classes != test.classes:
         apart = sorted(set(train.classes) ^ set(test.classes)) or ["another order"]
@@ -196,7 +204,8 @@ def _classes(name: str, train: Source, test: Source, labels: dict[int, int], tes
         lacking = "has no classes" if not labels else "has held-out images without a class"
         notes = "".join(f"; {note}" for note in (test if labels else train).notes)
         raise InvalidSetting(
-            f"data={name} {lacking}{notes}; a probe needs labelled images (class folders, or a label column)"
+            f"data={name} {lacking}{notes}; a probe needs labelled images (class folders, or a label "
+            "column); probe=rankme+alpha_req needs none"
         )
     if counts.keys() != test_classes:
         raise InvalidSetting(f"{different}; on one side alone: {listed(counts.keys() ^ test_classes)}")
@@ -207,7 +216,6 @@ def _classes(name: str, train: Source, test: Source, labels: dict[int, int], tes
             f"data={name}: class {listed(single)} has one training image, so none can be held back to choose settings "
             "on"
         )
-    return [str(names.get(label, label)) for label in sorted(counts)]
 
 
 @contextmanager

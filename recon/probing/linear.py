@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from losses import InvalidSetting
+from recon.neighbours import check_features
 from recon.probing.labelled import stratified_split
 
 SELECTION_SHARE = 0.2  # of the training images, held back to choose the weight decay on
@@ -117,16 +117,6 @@ def linear_probe(
     return LinearProbe(
         head, decays[best], tuple(decays[: len(tried)]), tuple(right for right, _ in tried), len(select), complete
     )
-
-
-def check_features(features: Tensor, labels: Tensor, classes: int) -> None:
-    """Raises InvalidSetting where features (n, D) are not finite, or labels (n,) do not fit them."""
-    if len(features) != len(labels) or not len(labels):
-        raise InvalidSetting(f"{len(features)} training features with {len(labels)} labels for a probe")
-    if labels.min() < 0 or labels.max() >= classes:
-        raise InvalidSetting(f"labels from {labels.min()} to {labels.max()} where there are {classes} classes")
-    if not features.isfinite().all():
-        raise InvalidSetting("features that are not finite cannot be probed")
 
 
 def softmax_regressions(

@@ -13,27 +13,29 @@ from torch import Tensor
 
 from losses import InvalidSetting, tensor_files
 from recon.data.source import one_line
-from recon.probing.accuracy import Accuracy, accuracy
+from recon.probing.accuracy import Estimate, accuracy, measure
 from recon.result_table import from_plain, read_json, with_checksum
 from recon.run_folder import write_bytes, write_text
 
 FORMAT = "recon probe 2"
 EARLIER = "recon probe 1"  # called encoders contestants
 JSON, TENSORS = "probe.json", "probe.safetensors"
+MAX_IMAGES = 25_600  # of a measure without labels, as in the RankMe paper, section 3
 FEATURE_NAMES = {"mean": "mean of the patch tokens", "class": "class token"}
 
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """How often one probe of one encoder was right on the test images.
+    """How often one probe of one encoder was right on the test images, or a measure of its features without labels.
 
     Args:
         encoder: key of the `ProbedEncoder`.
-        probe: linear, knn, paper_linear, attentive, efficient, partial or finetune.
+        probe: linear, knn, paper_linear, attentive, efficient, partial or finetune; or rankme, alpha_req.
         variant: what else tells it apart: "k=20", "blocks=2, 100 epochs".
         feature: what a frozen probe read: "mean/12" (mean patch token after block 12), "class/12", "pixels"; else "".
-        fraction: of the training labels.
-        correct: (S, n) bool, seeds by test images.
+        fraction: of the training labels; 0 for a measure without labels.
+        per_image: (S, n) bool, whether the probe of each seed was right on each test image; of a measure float32
+            (1, n), the part of each training image in it (`recon.probing.label_free`).
         chosen: per seed, what was chosen on held-back training images, or the recipe of the training.
     """
 
@@ -42,13 +44,14 @@ class ProbeResult:
     variant: str
     feature: str
     fraction: float
-    correct: Tensor
+    per_image: Tensor
     chosen: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def question(self) -> str:
         """What was asked, the same for every encoder."""
-        return "/".join(filter(None, (self.probe, self.variant, self.feature, f"{self.fraction:g}")))
+        share = f"{self.fraction:g}" if self.fraction else ""
+        return "/".join(filter(None, (self.probe, self.variant, self.feature, share)))
 
     @property
     def name(self) -> str:
@@ -72,9 +75,9 @@ class ProbeResult:
         return ", ".join(filter(None, (self.probe, self.variant, feature)))
 
     @cached_property
-    def accuracy(self) -> Accuracy:
-        """Mean accuracy over seeds and test images, with its interval."""
-        return accuracy(self.correct)
+    def estimate(self) -> Estimate:
+        """Mean accuracy over seeds and test images, or the measure, with its interval."""
+        return accuracy(self.per_image) if self.fraction else measure(self.per_image)
 
 
 @dataclass(frozen=True)
@@ -154,7 +157,9 @@ def joined_seeds(results: Iterable[ProbeResult]) -> list[ProbeResult]:
     for result in results:
         by_name.setdefault(result.name, []).append(result)
     return [
-        replace(same[0], correct=torch.cat([each.correct for each in same]), chosen=[each.chosen[0] for each in same])
+        replace(
+            same[0], per_image=torch.cat([each.per_image for each in same]), chosen=[each.chosen[0] for each in same]
+        )
         for same in by_name.values()
     ]
 
@@ -163,15 +168,16 @@ def write(folder: Path, record: ProbeRecord) -> None:
     """Writes both files into a run's folder, the tensors first."""
     page = {"format": FORMAT} | asdict(replace(record, results={}))
     page["results"] = [_entry(result) for result in record.results.values()]
-    tensors = {name: result.correct.to(torch.uint8) for name, result in record.results.items()}
+    stored = {True: torch.uint8, False: torch.float32}
+    tensors = {n: result.per_image.to(stored[result.fraction > 0]) for n, result in record.results.items()}
     write_bytes(folder / TENSORS, tensor_files.to_bytes(tensors, _tie(record)))
     write_text(folder / JSON, with_checksum(json.dumps(page, indent=1, allow_nan=False)))
 
 
 def _entry(result: ProbeResult) -> dict[str, Any]:
-    """A result as probe.json lists it, with its accuracy and without its tensor."""
-    numbers = asdict(result.accuracy)
-    plain = {f.name: getattr(result, f.name) for f in fields(result) if f.name != "correct"}
+    """A result as probe.json lists it, with its estimate and without its tensor."""
+    numbers = asdict(result.estimate)
+    plain = {f.name: getattr(result, f.name) for f in fields(result) if f.name != "per_image"}
     return {"name": result.name, "question": result.question, **plain, "value": numbers.pop("mean"), **numbers}
 
 
@@ -187,7 +193,7 @@ def read(folder: Path) -> ProbeRecord | None:
     try:
         page = _renamed(read_json(path))
         entries = page.pop("results")
-        names = [f.name for f in fields(ProbeResult) if f.name != "correct"]
+        names = [f.name for f in fields(ProbeResult) if f.name != "per_image"]
         record = from_plain(ProbeRecord, page)
         path = folder / TENSORS
         if not path.is_file():
@@ -198,10 +204,12 @@ def read(folder: Path) -> ProbeRecord | None:
         path = folder / JSON
         for entry in entries:
             plain = {name: entry[name] for name in names}
-            correct = stored.content[entry["name"]].bool()
-            if correct.shape != (len(record.seeds), record.data.test):
-                raise ValueError(f"{entry['name']} has other seeds or test images")
-            record.results[entry["name"]] = from_plain(ProbeResult, plain | {"correct": correct})
+            per_image, shape = stored.content[entry["name"]], (1, min(record.data.train, MAX_IMAGES))
+            if plain["fraction"]:
+                per_image, shape = per_image.bool(), (len(record.seeds), record.data.test)
+            if per_image.shape != shape:
+                raise ValueError(f"{entry['name']} has other seeds or images")
+            record.results[entry["name"]] = from_plain(ProbeResult, plain | {"per_image": per_image})
         return record
     except (OSError, ValueError, SafetensorError, TypeError, KeyError, AttributeError) as error:
         raise InvalidSetting(f"{path} cannot be read ({one_line(error)}); again=true probes anew") from error

@@ -17,8 +17,9 @@ from recon.probing import probe_results
 from recon.probing.features import ProbeContext, ProbedEncoder, features_of, probed_encoders
 from recon.probing.fine_tuning import TUNED, probe_trained, trained_probes
 from recon.probing.frozen import FROZEN, probe_frozen
+from recon.probing.label_free import MEASURES, measure_features
 from recon.probing.labelled import ProbeTask, open_task
-from recon.probing.probe_results import DataInfo, EncoderInfo, ProbeRecord, ProbeResult
+from recon.probing.probe_results import MAX_IMAGES, DataInfo, EncoderInfo, ProbeRecord, ProbeResult
 from recon.run_folder import RUNS
 from recon.study_config import ProbeSettings, check_probing, layers, probes
 from recon.training.device import own_fabric
@@ -69,7 +70,7 @@ def probe(settings: ProbeSettings, given: frozenset[str] = frozenset()) -> int:
     """
     if settings.scratch is not None and "probe.name" not in given:
         settings.probe.name = "finetune"
-    check_probing(settings, (*FROZEN, *TUNED))
+    check_probing(settings, (*FROZEN, *TUNED, *MEASURES))
     if settings.run is not None and (ignored := {"data.image_size", "patch_size"} & given):
         raise InvalidSetting(
             f"{' and '.join(sorted(ignored))} with run={settings.run}: a run has its own; leave it out"
@@ -108,10 +109,13 @@ def write(folder: Path, record: ProbeRecord) -> None:
 def summary(record: ProbeRecord, folder: Path, seconds: float) -> str:
     """The table and what a reader must know of it."""
     data, (height, width) = record.data, record.data.image_size
+    images = f"{data.test:,} test images of {data.name}, {height}x{width} pixels, {len(data.classes)} classes"
+    measured = f"{min(data.train, MAX_IMAGES):,} training images of {data.name}, {height}x{width} pixels"
+    labelled = {result.fraction > 0 for result in record.results.values()}
     lines = [
-        table(record),
-        f"\n{data.test:,} test images of {data.name}, {height}x{width} pixels, {len(data.classes)} classes; "
-        "± reach of the 95% interval over images and seeds",
+        table(record) + "\n",
+        *([f"accuracies: {images}; ± reach of the 95% interval over images and seeds"] if True in labelled else []),
+        *([f"without labels: {measured}; ± reach of the 95% interval over images"] if False in labelled else []),
         *doubtful_choices(record),
         *record.caveats,
         f"all numbers  {folder / probe_results.JSON}   ({duration(seconds)})",
@@ -120,12 +124,13 @@ def summary(record: ProbeRecord, folder: Path, seconds: float) -> str:
 
 
 def table(record: ProbeRecord) -> str:
-    """A line per question, a column per encoder: accuracy in percent, and how far its 95% interval reaches."""
+    """A line per question, a column per encoder: accuracy in percent, or a measure, and how far its 95% interval
+    reaches."""
     asked = {result.question: result for result in record.results.values() if result.encoder != "pixels"}
     lines = [["", "labels", *(encoder.label for encoder in record.encoders.values())]]
     for result in asked.values():
         cells = [_cell(counterpart(result, key, record)) for key in record.encoders]
-        lines.append([result.title, f"{result.fraction:.0%}", *cells])
+        lines.append([result.title, f"{result.fraction:.0%}" if result.fraction else "none", *cells])
     return aligned(lines)
 
 
@@ -138,9 +143,9 @@ def counterpart(result: ProbeResult, encoder: str, record: ProbeRecord) -> Probe
 def _cell(result: ProbeResult | None) -> str:
     if result is None:
         return "-"
-    found = result.accuracy
+    found = result.estimate
     reach = max(found.high - found.mean, found.mean - found.low)  # near 0 and 1 the sides differ
-    return f"{found.mean:.1%} ±{100 * reach:.1f}"
+    return f"{found.mean:.1%} ±{100 * reach:.1f}" if result.fraction else f"{found.mean:.2f} ±{reach:.2f}"
 
 
 def doubtful_choices(record: ProbeRecord) -> Iterator[str]:
@@ -163,15 +168,20 @@ def all_results(probed: Probed, settings: ProbeSettings, ranks: Ranks) -> Iterat
     with ranks.sync_errors():
         fabric = own_fabric(settings.device, settings.precision, ranks)
     depth, names = len(probed.model.blocks), probes(settings)
-    frozen = [name for name in names if name in FROZEN]
+    frozen, measures = ([name for name in names if name in known] for known in (FROZEN, MEASURES))
     trained = trained_probes([name for name in names if name in TUNED], settings.probe, depth)
     read_layers, fractions = layers(settings, depth), list(dict.fromkeys(settings.probe.fractions))
     device = (fabric, settings.batch, settings.data.workers, progress_bar if ranks.is_zero else no_progress_bar, ranks)
     context = ProbeContext(probed.task, probed.image_size, fractions, seeds(settings), *device)
     for encoder in probed.encoders:
-        if frozen:
+        if frozen or measures:
             features = features_of(encoder, read_layers, context, probed.folder / FEATURES)
-            yield probe_frozen(encoder, features, frozen, context)
+            if frozen:
+                yield probe_frozen(encoder, features, frozen, context)
+            found, undefined = measure_features(encoder, features[0], measures)
+            for line in undefined:
+                ranks.print0(line)
+            yield found
         if encoder.model is not None:
             yield from (probe_trained(encoder, encoder.model, each, context) for each in trained)
 
@@ -184,7 +194,8 @@ def open_probed(settings: ProbeSettings, ranks: Ranks) -> Probed:
     name = settings.data.name or trained_on.name
     if name is None:
         raise InvalidSetting(f"{settings.run} does not say what it was trained on: give data=NAME data.root=PATH")
-    task = open_task(name, settings.data.root or (trained_on.root if name == trained_on.name else None), ranks)
+    root = settings.data.root or (trained_on.root if name == trained_on.name else None)
+    task = open_task(name, root, ranks, labelled=not MEASURES.keys() >= set(probes(settings)))
     encoders = probed_encoders(run.name, model, settings.seed, settings.probe.controls)
     caveats = run_caveats(run) + data_caveats(task)
     return Probed(run.folder, run.name, model, encoders, task, model.image_size, caveats)

@@ -20,7 +20,7 @@ from recon.result_table import Column, Comparison, Value
 from recon.run_folder import write_text
 
 PARTS = Path(__file__).with_suffix("")  # template, style sheet and scripts
-DIRECTION = {"higher": "↑", "lower": "↓", "truth": "≈"}
+DIRECTION = {"higher": "↑", "lower": "↓", "truth": "≈", "none": ""}
 DASH, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
 
 

@@ -56,12 +56,27 @@ def reduced(report: Comparison, *keys: str) -> Comparison:
 
 def test_what_was_probed_has_columns(report, runs):
     group = [column.name for column in report.columns if column.group == GROUP]
-    assert group == ["linear_class", "knn_20_class", "linear_mean", "knn_20_mean", "finetune_0.1_epochs"]
+    measures = [f"{name}_{kind}" for kind in ("class", "mean") for name in ("rankme", "alpha_req")]
+    assert group == ["linear_class", "knn_20_class", "linear_mean", "knn_20_mean", *measures, "finetune_0.1_epochs"]
     results = probes.read(runs[0]).results
     for column, name in {"linear_mean": "run/linear/mean/4/1", "knn_20_class": "run/knn/k=20/class/4/1"}.items():
         found = report.results.get("run/one", column)
-        assert found.value == pytest.approx(results[name].accuracy.mean, rel=1e-6)
-        assert found.low < found.value < found.high and found.n == results[name].accuracy.images
+        assert found.value == pytest.approx(results[name].estimate.mean, rel=1e-6)
+        assert found.low < found.value < found.high and found.n == results[name].estimate.images
+
+
+def test_measures_without_labels_have_values_and_differences_and_rank_nobody(report, runs):
+    results = [probes.read(run).results["run/rankme/mean/4"] for run in runs[:2]]
+    found = report.results.get("run/one", "rankme_mean")
+    assert found.value == pytest.approx(results[0].estimate.mean, rel=1e-6) and found.low < found.value < found.high
+    assert found.n == 1183 and report.results.get("pixels", "rankme_mean").value > 1
+    (gap,) = [d for d in report.differences if d.metric == "rankme_mean"]
+    expected = (results[0].per_image - results[1].per_image).double()
+    assert gap.value == pytest.approx(expected.mean().item(), abs=1e-5)
+    assert gap.high - gap.low == pytest.approx(2 * 1.962 * expected.std().item() / 1183**0.5, rel=1e-3)
+    assert {c.better for c in report.columns if c.name.startswith(("rankme", "alpha"))} == {"none"}
+    assert not any(name.startswith(("rankme", "alpha")) for name in report.best)
+    assert not any("rankme" in line for line in report.results.curves("run/one", "by_depth").columns)
 
 
 def test_controls_and_the_baseline_are_rows_before_the_truth(report):
@@ -85,7 +100,7 @@ def test_the_printed_table_has_accuracies_too(runs, tmp_path, capsys):
 
 def test_differences_are_paired_over_test_images(report, runs):
     (found,) = [d for d in report.differences if d.metric == "linear_mean"]
-    right = [probes.read(run).results["run/linear/mean/4/1"].correct.double().mean(0) for run in runs[:2]]
+    right = [probes.read(run).results["run/linear/mean/4/1"].per_image.double().mean(0) for run in runs[:2]]
     gap = right[0] - right[1]
     assert (found.a, found.b) == ("run/one", "run/two")
     assert found.value == pytest.approx(gap.mean().item(), abs=1e-6)
@@ -125,9 +140,9 @@ def test_the_better_run_is_marked_where_the_intervals_allow_it(report, runs):
     first, second = (probes.read(run) for run in runs[:2])
     plain = reduced(report, "run/one", "run/two", "truth")
     name = "run/linear/mean/4/1"
-    wrong = altered(second, {name: torch.zeros_like(second.results[name].correct)})
+    wrong = altered(second, {name: torch.zeros_like(second.results[name].per_image)})
     assert with_probes(plain, {"run/one": first, "run/two": wrong}).best["linear_mean"] == ["run/one"]
-    same = altered(second, {name: first.results[name].correct})
+    same = altered(second, {name: first.results[name].per_image})
     assert with_probes(plain, {"run/one": first, "run/two": same}).best["linear_mean"] == []
 
 
@@ -138,8 +153,10 @@ def test_a_comparison_without_probes_has_no_such_columns(report):
 
 def altered(record: probes.ProbeRecord, changes: dict[str, torch.Tensor | None]) -> probes.ProbeRecord:
     """The record with some results taken away (None) or with other images told right."""
-    results = {name: replace(found, correct=changes.get(name, found.correct)) for name, found in record.results.items()}
-    return replace(record, results={name: found for name, found in results.items() if found.correct is not None})
+    results = {
+        name: replace(found, per_image=changes.get(name, found.per_image)) for name, found in record.results.items()
+    }
+    return replace(record, results={name: found for name, found in results.items() if found.per_image is not None})
 
 
 def test_the_column_is_of_most_labels_whoever_was_asked_with_them(report, runs):

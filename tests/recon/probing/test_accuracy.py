@@ -160,7 +160,7 @@ def test_the_record_is_json():
 
 
 def test_wrong_shapes_are_named():
-    with pytest.raises(InvalidSetting, match="1 test images"):
+    with pytest.raises(InvalidSetting, match="1 images"):
         accuracy(torch.ones(3, 1, dtype=torch.bool))
-    with pytest.raises(InvalidSetting, match="4 and 5 test images"):
+    with pytest.raises(InvalidSetting, match="4 and 5 images"):
         difference(torch.ones(3, 4, dtype=torch.bool), torch.ones(3, 5, dtype=torch.bool))

@@ -63,6 +63,6 @@ def test_every_probe_and_seed_is_answered_and_the_first_alone_prints(places):
     found = record.read(places[1] / "runs/small")
     assert {result.probe for result in found.results.values()} == {"linear", "knn", "partial"}
     assert {len(result.chosen) for result in found.results.values()} == {3}
-    assert {result.correct.shape for result in found.results.values()} == {(3, 267)}
+    assert {result.per_image.shape for result in found.results.values()} == {(3, 267)}
     out = (places[1] / "out").read_text()
     assert out.count("267 test images of photos") == out.count("python -m recon.compare") == 1

@@ -33,7 +33,8 @@ def record() -> ProbeRecord:
 
 def same(one: ProbeRecord, other: ProbeRecord) -> bool:
     results = [
-        [(each.name, each.chosen, each.correct.tolist()) for each in record.results.values()] for record in (one, other)
+        [(each.name, each.chosen, each.per_image.tolist()) for each in record.results.values()]
+        for record in (one, other)
     ]
     return results[0] == results[1] and replace(one, results={}) == replace(other, results={})
 

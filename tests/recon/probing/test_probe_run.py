@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from losses import InvalidSetting
 from recon.loaded_run import open_run
@@ -17,6 +17,7 @@ from recon.probing import probe_results as record
 from recon.probing import probe_run as command
 from recon.probing.features import ENCODER
 from recon.probing.frozen import Prediction
+from recon.probing.label_free import rankme
 from recon.probing.labelled import HeldOutLabels, open_task
 from tests.helpers.small_runs import trained
 from tests.recon.probing.conftest import probed
@@ -35,7 +36,7 @@ def page_of(place: Path) -> dict:
 
 
 def accuracies(found: record.ProbeRecord) -> dict[str, float]:
-    return {name: result.accuracy.mean for name, result in found.results.items()}
+    return {name: result.estimate.mean for name, result in found.results.items()}
 
 
 def test_every_question_is_answered_by_the_run_and_the_untrained_encoder(both):
@@ -53,15 +54,44 @@ def test_every_question_is_answered_by_the_run_and_the_untrained_encoder(both):
     assert len(questions["pixels"]) == 8
 
 
+def test_measures_without_labels_stand_beside_the_probes(copy, both, capsys):
+    """Of the run, the untrained encoder and the pixels; they read back, and the table and the record have them."""
+    words = ("run=runs/small", "probe.name=rankme+alpha_req", "probe.fractions=[0.1,1]")
+    found = probed(copy, *words)
+    asked = ["run/{}/class/4", "run/{}/mean/4", "untrained/{}/class/4", "untrained/{}/mean/4", "pixels/{}/pixels"]
+    assert found.results.keys() == {each.format(name) for each in asked for name in ("rankme", "alpha_req")}
+    result = found.results["run/rankme/mean/4"]
+    assert result.per_image.shape == (1, 1183) and result.fraction == 0
+    kept = [load_file(path) for path in (copy / "runs/small/features").iterdir()]
+    known = [rankme(of["train/mean/4"]).mean().item() for of in kept if "train/mean/4" in of]
+    assert any(result.estimate.mean == pytest.approx(value, rel=1e-5) for value in known)
+    entry = next(entry for entry in page_of(copy)["results"] if entry["name"] == "run/rankme/mean/4")
+    assert (entry["value"], entry["images"], entry["covers"]) == (result.estimate.mean, 1183, "images")
+    out = capsys.readouterr().out
+    assert f"none  {result.estimate.mean:.2f} ±" in out and "without labels: 1,183 training images of photos" in out
+    assert "accuracies" not in out
+    later = probed(copy, "run=runs/small", *LINEAR, "probe.seeds=2")
+    assert found.results.keys() < later.results.keys() and "accuracies: 267 test images" in capsys.readouterr().out
+
+
+def test_images_without_classes_are_measured_and_not_probed(copy):
+    folders(copy / "pictures", {"train": 12, "val": 3})
+    data = ("run=runs/small", "data.name=folder", "data.root=pictures", "probe.controls=false")
+    found = probed(copy, *data, "probe.name=rankme+alpha_req")
+    assert len(found.results) == 4 and (found.data.train, found.data.test, found.data.classes) == (12, 3, [])
+    with pytest.raises(InvalidSetting, match=r"has no classes.*; probe=rankme\+alpha_req needs none$"):
+        probed(copy, *data, "probe.name=rankme+linear")
+
+
 def test_a_record_says_how_it_was_made(both):
     result = both.results["run/linear/mean/4/1"]
     assert both.data.train == 1183 and len(both.data.classes) == 8
-    assert both.data.test == result.correct.shape[1]
+    assert both.data.test == result.per_image.shape[1]
     assert both.seeds == [0, 1]
     assert both.caveats[-2:] != [] and any("overlapping tiles" in caveat for caveat in both.caveats)
     assert len(result.chosen) == 2 and result.chosen[0]["weight_decay"] > 0 and result.chosen[0]["converged"]
-    assert result.accuracy.mean == pytest.approx(result.correct.float().mean().item(), abs=1e-7)
-    assert result.accuracy.low < result.accuracy.mean < result.accuracy.high
+    assert result.estimate.mean == pytest.approx(result.per_image.float().mean().item(), abs=1e-7)
+    assert result.estimate.low < result.estimate.mean < result.estimate.high
 
 
 def test_more_labels_are_not_worse(both):
@@ -74,7 +104,7 @@ def test_a_run_that_trained_its_decoder_alone_is_probed_to_its_parents_bits(run,
     second = probed(tmp_path, "run=runs/second", *LINEAR)
     names = second.results.keys() & both.results.keys()
     assert len(names) == 2  # linear on the class token and on the patches' mean, all labels
-    assert all(torch.equal(second.results[name].correct, both.results[name].correct[:1]) for name in names)
+    assert all(torch.equal(second.results[name].per_image, both.results[name].per_image[:1]) for name in names)
 
 
 def test_probing_touches_nothing_else_in_the_folder(copy):
@@ -97,7 +127,7 @@ def test_one_seed_gives_the_same_numbers(copy):
     second = probed(copy, "run=runs/small", *LINEAR)
     assert page == page_of(copy)
     assert first.results.keys() == second.results.keys()
-    assert all(torch.equal(result.correct, second.results[name].correct) for name, result in first.results.items())
+    assert all(torch.equal(result.per_image, second.results[name].per_image) for name, result in first.results.items())
 
 
 def test_other_questions_join_those_that_were_answered(copy):
@@ -154,8 +184,8 @@ def test_test_labels_choose_nothing(copy, monkeypatch):
     chosen = [result.chosen for result in record.read(copy / "runs/small").results.values()]
     seen.clear()
 
-    def shuffled(*place):
-        task = open_task(*place)
+    def shuffled(*place, **options):
+        task = open_task(*place, **options)
         order = torch.randperm(len(task.test_labels), generator=torch.Generator().manual_seed(0))
         task.test_labels._labels = task.test_labels._labels[order]
         return task
@@ -169,7 +199,9 @@ def test_test_labels_choose_nothing(copy, monkeypatch):
 
 def test_a_probe_that_looks_at_its_test_accuracy_is_caught(copy, monkeypatch):
     opened = []
-    monkeypatch.setattr(command, "open_task", lambda *place: opened.append(open_task(*place)) or opened[-1])
+    monkeypatch.setattr(
+        command, "open_task", lambda *of, **options: opened.append(open_task(*of, **options)) or opened[-1]
+    )
 
     def leaking(train, labels, test, classes, seed):
         """Chooses the constant answer that is right most often, on the test images."""
@@ -306,5 +338,5 @@ def test_a_probing_of_an_earlier_version_is_read(run, both, tmp_path):
     found = record.read(tmp_path)
     assert replace(found, results={}) == replace(both, results={}) and list(found.results) == list(both.results)
     for name, result in both.results.items():
-        assert torch.equal(found.results[name].correct, result.correct)
-        assert found.results[name].chosen == result.chosen and found.results[name].accuracy == result.accuracy
+        assert torch.equal(found.results[name].per_image, result.per_image)
+        assert found.results[name].chosen == result.chosen and found.results[name].estimate == result.estimate

@@ -6,8 +6,8 @@ import torch
 from sklearn.neighbors import KNeighborsClassifier
 
 from losses import InvalidSetting
-from recon.probing import frozen
-from recon.probing.frozen import knn
+from recon import neighbours
+from recon.neighbours import knn
 
 CLASSES = 6
 
@@ -49,8 +49,8 @@ def test_batches_of_queries_and_of_the_bank_change_nothing(data, monkeypatch):
     features, labels, queries, _ = data
     whole = knn(features, labels, queries, CLASSES, (1, 5, 20, 700))
     for bank, batch in ((13, 7), (699, 299), (19, 300)):
-        monkeypatch.setattr(frozen, "TRAINING_CHUNK", bank)
-        monkeypatch.setattr(frozen, "QUERY_CHUNK", batch)
+        monkeypatch.setattr(neighbours, "TRAINING_CHUNK", bank)
+        monkeypatch.setattr(neighbours, "QUERY_CHUNK", batch)
         parts = knn(features, labels, queries, CLASSES, (1, 5, 20, 700))
         assert all(torch.equal(parts[k], whole[k]) for k in whole)
 
