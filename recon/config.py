@@ -105,6 +105,10 @@ class Train:
         least=0,
         below=1,
     )
+    online_probe: bool = option(
+        False,
+        "curves of the encoder's accuracy (linear, kNN) on labelled images; the run is the same to the bit",
+    )
     checkpoint_every: int = option(1000, "steps between checkpoints", **COUNT)
     log_every: int = option(10, "steps between lines of metrics.jsonl", **COUNT)
     picture_every: int = option(5000, "steps between pictures of the same held-out images", **COUNT)

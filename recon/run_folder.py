@@ -33,7 +33,8 @@ CHECKPOINT_FORMAT = "recon checkpoint 1"
 CHECKPOINT_TYPES = {
     **dict.fromkeys(("step", "images"), int),
     **dict.fromkeys(
-        ("settings", "seen", "stream", "model", "average", "optimizer", "objective", "tally", "random"), dict
+        ("settings", "seen", "stream", "model", "average", "optimizer", "objective", "tally", "random", "online_probe"),
+        dict,
     ),
     "unreadable": list,
 }

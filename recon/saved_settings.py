@@ -32,6 +32,7 @@ RESUME_OVERRIDES = {
     "model.gradient_checkpointing",
     "train.checkpoint_every",
     "train.log_every",
+    "train.online_probe",
     "train.picture_every",
 }
 

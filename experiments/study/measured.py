@@ -96,7 +96,7 @@ def rows_of(
         first = found[next(iter(found))]
         for result in probed.results.values():
             if result.encoder == "run" and result.question in metrics:
-                first[result.question] = result.correct.double().mean(0)
+                first[result.question] = result.per_image.double().mean(0)
     return found
 
 

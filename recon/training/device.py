@@ -174,7 +174,8 @@ def shard(model: MaskedAutoencoder, fabric: Fabric) -> None:
         units = [block.get_submodule("attn"), block.get_submodule("mlp")]
         fully_shard(units, mesh=mesh, mp_policy=policy or MixedPrecisionPolicy())
     fully_shard(model, mesh=mesh)
-    register_fsdp_forward_method(model, "render")
+    for method in ("render", "encode"):
+        register_fsdp_forward_method(model, method)
 
 
 def full_tensor(tensor: Tensor) -> Tensor:

@@ -110,6 +110,8 @@ def train(
                     result = run.objective(reconstruction, run.step)
                     gradient = result.gradient / schedule.accumulate
                     fabric.backward(reconstruction.prediction, gradient=gradient, model=model)
+                if run.online_probe is not None and ranks.is_zero:
+                    run.online_probe.learn(batch.labels)
                 results.append(result)
             norm = full_tensor(gradient_norm(parameters))
             if schedule.clip is not None:

@@ -35,6 +35,7 @@ from recon.training.preview import Preview
 from recon.training.setup import (
     make_batches,
     make_objective,
+    make_online_probe,
     make_preview,
     make_schedule,
     model_to_train,
@@ -87,6 +88,8 @@ def pretrain_locked(settings: Settings, given: frozenset[str], locks: ExitStack)
         shard(model, fabric)
     model, objective = model.to(fabric.device), objective.to(fabric.device)
     earlier = picture_of_start(start, model, preview, fabric, ranks)
+    with ranks.sync_errors():
+        online_probe = make_online_probe(settings, data, model, fabric)
     if folder is None:
         folder = ranks.on_rank_zero(lambda: create(settings, locks))  # not before every rank has what it needs
     run = Run(
@@ -97,6 +100,7 @@ def pretrain_locked(settings: Settings, given: frozenset[str], locks: ExitStack)
         optimizer=adamw(model, weight_decay=settings.optim.weight_decay, betas=settings.optim.betas),
         metrics=MetricAccumulator(fabric.device),
         average=WeightAverage(model, settings.train.ema) if settings.train.ema else None,
+        online_probe=online_probe,
         start=record,
         earlier=earlier,
         images=data.images or 0,
@@ -262,6 +266,9 @@ def describe_result(run: Run, seconds: float) -> str:
     if "detail" in found:
         how = "(squared gradient; 1: as sharp)"
         lines.append(f"detail of the truth's: {found['detail']:.2f}{was.get('detail', '')} {how}")
+    if run.online_probe is not None and (accuracies := run.online_probe.found):
+        linear, nearest = accuracies["online_probe/linear"], accuracies["online_probe/knn"]
+        lines.append(f"online probe, accuracy on held-out images: linear {linear:.1%}, 20-NN {nearest:.1%}")
     if skipped := sum(run.metrics.skipped().values()):
         lines.append(f"skipped    {skipped} steps without a finite gradient")
     if run.unreadable:

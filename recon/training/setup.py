@@ -17,6 +17,7 @@ from recon.model import MaskedAutoencoder
 from recon.model.distributions import MixtureLayers
 from recon.model.masking import strategy
 from recon.training.initialisation import Start, losses_of, make_model, principal_components
+from recon.training.online_probe import OnlineProbe, open_online_probe
 from recon.training.optim import learning_rate
 from recon.training.preview import EarlierPicture, Preview, earlier_picture
 from recon.training.state import Run, Schedule
@@ -100,6 +101,15 @@ def make_preview(
     images, noise, _ = held_out_images(held_out, config.image_size(settings), HELD_OUT, settings.seed, masking)
     batch = config.per_device_batch(settings, ranks.count)
     return Preview(images.to(fabric.device), noise.to(fabric.device), batch, fabric.autocast)
+
+
+def make_online_probe(settings: Settings, data: Data, model: MaskedAutoencoder, fabric: Fabric) -> OnlineProbe | None:
+    """The probe of train.online_probe; None without it."""
+    if not settings.train.online_probe:
+        return None
+    size, workers = config.image_size(settings), settings.data.workers
+    sources = data.train, data.held_out
+    return open_online_probe(settings.data.name, sources, size, workers, model, fabric.device, fabric.autocast)
 
 
 def picture_of_start(

@@ -13,6 +13,7 @@ from losses import InvalidSetting
 from losses.objective import Objective, Result
 from recon.model import MaskedAutoencoder
 from recon.training.device import full_state, load_model, load_optimizer, local_part
+from recon.training.online_probe import OnlineProbe
 from recon.training.optim import WeightAverage
 from recon.training.preview import EarlierPicture
 
@@ -143,6 +144,7 @@ class Run:
     images: int  # in the training data; 0: a stream that does not tell
     max_unreadable: float
     average: WeightAverage | None = None  # of train.ema
+    online_probe: OnlineProbe | None = None
     start: dict[str, Any] | None = None  # record of what init brought
     earlier: EarlierPicture | None = None  # held-out images as the weights of init reconstruct them
     stream: dict[str, int] = field(default_factory=dict)  # its shards, and the ranks and workers that read them
@@ -160,6 +162,7 @@ class Run:
             "stream": self.stream,
             "model": full_state(self.model.state_dict()),
             "average": self.average.weights if self.average else {},
+            "online_probe": self.online_probe.state() if self.online_probe else {},
             "start": self.start,
             "before": self.earlier.state() if self.earlier else None,
             "optimizer": full_state(self.optimizer.state_dict()),
@@ -175,6 +178,8 @@ class Run:
         load_model(self.model, state["model"])
         if self.average:
             self.average.load(state["average"])
+        if self.online_probe and (learnt := state.get("online_probe")):  # which a run may begin or end on its way
+            self.online_probe.load_state(learnt)
         self.start = state.get("start")
         self.earlier = EarlierPicture.of(state["before"]) if state.get("before") else None
         load_optimizer(self.optimizer, state["optimizer"])

@@ -167,6 +167,8 @@ class TrainLogger:
     def log_metrics(self, figures: dict[str, float]) -> None:
         """One line of the log, with the `figures` of the held-out images."""
         means = self.run.metrics.means()  # waits for the device
+        if self.run.online_probe is not None:
+            means |= self.run.online_probe.means()
         skipped = self.run.metrics.skipped()
         with self.ranks.sync_errors():
             if self.ranks.is_zero:
@@ -190,6 +192,7 @@ class TrainLogger:
         with run.average.applied(run.model) if run.average else nullcontext():
             reconstructions = self.preview.reconstruct(model)  # on all ranks: none has the whole of a sharded model
             samples = self.preview.draws(run.model, reconstructions)
+            accuracies = run.online_probe.accuracies() if run.online_probe else {}
         with self.ranks.sync_errors():
             if self.ranks.is_zero:
                 run.held_out = held_out_figures(reconstructions)
@@ -199,7 +202,7 @@ class TrainLogger:
                     grid = write_picture(reconstructions, caption, run.folder / PICTURE, run.earlier, samples)
                 self.log.log_picture(run.step, grid)
         self.since += time.monotonic() - began  # not training time
-        return {f"held_out/{name}": value for name, value in run.held_out.items()}
+        return {f"held_out/{name}": value for name, value in run.held_out.items()} | accuracies
 
     def save(self, model: nn.Module) -> None:
         """Writes the checkpoint, and the model alone; not once the run has diverged, to keep the last good one."""
