@@ -7,6 +7,7 @@ import torch
 
 from losses.adversarial import Adversarial, FeatureMatching
 from losses.expression import Expression, defaults, parse
+from losses.filtered import Fourier, Gradient, LowPass
 from losses.heads import PixelHead
 from losses.objective import Objective, common_head
 from losses.options import InvalidSetting, check_limits, nearest
@@ -23,6 +24,9 @@ TERMS: dict[str, type[Term]] = {
     "charbonnier": Charbonnier,
     "ssim": SSIM,
     "ms_ssim": MultiScaleSSIM,
+    "low_pass": LowPass,
+    "fourier": Fourier,
+    "gradient": Gradient,
     "perceptual": Perceptual,
     "lpips": LPIPS,
     "feature_matching": FeatureMatching,

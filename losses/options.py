@@ -95,6 +95,15 @@ class CriticOptions(TermOptions):
     )
 
 
+@dataclass
+class LowPassOptions(TermOptions):
+    """Settings `losses.low_pass.<option>`."""
+
+    cutoff: float = option(
+        40 / 224, "highest frequency kept, in cycles per pixel; PixMIM keeps 40 cycles in 224 pixels", above=0, most=1
+    )
+
+
 DEFAULT_TAPS = ("conv1_1", "conv1_2", "conv2_1", "conv2_2", "conv3_1")
 DEFAULT_POOL = 8  # pixels; an image of any size has such a square
 POOL_DOC = "side in pixels of squares over which features are averaged first; 1: not averaged"
@@ -194,6 +203,9 @@ TERM_OPTIONS: dict[str, type[TermOptions]] = {
     "charbonnier": TermOptions,
     "ssim": TermOptions,
     "ms_ssim": TermOptions,
+    "low_pass": LowPassOptions,
+    "fourier": TermOptions,
+    "gradient": TermOptions,
     "perceptual": PerceptualOptions,
     "lpips": LPIPSOptions,
     "feature_matching": FeatureMatchingOptions,

@@ -114,7 +114,11 @@ class Reconstruction:
     @cached_property
     def true_pixels(self) -> Tensor:
         """The truth, standardised."""
-        patches = patchify(self.standardised_image, self.patch_size)
+        return self.patches_of(self.standardised_image)
+
+    def patches_of(self, image: Tensor) -> Tensor:
+        """Patches of an image (B, 3, H, W), at those places that were predicted."""
+        patches = patchify(image, self.patch_size)
         return patches if self.indices is None else patches.gather(1, _expanded(self.indices, patches))
 
     @cached_property

@@ -34,6 +34,9 @@ def _node(cls: type) -> Any:
     return field(default_factory=cls)
 
 
+CROP_SCALE = (0.2, 1.0)  # as MAE pretrains
+
+
 @dataclass
 class Data:
     name: str = option(
@@ -48,6 +51,9 @@ class Data:
         "loader",
         "where crops are resized and mirrored: loader, or device (whole batches; for GPUs the loader starves)",
         ("loader", "device"),
+    )
+    crop_scale: list[float] = option(
+        list(CROP_SCALE), "smallest and largest share of an image's area that a training crop has", above=0, most=1
     )
     repeats: int = option(
         1, "samples of each image that is read, every one with its own crop and mask; epochs count samples", **COUNT
@@ -80,7 +86,12 @@ class Model:
 
 @dataclass
 class Masking:
-    strategy: str = option("random", "random, block (mostly the middle), torus (blocks that cross borders), grid")
+    strategy: str = option(
+        "random",
+        "random, block (mostly the middle), torus (blocks that cross borders), grid, "
+        "blocks (squares as wholes), centre (one hole in the middle)",
+    )
+    block: int = option(4, "side in patches of the squares of masking.strategy=blocks", least=1, most=MAX_SIDE)
     ratio: float = option(0.75, "share of patches hidden", least=0, below=1)
     decoded: float = option(
         1.0,
@@ -230,12 +241,16 @@ def check(settings: Settings, processes: int = 1) -> None:
             "set model.refiner_width=0, or masking.decoded=1",
         ),
         (
-            part_decoded and masking.strategy == "grid",
-            "masking.strategy=grid leaves the same patches out each time if masking.decoded is below 1",
+            part_decoded and masking.strategy in ("grid", "centre"),
+            f"masking.strategy={masking.strategy} leaves the same patches out each time if masking.decoded is below 1",
         ),
         (
             (train.steps is None) == (train.epochs is None),
             "give the length of the run once: train.steps=N or train.epochs=N, the other null",
+        ),
+        (
+            len(settings.data.crop_scale) != 2 or settings.data.crop_scale[0] > settings.data.crop_scale[-1],
+            f"data.crop_scale={list(settings.data.crop_scale)} must be two shares, the smaller one first",
         ),
         (
             len(settings.optim.betas) != 2,
@@ -261,6 +276,11 @@ def per_device_batch(settings: Settings, processes: int = 1) -> int:
 
 def peak_learning_rate(settings: Settings) -> float:
     return settings.optim.base_lr * settings.batch.size / 256
+
+
+def masking_name(masking: Masking) -> str:
+    """The name under which `recon.model.masking.strategy` knows it, and reports show it."""
+    return f"blocks of {masking.block}" if masking.strategy == "blocks" else masking.strategy
 
 
 def image_size(settings: Settings) -> tuple[int, int]:

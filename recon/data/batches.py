@@ -6,7 +6,7 @@ shards, so that the image of sample k also depends on batch size, workers and ra
 """
 
 import signal
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import count, groupby, islice, repeat
@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
 from losses import InvalidSetting
-from recon.config import seed_of
+from recon.config import CROP_SCALE, seed_of
 from recon.data.crops import CropBatch, evaluation_crop, random_crop_box, training_crop
 from recon.data.source import Croppable, ReadSample, Sample, Source, StreamedSource, UnreadableImage
 
@@ -59,6 +59,7 @@ class BatchMaker:
     native: bool
     on_device: bool
     repeats: int
+    crop_scale: Sequence[float]
 
     def sample_numbers(self) -> Iterator[range]:
         """The numbers k of this rank's samples, batch by batch."""
@@ -74,14 +75,15 @@ class BatchMaker:
     def make(self, ks: range, read: Iterable[tuple[Croppable, int]], unreadable: list[str]) -> Batch:
         """The batch of samples `ks`; reading the images adds a line to `unreadable` for each that fails."""
         images, labels, noise = [], [], []
+        crop = self.image_size, self.native, self.crop_scale
         for k, (image, label) in zip(ks, read, strict=True):
             with torch.random.fork_rng(devices=[]):
                 # not torch.manual_seed, which would seed the accelerators too
                 torch.default_generator.manual_seed(seed_of(self.seed, "crop", k))
                 if self.on_device:
-                    images.append((image, random_crop_box(image, self.image_size, self.native)))
+                    images.append((image, random_crop_box(image, *crop)))
                 else:
-                    images.append(training_crop(image, self.image_size, self.native))
+                    images.append(training_crop(image, *crop))
             labels.append(label)
             noise.append(self.masking(torch.Generator().manual_seed(seed_of(self.seed, "mask", k))))
         images = CropBatch.of(images, self.image_size) if self.on_device else torch.stack(images)
@@ -106,6 +108,7 @@ def training_batches(
     world: int = 1,
     on_device: bool = False,
     repeats: int = 1,
+    crop_scale: Sequence[float] = CROP_SCALE,
 ) -> Generator[Batch]:
     """Batches without end; the iterator's close() stops the workers.
 
@@ -124,12 +127,15 @@ def training_batches(
         on_device: leave resizing and mirroring to `Batch.images_on`; the crops are the same.
         repeats: so many samples in a row are of one image, each with its own crop and mask, and it is read once
             (Hoffer et al. 2020, arXiv 1901.09335; Feichtenhofer et al. 2022, arXiv 2205.09113).
+        crop_scale: as of `training_crop`.
 
     Raises:
         InvalidSetting: fewer shards than readers; from the iterator, when no image can be read, or a native one is
             smaller than the crop.
     """
-    maker = BatchMaker(image_size, batch, start, seed, masking, rank, world, source.native, on_device, repeats)
+    maker = BatchMaker(
+        image_size, batch, start, seed, masking, rank, world, source.native, on_device, repeats, crop_scale
+    )
     if isinstance(source, StreamedSource):
         source.check_readers(world, workers)
         dataset, sampler = StreamedBatches(source, maker), None

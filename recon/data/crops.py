@@ -10,7 +10,7 @@ sample after the other, 75% of the values differ from PIL's, by up to 52 grey le
 (`python -m experiments.benchmarks.libraries`).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Self
@@ -23,9 +23,9 @@ from torchvision.transforms import RandomCrop, RandomResizedCrop
 from torchvision.transforms.functional import pil_to_tensor
 
 from losses import InvalidSetting
+from recon.config import CROP_SCALE
 from recon.data.source import Croppable
 
-SCALE = [0.2, 1.0]  # of the image's area, as MAE pretrains
 RATIO = [3 / 4, 4 / 3]
 COVERED = 0.875  # of the shorter side, by the evaluation crop
 LONG, LONG_PIXELS = 4, 16  # beyond these the ends of a long image are cut off before it is resized
@@ -50,29 +50,34 @@ class CropBox:
         return self.left, self.top, self.left + self.width, self.top + self.height
 
 
-def training_crop(image: Croppable, size: tuple[int, int], native: bool = False) -> Tensor:
+def training_crop(
+    image: Croppable, size: tuple[int, int], native: bool = False, scale: Sequence[float] = CROP_SCALE
+) -> Tensor:
     """A random crop of an RGB image, mirrored half of the time: uint8 (3, H, W), size (H, W).
 
-    Drawn from torch's default CPU generator; resized, unless the image is native.
+    Drawn from torch's default CPU generator; resized, unless the image is native. `scale`: its smallest and largest
+    share of the image's area.
 
     Raises:
         InvalidSetting: a native image is smaller than the crop.
     """
-    box = random_crop_box(image, size, native)
+    box = random_crop_box(image, size, native, scale)
     part = image.crop(box.corners)
     if not native:
         part = part.resize((size[1], size[0]), Image.Resampling.BICUBIC)  # antialiased
     return pil_to_tensor(part.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if box.mirrored else part)
 
 
-def random_crop_box(image: Croppable, size: tuple[int, int], native: bool = False) -> CropBox:
+def random_crop_box(
+    image: Croppable, size: tuple[int, int], native: bool = False, scale: Sequence[float] = CROP_SCALE
+) -> CropBox:
     """The box of `training_crop`; reads no pixel."""
     shape = torch.empty((3, image.height, image.width), device="meta")  # all that torchvision wants to know
     if native:
         check_size(image, size)
         place = RandomCrop.get_params(shape, size)
     else:
-        place = RandomResizedCrop.get_params(shape, SCALE, RATIO)
+        place = RandomResizedCrop.get_params(shape, list(scale), RATIO)
     return CropBox(*place, mirrored=bool(torch.rand(()) < 0.5))
 
 

@@ -77,7 +77,7 @@ def protocol_of(run: Settings, patch_size: int, measuring: Measuring) -> Protoco
         images=measuring.images,
         image_size=config.image_size(run),
         patch_size=patch_size,
-        masking=run.masking.strategy,
+        masking=config.masking_name(run.masking),
         ratio=run.masking.ratio,
         seed=measuring.seed,
     )

@@ -33,7 +33,7 @@ def make_model(settings: Settings, head: PixelHead, mean: Sequence[float], std: 
         decoder_depth=settings.model.decoder_depth,
         mask_tokens=settings.model.mask_tokens,
         refiner_width=settings.model.refiner_width if type(head) is PixelHead else 0,
-        mask_strategy=settings.masking.strategy,
+        mask_strategy=config.masking_name(settings.masking),
         mask_ratio=settings.masking.ratio,
         gradient_checkpointing=settings.model.gradient_checkpointing,
         head=head,

@@ -236,7 +236,7 @@ def describe_plan(
         "objective": "; ".join([str(run.objective.expression), *weights]),
         "data": f"{settings.data.name}: {images}, {len(preview.images)} held out to look at; crops of {h}x{w}",
         "model": f"{settings.model.name}, {parameters}; patches of {model.patch_size}, "
-        f"{hidden} of {model.patches} hidden ({settings.masking.strategy}){decoded}",
+        f"{hidden} of {model.patches} hidden ({config.masking_name(settings.masking)}){decoded}",
         **({"init": described(run.start)} if run.start and not run.step else {}),
         "device": device,
         "length": f"{steps:,} steps of {batch} images{epochs}; learning rate {config.peak_learning_rate(settings):.3g}",

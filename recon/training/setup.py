@@ -139,12 +139,13 @@ def make_batches(
         world=ranks.count,
         on_device=settings.data.augment == "device",
         repeats=settings.data.repeats,
+        crop_scale=settings.data.crop_scale,
     )
 
 
 def masking_of(settings: Settings, model: MaskedAutoencoder) -> partial[torch.Tensor]:
     """Draws one image's noise (N,) from a generator."""
-    return partial(strategy(settings.masking.strategy), model.grid, settings.masking.ratio)
+    return partial(strategy(config.masking_name(settings.masking)), model.grid, settings.masking.ratio)
 
 
 def make_schedule(settings: Settings, steps: int, ranks: Ranks) -> Schedule:

@@ -9,7 +9,7 @@ from PIL import Image
 from torchvision.transforms import CenterCrop, Compose, InterpolationMode, PILToTensor, Resize
 
 from recon.data import create_dataset, evaluation_crop, training_batches, training_crop
-from recon.data.crops import UNIT, filter_weights
+from recon.data.crops import UNIT, filter_weights, random_crop_box
 from tests.recon.data.conftest import Pictures, masking, picture, write_shard
 
 
@@ -56,6 +56,13 @@ def test_training_crop_is_drawn_from_torch_s_default_generator():
         torch.default_generator.manual_seed(5)
         again = training_crop(image, (16, 16))
     assert torch.equal(first, again) and not torch.equal(first, second)
+
+
+def test_crops_cover_what_crop_scale_says():
+    with torch.random.fork_rng(devices=[]):
+        boxes = [random_crop_box(picture(4, 100, 80), (16, 16), scale=(0.5, 0.6)) for _ in range(100)]
+    shares = [box.height * box.width / 8000 for box in boxes]
+    assert 0.48 < min(shares) < 0.52 and 0.58 < max(shares) < 0.62  # sides are whole pixels
 
 
 # ---- on the device

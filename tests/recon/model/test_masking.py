@@ -83,7 +83,22 @@ def test_blocks_hide_neighbours_together_and_random_does_not(ratio):
     assert excess > 0.4 * (hidden / patches - by_chance)
 
 
-@pytest.mark.parametrize("name", ["random", "block"])
+@pytest.mark.parametrize(("grid", "side"), [((8, 8), 4), ((16, 8), 2), ((6, 9), 3)])
+def test_squares_are_hidden_as_wholes(grid, side):
+    hidden = masks(f"blocks of {side}", grid, 0.5 if grid != (6, 9) else 2 / 3, 50)
+    squares = hidden.view(50, grid[0] // side, side, grid[1] // side, side).float().mean((2, 4))
+    assert set(squares.unique().tolist()) == {0, 1}
+    assert squares.mean(0).min() > 0.2 and squares.mean(0).max() < 0.9  # each of them now and then
+
+
+def test_the_hole_is_the_middle_half_of_each_side():
+    hidden = masks("centre", (8, 12), 0.25, 1)[0]
+    expected = torch.zeros(8, 12, dtype=torch.bool)
+    expected[2:6, 3:9] = True
+    assert torch.equal(hidden, expected)
+
+
+@pytest.mark.parametrize("name", ["random", "block", "blocks"])
 def test_no_patch_is_always_visible_or_always_hidden(name):
     often = masks(name, (6, 9), 0.5, 400).float().mean(0)
     assert often.min() > 0.1 and often.max() < 0.9
