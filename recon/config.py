@@ -88,8 +88,7 @@ class Model:
 class Masking:
     strategy: str = option(
         "random",
-        "random, block (mostly the middle), torus (blocks that cross borders), grid, "
-        "blocks (squares as wholes), centre (one hole in the middle)",
+        "random, block (mostly the middle), torus (blocks that cross borders), grid, blocks (squares), centre (a hole)",
     )
     block: int = option(4, "side in patches of the squares of masking.strategy=blocks", least=1, most=MAX_SIDE)
     ratio: float = option(0.75, "share of patches hidden", least=0, below=1)
