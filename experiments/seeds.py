@@ -16,9 +16,9 @@ from typing import Any
 from losses import InvalidSetting
 from recon.comparison.assemble import read_comparison
 from recon.console import aligned
-from recon.evaluation.evaluate_run import COLUMNS
 from recon.result_table import Comparison
 from recon.saved_settings import RESUME_OVERRIDES
+from recon.scoreboard import HEADINGS, heading
 
 Cell = tuple[float, float] | None  # mean, half of the range
 
@@ -39,13 +39,14 @@ def seeds(comparison: Comparison) -> list[list[str]]:
     lines = [
         (
             f"{label} ({len(rows)} seeds)" if len(rows) > 1 else label,
-            {name: _over([comparison.results.number(row, name) for row in rows]) for name in COLUMNS},
+            {name: _over([comparison.results.number(row, name) for row in rows]) for name in HEADINGS},
         )
         for (_, label), rows in groups.items()
     ]
-    columns = [name for name in COLUMNS if any(cells[name] for _, cells in lines)]
-    heading = ["", *(COLUMNS[name] for name in columns)]
-    return [heading, *([label, *(_written(cells[name]) for name in columns)] for label, cells in lines)]
+    columns = [name for name in HEADINGS if any(cells[name] for _, cells in lines)]
+    titles = HEADINGS | {column.name: heading(column) for column in comparison.columns}
+    heads = ["", *(titles[name] for name in columns)]
+    return [heads, *([label, *(_written(cells[name]) for name in columns)] for label, cells in lines)]
 
 
 def _check(label: str, differs: list[dict[str, Any]]) -> None:

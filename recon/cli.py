@@ -159,6 +159,9 @@ def understood(arguments: list[str], command: Command) -> tuple[list[str], list[
     Raises InvalidSetting for a key that is no setting.
     """
     flags, overrides, bare = [], [], []
+    if "columns" in command.keys and "--columns" in arguments[:-1]:  # `--columns all` says columns=all
+        at = arguments.index("--columns")
+        arguments = [*arguments[:at], f"columns={arguments[at + 1]}", *arguments[at + 2 :]]
     for before, argument in zip([None, *arguments], arguments, strict=False):
         if before in VALUED_FLAGS:
             flags.append(argument)

@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
@@ -226,7 +226,13 @@ def field_types(kind: type) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Difference:
-    """A metric of row `a` less that of row `b`, over `n` images that both have, with its 95% interval."""
+    """A metric of row `a` less that of row `b`, over `n` images that both have, with its own 95% interval.
+
+    Args:
+        p: of zero by Student's t; None where there are too few images. p_holm: corrected for the comparisons of the
+            table, see `recon.comparison.differences`.
+        excludes_zero: whether the rows are told apart: the interval excludes zero, and p_holm is at most 5%.
+    """
 
     metric: str
     a: str
@@ -236,6 +242,13 @@ class Difference:
     high: float | None
     excludes_zero: bool
     n: int
+    p: float | None = None
+    p_holm: float | None = None
+
+    def turned(self) -> "Difference":
+        """b less a."""
+        value, low, high = (None if x is None else -x for x in (self.value, self.high, self.low))
+        return replace(self, a=self.b, b=self.a, value=value, low=low, high=high)
 
 
 @dataclass(frozen=True)
@@ -259,6 +272,8 @@ class Comparison:
         best: metric -> keys of the rows that are marked as best.
         made: key of a run's first row -> how it was made.
         checkpoints: key of a row -> what is known of a checkpoint of another code.
+        verdicts: key of a row -> how it differs from the reference row, in words. against: what they hold for.
+        distances: of metrics that are best where they equal the truth's, how much farther a is from it than b.
     """
 
     title: str
@@ -273,6 +288,9 @@ class Comparison:
     differences: list[Difference]
     made: dict[str, Made] = field(default_factory=dict)
     checkpoints: dict[str, dict[str, Any]] = field(default_factory=dict)
+    verdicts: dict[str, str] = field(default_factory=dict)
+    against: str = ""
+    distances: list[Difference] = field(default_factory=list)
 
     def row(self, key: str) -> RowInfo:
         return next(row for row in self.rows if row.key == key)

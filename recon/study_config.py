@@ -58,6 +58,7 @@ class Measuring:
     target: str | None = option(
         None, "pixels or normalised: a checkpoint's target, where its file cannot tell", ("pixels", "normalised")
     )
+    columns: str = option("default", "of the printed table: default, one of each kind; or all", ("default", "all"))
     data: Where = _node(Where)
     lpips: LpipsSettings = _node(LpipsSettings)
     features: FeatureSettings = _node(FeatureSettings)

@@ -14,7 +14,7 @@ LAYERS = [
     {"losses"},
     {"config"},
     {"saved_settings", "result_table", "study_config", "console", "neighbours", "metrics", "data", "model"},
-    {"run_folder", "baselines", "distributed"},
+    {"run_folder", "baselines", "distributed", "scoreboard"},
     {"report"},
     {"training"},
     {"loaded_run"},

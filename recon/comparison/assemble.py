@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime
 from pathlib import Path
 
-from recon.comparison.differences import RowTensors, best, differences
+from recon.comparison.differences import RowTensors, differences, distances
 from recon.console import written
 from recon.evaluation.protocol import Protocol
 from recon.evaluation.results import Evaluation
@@ -36,7 +36,7 @@ POINTS = 500  # of a training curve
 
 def comparison_json(comparison: Comparison, files: list[str]) -> str:
     """comparison.json, with the names of the files beside it."""
-    tables = {name: getattr(comparison, name) for name in ("columns", "rows", "differences")}
+    tables = {name: getattr(comparison, name) for name in ("columns", "rows", "differences", "distances")}
     head = {f.name: getattr(comparison, f.name) for f in fields(comparison) if f.name not in (*tables, "results")}
     head |= {"protocol": asdict(comparison.protocol), "made": {key: vars(m) for key, m in comparison.made.items()}}
     return as_json({"format": FORMAT} | head | {"files": files}, tables | {"values": comparison.results})
@@ -56,6 +56,7 @@ def read_comparison(path: Path) -> Comparison:
         "columns": read_table(Column, page["columns"]),
         "rows": read_table(RowInfo, page["rows"]),
         "differences": read_table(Difference, page["differences"]),
+        "distances": read_table(Difference, page["distances"]),
         "made": {key: Made(**made) for key, made in page["made"].items()},
     }
     return Comparison(**found, results=Results(read_table(Value, page["values"])))
@@ -105,11 +106,10 @@ def rows_of_runs(candidates: list[Candidate]) -> dict[str, RunRow]:
 
 
 def assemble(candidates: list[Candidate], run_rows: dict[str, RunRow], measuring: Measuring) -> Comparison:
-    """Puts the evaluations of all runs into one table, with differences and the best rows."""
+    """Puts the evaluations of all runs into one table, with differences that are not yet corrected."""
     first = next(c.found for c in candidates if c.found)
     labels = unique_labels([c.folder for c in candidates])
     measured = {key: tensors for key, row in run_rows.items() if (tensors := row.tensors)}
-    ranked = {key: tensors for key, tensors in measured.items() if tensors[1] != "oracle"}  # it has seen the answer
     rows, values = [], []
     for key, row in run_rows.items():
         c, label = row.candidate, labels[row.candidate.folder]
@@ -121,7 +121,6 @@ def assemble(candidates: list[Candidate], run_rows: dict[str, RunRow], measuring
             values += [Value(label, key, column.name, reason=f"not evaluated: {c.reason}") for column in first.columns]
         if key.startswith("run/") and row.origin is None:
             values += training_curves(label, key, c)
-    own = {key: row.info.own if row.info else () for key, row in run_rows.items()}
     beside = [row for row in first.rows if row.kind != "run"]
     values += [v for v in first.results if v.row in {row.key for row in beside}]
     trained_here = [(f"run/{labels[c.folder]}", c.run) for c in candidates if c.run and not c.run.origin]
@@ -134,11 +133,9 @@ def assemble(candidates: list[Candidate], run_rows: dict[str, RunRow], measuring
         columns=first.columns,
         rows=[*rows, *beside],
         results=Results(values),
-        best={
-            column.name: best(column, {key: row for key, row in ranked.items() if column.name not in own[key]})
-            for column in first.columns
-        },
+        best={},
         differences=differences(first.columns, measured),
+        distances=distances(first.columns, measured),
         made=runs_made(trained_here, measuring),
         checkpoints={
             key: row.origin.description()

@@ -9,10 +9,12 @@ from pathlib import Path
 from losses import InvalidSetting
 from losses.reconstruction import expand_to_pixels
 from recon.comparison.assemble import Candidate, RunRow, assemble, comparison_json, rows_of_runs
+from recon.comparison.differences import with_decisions
 from recon.comparison.probed import with_probes
+from recon.comparison.verdict import with_verdicts
 from recon.console import duration
 from recon.distributed import require_one_process
-from recon.evaluation.evaluate_run import evaluate, table, undefined
+from recon.evaluation.evaluate_run import evaluate
 from recon.evaluation.evaluator import MetricSuite, load_suite
 from recon.evaluation.protocol import Protocol, dataset_of, protocol_of
 from recon.evaluation.results import Evaluation, read, write
@@ -26,11 +28,12 @@ from recon.report.plots import write_plots
 from recon.report.tables import write_tables
 from recon.result_table import Comparison
 from recon.run_folder import locked, write_text, writing
+from recon.scoreboard import table, undefined, verdicts
 from recon.study_config import CompareSettings, Measuring, check_measuring
 from recon.training.device import is_out_of_memory
 
 # Settings that do not change the numbers of an evaluation, but see `usable`.
-IRRELEVANT = {"device", "batch", "run", "runs", "out", "again", "data", "target"}
+IRRELEVANT = {"device", "batch", "run", "runs", "out", "again", "columns", "data", "target"}
 
 
 def compare(settings: CompareSettings, given: frozenset[str] = frozenset()) -> int:
@@ -58,14 +61,16 @@ def compare(settings: CompareSettings, given: frozenset[str] = frozenset()) -> i
     candidates = gather([run for run in records if run not in scratch], settings)
     run_rows = rows_of_runs(candidates)
     probed = probings(run_rows) | {f"scratch/{run.name}": record for run, record in scratch.items()}
-    comparison = with_probes(assemble(candidates, run_rows, settings), probed)
+    comparison = with_decisions(with_probes(assemble(candidates, run_rows, settings), probed))
+    comparison = with_verdicts(comparison, {key: found for key, row in run_rows.items() if (found := row.tensors)})
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):  # two reports in one folder would mix
         write_files(comparison, folder)
         page = write_page(comparison, pictures(run_rows), folder)
     for text in (
-        table(comparison.rows, comparison.results, comparison.columns),
+        table(comparison.rows, comparison.columns, comparison.results, settings.columns),
+        *verdicts(comparison),
         *undefined(comparison.rows, comparison.columns, comparison.results),
     ):
         print(text)

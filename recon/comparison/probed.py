@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from recon.comparison.differences import leaders, pairwise
-from recon.metrics.intervals import Interval
+from recon.comparison.differences import pairwise
+from recon.metrics.intervals import Interval, student_p
 from recon.probing.accuracy import difference
 from recon.probing.probe_results import MAX_IMAGES, DataInfo, ProbeRecord, ProbeResult
 from recon.result_table import Column, Comparison, RowInfo, Value, points, rounded
@@ -89,7 +89,8 @@ class Question:
         if a is None or b is None:
             return None
         found = difference(a.per_image, b.per_image)
-        return Interval(found.mean, found.low, found.high, found.images)
+        p = float(student_p(found.mean, found.standard_error, found.freedom))
+        return Interval(found.mean, found.low, found.high, found.images, p)
 
     def column(self, data: DataInfo) -> Column:
         of = f", on the {FEATURES[self.kind]}" if self.kind else f", {self.variant}" if self.variant else ""
@@ -139,14 +140,12 @@ def with_probes(comparison: Comparison, records: dict[str, ProbeRecord]) -> Comp
             reason = "not probed" if row.kind == "run" else "has no encoder"
             reason = "probed on other images or labels" if row.key in records else reason
             values += [Value(run, row.key, question.name, reason=reason) for question in asked]
-    ranked = {q.name for q in asked if q.probe not in MEASURED}
     gaps = {q.name: lambda a, b, q=q: q.gap(runs[a], runs[b]) for q in asked}
     return replace(
         comparison,
         columns=comparison.columns + [question.column(first.data) for question in asked],
         rows=rows,
         results=comparison.results + values,
-        best=comparison.best | {name: leaders(list(runs), gap) for name, gap in gaps.items() if name in ranked},
         differences=comparison.differences + pairwise(gaps, runs),
     )
 

@@ -3,7 +3,6 @@
 import hashlib
 import math
 import time
-from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from losses import InvalidSetting
 from losses.features.weights import same_network
-from recon.console import aligned, command_line, duration, progress_bar, with_interval
+from recon.console import command_line, duration, progress_bar
 from recon.data import Source, StreamedSource
 from recon.distributed import require_one_process
 from recon.evaluation.evaluator import Evaluator, MetricSuite, RatioEvaluator, columns_of, in_8_bits, load_suite
@@ -25,30 +24,12 @@ from recon.metrics import Pair, Undefined
 from recon.metrics.base import Images, chunk_length
 from recon.metrics.spectrum import band_frequency
 from recon.result_table import Column, Results, RowInfo, Value, points
+from recon.scoreboard import table, undefined
 from recon.study_config import EvaluateSettings, Measuring, check_measuring
 from recon.training.device import make_fabric
 
-OWN = "* by a network that the run's own objective minimised; it is not ranked by that"
 BATCH_VALUES = 2**20  # of a CPU's images at a time, at most: 6 at 224 pixels, whose features take 250 MB
 EXACT_MASKS = 12  # that exact retention is computed for: the time of each grows with the cube of its pixels
-# Names and headings of the printed columns; those of which no row has a value are left out.
-COLUMNS = {
-    "masked_psnr": "PSNR dB",
-    "excess_mse": "excess MSE",
-    "ssim": "SSIM",
-    "lpips": "LPIPS",
-    "detail": "detail",  # tenengrad over the truth's
-    "blur_effect": "blur",
-    "seam_ratio": "seams",
-    "retention": "retention",
-    "coherence": "coherence",
-    "invented": "invented",
-    "kid": "KD",  # in front of the network's name
-    "crps": "CRPS",
-    "bits_per_dim": "bits/dim",
-    "linear_mean": "linear",  # of probes, in a comparison
-    "knn_20_mean": "20-NN",
-}
 
 
 def evaluate_run(settings: EvaluateSettings, given: frozenset[str] = frozenset()) -> int:
@@ -70,52 +51,24 @@ def evaluate_run(settings: EvaluateSettings, given: frozenset[str] = frozenset()
     found = evaluate(run, settings, load_suite(settings))
     run.make_folder()
     write(run.folder, found)
-    print(described(found))
+    print(described(found, settings.columns))
     print(f"all numbers  {run.folder / JSON}   ({duration(time.monotonic() - began)})")
     print(f"next         {command_line('compare', {}, settings.run, 'ANOTHER_RUN')}")
     return 0
 
 
-def described(found: Evaluation) -> str:
-    """An evaluation as text: its table, what was measured, and why columns are missing."""
+def described(found: Evaluation, which: str = "default") -> str:
+    """An evaluation as text: its table, what was measured, and why columns are missing; `which` as of `table`."""
     p = found.protocol
     height, width = p.image_size
     lines = [
-        table(found.rows, found.results, found.columns),
+        table(found.rows, found.columns, found.results, which),
         f"\n{p.images} held-out images of {p.data}, {height}x{width} pixels, patches of {p.patch_size}, "
         f"{p.ratio:.0%} hidden ({p.masking}); ± half of the 95% interval over images (BCa bootstrap)",
         *([found.caveat] if found.caveat else []),
         *undefined(found.rows, found.columns, found.results),
     ]
     return "\n".join(lines)
-
-
-def table(rows: Iterable[RowInfo], results: Results, columns: Iterable[Column]) -> str:
-    """Formats rows with half the width of each interval behind the value, and a line about marked values."""
-    rows = list(rows)
-    titles = {column.name: column.title for column in columns if column.title}
-    shown = {name: titles.get(name, title) for name, title in COLUMNS.items() if has_values(rows, results, name)}
-    lines = [[row.label, *(_cell(results.get(row.key, name), name in row.own) for name in shown)] for row in rows]
-    marked = f"\n{OWN}" if any(name in row.own for row in rows for name in shown) else ""
-    return aligned([["", *shown.values()], *lines]) + marked
-
-
-def undefined(rows: Iterable[RowInfo], columns: Iterable[Column], results: Results) -> list[str]:
-    """One line for the columns without a value in any row, by the reason that they have in common."""
-    rows = list(rows)
-    by_reason: dict[str | None, list[str]] = {}
-    for column in columns:
-        if not has_values(rows, results, column.name):
-            by_reason.setdefault(results.get("truth", column.name).reason, []).append(column.name)
-    return [f"{', '.join(names)}: {reason}" for reason, names in by_reason.items()]
-
-
-def has_values(rows: Iterable[RowInfo], results: Results, metric: str) -> bool:
-    return any(results.number(row.key, metric) is not None for row in rows)
-
-
-def _cell(found: Value, own: bool) -> str:
-    return "-" if found.value is None else with_interval(found.value, found.low, found.high) + "*" * own
 
 
 @dataclass

@@ -15,6 +15,7 @@ from losses import tensor_files
 from recon.evaluation.protocol import Protocol
 from recon.metrics.intervals import Interval, mean_interval, statistic_interval
 from recon.metrics.recovery import RECOVERY, Recovery, summary
+from recon.metrics.sharpness import DETAIL
 from recon.metrics.spectrum import band_frequency
 from recon.metrics.uncertainty import blend, coverage, expected_calibration_error, plane
 from recon.result_table import (
@@ -32,13 +33,14 @@ from recon.result_table import (
 )
 from recon.run_folder import write_bytes, write_text
 
-FORMAT = "recon evaluation 5"
+FORMAT = "recon evaluation 6"
 JSON, TENSORS = "evaluation.json", "evaluation.safetensors"
 # Metrics that are functions of sums over images: the tensor that is summed, and the function of sums (k, ...) -> (k,).
 SUMMED: dict[str, tuple[str, Callable[[Tensor], Tensor]]] = {
     **{m.name: ("moments", lambda sums, name=m.name: summary(sums)[name]) for m in RECOVERY},
     "expected_calibration_error": ("ranks", expected_calibration_error),
 }
+SetStatistic = tuple[Tensor, Callable[[Tensor], Tensor]]  # what is summed over images (n, ...), a function of the sums
 ALPHAS = [i / 20 for i in range(21)]  # of the blends between the mean and a draw
 
 
@@ -125,18 +127,13 @@ class Measured:
 def row_values(
     run: str, row: str, measured: Measured, columns: list[Column], patch_size: int, true_detail: Tensor | None
 ) -> list[Value]:
-    """Every number of a row: one for each column, its curves, and its detail.
-
-    Detail is the squared gradient (tenengrad) over the truth's, which is `true_detail` (n,): 1 for the truth.
-    """
+    """Every number of a row: one for each column, and its curves; `true_detail` as of `set_statistic`."""
     size = min(8, patch_size) ** 2  # values that `luma_moments` keeps of a patch
     share = size / patch_size**2
     mse, w2 = plane(measured.luma, size)
     luma = {"luma_mse": share * mse, "luma_w2": math.sqrt(share) * w2}
-    values = [_value(run, row, name, measured, luma) for name in [*(column.name for column in columns), "luma_mse"]]
-    if true_detail is not None and "tenengrad" in measured.tensors:
-        pairs = torch.stack([measured.tensors["tenengrad"], true_detail], dim=1)
-        values.append(_line(run, row, "detail", statistic_interval(pairs, lambda sums: sums[:, 0] / sums[:, 1])))
+    names = [*(column.name for column in columns), "luma_mse"]
+    values = [_value(run, row, name, measured, luma, true_detail) for name in names]
     if "moments" in measured.tensors:
         values += band_curves(run, row, measured.tensors["moments"], measured.tensors["power"], patch_size)
     if measured.blend is not None:
@@ -152,11 +149,28 @@ def row_values(
     return values
 
 
-def _value(run: str, row: str, name: str, measured: Measured, luma: dict[str, float]) -> Value:
-    if name in measured.reasons:
-        return Value(run, row, name, reason=f"not defined: {measured.reasons[name]}")
-    if name in SUMMED and SUMMED[name][0] in measured.tensors:
-        found = statistic_interval(*summed(name, measured.tensors))
+def set_statistic(name: str, of: Mapping[str, Tensor], true_detail: Tensor | None) -> SetStatistic | None:
+    """How a metric of the whole set comes from sums over images; None for a metric that is a mean over images.
+
+    Args:
+        of: the row's tensors, as of `Measured`. true_detail: the truth's tenengrad, (n,).
+    """
+    what, function = SUMMED.get(name, ("", None))
+    if function is not None and what in of:
+        return of[what].sum(1) if what == "moments" else of[what], function  # moments over all distances
+    if name == DETAIL.name and "tenengrad" in of and true_detail is not None:
+        return torch.stack([of["tenengrad"], true_detail], dim=1), lambda sums: sums[:, 0] / sums[:, 1]
+    return None
+
+
+def _value(
+    run: str, row: str, name: str, measured: Measured, luma: dict[str, float], true_detail: Tensor | None
+) -> Value:
+    reason = measured.reasons.get("tenengrad" if name == DETAIL.name else name)
+    if reason is not None:
+        return Value(run, row, name, reason=f"not defined: {reason}")
+    if (statistic := set_statistic(name, measured.tensors, true_detail)) is not None:
+        found = statistic_interval(*statistic)
     elif name in luma:  # of the whole set: no image has a share in it
         found = Interval(luma[name], math.nan, math.nan, len(measured.tensors["masked_mse"]))
     elif name in measured.tensors:
@@ -164,17 +178,6 @@ def _value(run: str, row: str, name: str, measured: Measured, luma: dict[str, fl
     else:
         return Value(run, row, name, reason="not defined here")
     return _line(run, row, name, found)
-
-
-def summed(name: str, tensors: Mapping[str, Tensor], row: str = "") -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-    """What is summed over images (n, ...), and the function of the sums, of a metric of `SUMMED`.
-
-    Args:
-        row: what stands in front of the tensor's name, such as "run/".
-    """
-    what, function = SUMMED[name]
-    tensor = tensors[row + what]
-    return tensor.sum(1) if what == "moments" else tensor, function  # moments over all distances
 
 
 def _line(run: str, row: str, name: str, found: Interval) -> Value:

@@ -2,10 +2,11 @@
 
 Images are resampled, never patches, because patches of one image are not independent. An interval describes the one
 trained model; the variation between training seeds is not in it, and it is not corrected for the number of metrics and
-pairs that are looked at. With few images intervals are too narrow: where normal values have mean zero, those of 95%
-exclude it about as often as |t| with n - 1 degrees of freedom is above 1.96 sqrt((n - 1) / n): 10% of cases at 10
-images, 7% at 20, 6% at 50, 5% at 256. The mean of a lognormal, whose tail is long, lies in them in 83% of cases at 10
-images and 92% at 256. The tests measure both. Below `FEWEST` images there is no interval.
+pairs that are looked at (`recon.comparison.differences` does that, by `Interval.p`). With few images intervals are too
+narrow: where normal values have mean zero, those of 95% exclude it about as often as |t| with n - 1 degrees of freedom
+is above 1.96 sqrt((n - 1) / n): 10% of cases at 10 images, 7% at 20, 6% at 50, 5% at 256. The mean of a lognormal,
+whose tail is long, lies in them in 83% of cases at 10 images and 92% at 256. The tests measure both. Below `FEWEST`
+images there is no interval.
 """
 
 import math
@@ -13,7 +14,9 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from scipy.special import stdtr
 from torch import Tensor
 
 FEWEST = 10  # images
@@ -22,13 +25,16 @@ FEWEST = 10  # images
 class Interval(NamedTuple):
     """A value with its interval, and the number of images behind it. Numbers, or lists where the statistic is a list.
 
-    low and high are NaN where there are fewer than `FEWEST` images, or an infinite value.
+    low and high are NaN where there are fewer than `FEWEST` images, or an infinite value. p is the two-sided p-value
+    of zero by Student's t with the jackknife's standard error, for a mean that of `scipy.stats.ttest_1samp`; a
+    bootstrap has no draws far out, where a correction for many comparisons looks.
     """
 
     value: float
     low: float
     high: float
     images: int
+    p: float = math.nan
 
     @property
     def excludes_zero(self) -> bool:
@@ -76,12 +82,14 @@ def statistic_interval(
         return function(sums.reshape(-1, *per_image.shape[1:]))
 
     value = of_sums(total if n else flat[:1] * torch.nan)[0]
-    bounds = torch.full((2, *value.shape), torch.nan, dtype=value.dtype)
+    found = torch.full((3, *value.shape), torch.nan, dtype=value.dtype)  # both bounds, and p
     if n >= FEWEST:
-        drawn = of_sums(multiplicities(n, count, seed) @ rows)
-        bounds = _bca(drawn, value, of_sums(total - rows), level)
-    found: list[Any] = [each.tolist() for each in (value, *bounds)]  # numbers, or lists as `function` returns
-    return Interval(found[0], found[1], found[2], n)
+        left_out = of_sums(total - rows)
+        error = ((n - 1) * left_out.var(0, correction=0)).sqrt()
+        found[:2] = _bca(of_sums(multiplicities(n, count, seed) @ rows), value, left_out, level)
+        found[2] = torch.as_tensor(student_p(value, error, n - 1))
+    numbers: list[Any] = [each.tolist() for each in (value, *found)]  # or lists, as `function` returns
+    return Interval(numbers[0], numbers[1], numbers[2], n, numbers[3])
 
 
 def mean_interval(values: Tensor, level: float = 0.95, count: int = 1000, seed: int = 0) -> Interval:
@@ -95,7 +103,9 @@ def mean_interval(values: Tensor, level: float = 0.95, count: int = 1000, seed: 
     offsets = values - origin
     mean = offsets.mean()
     low, high = _bca(multiplicities(n, count, seed) @ offsets / n, mean, (offsets.sum() - offsets) / (n - 1), level)
-    return Interval((origin + mean).item(), (origin + low).item(), (origin + high).item(), n)
+    value = (origin + mean).item()
+    p = student_p(value, offsets.std().item() / math.sqrt(n), n - 1)
+    return Interval(value, (origin + low).item(), (origin + high).item(), n, float(p))
 
 
 def difference_interval(a: Tensor, b: Tensor, level: float = 0.95, count: int = 1000, seed: int = 0) -> Interval:
@@ -104,6 +114,13 @@ def difference_interval(a: Tensor, b: Tensor, level: float = 0.95, count: int = 
     The difference is paired: how hard an image is for both runs cancels out.
     """
     return mean_interval(a.double() - b.double(), level, count, seed)
+
+
+def student_p(value: Any, error: Any, freedom: float) -> np.ndarray:
+    """The two-sided p-value of zero, of Student's t = value / error; 1 for a value of zero, NaN without an error."""
+    value, error = np.asarray(value), np.asarray(error)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(value == 0, 1.0, 2 * stdtr(freedom, -abs(value / error)))
 
 
 def _bca(drawn: Tensor, value: Tensor, left_out: Tensor, level: float) -> Tensor:

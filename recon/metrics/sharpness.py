@@ -19,7 +19,7 @@ from math import isqrt
 import torch
 from torch import Tensor
 
-from recon.metrics.base import BATCH_VALUES, Undefined, grey, pair_metric, patch_metric
+from recon.metrics.base import BATCH_VALUES, MetricInfo, Undefined, grey, pair_metric, patch_metric
 
 FLAT_STEP = 0.1 / 255  # a tenth of an 8-bit level: a mean step below that is flat
 LEAST_SLOPE = 1 / 510  # of an edge, per pixel: one 8-bit level in Sobel's two pixels; less is rounding
@@ -54,6 +54,15 @@ def tenengrad(patches: Tensor, hidden: Tensor) -> Tensor:
     Without a threshold. The gradient is per pixel, see `sobel`.
     """
     return hidden_mean(sobel(patches).square_(), hidden) + hidden_mean(sobel(patches.mT).square_(), hidden)
+
+
+DETAIL = MetricInfo(
+    "detail",
+    "Squared gradient inside hidden patches (tenengrad), over that of the truth, both summed over the images.",
+    "of the truth's",
+    "truth",
+    "tenengrad",
+)
 
 
 @patch_metric(unit="luminance²", high=1, reference="Brenner et al. 1976")

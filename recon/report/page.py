@@ -18,6 +18,7 @@ from recon.report.pictures import Pictures, panels, picture_data
 from recon.report.plots import plots
 from recon.result_table import Column, Comparison, Value
 from recon.run_folder import write_text
+from recon.scoreboard import board_columns
 
 PARTS = Path(__file__).with_suffix("")  # template, style sheet and scripts
 DIRECTION = {"higher": "↑", "lower": "↓", "truth": "≈", "none": ""}
@@ -51,6 +52,7 @@ def render(comparison: Comparison, pictures: Pictures) -> str:
         comparison=comparison,
         created=datetime.fromisoformat(comparison.created),
         groups=grouped(comparison.columns),
+        board=[(kind, [column]) for kind, column in board_columns(comparison).items()],
         cells={column.name: column_cells(comparison, column) for column in comparison.columns},
         styles=styles,
         labels={row.key: row.label for row in rows},
@@ -146,8 +148,8 @@ def difference_table(comparison: Comparison) -> dict[str, Any]:
 
     Returns:
         pairs: [(a, b)], row keys.
-        groups: as of `grouped`, of the metrics that were compared.
-        cells: (a, b, metric) -> (cell of a - b, whether its interval excludes zero).
+        groups, board: [(group or kind, its columns)], of metrics that were compared: all, and the first table's.
+        cells: (a, b, metric) -> (cell of a - b, whether the rows are told apart).
     """
     values = {
         (d.a, d.b, d.metric): Value("", d.a, d.metric, value=d.value, low=d.low, high=d.high, n=d.n)
@@ -163,5 +165,6 @@ def difference_table(comparison: Comparison) -> dict[str, Any]:
     return {
         "pairs": list(dict.fromkeys((d.a, d.b) for d in comparison.differences)),
         "groups": grouped([column for column in comparison.columns if column.name in places]),
+        "board": [(kind, [c]) for kind, c in board_columns(comparison).items() if c.name in places],
         "cells": cells,
     }

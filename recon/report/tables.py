@@ -20,7 +20,8 @@ def write_tables(comparison: Comparison, folder: Path) -> list[Path]:
 
     A value that is not defined is an empty cell.
     """
-    tables = {"table": table(comparison), "differences": [vars(difference) for difference in comparison.differences]}
+    tables = {"table": table(comparison)}
+    tables |= {name: [vars(d) for d in getattr(comparison, name)] for name in ("differences", "distances")}
     tables["frontier"] = frontier(comparison)
     tables |= {f"accuracy_{kind}" if kind in ACCURACIES else kind: curves(comparison, kind) for kind in PLACES}
     written = []

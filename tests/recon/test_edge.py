@@ -8,6 +8,7 @@ from omegaconf import OmegaConf
 
 from losses import InvalidSetting
 from recon.cli import in_one_line, understood
+from recon.compare import COMMAND as COMPARE
 from recon.config import Settings
 from recon.console import PlainOutput, aligned, check_launcher, command_line, one_line
 from recon.pretrain import COMMAND
@@ -29,6 +30,14 @@ def typed_back(line: str) -> Settings:
     for override in parsed(understood(words, COMMAND)[0]):
         OmegaConf.update(overrides, override.key_or_group, override.value())
     return OmegaConf.to_object(overrides)
+
+
+def test_columns_may_be_asked_for_by_a_flag_too():
+    for words in (["runs/a", "--columns", "all", "images=3"], ["runs/a", "columns=all", "images=3"]):
+        assert understood(words, COMPARE) == (["columns=all", "images=3"], ["runs/a"], False)
+    for words, command in ((["--columns"], COMPARE), (["--columns", "all"], COMMAND)):
+        with pytest.raises(InvalidSetting, match="unknown flag '--columns'"):
+            understood(words, command)
 
 
 def parsed(words: list[str]):

@@ -13,13 +13,14 @@ import yaml
 from losses import InvalidSetting
 from recon.data import create_dataset
 from recon.evaluation import results as record
-from recon.evaluation.evaluate_run import evaluate, evaluate_run, own_metrics, run_pass, table
+from recon.evaluation.evaluate_run import evaluate, evaluate_run, own_metrics, run_pass
 from recon.evaluation.evaluator import MetricSuite, load_suite
 from recon.evaluation.rows import Row
 from recon.loaded_run import load_run, open_run
 from recon.metrics import GROUPS, METRICS
 from recon.metrics.realism import TITLES
 from recon.result_table import as_json
+from recon.scoreboard import table
 from recon.study_config import FeatureSettings, LpipsSettings
 from tests.helpers.small_runs import measuring, trained
 
@@ -45,7 +46,7 @@ def test_every_column_has_its_description_and_every_cell_a_value_or_a_reason(eva
         assert column.better in ("higher", "lower", "truth")
     for row in evaluation.rows:
         found = [v for v in evaluation.results if v.row == row.key and not v.variant]
-        assert [v.metric for v in found] == [*names, "luma_mse", "detail"]
+        assert [v.metric for v in found] == [*names, "luma_mse"]
         assert {v.run for v in found} == {"<script>two" if row.kind == "run" else ""}
         for value in found:
             assert (value.value is None) == bool(value.reason)
@@ -74,8 +75,8 @@ def test_detail_is_a_paired_ratio_to_the_truth(evaluation):
     assert (found.value, found.low, found.high, found.n) == (1, 1, 1, 12) and marginal.low < marginal.high
     run, truth = (evaluation.results.number(row, "tenengrad") for row in ("run", "truth"))
     assert evaluation.results.number("run", "detail") == pytest.approx(run / truth, rel=1e-5)
-    line = table(evaluation.rows, evaluation.results, evaluation.columns).splitlines()[-1]
-    assert line.startswith("the truth") and " 1.000  " in line
+    *_, line, intervals = table(evaluation.rows, evaluation.columns, evaluation.results).splitlines()
+    assert line.startswith("the truth") and " 1.000  " in line and intervals.split()[0].startswith("±")  # of seams
 
 
 def test_predictions_are_rounded_as_the_truth_is(evaluation):
@@ -98,9 +99,10 @@ def test_metrics_by_a_network_that_the_objective_minimised_are_marked(loaded, ev
     own = own_metrics(replace(loaded, resolved=loaded.resolved | {"weights": weights}), suite)
     assert own == ("vgg19", "hallucination", *TITLES) and own_metrics(loaded, suite) == ()
     rows = [replace(row, own=own) if row.kind == "run" else row for row in evaluation.rows]
-    printed = table(rows, evaluation.results, evaluation.columns).splitlines()
-    assert printed[-1].startswith("* by a network") and printed[1].count("*") == 1 and "*" not in printed[3]
-    assert "*" not in table(evaluation.rows, evaluation.results, evaluation.columns)
+    printed = table(rows, evaluation.columns, evaluation.results).splitlines()
+    marked = [line.count("*") for line in printed if line.startswith(("<script>", "mean"))]
+    assert printed[-1].startswith("* by a network") and marked == [2, 2, 0]  # of LPIPS' place and KD-VGG19
+    assert "*" not in table(evaluation.rows, evaluation.columns, evaluation.results)
 
 
 def test_the_mean_colour_has_no_detail_at_all(evaluation):

@@ -172,6 +172,16 @@ def test_the_deviation_of_draws_ends_at_white():
     assert (deviation(draws[:, :1]) == 0).all()
 
 
+def test_the_page_has_the_verdicts_and_names_in_them_stay_names(monkeypatch, tmp_path, without_drawing):
+    words = {"runs/adversarial": "sharper than <b>mse</b>", f"runs/{SCRIPT}": "no different: PSNR."}
+    found = replace(typed(), verdicts=words, against=f"Against {SCRIPT}, the first run")
+    html = render(found, pictures())
+    verdicts = html[html.index("In words") : html.index("All 8 columns")]
+    assert "sharper than &lt;b&gt;mse&lt;/b&gt;" in verdicts and "no different: PSNR." in verdicts
+    assert verdicts.index("adversarial") < verdicts.index("sharper") < verdicts.index("no different")
+    assert SCRIPT not in verdicts and "In words" not in render(typed(), pictures())
+
+
 def test_one_run_alone_has_a_page(written):
     found = copy.deepcopy(comparison())
     keep = ["truth", "runs/mse"]
