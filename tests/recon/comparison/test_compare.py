@@ -12,6 +12,7 @@ from losses import InvalidSetting
 from recon.comparison import compare_runs as command
 from recon.comparison.assemble import assemble, comparison_json, read_comparison, rows_of_runs
 from recon.comparison.compare_runs import compare, gather, usable
+from recon.comparison.differences import with_decisions
 from recon.console import written
 from recon.evaluation import results as record
 from recon.loaded_run import open_run
@@ -54,10 +55,10 @@ def test_a_comparison_is_read_as_it_was_written(tmp_path):
 def test_a_run_is_not_ranked_by_a_network_that_its_objective_minimised(one, two):
     settings = comparing(one, two)
     candidates = gather([one, two], settings)
-    before = assemble(candidates, rows_of_runs(candidates), settings)
+    before = with_decisions(assemble(candidates, rows_of_runs(candidates), settings))
     for c in candidates:
         c.found = replace(c.found, rows=[replace(r, own=("vgg19",)) if r.kind == "run" else r for r in c.found.rows])
-    found = assemble(candidates, rows_of_runs(candidates), settings)
+    found = with_decisions(assemble(candidates, rows_of_runs(candidates), settings))
     assert found.best.pop("vgg19") == [] and before.best.pop("vgg19") is not None
     assert found.best == before.best
     assert {row.own for row in found.rows if row.kind == "run"} == {("vgg19",)}

@@ -8,6 +8,7 @@ import torch
 
 from recon.comparison.assemble import read_comparison
 from recon.comparison.compare_runs import compare
+from recon.comparison.differences import with_decisions
 from recon.comparison.probed import GROUP, curves, with_probes
 from recon.probing import probe_results as probes
 from recon.result_table import Comparison, Results, Value
@@ -51,6 +52,7 @@ def reduced(report: Comparison, *keys: str) -> Comparison:
         rows=[row for row in report.rows if row.key in keys],
         results=Results(v for v in report.results if v.row in keys and v.metric in names),
         differences=[],
+        distances=[],
     )
 
 
@@ -106,7 +108,9 @@ def test_differences_are_paired_over_test_images(report, runs):
     assert (found.a, found.b) == ("run/one", "run/two")
     assert found.value == pytest.approx(gap.mean().item(), abs=1e-6)
     assert found.n == len(gap)
-    assert found.excludes_zero == (found.low > 0 or found.high < 0)
+    assert (
+        found.excludes_zero == ((found.low > 0 or found.high < 0) and found.p_holm <= 0.05) and found.p <= found.p_holm
+    )
 
 
 def test_curves_over_depth_and_labels(report, folder):
@@ -133,7 +137,7 @@ def test_probings_of_other_images_sizes_or_labels_are_not_mixed(report, runs, ch
     mixed = with_probes(plain, {"run/one": first, "run/two": other})
     reason = "probed on other images or labels"
     assert mixed.results.get("run/two", "linear_mean") == Value("two", "run/two", "linear_mean", reason=reason)
-    assert mixed.best["linear_mean"] == []
+    assert with_decisions(mixed).best["linear_mean"] == []
     assert mixed.results.curves("run/two", "by_depth") is None
 
 
@@ -142,9 +146,10 @@ def test_the_better_run_is_marked_where_the_intervals_allow_it(report, runs):
     plain = reduced(report, "run/one", "run/two", "truth")
     name = "run/linear/mean/4/1"
     wrong = altered(second, {name: torch.zeros_like(second.results[name].per_image)})
-    assert with_probes(plain, {"run/one": first, "run/two": wrong}).best["linear_mean"] == ["run/one"]
+    found = with_decisions(with_probes(plain, {"run/one": first, "run/two": wrong}))
+    assert found.best["linear_mean"] == ["run/one"]
     same = altered(second, {name: first.results[name].per_image})
-    assert with_probes(plain, {"run/one": first, "run/two": same}).best["linear_mean"] == []
+    assert with_decisions(with_probes(plain, {"run/one": first, "run/two": same})).best["linear_mean"] == []
 
 
 def test_a_comparison_without_probes_has_no_such_columns(report):

@@ -19,6 +19,14 @@ def ratio(sums: torch.Tensor) -> torch.Tensor:
     return sums[:, 0] / sums[:, 1]
 
 
+def test_the_p_value_of_a_mean_is_scipy_s_t_test():
+    values = normal(40, 3) + torch.tensor([0.0, 0.3, 3.0], dtype=torch.float64)
+    expected = scipy.stats.ttest_1samp(values.numpy(), 0).pvalue
+    assert [mean_interval(each).p for each in values.T] == pytest.approx(expected, rel=1e-9)
+    assert statistic_interval(values, lambda sums: sums / 40).p == pytest.approx(expected, rel=1e-9)
+    assert math.isnan(mean_interval(values[:9, 0]).p)
+
+
 @pytest.fixture
 def scipy_s_draws(monkeypatch):
     """Lets both draw the same images."""
@@ -120,7 +128,7 @@ def test_a_difference_that_images_share_is_found_between_images_that_differ_more
 
 def test_a_run_does_not_differ_from_itself():
     values = normal(30)
-    assert difference_interval(values, values) == (0, 0, 0, 30)
+    assert difference_interval(values, values) == (0, 0, 0, 30, 1)
     assert not difference_interval(values, values).excludes_zero
     both = torch.stack([values, values.exp()], dim=1)[:, None].repeat(1, 2, 1)
     assert statistic_interval(both, lambda sums: ratio(sums[:, 0]) - ratio(sums[:, 1]))[:3] == (0, 0, 0)
@@ -128,7 +136,7 @@ def test_a_run_does_not_differ_from_itself():
 
 @pytest.mark.parametrize("value", [0.1, 1 / 3, -7.7])
 def test_what_never_varies_has_no_width(value):
-    assert mean_interval(torch.full((37,), value, dtype=torch.float64)) == (value, value, value, 37)
+    assert mean_interval(torch.full((37,), value, dtype=torch.float64)) == (value, value, value, 37, 0)
 
 
 def test_images_without_a_value_are_left_out():
@@ -195,4 +203,4 @@ def test_a_long_tail_is_covered_as_often_as_the_docstring_says():
 def test_values_that_are_all_equal_have_an_interval_of_no_width():
     for value in (0.3, 0.0):
         found = mean_interval(torch.full((20,), value, dtype=torch.float64))
-        assert found == (value, value, value, 20)
+        assert found == (value, value, value, 20, float(value == 0))
