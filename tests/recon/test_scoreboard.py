@@ -9,7 +9,9 @@ from recon.scoreboard import HEADINGS, KINDS, WIDTH, scoreboard, table
 NAMES = [name for group in GROUPS.values() for name in group] + ["linear_mean", "linear_class"]
 COLUMNS = [Column("group", name, "", "", None, None, "higher", "", paired=True) for name in NAMES]
 ROWS = [
-    RowInfo("run/a", "imagenette-perceptual+mse-200-epochs-of-2026-11-28 (mean of 4 draws)", "run", own=("frechet_distance",)),
+    RowInfo(
+        "run/a", "imagenette-perceptual+mse-200-epochs-2026-11-28 (mean of 4 draws)", "run", own=("frechet_distance",)
+    ),
     RowInfo("mean", "mean of the visible colours", "simple"),
     RowInfo("truth", "the truth", "truth"),
 ]
