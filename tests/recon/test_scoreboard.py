@@ -31,7 +31,7 @@ def results(*without: str) -> Results:
 def test_the_default_table_has_eight_columns_of_eight_kinds_and_fits_a_terminal():
     lines = table(ROWS, COLUMNS, results()).splitlines()
     assert len(scoreboard(ROWS, results())) == len(KINDS) == 8
-    assert lines[0].split() == ["PSNR", "dB", "SSIM", "LPIPS", "detail", "seams", "invented", "KD-VGG19", "linear"]
+    assert lines[0].split() == ["PSNR", "dB", "SSIM", "LPIPS", "detail", "seams", "inv.", "share", "FD", "linear"]
     assert max(map(len, lines)) <= WIDTH == 100
 
 
