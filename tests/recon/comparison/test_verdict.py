@@ -10,7 +10,7 @@ from recon.comparison.differences import difference, differences, distances, wit
 from recon.comparison.verdict import invented_of_added, with_verdicts
 from recon.evaluation.evaluator import columns_of
 from recon.evaluation.protocol import Protocol
-from recon.result_table import Comparison, Made, Results, RowInfo, Value
+from recon.result_table import Column, Comparison, Difference, Made, Results, RowInfo, Value
 from recon.scoreboard import verdicts
 from recon.study_config import EvaluateSettings
 from tests.recon.comparison.conftest import made_of
@@ -103,6 +103,22 @@ def test_a_column_of_its_own_network_is_named_and_not_judged():
     for own in ("a", "b"):  # also where the reference minimised it
         (words,) = compared({"a": SHARP, "b": BLURRED}, {"b": "mse"}, own=own).verdicts.values()
         assert words.endswith("not judged by its own network: LPIPS.") and words.count("LPIPS") == 1
+
+
+@pytest.mark.parametrize(
+    ("low", "p", "said"),
+    [(-0.01, 0.3, "no different: SSIM, seams, linear probe."), (0.02, 1e-9, "linear probe 0.510 against 0.480")],
+)
+def test_the_probe_is_told_where_runs_were_probed(low, p, said):
+    found = compared({"a": SHARP, "b": BLURRED}, {"b": "mse"})
+    column = Column("representation", "linear_mean", "", "", 0, 1, "higher", "", paired=False)
+    values = [Value("", key, "linear_mean", value=value) for key, value in (("a", 0.51), ("b", 0.48))]
+    probed = Difference("linear_mean", "a", "b", 0.03, low, 0.07, low > 0, 500, p, p)
+    more = replace(found, columns=[*COLUMNS, column], results=found.results + values)
+    more = with_decisions(replace(more, differences=[*found.differences, probed]))
+    tensors = {key: (made_of({"run": row}), "run") for key, row in {"a": SHARP, "b": BLURRED}.items()}
+    assert said in with_verdicts(more, tensors).verdicts["a"]
+    assert more.best["linear_mean"] == (["a"] if low > 0 else [])
 
 
 def test_few_images_are_not_called_no_different():
