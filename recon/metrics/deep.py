@@ -10,8 +10,8 @@ from torch.nn import functional as F
 from losses.features.vgg19 import DEFAULT_TAPS, VGG19
 from losses.features.weights import SMALLEST, TRUNKS, load_lpips, load_vgg19
 from losses.reconstruction import expand_to_pixels
-from recon.metrics.base import CACHE_VALUES, Images, Metric, MetricInfo, Pair, Undefined, map_in_chunks
-from recon.metrics.fidelity import area_mean
+from recon.metrics.base import CACHE_VALUES, Metric, MetricInfo, Pair, Undefined, map_in_chunks
+from recon.metrics.fidelity import area_mean, halved
 from recon.metrics.recovery import added_texture
 
 LPIPS_VALUES = 16 * CACHE_VALUES  # its layers have large strides and need more images to be busy
@@ -126,32 +126,29 @@ class FeatureDistance(nn.Module):
 
         return self.averaged(map_in_chunks(of_chunk, image, truth), hidden)
 
-    def of_pair(self, pair: Pair) -> tuple[Tensor, ...]:
+    def of_pair(self, pair: Pair) -> Sequence[Tensor]:
         """Squared differences at each tap, mean over channels, (B, 1, h, w): computed once for all metrics of a pair.
 
-        The truth's features are computed once for all pairs that share it. The features' means over positions are
-        left with the images for `recon.metrics.feature_networks`.
+        The truth's features are computed once for all pairs that share it. Means over positions of the last tap are
+        left with the images, for `recon.metrics.feature_networks`.
         """
-        if self not in pair.kept:
-            if self not in pair.true.kept:
-                pair.true.kept[self] = map_in_chunks(partial(features, self.net), pair.truth)
-                self._keep_means(pair.true, _means(pair.true.kept[self]))
-            taps = len(self.strides)
+        if self in pair.kept:
+            return pair.kept[self]
+        last = (VGG19, self.source, self.net.taps[-1])
+        if self not in pair.true.kept:
+            pair.true.kept[self] = map_in_chunks(partial(features, self.net), pair.truth)
+            pair.true.kept[last] = pair.true.kept[self][-1].mean((2, 3))
 
-            def of_chunk(x: Tensor, *y: Tensor) -> tuple[Tensor, ...]:
-                maps = features(self.net, x)
-                return *_means(maps), *self._squares(maps, y)
+        def of_chunk(x: Tensor, *y: Tensor) -> tuple[Tensor, ...]:
+            maps = features(self.net, x)
+            return maps[-1].mean((2, 3)), *self._squares(maps, y)
 
-            if pair.predicted is pair.true:
-                pair.kept[self] = tuple(torch.zeros_like(x[:, :1]) for x in pair.true.kept[self])
-            else:
-                found = map_in_chunks(of_chunk, pair.image, *pair.true.kept[self])
-                self._keep_means(pair.predicted, found[:taps])
-                pair.kept[self] = found[taps:]
+        if pair.predicted is pair.true:
+            pair.kept[self] = tuple(torch.zeros_like(x[:, :1]) for x in pair.true.kept[self])
+        else:
+            found = map_in_chunks(of_chunk, pair.image, *pair.true.kept[self])
+            pair.predicted.kept[last], *pair.kept[self] = found
         return pair.kept[self]
-
-    def _keep_means(self, images: Images, means: Sequence[Tensor]) -> None:
-        images.kept |= {(VGG19, self.source, tap): x for tap, x in zip(self.net.taps, means, strict=True)}
 
     def _squares(self, image: Sequence[Tensor], truth: Sequence[Tensor]) -> tuple[Tensor, ...]:
         # In place, and without the squares' own memory: 1.0 ms for 14 at the widest map of 224 pixels.
@@ -163,9 +160,12 @@ class FeatureDistance(nn.Module):
 
         Hidden and share are (B, 1, H, W), of the image's pixels.
         """
+        levels = [(hidden.to(maps[0].dtype), hidden * torch.as_tensor(share, dtype=maps[0].dtype))]
+        while 2 ** len(levels) <= max(self.strides):  # of 1, 2, 4, ... pixels a position
+            levels.append((halved(levels[-1][0]), halved(levels[-1][1])))
         total = torch.zeros(len(hidden), dtype=maps[0].dtype, device=hidden.device)
         for squares, stride in zip(maps, self.strides, strict=True):
-            area, counted = (F.avg_pool2d(x.to(squares.dtype), stride, stride) for x in (hidden, hidden * share))
+            area, counted = levels[stride.bit_length() - 1]
             total += (squares * counted).sum((1, 2, 3)) / area.sum((1, 2, 3))
         return total
 
@@ -176,10 +176,6 @@ def features(net: VGG19, images: Tensor) -> list[Tensor]:
     if min(images.shape[2:]) < smallest:
         raise Undefined(f"images below {smallest} pixels")
     return net(images.to(next(net.parameters()).dtype))
-
-
-def _means(maps: Sequence[Tensor]) -> list[Tensor]:
-    return [x.mean((2, 3)) for x in maps]
 
 
 def _stride(net: VGG19, index: int) -> int:

@@ -187,7 +187,7 @@ def _terms(image: Tensor, truth: Tensor, hidden: Tensor, scales: int) -> tuple[T
     planes = [x.expand_as(image).flatten(0, 1)[:, None] for x in (image, truth, hidden)]
     found = [map_in_chunks(_averages, *planes)]
     for _ in range(1, scales):
-        planes = map_in_chunks(lambda *each: tuple(_halved(x.to(image.dtype)) for x in each), *planes)
+        planes = map_in_chunks(lambda *each: tuple(halved(x.to(image.dtype)) for x in each), *planes)
         found.append(map_in_chunks(_averages, *planes))
     contrast, both = torch.stack(found).view(scales, len(image), -1, 2).mean(2).unbind(-1)
     return both[0], torch.cat([contrast[:-1], both[-1:]]).T
@@ -207,7 +207,7 @@ def _product(terms: Tensor) -> Tensor:
     return terms.clamp(min=0).pow(exponents).prod(1)
 
 
-def _halved(x: Tensor) -> Tensor:
+def halved(x: Tensor) -> Tensor:
     """Means over 2x2 pixels; `avg_pool2d`, several times as fast on a CPU."""
     height, width = (side // 2 * 2 for side in x.shape[-2:])
     rows = x[..., 0:height:2, :] + x[..., 1:height:2, :]
