@@ -1,12 +1,15 @@
 """All metrics on 256 pairs at 224 pixels, beside the same numbers from scikit-image, piq and lpips.
 
-    python -m experiments.benchmarks.metrics [--pairs 256] [--size 224] [--device cpu] [--lpips FILE]
+    python -m experiments.benchmarks.metrics [--pairs 256] [--size 224] [--repeats 3] [--device cpu] [--lpips FILE]
 
 Pairs are crops of scikit-image's photographs and the same blurred and with noise. A metric that has a reference is
 computed for the whole image as one hidden patch, so that both sides give the same numbers; the largest relative
 difference is printed beside the times. LPIPS stands beside the package called directly, a batch at a time, where its
 trunk's weights are: FILE, by default ../shared/weights/alexnet_features.safetensors. The others, which nobody else has,
-are timed on hidden patches of 16 pixels. Both sides run once over everything, ours after one batch to warm up. With
+are timed on hidden patches of 16 pixels, once. Both sides run over everything in turns, and the fastest of `repeats`
+runs counts; ours runs a batch first to warm up. With one thread (OMP_NUM_THREADS=1) the processor's time is taken, else
+the wall's, which other work on the machine spoils. `together` computes every
+metric of a pair before the next pair, as an evaluation does: what several metrics need is computed once. With
 --device cuda piq and lpips are on the device too; scikit-image and scipy stay on the CPU. Peak memory is the process's,
 the images included: it does not grow with the number of pairs beyond them.
 """
@@ -27,6 +30,7 @@ from skimage import color, measure, metrics
 from torch import Tensor
 
 from experiments.benchmarks.footprint import peak_mib, reset_peak
+from losses.features.weights import load_lpips
 from recon.metrics import METRICS, Pair
 from recon.metrics.deep import FeatureDistance, Lpips
 from recon.metrics.distribution import SlicedWasserstein, kid
@@ -97,18 +101,21 @@ def pairs(images: Tensor, truths: Tensor, patch: int, device: str) -> Iterator[P
 
 
 def seconds(function: Callable[[], object], device: str) -> tuple[float, object]:
-    began = time.perf_counter()
+    """Seconds and the result; of one thread on a CPU the processor's seconds, which other work does not change."""
+    clock = time.process_time if device == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
+    began = clock()
     found = function()
     if torch.device(device).type == "cuda":
         torch.cuda.synchronize(device)
-    return time.perf_counter() - began, found
+    return clock() - began, found
 
 
 def over(
-    function: Callable[[Pair], Tensor], images: Tensor, truths: Tensor, patch: int, device: str
+    function: Callable[[Pair], Tensor], images: Tensor, truths: Tensor, patch: int, device: str, warm: bool = False
 ) -> tuple[float, Tensor]:
     """Seconds for all images after a warm-up, and the values; the views that a metric needs are made in its time."""
-    function(next(pairs(images, truths, patch, device)))
+    if not warm:
+        function(next(pairs(images, truths, patch, device)))
     total, values = 0.0, []
     for pair in pairs(images, truths, patch, device):
         took, found = seconds(lambda pair=pair: function(pair), device)
@@ -121,6 +128,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=256)
     parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--lpips", default="../shared/weights/alexnet_features.safetensors")
     o = parser.parse_args()
@@ -134,7 +142,7 @@ def main() -> None:
         f"{'faster':>9}{'difference':>12}{'peak MiB':>10}"
     )
     with torch.inference_mode():
-        for row in compared(images, truths, o.device, o.lpips):
+        for row in compared(images, truths, o.device, o.lpips, repeats=o.repeats):
             print(line(row, o.pairs), flush=True)
         rows = list(alone(images, truths, o.device))
     print("\n" + "\n".join(line(row, o.pairs) for row in rows))
@@ -143,43 +151,61 @@ def main() -> None:
 
 
 def compared(
-    images: Tensor, truths: Tensor, device: str, weights: str, beside: int | None = None
+    images: Tensor, truths: Tensor, device: str, weights: str, beside: int | None = None, repeats: int = 1
 ) -> Iterator[dict[str, Any]]:
-    """A row for each metric that others have too, and one for all of them.
+    """A row for each metric that others have too, and four for all of them, the last one for all together.
 
-    Seconds are those of all images. `beside`: so many of them are given to the references that take one at a time, and
-    the seconds for all are reckoned from these.
+    Seconds are those of all images, the fewest of `repeats` turns. `beside`: so many images are given to the references
+    that take one at a time, and the seconds for all are reckoned from these.
     """
     count, size = len(images), images.shape[2]
     few = min(count, beside or count)
     arrays = [[image.permute(1, 2, 0).double().numpy() for image in each[:few]] for each in (images, truths)]
-    totals = {"seconds": 0.0, "reference_seconds": 0.0}
+    net = Lpips("alex", weights).to(device) if Path(weights).is_file() else None
+    rows: dict[str, dict[str, Any]] = {}
+
+    def in_turns(ours: Callable[[], tuple[float, Any]], theirs: Callable[[], tuple[float, Any]]) -> dict[str, Any]:
+        reset_peak(torch.device(device))
+        (took, values), peak = ours(), peak_mib(torch.device(device))
+        reference, expected = theirs()
+        for _ in range(1, repeats):
+            took, reference = min(took, ours()[0]), min(reference, theirs()[0])
+        return {"seconds": took, "peak_mib": peak, "reference_seconds": reference} | {
+            "difference": largest(torch.as_tensor(values).cpu()[: len(expected)], torch.as_tensor(expected).cpu())
+        }
+
     for name, (whose, reference) in REFERENCES.items():
-        reset_peak(torch.device(device))
-        took, values = over(METRICS[name], images, truths, size, device)
-        peak = peak_mib(torch.device(device))
-        theirs, expected = seconds(
-            lambda reference=reference: [reference(x, y) for x, y in zip(*arrays, strict=True)], "cpu"
+        row = in_turns(
+            partial(over, METRICS[name], images, truths, size, device),
+            lambda of=reference: seconds(lambda: [of(x, y) for x, y in zip(*arrays, strict=True)], "cpu"),
         )
-        row = {"metric": name, "seconds": took, "peak_mib": peak, "reference": whose}
-        row |= {"reference_seconds": theirs * count / few, "images_given": few}
-        row |= {"difference": largest(values[:few], torch.tensor(expected))}
-        totals = {key: total + row[key] for key, total in totals.items()}
-        yield row
-    for name, whose, ours, theirs in others(images.to(device), truths.to(device), weights):
+        row |= {"reference_seconds": row["reference_seconds"] * count / few, "images_given": few}
+        rows[name] = {"metric": name, "reference": whose} | row
+        yield rows[name]
+    for name, whose, ours, theirs in others(images.to(device), truths.to(device), net, weights):
         ours(), theirs()  # both sides warm up
-        reset_peak(torch.device(device))
-        took, values = seconds(ours, device)
-        peak = peak_mib(torch.device(device))
-        reference, expected = seconds(theirs, device)
-        row = {"metric": name, "seconds": took, "peak_mib": peak, "reference": whose, "reference_seconds": reference}
-        row |= {"difference": largest(values.cpu(), expected.cpu())}
-        totals = {key: total + row[key] for key, total in totals.items()}
-        yield row
-    yield {"metric": "all that have a reference"} | totals
+        row = in_turns(partial(seconds, ours, device), partial(seconds, theirs, device))
+        rows[name] = {"metric": name, "reference": whose} | row
+        yield rows[name]
+    of_pair = {"lpips": net.of_pair if net else None, **{name: METRICS[name] for name in [*REFERENCES, "ms_ssim"]}}
+    lpips = {"lpips"}
+    for title, without in (("all but lpips", lpips), ("all", set())):
+        chosen = [row for name, row in rows.items() if name not in without]
+        totals = {key: sum(row[key] for row in chosen) for key in ("seconds", "reference_seconds")}
+        yield {"metric": f"{title}, one by one"} | totals
+        shared = [name for name in of_pair if name in rows and name not in without]
+
+        def together(pair: Pair, names: list[str] = shared) -> Tensor:
+            return torch.stack([of_pair[name](pair).double() for name in names], 1)
+
+        took = min(over(together, images, truths, size, device, warm=i > 0)[0] for i in range(repeats))
+        apart = sum(row["seconds"] for name, row in rows.items() if name not in {*shared, *without})
+        yield {"metric": f"{title}, together", **totals, "seconds": took + apart}
 
 
-def others(images: Tensor, truths: Tensor, weights: str) -> list[tuple[str, str, Callable, Callable]]:
+def others(
+    images: Tensor, truths: Tensor, net: Lpips | None, weights: str
+) -> list[tuple[str, str, Callable, Callable]]:
     """Metrics whose reference takes batches, or is not of images; both sides on the images' device, where they can."""
     generator = torch.Generator().manual_seed(0)
     a, b = (torch.randn(2048, 256, generator=generator).to(images.device) + shift for shift in (0, 0.1))
@@ -204,17 +230,17 @@ def others(images: Tensor, truths: Tensor, weights: str) -> list[tuple[str, str,
     if piq is not None:
         ours = each(lambda x, y: ms_ssim(x, y, ones.expand(len(x), -1, -1, -1)))
         found += [
-            ("ms_ssim (other borders)", "piq", ours, each(partial(piq.multi_scale_ssim, reduction="none"))),
+            ("ms_ssim", "piq", ours, each(partial(piq.multi_scale_ssim, reduction="none"))),  # with other borders
             ("kid of 2048 features", "piq", lambda: torch.tensor([kid(a, b)[0]]), piq_kid),
         ]
-    if Path(weights).is_file():
-        net = Lpips("alex", weights).to(images.device)
+    if net is not None:
+        package = load_lpips("alex", weights, "--lpips", spatial=True)[0].to(images.device)
         found.append(
             (
                 "lpips",
                 "lpips",
                 each(lambda x, y: net(x, y, ones.expand(len(x), -1, -1, -1))),
-                each(lambda x, y: net.package(2 * x - 1, 2 * y - 1).mean((1, 2, 3))),
+                each(lambda x, y: package(2 * x - 1, 2 * y - 1).mean((1, 2, 3))),
             )
         )
     return found
