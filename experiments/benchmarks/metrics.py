@@ -8,8 +8,9 @@ difference is printed beside the times. LPIPS stands beside the package called d
 trunk's weights are: FILE, by default ../shared/weights/alexnet_features.safetensors. The others, which nobody else has,
 are timed on hidden patches of 16 pixels, once. Both sides run over everything in turns, and the fastest of `repeats`
 runs counts; ours runs a batch first to warm up. With one thread (OMP_NUM_THREADS=1) the processor's time is taken, else
-the wall's, which other work on the machine spoils. `together` computes every
-metric of a pair before the next pair, as an evaluation does: what several metrics need is computed once. With
+the wall's, which other work on the machine spoils. `together` computes every metric of a pair before the next pair:
+what several metrics need is computed once. `of one truth` does so for six reconstructions of each truth, as the rows of
+an evaluation are: the truth's features are computed once. With
 --device cuda piq and lpips are on the device too; scikit-image and scipy stay on the CPU. Peak memory is the process's,
 the images included: it does not grow with the number of pairs beyond them.
 """
@@ -45,6 +46,7 @@ except ImportError:  # its rows are missing then
     piq = None
 
 BATCH = 32
+ROWS = 6  # of an evaluation: a run, four simple reconstructions, the truth
 
 
 def photographs(count: int, size: int) -> Tensor:
@@ -153,7 +155,7 @@ def main() -> None:
 def compared(
     images: Tensor, truths: Tensor, device: str, weights: str, beside: int | None = None, repeats: int = 1
 ) -> Iterator[dict[str, Any]]:
-    """A row for each metric that others have too, and four for all of them, the last one for all together.
+    """A row for each metric that others have too, and six for all of them, the last one for all as in an evaluation.
 
     Seconds are those of all images, the fewest of `repeats` turns. `beside`: so many images are given to the references
     that take one at a time, and the seconds for all are reckoned from these.
@@ -188,19 +190,23 @@ def compared(
         rows[name] = {"metric": name, "reference": whose} | row
         yield rows[name]
     of_pair = {"lpips": net.of_pair if net else None, **{name: METRICS[name] for name in [*REFERENCES, "ms_ssim"]}}
-    lpips = {"lpips"}
-    for title, without in (("all but lpips", lpips), ("all", set())):
+    for title, without in (("all but lpips", {"lpips"}), ("all", set())):
         chosen = [row for name, row in rows.items() if name not in without]
         totals = {key: sum(row[key] for row in chosen) for key in ("seconds", "reference_seconds")}
         yield {"metric": f"{title}, one by one"} | totals
         shared = [name for name in of_pair if name in rows and name not in without]
+        apart = sum(row["seconds"] for name, row in rows.items() if name not in {*shared, *without})
 
         def together(pair: Pair, names: list[str] = shared) -> Tensor:
             return torch.stack([of_pair[name](pair).double() for name in names], 1)
 
-        took = min(over(together, images, truths, size, device, warm=i > 0)[0] for i in range(repeats))
-        apart = sum(row["seconds"] for name, row in rows.items() if name not in {*shared, *without})
-        yield {"metric": f"{title}, together", **totals, "seconds": took + apart}
+        def of_rows(pair: Pair, evaluate: Callable[[Pair], Tensor] = together) -> Tensor:
+            each = [Pair(pair.image, pair.true, pair.mask) for _ in range(ROWS)]
+            return torch.stack([evaluate(row) for row in each])
+
+        for how, function, times in (("together", together, 1), (f"{ROWS} of one truth", of_rows, ROWS)):
+            took = min(over(function, images, truths, size, device, warm=i > 0)[0] for i in range(repeats))
+            yield {"metric": f"{title}, {how}", **totals, "seconds": took / times + apart}
 
 
 def others(

@@ -18,8 +18,8 @@ from recon.metrics.deep import HALLUCINATION, LPIPS, VGG, FeatureDistance, Lpips
 from recon.metrics.distribution import SlicedWasserstein
 from recon.metrics.feature_networks import FeatureNetwork, load_features, title_of
 from recon.metrics.realism import REALISM, TITLES, feature_scores
-from recon.metrics.recovery import RECOVERY, band_moments, distance_to_visible, summary
-from recon.metrics.spectrum import SMALLEST_PATCH, band_power, dct2
+from recon.metrics.recovery import RECOVERY, distance_to_visible, pair_moments, summary
+from recon.metrics.spectrum import SMALLEST_PATCH, band_means, dct2, power
 from recon.metrics.uncertainty import moments, per_image_scores
 from recon.result_table import Column, rounded
 from recon.study_config import Measuring
@@ -150,7 +150,7 @@ class Evaluator:
         if self.texture is not None:
             self.texture.update(pair)
             batch["moments"] = moments_by_distance(pair, self.colour)
-            batch["power"] = band_power(pair.grey_patches, pair.mask).double()
+            batch["power"] = band_means(power(pair)[0])
         draws = pair.image[None] if of is None else in_8_bits(of.samples(pair.truth, pair.mask))
         batch |= per_image_scores(draws, pair.truth, pair.mask)
         if of is None:
@@ -194,7 +194,7 @@ class RatioEvaluator:
     def update(self, pair: Pair) -> None:
         self.psnr.append(METRICS["masked_psnr"](pair))
         if pair.patch_size >= SMALLEST_PATCH:
-            self.moments.append(band_moments(pair.patches, pair.true_patches, pair.mask, self.colour))
+            self.moments.append(pair_moments(pair, pair.mask[:, None], self.colour)[:, 0])
 
     def compute(self) -> dict[str, float]:
         psnr = torch.cat(self.psnr)
@@ -232,4 +232,4 @@ def moments_by_distance(pair: Pair, colour: Tensor) -> Tensor:
     """`band_moments` of the hidden patches at each distance from the nearest visible one: (B, FURTHEST, bands, 4)."""
     distance = distance_to_visible(pair.mask, pair.grid).clamp(max=FURTHEST)
     at = one_hot(distance, FURTHEST + 1).mT[:, 1:]  # (B, FURTHEST, N); visible patches are at none
-    return band_moments(pair.patches, pair.true_patches, at, colour)
+    return pair_moments(pair, at, colour)

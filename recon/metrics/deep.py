@@ -189,7 +189,7 @@ def network_metrics(net: Lpips | FeatureDistance, lpips: MetricInfo) -> list[Met
         return [Metric(**vars(lpips), function=net.of_pair)]
 
     def hallucination(pair: Pair) -> Tensor:
-        share = added_texture(pair.patches, pair.true_patches).to(pair.truth.dtype)
+        share = added_texture(pair).to(pair.truth.dtype)
         return net.averaged(net.of_pair(pair), pair.hidden, expand_to_pixels(share, pair.grid, pair.patch_size))
 
     return [

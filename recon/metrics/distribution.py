@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from recon.metrics.base import MetricInfo, Pair, Undefined, chunk_length
-from recon.metrics.spectrum import ROUNDING, bands, dct2
+from recon.metrics.spectrum import ROUNDING, bands, coefficients
 
 BLOCK = 2**19  # numbers of a kernel, or of sorted projections, in a chunk on a CPU: they stay in its cache
 PATCHES = 16  # hidden patches kept of one image
@@ -114,8 +114,8 @@ class SlicedWasserstein:
         image = torch.arange(len(chosen), device=chosen.device)[:, None]
         directions = self.directions.to(chosen.device)
         predicted, true = (
-            (dct2(x[image, chosen].double()).flatten(2) @ directions.T).float()
-            for x in (pair.patches, pair.true_patches)
+            (coefficients(images)[image, chosen].flatten(2) @ directions.T).float()
+            for images in (pair.predicted, pair.true)
         )
         filled = filled & predicted.isfinite().flatten(1).all(1, keepdim=True)
         self.device = chosen.device

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import max_pool2d
 
-from recon.metrics.base import Direction, MetricInfo, Undefined, map_in_chunks
-from recon.metrics.spectrum import ROUNDING, SMALLEST_PATCH, band_sums, dct2
+from recon.metrics.base import Direction, MetricInfo, Pair, Undefined, map_in_chunks
+from recon.metrics.spectrum import ROUNDING, SMALLEST_PATCH, band_sums, coefficients, dct2
 
 
 def band_moments(patches: Tensor, true_patches: Tensor, weight: Tensor, mean: Tensor) -> Tensor:
@@ -29,18 +29,29 @@ def band_moments(patches: Tensor, true_patches: Tensor, weight: Tensor, mean: Te
         mean: (3,), the constant colour that is subtracted from both. It changes band 0 alone; the others need no
             centring.
     """
-    colour = mean.to(patches.device, torch.float64).view(3, 1, 1)
-    p = patches.shape[-1]
-
-    def of_chunk(patches: Tensor, true_patches: Tensor, weight: Tensor) -> Tensor:
-        predicted, true = (dct2(x.double() - colour).flatten(3).flatten(1, 2) for x in (patches, true_patches))
-        weight = weight.double().repeat_interleave(3, dim=2)  # (B, sets, N*3); the coefficients are (B, N*3, p*p)
-        products = true.square(), predicted.square(), true * predicted
-        count = weight.sum(2)[..., None, None].expand(-1, -1, p, p)
-        return torch.stack([band_sums(x) for x in (count, *((weight @ y).unflatten(2, (p, p)) for y in products))], -1)
-
-    found = map_in_chunks(of_chunk, patches, true_patches, weight if weight.ndim == 3 else weight[:, None])
+    found = map_in_chunks(
+        lambda x, y, weight: _moments(dct2(x.double()), dct2(y.double()), weight, mean),
+        *(patches, true_patches, weight if weight.ndim == 3 else weight[:, None]),
+    )
     return found if weight.ndim == 3 else found[:, 0]
+
+
+def pair_moments(pair: Pair, weight: Tensor, mean: Tensor) -> Tensor:
+    """`band_moments` of a pair, for weights (B, sets, N), by coefficients that are computed once for all metrics."""
+    both = coefficients(pair.predicted), coefficients(pair.true)
+    return map_in_chunks(lambda x, y, weight: _moments(x, y, weight, mean), *both, weight)
+
+
+def _moments(predicted: Tensor, true: Tensor, weight: Tensor, mean: Tensor) -> Tensor:
+    """From coefficients (B, N, 3, p, p) float64, and weights (B, sets, N)."""
+    p = true.shape[-1]
+    shift = torch.zeros(3, p, p, dtype=torch.float64)
+    shift[:, 0, 0] = mean * p  # the coefficients of a constant colour
+    x, y = ((c - shift.to(c.device)).flatten(3).flatten(1, 2) for c in (predicted, true))
+    weight = weight.double().repeat_interleave(3, dim=2)  # (B, sets, N*3); the coefficients are (B, N*3, p*p)
+    products = y.square(), x.square(), y * x
+    count = weight.sum(2)[..., None, None].expand(-1, -1, p, p)
+    return torch.stack([band_sums(z) for z in (count, *((weight @ z).unflatten(2, (p, p)) for z in products))], -1)
 
 
 @dataclass(frozen=True)
@@ -120,8 +131,8 @@ def summary(moments: Tensor) -> dict[str, Tensor]:
     return found | {"invented_share": found["invented"] / retention}
 
 
-def added_texture(patches: Tensor, true_patches: Tensor) -> Tensor:
-    """The share of texture in each patch that the truth does not support: (B, N, 3, p, p) twice -> (B, N) in [0, 1].
+def added_texture(pair: Pair) -> Tensor:
+    """The share of texture in each patch that the truth does not support: (B, N) in [0, 1].
 
     In each frequency band but the patch's mean, with the energies P = Σ ĉ² and E = Σ c² and the product G = Σ c ĉ:
     the energy beyond the product, P - max(G, 0), over E plus one grey level squared per coefficient, within [0, 1];
@@ -133,20 +144,19 @@ def added_texture(patches: Tensor, true_patches: Tensor) -> Tensor:
     Raises:
         Undefined: patches below 4 pixels.
     """
-    p = patches.shape[-1]
+    p = pair.patch_size
     if p < SMALLEST_PATCH:
         raise Undefined(f"patches below {SMALLEST_PATCH} pixels")
-    level = 3 * band_sums(torch.full((p, p), 1 / 255**2, dtype=torch.float64, device=patches.device))
+    level = 3 * band_sums(torch.full((p, p), 1 / 255**2, dtype=torch.float64, device=pair.mask.device))
 
-    def of_chunk(patches: Tensor, true_patches: Tensor) -> Tensor:
-        predicted, true = dct2(patches.double()), dct2(true_patches.double())
+    def of_chunk(predicted: Tensor, true: Tensor) -> Tensor:
         energy, true_energy, product = (
             band_sums(x.sum(2)) for x in (predicted.square(), true.square(), predicted * true)
         )
         beyond = (energy - product.clamp(min=0)).clamp(min=0) / (true_energy + level)
         return beyond[..., 1:].clamp(max=1).mean(-1)
 
-    return map_in_chunks(of_chunk, patches, true_patches)
+    return map_in_chunks(of_chunk, coefficients(pair.predicted), coefficients(pair.true))
 
 
 def distance_to_visible(mask: Tensor, grid: tuple[int, int]) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from recon.metrics.base import Undefined, map_in_chunks, pair_metric, patch_metric
+from recon.metrics.base import Images, Pair, Undefined, kept, map_in_chunks, pair_metric
 
 SMALLEST_PATCH = 4  # fewer pixels make fewer than three bands beside the mean
 QUANTISATION = 1 / (12 * 255**2)  # power that rounding to 8 bits puts into every coefficient
@@ -36,6 +36,18 @@ def _dct_basis(p: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     basis = torch.cos(math.pi / p * torch.outer(order + 0.5, order)) * math.sqrt(2 / p)
     basis[:, 0] /= math.sqrt(2)
     return basis.to(device, dtype)
+
+
+@kept
+def coefficients(images: Images) -> Tensor:
+    """`dct2` of the colours of images' patches: (B, N, 3, p, p) float64."""
+    return dct2(images.patches.double())
+
+
+@kept
+def grey_coefficients(images: Images) -> Tensor:
+    """`dct2` of the luminance of images' patches: (B, N, p, p) float64."""
+    return dct2(images.grey_patches.double())
 
 
 def bands(p: int) -> Tensor:
@@ -69,10 +81,9 @@ def band_power(patches: Tensor, hidden: Tensor) -> Tensor:
 
     The radial power spectrum at `band_frequency(p)`; band 0 is not centred.
     """
-    return _band_means(map_in_chunks(_power, patches, hidden))
+    return band_means(map_in_chunks(_power, patches, hidden))
 
 
-@patch_metric(unit="share", high=1, reference="energy of the orthonormal 2-D DCT of scipy.fft.dctn")
 def high_frequency_share(patches: Tensor, hidden: Tensor) -> Tensor:
     """Share of the energy of hidden patches, without their means, above half of the highest frequency (1/4 cycle per
     pixel); noise raises it as detail does.
@@ -81,16 +92,14 @@ def high_frequency_share(patches: Tensor, hidden: Tensor) -> Tensor:
     rounding to 8 bits makes. The DCT mirrors a patch at its border, so seams between patches do not count; a gradient
     across a patch has a weak tail of high frequencies.
     """
-    power = _power(patches, hidden)
+    return _fine_share(_power(patches, hidden))
+
+
+def _fine_share(power: Tensor) -> Tensor:
     fine = (_radius(power.shape[-1]) > power.shape[-1] / 2).to(power)
     return torch.where(_flat(power), 0, (power * fine).sum((1, 2)) / _ac(power))
 
 
-@patch_metric(
-    unit="log power / log frequency",
-    low=-math.inf,
-    reference="Field 1987; power of the orthonormal 2-D DCT of scipy.fft.dctn",
-)
 def spectral_slope(patches: Tensor, hidden: Tensor) -> Tensor:
     """Slope of log power over log frequency inside hidden patches: 0 for white noise, -2 to -3 for photographs, lower
     for blur.
@@ -99,10 +108,13 @@ def spectral_slope(patches: Tensor, hidden: Tensor) -> Tensor:
     reaches about -6, the tail of a gradient across a patch. Small patches make a power law look flatter: 1/f² gives
     -1.6 in patches of 4 pixels and -1.8 in patches of 16. NaN for flat patches, as in `high_frequency_share`.
     """
-    power = _power(patches, hidden)
-    place = _band_means(_radius(power.shape[-1]).clamp(min=1).log())[1:].to(power.device)
+    return _slope(_power(patches, hidden))
+
+
+def _slope(power: Tensor) -> Tensor:
+    place = band_means(_radius(power.shape[-1]).clamp(min=1).log())[1:].to(power.device)
     place = place - place.mean()
-    level = (_band_means(power)[:, 1:] + ROUNDING).log()
+    level = (band_means(power)[:, 1:] + ROUNDING).log()
     return torch.where(_flat(power), torch.nan, level @ place / place.square().sum())
 
 
@@ -113,12 +125,41 @@ def log_spectral_distance(patches: Tensor, true_patches: Tensor, hidden: Tensor)
     Of the log ratio of mean power per AC band, in dB: grey patches (B, N, p, p) twice, hidden (B, N) bool -> (B,). The
     power of 8-bit rounding is added to both, so that flat patches stay finite.
     """
-    predicted, true = (_band_means(_power(x, hidden))[:, 1:] + QUANTISATION for x in (patches, true_patches))
+    return _distance(_power(patches, hidden), _power(true_patches, hidden))
+
+
+def _distance(power: Tensor, true_power: Tensor) -> Tensor:
+    predicted, true = (band_means(x)[:, 1:] + QUANTISATION for x in (power, true_power))
     return (10 * (predicted / true).log10()).square().mean(1).sqrt()
 
 
+@kept
+def power(pair: Pair) -> tuple[Tensor, Tensor]:
+    """Mean square of every luminance coefficient over hidden patches, of reconstruction and truth: (B, p, p)."""
+    predicted, true = (grey_coefficients(images) for images in (pair.predicted, pair.true))
+    return _hidden_mean_square(predicted, pair.mask), _hidden_mean_square(true, pair.mask)
+
+
 pair_metric(
-    lambda pair: map_in_chunks(log_spectral_distance, pair.grey_patches, pair.true_grey_patches, pair.mask),
+    lambda pair: _fine_share(power(pair)[0]),
+    high_frequency_share,
+    unit="share",
+    high=1,
+    better="truth",
+    paired=False,
+    reference="energy of the orthonormal 2-D DCT of scipy.fft.dctn",
+)
+pair_metric(
+    lambda pair: _slope(power(pair)[0]),
+    spectral_slope,
+    unit="log power / log frequency",
+    low=-math.inf,
+    better="truth",
+    paired=False,
+    reference="Field 1987; power of the orthonormal 2-D DCT of scipy.fft.dctn",
+)
+pair_metric(
+    lambda pair: _distance(*power(pair)),
     log_spectral_distance,
     unit="dB",
     better="lower",
@@ -134,13 +175,18 @@ def _radius(p: int) -> Tensor:
 
 
 def _power(patches: Tensor, hidden: Tensor) -> Tensor:
-    """Mean square of every coefficient over hidden patches, (B, p, p) float64; NaN where nothing is hidden."""
+    """As `power`, of grey patches (B, N, p, p)."""
+    return _hidden_mean_square(dct2(patches.double()), hidden)
+
+
+def _hidden_mean_square(coefficients: Tensor, hidden: Tensor) -> Tensor:
+    """(B, N, p, p) -> (B, p, p) float64; NaN where nothing is hidden."""
     weight = hidden.double()[:, None]
-    total = weight @ dct2(patches.double()).square_().flatten(2)
-    return (total / weight.sum(2, keepdim=True)).view(-1, *patches.shape[2:])
+    total = weight @ coefficients.square().flatten(2)
+    return (total / weight.sum(2, keepdim=True)).view(-1, *coefficients.shape[2:])
 
 
-def _band_means(per_coefficient: Tensor) -> Tensor:
+def band_means(per_coefficient: Tensor) -> Tensor:
     """(..., p, p) -> (..., bands)."""
     return band_sums(per_coefficient) / band_sums(torch.ones_like(per_coefficient))
 
