@@ -58,6 +58,7 @@ class Command:
     about: str  # its help's first line
     settings: type = Settings
     bare: str | None = None  # the setting, a list, that takes the arguments which are no `key=value`
+    switches: tuple[str, ...] = ()  # settings that are either true or false, which may be written --NAME
     less_memory: str = "free some, or take a larger machine"  # what to do where memory runs out
 
     @property
@@ -166,12 +167,13 @@ def understood(arguments: list[str], command: Command) -> tuple[list[str], list[
         if before in VALUED_FLAGS:
             flags.append(argument)
         elif argument.startswith("-"):
-            flag = argument.partition("=")[0]
-            if flag not in FLAGS | VALUED_FLAGS:
-                raise InvalidSetting(
-                    f"unknown flag '{flag}'{nearest(flag, FLAGS | VALUED_FLAGS)}; settings are key=value"
-                )
-            flags.append(argument)
+            flag, known = argument.partition("=")[0], FLAGS | VALUED_FLAGS | {f"--{s}" for s in command.switches}
+            if flag not in known:
+                raise InvalidSetting(f"unknown flag '{flag}'{nearest(flag, known)}; settings are key=value")
+            if argument.removeprefix("--") in command.switches:
+                overrides.append(f"{argument.removeprefix('--')}=true")
+            else:
+                flags.append(argument)
         elif command.bare and ("=" not in argument or Path(argument).exists()):
             bare.append(argument)
         else:

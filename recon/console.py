@@ -35,13 +35,13 @@ def no_progress_bar(items: Iterable, description: str, total: int) -> Iterator:
     return iter(items)
 
 
-def aligned(lines: Sequence[Sequence[str]]) -> str:
-    """Formats rows of cells as text: the first column to the left, the others to the right."""
+def aligned(lines: Sequence[Sequence[str]], left: Container[int] = (0,)) -> str:
+    """Formats rows of cells as text: the columns of these numbers to the left, the others to the right."""
     lines = [list(map(one_line, line)) for line in lines]
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     return "\n".join(
         "  ".join(
-            cell.ljust(width) if i == 0 else cell.rjust(width)
+            cell.ljust(width) if i in left else cell.rjust(width)
             for i, (cell, width) in enumerate(zip(line, widths, strict=True))
         ).rstrip()
         for line in lines

@@ -1,6 +1,5 @@
 """A run's folder: what its files are called, how they are written whole or not at all, and whether a run can go on."""
 
-import fcntl
 import json
 import math
 import os
@@ -20,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from losses import InvalidSetting
 from recon.config import BUNDLED, Settings
+from recon.folder_lock import locked
 from recon.saved_settings import MAX_YAML, as_yaml, from_yaml
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ RUNS = Path("runs")
 CONFIG, ENVIRONMENT, METRICS = "config.yaml", "environment.json", "metrics.jsonl"
 CHECKPOINT, PREVIOUS, MODEL = "checkpoint.pt", "checkpoint.previous.pt", "model.safetensors"
 PICTURE, TENSORBOARD = "reconstructions.png", "tensorboard"
+DIVERGED = "diverged.txt"  # why the run has ended, in one line
 CHECKPOINT_FORMAT = "recon checkpoint 1"
 CHECKPOINT_TYPES = {
     **dict.fromkeys(("step", "images"), int),
@@ -96,33 +97,6 @@ def missing(run: str) -> str | None:
 
 def holds_a_run(folder: Path) -> bool:
     return any((folder / name).exists() for name in (CHECKPOINT, PREVIOUS, MODEL))
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Keeps other processes from writing to a folder at the same time; InvalidSetting where one already does.
-
-    The lock goes with the process, however it ends.
-    """
-    descriptor = os.open(folder, os.O_RDONLY)
-    LOCKS.add(descriptor)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InvalidSetting(f"another process writes to {folder}; wait for its end, or choose another") from error
-        except OSError:  # a file system without locks
-            pass
-        yield
-    finally:
-        LOCKS.remove(descriptor)
-        with suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_UN)  # a worker that has just been forked may still hold it
-        os.close(descriptor)
-
-
-LOCKS: set[int] = set()  # file descriptors, which a forked worker must not keep open when this process is killed
-os.register_at_fork(after_in_child=lambda: [os.close(LOCKS.pop()) for _ in range(len(LOCKS))])
 
 
 class WriteError(OSError):
@@ -201,15 +175,20 @@ def write_environment(folder: Path, device: "torch.device", processes: int, shar
 
 def metric_lines(folder: Path) -> list[dict[str, float | None]]:
     """The whole lines of metrics.jsonl; half ones, of a killed process, and damaged ones are left out."""
-    path, lines = folder / METRICS, []
-    for text in path.read_text(errors="replace").splitlines() if path.is_file() else ():
-        try:
-            line = json.loads(text)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(line, dict) and isinstance(line.get("step"), int):
-            lines.append({name: n for name, n in line.items() if n is None or isinstance(n, int | float)})
-    return lines
+    path = folder / METRICS
+    texts = path.read_text(errors="replace").splitlines() if path.is_file() else ()
+    return [line for text in texts if (line := metric_line_of(text))]
+
+
+def metric_line_of(text: str) -> dict[str, float | None] | None:
+    """The numbers of one line of metrics.jsonl; None for a line that is not whole."""
+    try:
+        line = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(line, dict) or not isinstance(line.get("step"), int):
+        return None
+    return {name: n for name, n in line.items() if n is None or isinstance(n, int | float)}
 
 
 def metric_line(values: dict[str, float | None]) -> str:

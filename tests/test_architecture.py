@@ -12,17 +12,17 @@ FILES = sorted(path for folder in ("losses", "recon") for path in (ROOT / folder
 # From below: a package or module imports of the layers below its own, and of its own package.
 LAYERS = [
     {"losses"},
-    {"config"},
+    {"config", "folder_lock"},
     {"saved_settings", "result_table", "study_config", "console", "neighbours", "metrics", "data", "model"},
     {"run_folder", "baselines", "distributed", "scoreboard"},
-    {"report"},
+    {"report", "run_listing"},
     {"training"},
     {"loaded_run"},
     {"evaluation", "probing"},
     {"comparison"},
     {"sweep"},
     {"cli"},
-    {"pretrain", "evaluate", "compare", "probe", "convert", "pack"},
+    {"pretrain", "evaluate", "compare", "probe", "convert", "pack", "runs"},
 ]
 LEVEL = {name: level for level, layer in enumerate(LAYERS) for name in layer}
 

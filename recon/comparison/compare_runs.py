@@ -19,6 +19,7 @@ from recon.evaluation.evaluator import MetricSuite, load_suite
 from recon.evaluation.protocol import Protocol, dataset_of, protocol_of
 from recon.evaluation.results import Evaluation, read, write
 from recon.evaluation.rows import honest
+from recon.folder_lock import locked
 from recon.loaded_run import RESULTS, LoadedRun, open_run
 from recon.probing import probe_results as probes
 from recon.probing.features import ProbedEncoder
@@ -27,7 +28,7 @@ from recon.report.pictures import Pictures
 from recon.report.plots import write_plots
 from recon.report.tables import write_tables
 from recon.result_table import Comparison
-from recon.run_folder import locked, write_text, writing
+from recon.run_folder import write_text, writing
 from recon.scoreboard import table, undefined, verdicts
 from recon.study_config import CompareSettings, Measuring, check_measuring
 from recon.training.device import is_out_of_memory

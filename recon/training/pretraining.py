@@ -15,16 +15,18 @@ from recon.config import Settings
 from recon.console import command_line, duration, one_line
 from recon.data import Source, StreamedSource
 from recon.distributed import Ranks, first_to_report, is_peer_failure, join
+from recon.folder_lock import locked
 from recon.run_folder import (
     CHECKPOINT,
+    DIVERGED,
     PICTURE,
     create,
     existing,
     load_checkpoint,
-    locked,
     readable,
     write_config,
     write_environment,
+    write_text,
 )
 from recon.saved_settings import flat, resumed_settings, settings_from
 from recon.training.device import make_fabric, set_deterministic, shard, without_deterministic_kernel
@@ -118,6 +120,7 @@ def pretrain_locked(settings: Settings, given: frozenset[str], locks: ExitStack)
     with ranks.sync_errors():
         if ranks.is_zero:
             write_config(folder, settings, facts(run, steps, data.train))
+            (folder / DIVERGED).unlink(missing_ok=True)
             write_environment(folder, fabric.device, ranks.count, sharded)
     if run.step >= steps:
         ranks.print0(f"{folder} has finished its {steps} steps already; its picture is {folder / PICTURE}")
@@ -144,7 +147,10 @@ def train_to_the_end(
         with closing(ranks.sync_batches(make_batches(settings, run, source, ranks))) as batches:
             stopped_by = train(run, fabric, batches, make_schedule(settings, steps, ranks), preview, ranks)
     except Diverged as error:
-        ranks.print0(f"ended at step {run.step} of {steps}: {error}")
+        ranks.print0(ended := f"ended at step {run.step} of {steps}: {error}")
+        with ranks.sync_errors():
+            if ranks.is_zero:
+                write_text(run.folder / DIVERGED, one_line(ended) + "\n")
         return 1
     except OSError as error:
         raise InvalidSetting(f"ended at step {run.step} of {steps}: {error}; {GO_ON}{resume}") from error

@@ -16,13 +16,14 @@ for words in {lines!r}:
     imported = [name for name in ("torch", "torchvision", "timm", "kornia", "numpy") if name in sys.modules]
     print([status, out.getvalue(), err.getvalue(), imported])
 """
-HELP = [[command, "--help"] for command in ("pretrain", "evaluate", "compare", "probe", "convert", "pack")]
+HELP = [[command, "--help"] for command in ("pretrain", "evaluate", "compare", "probe", "convert", "pack", "runs")]
 MISTYPED = [[command, "devise=cpu"] for command, _ in HELP]
 MISSING = [
     ["pretrain", "name=nothing", "resume=true"],
     ["evaluate", "run=runs/nothing"],
     ["compare", "runs/nothing", "runs/less"],
     ["probe", "run=runs/nothing"],
+    ["runs", "runs/nothing"],
 ]
 
 
@@ -38,7 +39,8 @@ def test_help_mistyped_settings_and_missing_runs_need_no_torch(tmp_path):
         if words in HELP:
             assert status == 0 and "Settings (key=value)" in out, words
         else:
-            said = "unknown setting" if words in MISTYPED else "there is no run runs/nothing"
+            absent = "runs/nothing cannot be listed" if words[0] == "runs" else "there is no run runs/nothing"
+            said = "unknown setting" if words in MISTYPED else absent
             assert status == 2 and said in err and len(err.splitlines()) == 1, (words, err)
 
 

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from losses import InvalidSetting
-from recon.run_folder import CHECKPOINT, MODEL, WriteError, load_checkpoint, locked, save_checkpoint, write_bytes
+from recon.folder_lock import locked
+from recon.run_folder import CHECKPOINT, MODEL, WriteError, load_checkpoint, save_checkpoint, write_bytes
 from recon.training import train_logger
 from tests.recon.training.conftest import SMALL, contents, pretrain, resumed
 
