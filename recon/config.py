@@ -59,9 +59,7 @@ class Data:
         1, "samples of each image that is read, every one with its own crop and mask; epochs count samples", **COUNT
     )
     download: bool = option(False, "fetch a missing public dataset")
-    max_unreadable: float = option(
-        0.01, "share of unreadable files that ends the run; fewer are skipped and counted", **FRACTION
-    )
+    max_unreadable: float = option(0.01, "share of unreadable files that ends the run; fewer are skipped", **FRACTION)
 
 
 @dataclass
@@ -182,6 +180,7 @@ class Settings:
         False, "many processes share parameters, gradients and optimiser state (FSDP2); false: each has all (DDP)"
     )
     compile: bool = option(False, "compile the model and the critics: a minute at the start, faster after")
+    log: str = option("tensorboard", "where curves go, joined by +: tensorboard, csv, wandb, mlflow, trackio")
     data: Data = _node(Data)
     model: Model = _node(Model)
     masking: Masking = _node(Masking)

@@ -1,4 +1,4 @@
-"""What a command shows: help, command lines to type, progress bars, tables, durations; which process may print.
+"""What a command shows: help, command lines to type, progress bars, tables; what surrounds it: launchers, trackers.
 
 Without torch, so that help and errors come at once.
 """
@@ -10,14 +10,17 @@ import sys
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from functools import reduce
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar, TextIO
 
 from tqdm import tqdm
 
 from losses import InvalidSetting
+from losses.options import chosen
 from recon.config import Settings, every_setting
 
+TRACKERS = ("wandb", "mlflow", "trackio")  # packages, each an extra of this one, that `log=` may name
 QUIET_SECONDS = 15  # between lines where the output is no terminal
 
 Progress = Callable[[Iterable, str, int], Iterable]  # (items, what is done with them, how many there are) -> items
@@ -106,6 +109,17 @@ def check_launcher() -> None:
             f"WORLD_SIZE={os.environ['WORLD_SIZE']} is set, but not by torchrun; start several processes by "
             "torchrun --nproc-per-node=N -m recon.pretrain ..., or unset WORLD_SIZE for one"
         )
+
+
+def check_trackers(settings: Settings) -> tuple[str, ...]:
+    """Names in `log=`, each once. Raises InvalidSetting for one that is unknown, or whose package is not installed."""
+    names = tuple(dict.fromkeys(word.strip() for word in settings.log.split("+")))
+    for name in names:
+        chosen("log", name, ("tensorboard", "csv", *TRACKERS))
+        # A folder of that name, such as wandb makes, is found as a package without an origin.
+        if name in TRACKERS and getattr(find_spec(name), "origin", None) is None:
+            raise InvalidSetting(f"log={name}: {name} is not installed; pip install 'recon[{name}]'")
+    return names
 
 
 def is_rank_zero() -> bool:

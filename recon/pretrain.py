@@ -2,6 +2,7 @@
 
 from recon.cli import Command, run
 from recon.config import Settings
+from recon.console import check_trackers
 from recon.run_folder import existing
 
 COMMAND = Command(
@@ -12,8 +13,9 @@ COMMAND = Command(
 
 
 def pretrain(settings: Settings, given: frozenset[str]) -> int:
+    check_trackers(settings)  # a package or a run that is missing is told at once
     if settings.resume:
-        existing(settings)  # a run that is missing is told at once
+        existing(settings)
     from recon.training.pretraining import pretrain
 
     return pretrain(settings, given)

@@ -23,6 +23,7 @@ RESUME_OVERRIDES = {
     "name",
     "resume",
     "device",
+    "log",
     "shard",
     "losses.flow.steps",
     "data.root",

@@ -12,7 +12,7 @@ from lightning_fabric import Fabric
 from losses import InvalidSetting
 from recon import config
 from recon.config import Settings
-from recon.console import command_line, duration, one_line
+from recon.console import check_trackers, command_line, duration, one_line
 from recon.data import Source, StreamedSource
 from recon.distributed import Ranks, first_to_report, is_peer_failure, join
 from recon.folder_lock import locked
@@ -70,6 +70,7 @@ def pretrain_locked(settings: Settings, given: frozenset[str], locks: ExitStack)
     if settings.resume:
         settings, folder, saved = load_saved_run(settings, given, ranks, locks)
     config.check(settings, ranks.count)
+    check_trackers(settings)
     start = None if settings.resume else load_start(settings, given, ranks)
     sharded = settings.shard and ranks.count > 1
     with ranks.sync_errors():
@@ -281,7 +282,7 @@ def describe_result(run: Run, seconds: float) -> str:
         lines.append(f"unreadable {len(run.unreadable)} files, skipped")
     lines += [
         f"picture    {run.folder / PICTURE}",
-        f"curves     tensorboard --logdir {run.folder.parent}",
+        *([f"curves     tensorboard --logdir {run.folder.parent}"] if "tensorboard" in run.settings["log"] else []),
         f"next       {command_line('evaluate', {'run': str(run.folder)})}",
     ]
     return "\n".join(lines)

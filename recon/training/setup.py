@@ -11,6 +11,7 @@ from lightning_fabric import Fabric
 from losses import InvalidSetting, Objective, PixelHead, build_objective
 from recon import config
 from recon.config import Settings
+from recon.console import check_trackers
 from recon.data import Batch, Source, StreamedSource, create_dataset, held_out_images, training_batches
 from recon.distributed import Ranks
 from recon.model import MaskedAutoencoder
@@ -159,4 +160,5 @@ def make_schedule(settings: Settings, steps: int, ranks: Ranks) -> Schedule:
         learning_rate=partial(learning_rate, steps=steps, peak=peak, warmup=settings.optim.warmup),
         clip=settings.optim.clip,
         decoded=None if settings.losses.over == "all" else settings.masking.decoded,
+        log=check_trackers(settings),
     )

@@ -32,6 +32,7 @@ class Schedule:
     learning_rate: Callable[[int], float]
     clip: float | None
     decoded: float | None  # of the hidden patches; None: all patches, visible ones too
+    log: tuple[str, ...] = ("tensorboard",)  # names of trackers
 
 
 PARTS = ("/loss", "/weighted_norm")

@@ -3,12 +3,12 @@
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from torch import Tensor, nn
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from losses.tensor_files import to_bytes
@@ -18,7 +18,6 @@ from recon.run_folder import (
     METRICS,
     MODEL,
     PICTURE,
-    TENSORBOARD,
     metric_line,
     metric_lines,
     save_checkpoint,
@@ -28,6 +27,7 @@ from recon.run_folder import (
 )
 from recon.training.preview import Preview, describe, held_out_figures, write_picture
 from recon.training.state import Run, Schedule
+from recon.training.trackers import LOCAL, Tracker, open_trackers, reason_of
 
 
 class Console:
@@ -77,21 +77,29 @@ class Console:
             self.print(f"step {step}/{self.steps}  " + "  ".join(f"{key} {value}" for key, value in written.items()))
 
 
-class FileLog:
-    """Appends lines to metrics.jsonl and curves to tensorboard/.
+class RunLog:
+    """Appends lines to metrics.jsonl, and hands numbers and pictures to the trackers (see `open_trackers`).
 
-    A resumed run drops the lines after its checkpoint's step: those steps are made again.
+    A resumed run drops the lines after its checkpoint's step: those steps are made again. A tracker of another package
+    that fails on the way is left, after a line through `warn`.
     """
 
-    def __init__(self, folder: Path, start: int):
-        self.path = folder / METRICS
+    def __init__(
+        self,
+        folder: Path,
+        start: int,
+        trackers: tuple[str, ...] = ("tensorboard",),
+        settings: dict[str, Any] | None = None,
+        warn: Callable[[str], None] = print,
+    ):
+        self.path, self.warn, self.finished = folder / METRICS, warn, False
         if self.path.exists():
             kept = [line for line in metric_lines(folder) if (line["step"] or 0) <= start]
             write_text(self.path, "".join(map(metric_line, kept)))
         with writing(folder):
             self.file = self.path.open("a")
-            self.board = SummaryWriter(str(folder / TENSORBOARD), purge_step=start + 1)
-        # What the writer's thread cannot write is raised at the next write; the thread need not print it too.
+            self.trackers = open_trackers(trackers, folder, start, settings or {})
+        # What TensorBoard's thread cannot write is raised at the next write; the thread need not print it too.
         self.hook = threading.excepthook
         threading.excepthook = lambda args: None if isinstance(args.exc_value, OSError) else self.hook(args)
 
@@ -100,20 +108,28 @@ class FileLog:
 
     def __exit__(self, *_: object) -> None:
         threading.excepthook = self.hook
-        with writing(self.path):
-            self.board.close()
-            self.file.close()
+        with writing(self.path), self.file:
+            self._for_each(lambda tracker: tracker.close(self.finished))
 
     def log_metrics(self, step: int, values: dict[str, float]) -> None:
         with writing(self.path):
             self.file.write(metric_line({"step": step, **values}))
             self.file.flush()
-            for key, value in values.items():
-                self.board.add_scalar(key, value, step)
+            self._for_each(lambda tracker: tracker.log_metrics(step, values))
 
     def log_picture(self, step: int, grid: Tensor) -> None:
-        with writing(self.path.parent / TENSORBOARD):
-            self.board.add_image("reconstructions", grid, step)
+        with writing(self.path.parent):
+            self._for_each(lambda tracker: tracker.log_picture(step, grid))
+
+    def _for_each(self, call: Callable[[Tracker], None]) -> None:
+        for name, tracker in list(self.trackers.items()):
+            try:
+                call(tracker)
+            except Exception as error:  # each package has errors of its own
+                if name in LOCAL:
+                    raise
+                del self.trackers[name]
+                self.warn(f"log={name} is given up: {reason_of(error)}; {METRICS} has all numbers")
 
 
 LOWER = "lower optim.base_lr or set optim.clip"
@@ -136,8 +152,9 @@ class TrainLogger:
         self.open = ExitStack()
         with ranks.sync_errors():
             if ranks.is_zero:
-                self.log = self.open.enter_context(FileLog(run.folder, run.step))
                 self.console = self.open.enter_context(Console(run.step, schedule.steps))
+                log = RunLog(run.folder, run.step, schedule.log, run.settings, self.console.print)
+                self.log = self.open.enter_context(log)
         self.images, self.since = 0, time.monotonic()
         self.warned: set[str] = set()
 
@@ -163,6 +180,8 @@ class TrainLogger:
         due = step % schedule.checkpoint_every == 0
         if last or (due and not self.run.metrics.skipped_in_a_row()):  # or the last good checkpoint would be replaced
             self.save(model)
+        if last and self.ranks.is_zero:
+            self.log.finished = True
 
     def log_metrics(self, figures: dict[str, float]) -> None:
         """One line of the log, with the `figures` of the held-out images."""

@@ -35,7 +35,7 @@ def full_disk(size: int = 1000) -> Iterator[None]:
 def test_a_full_disk_ends_a_run_in_one_line_and_the_last_checkpoint_stands(tmp_path, pictures, monkeypatch, written):
     """At step 2, while the given file is written."""
     name = {CHECKPOINT: "save_checkpoint", MODEL: "write_bytes", "reconstructions.png": "write_picture"}.get(written)
-    real = getattr(train_logger, name) if name else train_logger.FileLog.log_metrics
+    real = getattr(train_logger, name) if name else train_logger.RunLog.log_metrics
 
     def writes(*arguments):
         run = tmp_path / "runs" / "x"
@@ -43,7 +43,7 @@ def test_a_full_disk_ends_a_run_in_one_line_and_the_last_checkpoint_stands(tmp_p
         with full_disk() if begun else contextlib.nullcontext():
             return real(*arguments)
 
-    monkeypatch.setattr(train_logger if name else train_logger.FileLog, name or "log_metrics", writes)
+    monkeypatch.setattr(train_logger if name else train_logger.RunLog, name or "log_metrics", writes)
     with pytest.raises(InvalidSetting) as error:
         pretrain(tmp_path, *WORDS, f"data.root={pictures}", "train.picture_every=2", "train.log_every=1")
     line = str(error.value)

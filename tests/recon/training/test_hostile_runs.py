@@ -13,7 +13,7 @@ from recon.config import Settings
 from recon.loaded_run import load_run
 from recon.run_folder import CHECKPOINT, CHECKPOINT_TYPES, CONFIG, METRICS, PREVIOUS, load_checkpoint, read_metrics
 from recon.saved_settings import flat, settings_from
-from recon.training.train_logger import FileLog
+from recon.training.train_logger import RunLog
 from tests.recon.training.conftest import resumed, small_run
 
 
@@ -149,7 +149,7 @@ def test_damaged_lines_of_the_log_are_left_out(tmp_path):
     good = b'{"step": 1, "loss": 0.5}\n'
     (tmp_path / METRICS).write_bytes(good + b"".join(DAMAGED) + b"\n" + b"[" * 100_000 + b"\n")
     assert read_metrics(tmp_path)["step"] == [1, 3] and read_metrics(tmp_path)["loss"] == [0.5, 0.1]
-    with FileLog(tmp_path, 2) as log:
+    with RunLog(tmp_path, 2) as log:
         log.log_metrics(2, {"loss": math.inf, "value": math.nan})
     lines = (tmp_path / METRICS).read_text().splitlines()
     assert lines[0].encode() + b"\n" == good

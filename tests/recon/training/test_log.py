@@ -5,7 +5,7 @@ import json
 import pytest
 
 from recon.console import duration
-from recon.training.train_logger import FileLog
+from recon.training.train_logger import RunLog
 
 
 def steps_of(folder) -> list[int]:
@@ -13,19 +13,19 @@ def steps_of(folder) -> list[int]:
 
 
 def test_lines_are_there_as_soon_as_they_are_written(tmp_path):
-    with FileLog(tmp_path, 0) as log:
+    with RunLog(tmp_path, 0) as log:
         log.log_metrics(1, {"loss": 0.5})
         assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1, "loss": 0.5}\n'
 
 
 @pytest.mark.parametrize("torn", ["", '{"step": 5, "lo', "[5]\n", "nonsense\n", '{"loss": 1}\n'])
 def test_a_resumed_run_drops_what_came_after_its_checkpoint(tmp_path, torn):
-    with FileLog(tmp_path, 0) as log:
+    with RunLog(tmp_path, 0) as log:
         for step in (1, 2, 3, 4):
             log.log_metrics(step, {"loss": step / 2})
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write(torn)
-    with FileLog(tmp_path, 2) as log:
+    with RunLog(tmp_path, 2) as log:
         assert steps_of(tmp_path) == [1, 2]
         log.log_metrics(3, {"loss": 9.0})
     assert steps_of(tmp_path) == [1, 2, 3]

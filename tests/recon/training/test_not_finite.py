@@ -15,6 +15,7 @@ from losses.pixel import MSE
 from recon.data import Batch
 from recon.model import create_model
 from recon.run_folder import load_checkpoint
+from recon.run_listing import describe
 from recon.training.device import make_fabric
 from recon.training.loop import train
 from recon.training.optim import adamw, learning_rate
@@ -173,3 +174,5 @@ def test_a_run_whose_weights_blow_up_has_diverged_and_no_checkpoint_holds_them(
     assert "the weights are too large, or not finite; the last good checkpoint is intact" in out, out
     state, _ = load_checkpoint(tmp_path / "runs" / "x")
     assert state["step"] == 0 and all(tensor.abs().max() < 100 for tensor in state["model"].values())
+    listed = describe(tmp_path / "runs" / "x")
+    assert (listed.state, listed.step) == ("diverged", 0) and "the weights are too large" in listed.reason
