@@ -19,7 +19,7 @@ LAYERS = [
     {"training"},
     {"loaded_run"},
     {"evaluation", "probing"},
-    {"comparison"},
+    {"comparison", "model_card"},
     {"sweep"},
     {"cli"},
     {"pretrain", "evaluate", "compare", "probe", "convert", "pack", "runs"},

@@ -19,7 +19,7 @@ NORM_EPS = 1e-6  # of the official code, timm and MaskedAutoencoder
 FORMATS = {
     "official": "official MAE code",
     "timm": "timm",
-    "huggingface": "Hugging Face ViTMAE",
+    "transformers": "Hugging Face ViTMAE",
     "recon": "this project",
 }
 FACTS = "recon"  # the key under which a file of this program describes itself, as one line of JSON
@@ -108,6 +108,7 @@ class Checkpoint:
         mean, std: per channel; images are standardised by them.
         notes: what had to be assumed, a line each.
         classifier: whether it was fine-tuned with labels, and learnt its positions.
+        mask_ratio: share of the patches that was hidden in training; None: the file does not say.
         verified: whether a digest or checksums in the file vouch for its bytes.
     """
 
@@ -121,6 +122,7 @@ class Checkpoint:
     std: tuple[float, ...] = IMAGENET_STD
     notes: tuple[str, ...] = ()
     classifier: bool = False
+    mask_ratio: float | None = None
     verified: bool = True
 
     @property
@@ -179,4 +181,4 @@ class Checkpoint:
         if format != "recon":
             architecture |= {"refiner_width": 0, "distribution": None}  # the others cannot store them
         facts = {"version": VERSION, "format": format, "target": self.target, "mean": self.mean, "std": self.std}
-        return json.dumps(facts | {"architecture": architecture})
+        return json.dumps(facts | {"mask_ratio": self.mask_ratio, "architecture": architecture})

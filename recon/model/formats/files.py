@@ -33,8 +33,8 @@ RUN, MODEL = "config.yaml", "model.safetensors"
 WRAPPERS = ("model", "state_dict", "model_state_dict", "model_ema")
 PREFIXES = re.compile(r"^(module\.|_orig_mod\.|model\.)+")
 
-SUFFIXES = {"official": (".pth", ".pt"), "timm": (".safetensors",), "recon": (".safetensors",), "huggingface": ("",)}
-DEFAULTS = {".safetensors": "recon", ".pth": "official", ".pt": "official", "": "huggingface"}
+SUFFIXES = {"official": (".pth", ".pt"), "timm": (".safetensors",), "recon": (".safetensors",), "transformers": ("",)}
+DEFAULTS = {".safetensors": "recon", ".pth": "official", ".pt": "official", "": "transformers"}
 # Parts of this project's models that the official code and transformers cannot store, and what is lost with them.
 OWN_PARTS = {
     "statistics.": "the patch statistics, without which normalised patches are drawn by the oracle alone",
@@ -94,8 +94,13 @@ def _checkpoint(stored: tensor_files.TensorFile, file: Path) -> Checkpoint:
             "positions that it learnt are kept, but a run that begins with it has the fixed ones"
         )
     if hugging_face.has_their_names(state):
-        state, format = hugging_face.to_official(state, file), "huggingface"
+        state, format = hugging_face.to_official(state, file), "transformers"
         config, images = (_read_beside(file.parent / name) for name in (hugging_face.CONFIG, hugging_face.PREPROCESSOR))
+        if stored.metadata.get(hugging_face.DIGEST) not in (None, hugging_face.digest(config, images)):
+            raise InvalidSetting(
+                f"{hugging_face.CONFIG} or {hugging_face.PREPROCESSOR} beside {file} is not as it was written; convert "
+                "the original again, or, if the change is yours, save the model once more by transformers"
+            )
         facts = hugging_face.facts_of(config, images, file.parent)
     elif "patch_embed.proj.weight" in state:
         format, facts = _official_names(stored, state, wrapper is not None, file)
@@ -108,6 +113,8 @@ def _checkpoint(stored: tensor_files.TensorFile, file: Path) -> Checkpoint:
     mean, std = (tuple(map(float, given[name])) for name in ("mean", "std"))
     if not len(mean) == len(std) == 3 or not all(-100 < m < 100 for m in mean) or not all(0 < s < 100 for s in std):
         raise ValueError(f"mean {mean} and std {std} are not those of three channels")
+    if (ratio := facts.get("mask_ratio")) is not None and not 0 <= ratio < 1:
+        raise ValueError(f"a mask ratio of {ratio} is none")
     return Checkpoint(
         state=state,
         format=format,
@@ -119,6 +126,7 @@ def _checkpoint(stored: tensor_files.TensorFile, file: Path) -> Checkpoint:
         std=std,
         notes=(*notes, *assumed, *facts.get("notes", ())),
         classifier=classifier,
+        mask_ratio=ratio,
         verified=stored.verified,
     )
 
@@ -163,6 +171,7 @@ def _facts_of_run(path: Path) -> Facts:
         "target": PIXELS if is_distribution else head,
         "mean": resolved["mean"],
         "std": resolved["std"],
+        "mask_ratio": config.get("masking", {}).get("ratio"),
         "architecture": {
             "heads": SIZES[config["model"]["name"]]["heads"],
             "image_size": size,
@@ -218,11 +227,13 @@ def format_for(path: Path) -> str:
     return DEFAULTS[path.suffix]
 
 
-def write(checkpoint: Checkpoint, path: Path, format: str) -> list[str]:
+def write(checkpoint: Checkpoint, path: Path, format: str, card: Callable[[list[str]], str] | None = None) -> list[str]:
     """Writes under a temporary name and renames; returns what the format cannot store and was left out.
 
+    `card` makes of that the README.md of a folder.
+
     official: {"model": tensors}, by torch.save. timm: the encoder, a safetensors file for `load_state_dict` and
-    `checkpoint_path=`. huggingface: a folder for `from_pretrained`. recon: a safetensors file that says all.
+    `checkpoint_path=`. transformers: a folder for `from_pretrained`. recon: a safetensors file that says all.
 
     Raises:
         InvalidSetting: no such format, a suffix that is not its own, a path that exists or cannot be written, or a
@@ -231,7 +242,7 @@ def write(checkpoint: Checkpoint, path: Path, format: str) -> list[str]:
     if format not in FORMATS:
         raise InvalidSetting(f"unknown format '{format}'{nearest(format, FORMATS)} (formats: {', '.join(FORMATS)})")
     if path.suffix not in SUFFIXES[format]:
-        suffixes = "a folder's name, without a suffix" if format == "huggingface" else " or ".join(SUFFIXES[format])
+        suffixes = "a folder's name, without a suffix" if format == "transformers" else " or ".join(SUFFIXES[format])
         raise InvalidSetting(f"out={path}: format={format} is written to {suffixes}")
     if path.exists():
         raise InvalidSetting(f"{path} exists; choose another out=, or remove it first")
@@ -242,6 +253,8 @@ def write(checkpoint: Checkpoint, path: Path, format: str) -> list[str]:
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".convert-") as scratch:
             made = Path(scratch) / path.name
             _store(checkpoint, state, made, format)
+            if card and made.is_dir():
+                (made / "README.md").write_text(card(left_out), encoding="utf-8")
             os.rename(made, path)
     except (OSError, RuntimeError) as error:
         raise InvalidSetting(f"cannot write {path}: {' '.join(str(error).split())[:160]}") from error
@@ -258,7 +271,7 @@ def _storable(c: Checkpoint, format: str) -> tuple[dict[str, Tensor], list[str]]
     if format == "timm" and c.has_decoder:
         state = {name: tensor for name, tensor in state.items() if not name.startswith(decoder_prefixes("decoder"))}
         left_out.append("the decoder")
-    elif format in ("official", "huggingface") and c.has_decoder:
+    elif format in ("official", "transformers") and c.has_decoder:
         if c.architecture.mask_tokens != "decoder":
             raise InvalidSetting(
                 f"format={format} has no place for mask tokens in the encoder; give format=recon, or format=timm"
@@ -273,9 +286,11 @@ def _store(c: Checkpoint, state: dict[str, Tensor], made: Path, format: str) -> 
         torch.save({"model": state, FACTS: c.facts(format)}, made)
         return
     facts, file = {FACTS: c.facts(format)}, made
-    if format == "huggingface":
+    if format == "transformers":
         made.mkdir()
-        state, facts, file = hugging_face.from_official(state), {}, made / hugging_face.WEIGHTS[0]
-        for name, values in hugging_face.configs(c).items():
+        configs = hugging_face.configs(c)
+        facts = {hugging_face.DIGEST: hugging_face.digest(*configs.values())}
+        state, file = hugging_face.from_official(state), made / hugging_face.WEIGHTS[0]
+        for name, values in configs.items():
             (made / name).write_text(json.dumps(values, indent=2) + "\n")
     file.write_bytes(tensor_files.to_bytes(state, {"format": "pt"} | facts))  # transformers asks for "format"

@@ -1,5 +1,7 @@
 """transformers' ViTMAE: the names of its tensors, on the hub and in memory, and its config.json."""
 
+import hashlib
+import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,6 +15,7 @@ from recon.model.formats.architecture import NORM_EPS, NORMALISED, PIXELS, Check
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
+DIGEST = "configs"  # in the metadata of the weights: of the two, where this program wrote them
 
 # official -> theirs; a name on the hub first, then other spellings.
 NAMES = {
@@ -132,6 +135,7 @@ def facts_of(config: dict[str, Any], images: dict[str, Any], folder: Path) -> di
         "mean": images.get("image_mean"),
         "std": images.get("image_std"),
         "notes": notes,
+        "mask_ratio": config.get("mask_ratio"),
         "architecture": {
             "heads": config.get("num_attention_heads"),
             "decoder_heads": config.get("decoder_num_attention_heads"),
@@ -139,6 +143,11 @@ def facts_of(config: dict[str, Any], images: dict[str, Any], folder: Path) -> di
             "image_size": config.get("image_size"),
         },
     }
+
+
+def digest(config: dict[str, Any], images: dict[str, Any]) -> str:
+    """SHA-256 of what config.json and preprocessor_config.json say."""
+    return hashlib.sha256(json.dumps([config, images], sort_keys=True).encode()).hexdigest()
 
 
 def configs(c: Checkpoint) -> dict[str, dict[str, Any]]:
@@ -165,6 +174,7 @@ def configs(c: Checkpoint) -> dict[str, dict[str, Any]]:
         **(decoder if c.has_decoder else {}),
         # Left out where it is not known: transformers then assumes raw pixels, and we read "not known" back.
         **({} if c.target is None else {"norm_pix_loss": c.target == NORMALISED}),
+        **({} if c.mask_ratio is None else {"mask_ratio": c.mask_ratio}),
     }
     images = {
         "image_processor_type": "ViTImageProcessor",

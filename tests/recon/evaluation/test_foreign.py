@@ -32,7 +32,7 @@ def place(tmp_path_factory, run) -> Path:
     torch.save({"model": state}, folder / "unknown.pth")
     for target in ("pixels", "normalised"):
         write(read(folder / "unknown.pth", target), folder / f"{target}.safetensors", "recon")
-    write(read(folder / "unknown.pth", "pixels"), folder / "hf", "huggingface")
+    write(read(folder / "unknown.pth", "pixels"), folder / "hf", "transformers")
     shutil.copytree(run, folder / "plain")
     return folder
 

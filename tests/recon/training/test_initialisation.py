@@ -56,9 +56,9 @@ def test_a_run_begins_with_another_runs_weights_and_sizes(place, pictures, paren
     assert record["sha256"] == read(parent).sha256 and record["source"] == str(parent)
 
 
-@pytest.mark.parametrize("format", ["official", "recon", "huggingface"])
+@pytest.mark.parametrize("format", ["official", "recon", "transformers"])
 def test_a_file_of_others_begins_a_run_as_the_run_itself_would(place, pictures, parent, format, tmp_path):
-    path = tmp_path / {"official": "mae.pth", "recon": "mae.safetensors", "huggingface": "mae"}[format]
+    path = tmp_path / {"official": "mae.pth", "recon": "mae.safetensors", "transformers": "mae"}[format]
     write(read(parent), path, format)
     folder = begun(place, pictures, f"from-{format}", f"init={path}", "loss=mse")
     assert same(tensors(parent), tensors(folder), tensors(parent))

@@ -154,7 +154,7 @@ def test_a_fine_tuned_classifier_is_called_one_and_its_encoder_is_read(tmp_path,
 
 def test_what_a_file_vouches_for_is_said(files, tmp_path):
     write(read(files["full"]), tmp_path / "ours.safetensors", "recon")
-    write(read(files["visualize"]), tmp_path / "folder", "huggingface")
+    write(read(files["visualize"]), tmp_path / "folder", "transformers")
     write(read(files["full"]), tmp_path / "encoder.safetensors", "timm")
     vouched = [files["full"], tmp_path / "ours.safetensors", tmp_path / "folder", tmp_path / "encoder.safetensors"]
     assert all("digest" in read(path).description()["integrity"] for path in vouched)

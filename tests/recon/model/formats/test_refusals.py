@@ -91,13 +91,30 @@ def test_what_is_no_file_is_named(tmp_path):
     ],
 )
 def test_a_config_that_says_otherwise_is_refused(files, tmp_path, change, said):
-    write(read(files["visualize"]), tmp_path / "folder", "huggingface")
+    write(read(files["visualize"]), tmp_path / "folder", "transformers")
     edited(tmp_path / "folder/config.json", **change)
     with pytest.raises(InvalidSetting, match=said):
         read(tmp_path / "folder")
     (tmp_path / "folder/config.json").write_text("{")
     with pytest.raises(InvalidSetting, match=r"config.json is damaged"):
         read(tmp_path / "folder")
+
+
+@pytest.mark.parametrize("name", ["config.json", "preprocessor_config.json"])
+def test_a_config_of_this_program_that_has_changed_is_refused(files, tmp_path, name):
+    folder = tmp_path / "folder"
+    write(read(files["visualize"]), folder, "transformers")
+    text = (folder / name).read_text()
+    (folder / name).write_text(" ".join(text.split()))  # the same values
+    assert read(folder).verified
+    for key, value in json.loads(text).items():
+        changed = json.loads(text) | {key: None if value else 1}
+        (folder / name).write_text(json.dumps(changed))
+        with pytest.raises(InvalidSetting, match="is not as it was written; convert the original again"):
+            read(folder)
+    (folder / name).unlink()
+    with pytest.raises(InvalidSetting, match="is not as it was written"):
+        read(folder)
 
 
 def test_facts_that_are_damaged_are_refused(tmp_path, state):
@@ -112,6 +129,7 @@ SIZES = {"width": 32, "depth": 1, "heads": 2, "patch_size": 8, "image_size": [16
 
 
 CHANGES = [
+    *({"mask_ratio": ratio} for ratio in (-0.1, 1, "0.75", [0.75], float("nan"))),
     *({"mean": mean} for mean in ([], [0.5], "0.5", [[0.5]] * 3, [0.5, 0.5, "x"], [float("nan")] * 3, 7, {})),
     *({"std": std} for std in ([], [0.2, 0.2, 0.0], [-1.0] * 3, [1e300] * 3)),
     *({"target": target} for target in ("pixel", 3, [])),
@@ -163,14 +181,14 @@ def test_nothing_is_overwritten_or_half_written(files, tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", full)
-    for name, form in [("a.safetensors", "recon"), ("b.safetensors", "timm"), ("c", "huggingface")]:
+    for name, form in [("a.safetensors", "recon"), ("b.safetensors", "timm"), ("c", "transformers")]:
         with pytest.raises(InvalidSetting, match="No space left"):
             write(checkpoint, out / name, form)
     assert [path.name for path in out.iterdir()] == ["there.pth"]
 
 
 def test_the_end_of_a_name_chooses_the_format(files, tmp_path):
-    names = {"a.safetensors": "recon", "a.pth": "official", "a.pt": "official", "a": "huggingface"}
+    names = {"a.safetensors": "recon", "a.pth": "official", "a.pt": "official", "a": "transformers"}
     assert {name: format_for(tmp_path / name) for name in names} == names
     with pytest.raises(InvalidSetting, match=r"end it in .safetensors or .pth"):
         format_for(tmp_path / "a.bin")

@@ -11,7 +11,7 @@ from recon.model.formats import Architecture, Checkpoint, read, write
 from recon.model.formats.architecture import TARGETS
 from tests.recon.model.formats.conftest import encoder_only, made, same
 
-WHOLE = {"official": "a.pth", "huggingface": "folder", "recon": "b.safetensors"}
+WHOLE = {"official": "a.pth", "transformers": "folder", "recon": "b.safetensors"}
 ENCODERS = WHOLE | {"timm": "c.safetensors"}
 
 
@@ -52,7 +52,7 @@ def test_positions_are_kept_as_the_file_has_them(tmp_path, state):
     assert torch.equal(found.state["pos_embed"], rounded["pos_embed"])
 
 
-@pytest.mark.parametrize("form", ["official", "huggingface", "recon"])
+@pytest.mark.parametrize("form", ["official", "transformers", "recon"])
 def test_images_that_are_no_squares_and_colours_of_ones_own_survive(tmp_path, form):
     torch.save({"model": made().state_dict()}, tmp_path / "square.pth")
     own = made(image_size=(16, 64))

@@ -15,7 +15,7 @@ transformers = pytest.importorskip("transformers")
 
 @pytest.fixture
 def folder(files, tmp_path):
-    write(read(files["full"]), tmp_path / "hf", "huggingface")
+    write(read(files["full"]), tmp_path / "hf", "transformers")
     return tmp_path / "hf"
 
 
@@ -90,7 +90,7 @@ def test_the_norms_epsilon_is_the_configs_as_transformers_has_it(folder, standar
         ("a.safetensors", "recon"),
         ("b.safetensors", "timm"),
         ("c.pth", "official"),
-        ("d", "huggingface"),
+        ("d", "transformers"),
     ]:
         left_out = write(found, tmp_path / out, form)
         assert read(tmp_path / out).architecture.norm_eps == eps
