@@ -171,6 +171,8 @@ def _value(
         return Value(run, row, name, reason=f"not defined: {reason}")
     if (statistic := set_statistic(name, measured.tensors, true_detail)) is not None:
         found = statistic_interval(*statistic)
+    elif name in SUMMED:  # moments have a reason of their own
+        return Value(run, row, name, reason="not defined: one answer has no draws")
     elif name in luma:  # of the whole set: no image has a share in it
         found = Interval(luma[name], math.nan, math.nan, len(measured.tensors["masked_mse"]))
     elif name in measured.tensors:

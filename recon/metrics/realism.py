@@ -35,6 +35,8 @@ def frechet(features: Tensor, true_features: Tensor) -> Tensor:
     torchmetrics' and scipy's. Its bias at small n is large. The values are its derivatives by the images' weights
     (the infinitesimal jackknife): with the singular value decomposition of X Yᵀ, of centred features, in closed form.
     """
+    if torch.equal(features, true_features):
+        return torch.zeros_like(features[:, 0], dtype=torch.float64)  # exactly, without rounding
     x, y = features.double(), true_features.double()
     n, difference = len(x), x.mean(0) - y.mean(0)
     x, y = x - x.mean(0), y - y.mean(0)
@@ -85,7 +87,7 @@ def discriminative_scores(features: Tensor, true_features: Tensor) -> tuple[Tens
     fold = torch.arange(len(x), device=x.device) * FOLDS // len(x)
     for k in range(FOLDS):
         of_others = torch.cat([x[fold != k], y[fold != k]])
-        spread, mean = torch.std_mean(of_others, 0)
+        spread, mean = torch.std_mean(of_others, 0, correction=0)
         spread = torch.where(spread > 0, spread, 1)
         real = torch.arange(len(of_others)) >= len(of_others) // 2
         machine = svm(dual=False, C=PENALTY).fit(((of_others - mean) / spread).cpu().numpy(), real.numpy())

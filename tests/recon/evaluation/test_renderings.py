@@ -131,6 +131,11 @@ def test_the_blend_begins_at_the_mean_and_ends_at_a_draw(of_flow):
         assert results.number("truth", f"luma_{name}") == pytest.approx(0, abs=1e-6)
     ranks = results.curves("draws", "ranks")
     assert ranks.at == [0, 1 / 3, 2 / 3, 1] and sum(ranks.columns["share"]) == pytest.approx(1)
+    error = results.get("draws", "expected_calibration_error")
+    curve = results.curves("draws", "coverage")
+    gaps = [abs(e - c) for e, c in zip(curve.at, curve.columns["coverage"], strict=True)]
+    assert error.value == pytest.approx(sum(gaps) / len(gaps)) and error.low <= error.value <= error.high
+    assert results.number("run", "expected_calibration_error") is None
     assert results.curves("run", "ranks") is None and results.curves("mean", "blends") is None
 
 

@@ -10,6 +10,7 @@ import torch
 
 from recon.metrics.uncertainty import (
     coverage,
+    expected_calibration_error,
     rank_counts,
 )
 from tests.recon.metrics.scenes import normal, uniform
@@ -123,3 +124,23 @@ def test_calibrated_draws_cover_as_expected():
     """Within 5 binomial deviations."""
     expected, found = coverage(histogram(normal(9, MANY), normal(MANY, seed=1)))
     assert ((found - expected).abs() < 5 * (expected * (1 - expected) / MANY).sqrt()).all()
+
+
+def test_the_calibration_error_is_zero_for_equal_counts_and_for_one_draw_not_defined():
+    counts = torch.tensor([[12.0] * 5, [30.0, 0, 0, 0, 30.0], [0, 0, 60.0, 0, 0]], dtype=torch.float64)
+    # Of four draws the two central intervals hold 0.6 and 0.2: nothing lies in them, or all.
+    assert expected_calibration_error(counts).tolist() == pytest.approx([0, (0.6 + 0.2) / 2, (0.4 + 0.8) / 2])
+    assert expected_calibration_error(counts[0]).item() == 0
+    assert expected_calibration_error(torch.ones(2, dtype=torch.float64)).isnan()
+
+
+def test_the_calibration_error_tells_a_perfect_sampler_from_too_narrow_and_too_wide_ones():
+    """The share of truths N(0, 1) between two of nine draws N(0, s²), counted by numpy."""
+    errors = {}
+    for s in (0.6, 1, 1.6):
+        draws, truth = s * normal(9, MANY), normal(MANY, seed=1)
+        errors[s] = expected_calibration_error(histogram(draws, truth)).item()
+        ordered, y = np.sort(draws.numpy(), 0), truth.numpy()
+        found = [np.mean((ordered[k] < y) & (y < ordered[8 - k])) for k in range(4)]
+        assert errors[s] == pytest.approx(np.mean(np.abs(np.array(found) - [0.8, 0.6, 0.4, 0.2])), abs=1e-12)
+    assert errors[1] < 0.01 < 0.1 < min(errors[0.6], errors[1.6])

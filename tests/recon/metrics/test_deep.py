@@ -7,7 +7,7 @@ import torch
 
 from recon.metrics import base as chunks
 from recon.metrics import deep
-from recon.metrics.base import Pair
+from recon.metrics.base import Pair, Undefined
 from recon.metrics.deep import LPIPS, network_metrics
 from tests.losses.scenes import photographs
 from tests.recon.metrics.scenes import blurred, everywhere, hidden_in, noisy
@@ -90,3 +90,25 @@ def test_the_metrics_lead_to_the_network_and_to_hidden_patches_alone(squeeze, vg
         assert (metric.name, metric.better, metric.paired) == (name, "lower", True)
         assert torch.equal(metric(pair), net(pair.image, truth, pair.hidden))
         assert torch.equal(metric(pair), metric(repainted))
+
+
+def test_hallucination_is_the_part_of_the_distance_where_texture_was_added(vgg19):
+    """None for the truth and for the truth made weaker, all where there is nothing but noise, half where half is."""
+    truth = photographs()
+    distance, hallucination = network_metrics(vgg19, LPIPS["squeeze"])
+    mask = torch.rand(4, 64, generator=torch.Generator().manual_seed(0)) < 0.75
+    weaker = Pair(truth.mean((2, 3), keepdim=True), truth, mask)
+    assert hallucination(Pair(truth, truth, mask)).max() == 0 < distance(weaker).min()
+    assert hallucination(weaker).max() < 1e-6 * distance(weaker).min()
+    values = torch.stack([hallucination(Pair(noisy(truth, s), truth, mask)) for s in (0.01, 0.03, 0.1, 0.3)])
+    assert (values.diff(dim=0) > 0).all()
+    flat = torch.full_like(truth, 0.5)
+    noise = Pair(noisy(flat, 0.2), flat, mask)
+    share = hallucination(noise) / distance(noise)
+    assert ((share > 0.9) & (share <= 1)).all()
+
+
+def test_hallucination_has_no_value_where_patches_are_too_small_for_bands(vgg19):
+    truth = photographs()
+    with pytest.raises(Undefined, match="patches below 4 pixels"):
+        network_metrics(vgg19, LPIPS["squeeze"])[1](Pair(truth, truth, torch.ones(4, 32 * 32, dtype=torch.bool)))

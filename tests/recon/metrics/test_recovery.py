@@ -12,7 +12,15 @@ import torch
 from skimage.filters import gaussian
 
 from recon.metrics.base import Undefined, colour_patches
-from recon.metrics.recovery import AVERAGED, RECOVERY, Recovery, band_moments, distance_to_visible, summary
+from recon.metrics.recovery import (
+    AVERAGED,
+    RECOVERY,
+    Recovery,
+    added_texture,
+    band_moments,
+    distance_to_visible,
+    summary,
+)
 from recon.metrics.spectrum import bands
 
 GREY = torch.full((3,), 0.45)
@@ -227,3 +235,47 @@ def test_with_nothing_visible_every_patch_is_farther_than_any_can_be():
     mask[1, 0] = False
     found = distance_to_visible(mask, (3, 4))
     assert (found[0] == 4).all() and found[1].max() == 3
+
+
+def likely(certain: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """White texture of which the share `certain` of the energy is known: the best prediction, a draw, and the truth."""
+    shape = (4, 20, 3, 32, 32)
+    known = 0.2 * math.sqrt(certain) * normal(shape)
+    truth, draw = (0.5 + known + 0.2 * math.sqrt(1 - certain) * normal(shape, seed) for seed in (1, 2))
+    return 0.5 + known, draw, truth
+
+
+@pytest.mark.parametrize("certain", [0.2, 0.5, 0.9])
+def test_the_invented_share_of_the_best_prediction_and_of_a_draw_is_known(certain):
+    best, draw, truth = likely(certain)
+    for predicted, expected in ((best, 1 - certain), (draw, 1 - certain**2), (truth, 0)):
+        moments = band_moments(predicted, truth, torch.ones(4, 20), GREY).sum(0)
+        assert summary(moments)["invented_share"].item() == pytest.approx(expected, abs=0.02)
+
+
+@pytest.mark.parametrize("certain", [0.2, 0.5, 0.9])
+def test_a_draw_adds_the_texture_that_is_not_certain_and_the_best_prediction_nearly_none(certain):
+    best, draw, truth = likely(certain)
+    assert added_texture(draw, truth).mean().item() == pytest.approx(1 - certain, abs=0.05)
+    assert added_texture(best, truth).mean().item() < 0.4 * (1 - certain)
+
+
+def test_the_truth_made_weaker_adds_no_texture_and_noise_adds_as_much_as_there_can_be():
+    truth = photographs(8)
+    mean = truth.mean((-2, -1), keepdim=True)
+    for strength in (0, 0.3, 1):
+        assert added_texture(mean + strength * (truth - mean), truth).max() < 1e-12
+    rising = [added_texture(truth + s * normal(truth.shape), truth).mean() for s in (0.003, 0.03, 0.3)]
+    assert 0 < rising[0] < rising[1] < rising[2] <= 1 and rising[2] > 0.9
+    flat = torch.full((1, 1, 3, 8, 8), 0.5).double()
+    assert added_texture(flat + 0.1 * normal(flat.shape), flat) > 0.99 > 0.01 > added_texture(flat + 1e-4, flat)
+
+
+def test_texture_is_added_patch_by_patch():
+    truth = photographs(8)
+    predicted = truth + 0.1 * normal(truth.shape) * (torch.arange(truth.shape[1]) % 2)[:, None, None, None]
+    found = added_texture(predicted, truth)
+    assert found.shape == truth.shape[:2] and (found[:, ::2] == 0).all() and (found[:, 1::2] > 0).all()
+    assert torch.allclose(added_texture(predicted[1:2, 5:8], truth[1:2, 5:8]), found[1:2, 5:8], rtol=1e-12)
+    with pytest.raises(Undefined, match="below 4 pixels"):
+        added_texture(photographs(2), photographs(2))
