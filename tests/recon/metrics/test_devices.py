@@ -8,7 +8,9 @@ from recon.metrics import METRICS, Pair
 from recon.metrics.deep import FeatureDistance
 from recon.metrics.distribution import SlicedWasserstein
 from recon.metrics.feature_networks import VGG19Features
-from recon.metrics.recovery import band_moments
+from recon.metrics.realism import feature_scores
+from recon.metrics.recovery import added_texture, band_moments
+from tests.recon.metrics.scenes import normal
 
 pytestmark = pytest.mark.gpu
 
@@ -37,6 +39,15 @@ def test_features_are_the_same_on_cpu_and_cuda(pairs, net):
         arguments = (pair.image, pair.truth, pair.hidden) if net is FeatureDistance else (pair.image,)
         found.append(net("random").to(pair.image.device)(*arguments).cpu())
     torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-5)
+
+
+def test_sets_of_features_and_added_texture_are_the_same_on_cpu_and_cuda(pairs):
+    textures = [added_texture(pair.patches, pair.true_patches).cpu() for pair in pairs]
+    torch.testing.assert_close(textures[1], textures[0], rtol=1e-6, atol=1e-8)
+    x, y = normal(40, 30), 0.2 + normal(40, 30, seed=1)
+    cpu, gpu = (feature_scores(x.to(pair.image.device), y.to(pair.image.device))[0] for pair in pairs)
+    for name, values in cpu.items():
+        torch.testing.assert_close(gpu[name].cpu(), values, rtol=1e-6, atol=1e-8, msg=name)
 
 
 def test_sets_of_numbers_are_the_same_on_cpu_and_cuda(pairs):
