@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from losses import InvalidSetting, tensor_files
 from losses.features.vgg19 import VGG19
 from losses.features.weights import SMALLEST, load_trunk, load_vgg19, provenance
-from losses.options import TIMM
+from losses.options import TIMM, nearest
 from losses.reconstruction import IMAGENET_MEAN, IMAGENET_STD
 from recon.metrics.base import Images, Undefined, map_in_chunks
 
@@ -121,16 +121,18 @@ class TimmFeatures(FeatureNetwork):
         from timm.data import resolve_model_data_config
 
         self.title = name
+        if not timm.is_model(name):
+            raise InvalidSetting(f"features.network={TIMM}{name}: no model of timm{nearest(name, timm.list_models())}")
         try:
-            asked = timm.get_pretrained_cfg(name, allow_unregistered=False)
+            asked = timm.get_pretrained_cfg(name)
             side = min(asked.input_size[-1], LARGEST_INPUT) if asked else LARGEST_INPUT
             options: dict[str, Any] = {"img_size": side} if asked and asked.fixed_input_size else {}
             with torch.random.fork_rng(devices=[]):
                 self.net = timm.create_model(name, pretrained=weights is None, num_classes=0, **options)
-        except Exception as error:  # an unknown name, or whatever the libraries of a download raise
+        except Exception as error:  # an unknown tag, or whatever the libraries of a download raise
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise InvalidSetting(
-                f"{TIMM}{name} could not be loaded ({reason}); name a model of timm, or its file: features.weights=FILE"
+                f"the weights of {TIMM}{name} could not be loaded ({reason}); give their file: features.weights=FILE"
             ) from error
         if weights is not None:
             _load_timm(self.net, name, weights)
