@@ -154,20 +154,20 @@ def measured(e: Evaluation) -> list[str]:
     p = e.protocol
     about = f"{p.images} held-out images of {code(p.data)}, {p.ratio:.0%} of the patches hidden; all numbers are of "
     about += "hidden patches, ± half of the 95% interval over images."
-    own = [OWN] if any(row.own for row in rows) else []
-    return [about, "\n".join(lines), *map(plain, [*own, *([e.caveat] if e.caveat else [])])]
+    notes = [f"{row.label}: {row.note}" for row in rows if row.note] + [OWN] * any(row.own for row in rows)
+    return [about, "\n".join(lines), *map(plain, [*notes, *([e.caveat] if e.caveat else [])])]
 
 
 def accuracies(record: ProbeRecord) -> list[str]:
-    """Every probe of the run's encoder, with its 95% interval over images and seeds."""
-    lines = ["| probe | labels | accuracy |", "|---|---|---|"]
+    """Every probe of the run's encoder, and measure of its features, with its 95% interval over images and seeds."""
+    lines = ["| probe | labels | accuracy, or measure |", "|---|---|---|"]
     for result in record.results.values():
         if result.encoder == "run":
-            a = result.accuracy
-            lines.append(f"| {plain(result.title)} | {result.fraction:.0%} | {with_interval(a.mean, a.low, a.high)} |")
-    about = (
-        f"Probes on {code(record.data.name)}: {record.data.test:,} test images of {len(record.data.classes)} classes."
-    )
+            found, labels = result.estimate, f"{result.fraction:.0%}" if result.fraction else "none"
+            value = with_interval(found.mean, found.low, found.high)
+            lines.append(f"| {plain(result.title)} | {labels} | {value} |")
+    data = record.data
+    about = f"Probes on {code(data.name)}: {data.test:,} test images of {len(data.classes)} classes."
     return [about, "\n".join(lines), *map(plain, record.caveats)]
 
 

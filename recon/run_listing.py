@@ -199,7 +199,7 @@ def probe_of(folder: Path) -> dict[str, Any]:
                 from_plain(str, entry["question"]),
             )
             for entry in read_json(path)["results"]
-            if entry.get("encoder", entry.get("contestant")) == "run"
+            if entry.get("encoder", entry.get("contestant")) == "run" and entry["fraction"]  # 0: without labels
         ]
         if not found:
             return {}

@@ -15,6 +15,9 @@ from recon.evaluation import results
 from recon.loaded_run import open_run
 from recon.model.formats import read
 from recon.model_card import code, model_card, plain
+from recon.probing import probe_results
+from recon.probing.features import ProbedEncoder
+from recon.probing.probe_results import DataInfo, EncoderInfo, ProbeRecord, ProbeResult
 
 
 @pytest.fixture(scope="module")
@@ -78,9 +81,29 @@ def test_the_card_says_what_the_evaluation_says_and_the_hub_reads_its_head(norm_
         "12 held-out images",
     ):
         assert said in text
-    assert "no place for it: the patch statistics" in text and "normalised by their own mean" in text
+    assert (
+        "which leaks the answer" in text
+        and "no place for it: the patch statistics" in text
+        and "normalised by their own mean" in text
+    )
     assert "\n# \\<script\\>two\n" in text
     assert evaluation.caveat and plain(evaluation.caveat) in text
+
+
+def test_probes_of_this_encoder_are_in_the_card_and_those_of_another_are_not(mse_run, copy_of):
+    folder = copy_of(mse_run)
+    run, right = open_run(folder), torch.arange(40).view(2, 20) % 4 > 0
+    known = {"run": EncoderInfo("one", ProbedEncoder("run", "one", run.model).checksum)}
+    data = DataInfo("folder", "12ab", 9, 20, ["a", "b"], [16, 16])
+    record = ProbeRecord("one", known, data, [0, 1], {"precision": "fp32"}, [])
+    asked = [("run", "linear", "mean/4"), ("pixels", "knn", "pixels")]
+    record = record.with_results([ProbeResult(encoder, probe, "", on, 1.0, right) for encoder, probe, on in asked])
+    probe_results.write(folder, record)
+    text = model_card(run, Path("out"), [])
+    (row,) = [line for line in text.splitlines() if line.startswith(("| linear", "| knn"))]
+    assert row.startswith("| linear, mean of the patch tokens of block 4 | 100% | 0.750 ±")
+    probe_results.write(folder, replace(record, encoders={"run": EncoderInfo("one", "00ff")}))
+    assert "Probes on" not in model_card(run, Path("out"), [])
 
 
 def test_what_a_run_s_own_network_measured_is_marked(mse_run, tmp_path, monkeypatch):

@@ -71,7 +71,7 @@ def test_an_evaluation_of_an_earlier_model_is_not_the_run_s(mse_run, copy_of):
 def test_the_best_probe_under_the_most_labels(tmp_path):
     folder = made(tmp_path / "a")
     found = [("run", 0.1, 0.9, "knn/0.1"), ("run", 1.0, 0.5, "knn/1"), ("run", 1.0, 0.6, "linear/1")]
-    found.append(("pixels", 1.0, 0.7, "linear/pixels/1"))
+    found += [("pixels", 1.0, 0.7, "linear/pixels/1"), ("run", 0.0, 37.0, "rankme/mean/4")]
     results = [dict(zip(("encoder", "fraction", "value", "question"), each, strict=True)) for each in found]
     (folder / "probe.json").write_text(with_checksum(json.dumps({"results": results})))
     assert (describe(folder).probe, describe(folder).probed) == (0.6, "linear/1")
