@@ -16,6 +16,7 @@ from recon.neighbours import knn
 from recon.run_folder import CHECKPOINT, read_checkpoint
 from recon.training import online_probe
 from recon.training.online_probe import LabelledCrops, OnlineProbe, labelled_crops
+from tests.recon.launched import ranks, said, wait
 from tests.recon.training.conftest import (
     SMALL,
     as_killed_after_its_first_checkpoint,
@@ -87,6 +88,20 @@ def test_curves_are_logged_when_the_others_are(place):
 
 def test_a_run_can_begin_to_be_probed_on_its_way(place):
     assert all((line["step"] > 4) == bool(own(line)) for line in lines_of(place / "later"))
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+@pytest.mark.parametrize("shard", ["false", "true"])
+def test_two_processes_train_the_same_with_it(tmp_path, shard):
+    """Also where neither has the whole model."""
+    words = [*SMALL, "data.name=photos", "loss=mse", "train.steps=3", "train.picture_every=2", f"shard={shard}"]
+    for name, watched in (("with", "true"), ("without", "false")):
+        launched = ranks(tmp_path, "pretrain", *words, f"name={name}", f"train.online_probe={watched}")
+        assert wait(*launched) == [0, 0], said(tmp_path)
+    one, other = (tmp_path / "runs" / name for name in ("with", "without"))
+    assert (one / "model.safetensors").read_bytes() == (other / "model.safetensors").read_bytes()
+    assert set(own(lines_of(one)[-1])) == CURVES
 
 
 def probe(classes: int, width: int = 24, seed: int = 0) -> tuple[OnlineProbe, torch.Tensor, torch.Tensor]:
