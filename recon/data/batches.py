@@ -49,17 +49,15 @@ class Batch:
 class BatchMaker:
     """Which samples make a batch, and how an image becomes a sample."""
 
-    image_size: tuple[int, int]
+    crop: tuple[tuple[int, int], bool, Sequence[float]]  # size, native and scale, as of `training_crop`
     batch: int
     start: int
     seed: int
     masking: Masking
     rank: int
     world: int
-    native: bool
     on_device: bool
     repeats: int
-    crop_scale: Sequence[float]
 
     def sample_numbers(self) -> Iterator[range]:
         """The numbers k of this rank's samples, batch by batch."""
@@ -75,18 +73,17 @@ class BatchMaker:
     def make(self, ks: range, read: Iterable[tuple[Croppable, int]], unreadable: list[str]) -> Batch:
         """The batch of samples `ks`; reading the images adds a line to `unreadable` for each that fails."""
         images, labels, noise = [], [], []
-        crop = self.image_size, self.native, self.crop_scale
         for k, (image, label) in zip(ks, read, strict=True):
             with torch.random.fork_rng(devices=[]):
                 # not torch.manual_seed, which would seed the accelerators too
                 torch.default_generator.manual_seed(seed_of(self.seed, "crop", k))
                 if self.on_device:
-                    images.append((image, random_crop_box(image, *crop)))
+                    images.append((image, random_crop_box(image, *self.crop)))
                 else:
-                    images.append(training_crop(image, *crop))
+                    images.append(training_crop(image, *self.crop))
             labels.append(label)
             noise.append(self.masking(torch.Generator().manual_seed(seed_of(self.seed, "mask", k))))
-        images = CropBatch.of(images, self.image_size) if self.on_device else torch.stack(images)
+        images = CropBatch.of(images, self.crop[0]) if self.on_device else torch.stack(images)
         return Batch(images, torch.tensor(labels), torch.stack(noise), list(unreadable))
 
 
@@ -133,9 +130,8 @@ def training_batches(
         InvalidSetting: fewer shards than readers; from the iterator, when no image can be read, or a native one is
             smaller than the crop.
     """
-    maker = BatchMaker(
-        image_size, batch, start, seed, masking, rank, world, source.native, on_device, repeats, crop_scale
-    )
+    crop = image_size, source.native, crop_scale
+    maker = BatchMaker(crop, batch, start, seed, masking, rank, world, on_device, repeats)
     if isinstance(source, StreamedSource):
         source.check_readers(world, workers)
         dataset, sampler = StreamedBatches(source, maker), None
