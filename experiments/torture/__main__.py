@@ -33,17 +33,19 @@ def main() -> int:
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []], metavar="part", help=f"of {', '.join(PARTS)}")
     parser.add_argument("--cases", type=int, default=20, help="of each kind")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--verbose", action="store_true", help="list also what held")
     options = parser.parse_args()
     lines, failed = [["part", "tried", "failed", "time"]], 0
     for name in options.parts or PARTS:
         began = time.monotonic()
         with tempfile.TemporaryDirectory(prefix="torture-") as place:
-            found = list(PARTS[name](Path(place), options.cases, options.seed))
-        faults = [trial for trial in found if trial.fault is not None]
-        for trial in faults[:SHOWN]:
-            print(f"{name}: {trial.case}: {trial.fault}", flush=True)
-        lines.append([name, str(len(found)), str(len(faults)), duration(time.monotonic() - began)])
-        failed += len(faults)
+            trials, faults = 0, 0
+            for trial in PARTS[name](Path(place), options.cases, options.seed):
+                trials, faults = trials + 1, faults + (trial.fault is not None)
+                if options.verbose or (trial.fault is not None and faults <= SHOWN):
+                    print(f"{name}: {trial.case}: {trial.fault or 'held'}", flush=True)
+        lines.append([name, str(trials), str(faults), duration(time.monotonic() - began)])
+        failed += faults
         print(" ".join(lines[-1]), flush=True)
     print("\n" + aligned(lines))
     return 1 if failed else 0

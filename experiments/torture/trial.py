@@ -1,9 +1,12 @@
 """What a trial is, and how a command or a function is asked."""
 
 import hashlib
+import multiprocessing
 import os
+import runpy
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
@@ -15,6 +18,7 @@ from losses import InvalidSetting
 from recon.data.source import UnreadableImage
 
 ROOT = Path(__file__).parents[2]
+SERVER = multiprocessing.get_context("forkserver")
 
 # A model that trains in seconds, on photographs that come with the packages.
 TINY = [
@@ -32,9 +36,23 @@ class Trial:
 
 
 def recon(place: Path, command: str, *words: str) -> subprocess.CompletedProcess[str]:
-    """`python -m recon.COMMAND WORDS` in the folder `place`."""
-    line = [sys.executable, "-m", f"recon.{command}", *words]
-    return subprocess.run(line, cwd=place, env=environment(), capture_output=True, text=True, errors="replace")
+    """`python -m recon.COMMAND WORDS` in the folder `place`, forked from a process that has imported torch already."""
+    SERVER.set_forkserver_preload(["recon.training.pretraining", "recon.comparison.compare_runs", "hydra"])
+    with tempfile.TemporaryDirectory() as folder:
+        process = SERVER.Process(target=_run, args=(place, folder, command, words))
+        process.start()
+        process.join()
+        out, err = ((Path(folder) / name).read_text(errors="replace") for name in ("out", "err"))
+    assert process.exitcode is not None
+    return subprocess.CompletedProcess(words, process.exitcode, out, err)
+
+
+def _run(place: Path, folder: str, command: str, words: tuple[str, ...]) -> None:
+    for number, name in ((1, "out"), (2, "err")):
+        os.dup2(os.open(Path(folder) / name, os.O_CREAT | os.O_WRONLY), number)
+    os.chdir(place)
+    sys.argv = [command, *words]
+    runpy.run_module(f"recon.{command}", run_name="__main__", alter_sys=True)
 
 
 def environment() -> dict[str, str]:
