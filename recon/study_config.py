@@ -127,7 +127,9 @@ class ProbeSettings:
     patch_size: int = option(8, "pixels, of scratch=MODEL", **SIDE)
     seed: int = option(0, "the first of the seeds", least=0, below=2**62)
     device: str = option("auto", "auto, cpu, cuda, cuda:N")
-    precision: str = option("auto", "auto (bf16 where the device does it well), bf16, fp32")
+    precision: str = option(
+        "auto", "auto (fp32 for frozen features, else bf16 where the device does it well), bf16, fp32"
+    )
     again: bool = option(False, "replace an earlier probing with other data, seeds or precision")
     batch: int = option(128, "images at a time through the frozen encoder", **COUNT)
     data: LabelledData = _node(LabelledData)

@@ -104,15 +104,17 @@ def linear_probe(
     fit, select = stratified_split(labels, SELECTION_SHARE, seed)
     tried: list[tuple[float, float]] = []  # accuracy and cross-entropy on the held-back images
     best = len(decays) // 2
+    axes = principal_axes(standardised(features)[0])
     if len(select):
-        for head in softmax_regressions(features[fit], labels[fit], classes, decays):
+        square = axes if len(fit) >= features.shape[1] else None
+        for head in softmax_regressions(features[fit], labels[fit], classes, decays, square):
             logits = head.logits(features[select])
             right = (logits.argmax(1) == labels[select]).double().mean().item()
             tried.append((right, F.cross_entropy(logits, labels[select]).item()))
             if tried[-1][1] > OVERFITTED * min(entropy for _, entropy in tried):
                 break
         best = choose(tried, len(select))
-    head = next(softmax_regressions(features, labels, classes, decays[best : best + 1]))
+    head = next(softmax_regressions(features, labels, classes, decays[best : best + 1], axes))
     complete = len(tried) == len(decays)
     return LinearProbe(
         head, decays[best], tuple(decays[: len(tried)]), tuple(right for right, _ in tried), len(select), complete
@@ -120,7 +122,7 @@ def linear_probe(
 
 
 def softmax_regressions(
-    features: Tensor, labels: Tensor, classes: int, decays: Sequence[float]
+    features: Tensor, labels: Tensor, classes: int, decays: Sequence[float], axes: Tensor | None = None
 ) -> Iterator[LinearHead]:
     """Yields the classifier of lowest loss for each weight decay, each found from the one before.
 
@@ -130,11 +132,14 @@ def softmax_regressions(
     L-BFGS works along the principal axes of the features, on which the penalty is the same, and each axis is scaled by
     its curvature at weights of zero, variance / classes + decay. Without this the weights along axes of small variance
     need ten times as many steps.
+
+    Args:
+        axes: orthonormal (D, D), to work along, as those of more features; None: the features' own.
     """
-    mean, std = moments(features)
-    x = (features.float() - mean) / std
-    variances, axes = principal_axes(x)
+    x, mean, std = standardised(features)
+    axes = principal_axes(x) if axes is None else axes
     x = x @ axes
+    variances = x.square().mean(0)
     weights = torch.zeros(len(variances) + 1, classes, dtype=torch.float64, device=x.device)  # the last row: biases
     for decay in decays:
         curvature = torch.cat([variances.double() / classes + decay, weights.new_tensor([1 / classes])])
@@ -160,12 +165,13 @@ def loss_and_gradient(x: Tensor, labels: Tensor, weights: Tensor, decay: float) 
 
     Summed in float64: in float32 the search along a line would end in rounding errors before it has converged.
     """
-    value, gradient, rounded = 0.0, torch.zeros_like(weights), weights.float()
+    value, gradient, rounded = 0.0, torch.zeros_like(weights), weights.float().T.contiguous()  # (C, D + 1)
     for part, truth in zip(x.split(CHUNK), labels.split(CHUNK), strict=True):
-        log_shares = (part @ rounded[:-1] + rounded[-1]).double().log_softmax(1)
+        # Few rows times many are several times as fast as many times few, on CPUs.
+        log_shares = ((rounded[:, :-1] @ part.T).T + rounded[:, -1]).double().log_softmax(1)
         value += F.nll_loss(log_shares, truth, reduction="sum").item()
         errors = log_shares.exp() - F.one_hot(truth, weights.shape[1])
-        gradient[:-1] += part.T @ errors.float()
+        gradient[:-1] += (errors.float().T.contiguous() @ part).T
         gradient[-1] += errors.sum(0)
     penalised = weights[:-1]
     gradient /= len(x)
@@ -194,10 +200,14 @@ def moments(features: Tensor) -> tuple[Tensor, Tensor]:
     return mean.float(), std.masked_fill(constant, 1).float()
 
 
-def principal_axes(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Variances (K,) along the principal axes (D, K) of centred inputs (n, D); K is the smaller of n and D."""
+def standardised(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Features (n, D) of mean 0 and std 1, float32, with the `moments` that they had."""
+    mean, std = moments(features)
+    return (features.float() - mean) / std, mean, std
+
+
+def principal_axes(x: Tensor) -> Tensor:
+    """The principal axes (D, K) of centred inputs (n, D); K is the smaller of n and D."""
     if len(x) < x.shape[1]:
-        _, sizes, axes = torch.linalg.svd(x, full_matrices=False)
-        return sizes.square() / len(x), axes.T
-    variances, axes = torch.linalg.eigh(x.T @ x / len(x))
-    return variances.clamp(min=0), axes
+        return torch.linalg.svd(x, full_matrices=False)[2].T
+    return torch.linalg.eigh(x.T @ x / len(x))[1]

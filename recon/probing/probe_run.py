@@ -20,7 +20,7 @@ from recon.probing.frozen import FROZEN, probe_frozen
 from recon.probing.label_free import MEASURES, measure_features
 from recon.probing.labelled import ProbeTask, open_task
 from recon.probing.probe_results import MAX_IMAGES, DataInfo, EncoderInfo, ProbeRecord, ProbeResult
-from recon.run_folder import RUNS
+from recon.run_folder import RUNS, check_writable
 from recon.study_config import ProbeSettings, check_probing, layers, probes
 from recon.training.device import own_fabric
 
@@ -80,6 +80,7 @@ def probe(settings: ProbeSettings, given: frozenset[str] = frozenset()) -> int:
     with ranks.exit_together("what had been found is kept; probe again"):
         probed = open_probed(settings, ranks) if settings.scratch is None else open_scratch(settings, ranks)
         with ranks.sync_errors():
+            check_writable(probed.folder)
             before = None if settings.again else probe_results.read(probed.folder)
             record = probe_results.joined(probed.record(settings), before)
         try:
@@ -167,17 +168,20 @@ def all_results(probed: Probed, settings: ProbeSettings, ranks: Ranks) -> Iterat
     """Runs the requested probes on every encoder that they can probe; yields results as they are found."""
     with ranks.sync_errors():
         fabric = own_fabric(settings.device, settings.precision, ranks)
+        # Features of a barely trained encoder hardly differ between images: bfloat16 would round the difference away.
+        exact = own_fabric(settings.device, "fp32", ranks) if settings.precision == "auto" else fabric
     depth, names = len(probed.model.blocks), probes(settings)
     frozen, measures = ([name for name in names if name in known] for known in (FROZEN, MEASURES))
     trained = trained_probes([name for name in names if name in TUNED], settings.probe, depth)
     read_layers, fractions = layers(settings, depth), list(dict.fromkeys(settings.probe.fractions))
     device = (fabric, settings.batch, settings.data.workers, progress_bar if ranks.is_zero else no_progress_bar, ranks)
     context = ProbeContext(probed.task, probed.image_size, fractions, seeds(settings), *device)
+    frozen_context = replace(context, fabric=exact)
     for encoder in probed.encoders:
         if frozen or measures:
-            features = features_of(encoder, read_layers, context, probed.folder / FEATURES)
+            features = features_of(encoder, read_layers, frozen_context, probed.folder / FEATURES)
             if frozen:
-                yield probe_frozen(encoder, features, frozen, context)
+                yield probe_frozen(encoder, features, frozen, frozen_context)
             found, undefined = measure_features(encoder, features[0], measures)
             for line in undefined:
                 ranks.print0(line)

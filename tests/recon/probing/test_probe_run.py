@@ -19,11 +19,13 @@ from recon.probing.features import ENCODER
 from recon.probing.frozen import Prediction
 from recon.probing.label_free import rankme
 from recon.probing.labelled import HeldOutLabels, open_task
+from recon.training import device
 from tests.helpers.small_runs import trained
 from tests.recon.probing.conftest import probed
 from tests.recon.probing.test_labelled import folders
 
 LINEAR = ("probe.name=linear", "probe.controls=false", "probe.seeds=1")
+KNN = ("probe.name=knn", "probe.controls=false", "probe.seeds=1")
 
 
 def sums(folder: Path) -> dict[str, str]:
@@ -340,3 +342,12 @@ def test_a_probing_of_an_earlier_version_is_read(run, both, tmp_path):
     for name, result in both.results.items():
         assert torch.equal(found.results[name].per_image, result.per_image)
         assert found.results[name].chosen == result.chosen and found.results[name].estimate == result.estimate
+
+
+def test_frozen_features_are_in_float32_unless_bfloat16_is_asked_for(copy, monkeypatch):
+    monkeypatch.setattr(device, "fast_bfloat16", lambda kind: True)
+    before = set(sums(copy / "runs/small/features"))
+    probed(copy, "run=runs/small", "precision=auto", *KNN)
+    assert set(sums(copy / "runs/small/features")) == before  # those that precision=fp32 left
+    probed(copy, "run=runs/small", "precision=bf16", "again=true", *KNN)
+    assert len(set(sums(copy / "runs/small/features")) - before) == 1
