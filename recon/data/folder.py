@@ -60,9 +60,10 @@ def image_folder(split: str, root: str | Path | None, download: bool = False) ->
     """One split of any folder of images; there is nothing to download.
 
     Subfolders called like splits (train/ and val/, valid/, validation/ or test/) are these; a val/ beside class folders
-    is held out too. Otherwise every 20th file of the sorted list is held out as "val". The subfolders of the training
-    images that hold images are the classes, if there are two or more and fewer images lie beside them than there are
-    classes: these are left out. Otherwise images are found at any depth and have no class.
+    is held out too. Otherwise every 20th file of the sorted list is held out as "val", of the images in train/ where
+    that is all that `root` holds. The subfolders of the training images that hold images are the classes, if there are
+    two or more and fewer images lie beside them than there are classes: these are left out. Otherwise images are found
+    at any depth and have no class.
     """
     if root is None:
         raise InvalidSetting("data=folder does not know which folder to read: set data.root=PATH")
@@ -78,7 +79,12 @@ def image_folder(split: str, root: str | Path | None, download: bool = False) ->
     held_out = _named_as(root, "val")
     if held_out and classes_of(root, held_out)[0]:
         return open_split({"train": root, "val": root / held_out[0]}, split, without=held_out)
-    classes, strays, notes = classes_of(root)
+    notes = []
+    if lone := lone_training_folder(root):
+        notes = [f"no folder of held-out images in {printable(str(root))}: every {HELD_OUT_EVERY}th image is held out"]
+        root = lone
+    classes, strays, others = classes_of(root)
+    notes += others
     files, others = images_below(root, strays)
     files = [file for i, file in enumerate(files) if (i % HELD_OUT_EVERY == 0) == (split == "val")]
     if not files:
@@ -90,6 +96,12 @@ def split_folders(root: Path) -> dict[str, Path] | None:
     """The folders of "train" and "val", where `root` has both."""
     named = {split: _named_as(root, split) for split in SPLIT_FOLDERS}
     return {split: root / names[0] for split, names in named.items()} if all(named.values()) else None
+
+
+def lone_training_folder(root: Path) -> Path | None:
+    """`root`/train, where all images of `root` are in it."""
+    names = _named_as(root, "train")
+    return root / names[0] if names and not any(map(is_image, walk(root, names[:1]))) else None
 
 
 def open_split(splits: dict[str, Path], split: str, without: Collection[str] = ()) -> ImageFolder:

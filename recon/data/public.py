@@ -14,11 +14,12 @@ from PIL import Image
 from torchvision import datasets
 
 from losses import InvalidSetting
-from recon.data.folder import ImageFolder, open_split, split_folders
+from recon.data.folder import ImageFolder, lone_training_folder, open_split, split_folders
 from recon.data.shards import WebDataset
 from recon.data.source import Sample, Source, as_unreadable, one_line, read_rgb
 
 Root = str | Path | None
+TRAIN_ALONE = "{0} at {1} lacks val/: get it, or hold out every 20th training image by data=folder data.root={1}"
 SPLIT_NAMES = {"train": ("train",), "val": ("validation", "val", "test")}
 
 PHOTOGRAPHS = ["astronaut.png", "chelsea.png", "coffee.png", "hubble_deep_field.jpg"]
@@ -133,6 +134,8 @@ def imagenette(split: str, root: Root, download: bool) -> ImageFolder:
     for place in places:
         if splits := split_folders(place):
             return open_split(splits, split)
+    if place := next(filter(lone_training_folder, places), None):
+        raise InvalidSetting(TRAIN_ALONE.format("imagenette", place))
     raise InvalidSetting(
         f"imagenette is not at {root} (train/ and val/ with a folder per class): set data.root=PATH,"
         " or data.download=true to fetch it there"
@@ -143,6 +146,8 @@ def imagenet(split: str, root: Root, download: bool) -> ImageFolder:
     """ImageNet-1k as everybody unpacks it; its licence allows no download."""
     root = Path(root or "data").expanduser()
     splits = split_folders(root)
+    if not splits and lone_training_folder(root):
+        raise InvalidSetting(TRAIN_ALONE.format("imagenet", root))
     if not splits:
         raise InvalidSetting(
             f"imagenet is not at {root} and cannot be downloaded: get it from https://image-net.org,"

@@ -204,3 +204,23 @@ def test_an_unknown_name_is_told_with_the_nearest_and_the_list():
     assert "'photoes'" in message and "cifar10, cifar100, dead_leaves, folder" in message and "wds/NAME" in message
     the_error("unknown dataset 'hfds/'", "hfds/", "train")
     the_error("unknown split 'test'", "photos", "test")
+
+
+def test_of_a_lone_train_folder_a_share_is_held_out(tmp_path):
+    save(tmp_path, *(f"Train/{kind}/{i:02}.png" for kind in ("cat", "dog") for i in range(20)))
+    sets = {split: create_dataset("folder", split, tmp_path) for split in ("train", "val")}
+    assert [len(sets[split]) for split in sets] == [38, 2]
+    for source in sets.values():
+        assert source.classes == ["cat", "dog"] and source.label_of(0) == 0
+        assert source.notes == [f"no folder of held-out images in {tmp_path}: every 20th image is held out"]
+    assert [sets["val"].name_of(i) for i in range(2)] == ["cat/00.png", "dog/00.png"]
+    save(tmp_path, "bus/1.png")
+    assert create_dataset("folder", "train", tmp_path).classes == ["Train", "bus"]  # vehicles
+    (tmp_path / "bus").rename(tmp_path / "val")
+    assert len(create_dataset("folder", "val", tmp_path)) == 1
+
+
+@pytest.mark.parametrize("name", ["imagenet", "imagenette"])
+def test_a_published_dataset_without_held_out_images_says_what_it_lacks(tmp_path, name):
+    save(tmp_path, "train/cat/1.png")
+    the_error(f"{name} at {re.escape(str(tmp_path))} lacks val/: get it, or hold out", name, "train", tmp_path)
