@@ -33,6 +33,7 @@ def convert(settings: ConvertSettings, given: frozenset[str] = frozenset()) -> i
         InvalidSetting: nothing to read, or it cannot be read or written; then nothing has been written.
     """
     from recon.model.formats import FORMATS, format_for, read, write
+    from recon.run_folder import check_writable
 
     if settings.input is None:
         raise InvalidSetting("give the checkpoint: input=mae_pretrain_vit_base.pth (and out=vitb.safetensors)")
@@ -44,6 +45,8 @@ def convert(settings: ConvertSettings, given: frozenset[str] = frozenset()) -> i
     form = settings.format or (format_for(out) if out else None)
     if out and out.exists():  # said before a gigabyte is read
         raise InvalidSetting(f"{out} exists; choose another out=, or remove it first")
+    if out:
+        check_writable(out.parent)
     checkpoint = read(Path(settings.input), settings.target)
     card = None
     if out and form == "transformers" and (Path(settings.input) / CONFIG).is_file():

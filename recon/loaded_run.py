@@ -115,6 +115,8 @@ def load_run(folder: Path) -> LoadedRun:
         stored = tensor_files.from_bytes((folder / MODEL).read_bytes())
         model.load_state_dict(stored.content)
         step = int(stored.metadata["step"]) if "step" in stored.metadata else None
+        if step is not None and step < 0:
+            raise ValueError(f"step {step}")
     except (SafetensorError, OSError, RuntimeError, ValueError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InvalidSetting(f"{folder}/{MODEL} cannot be read ({reason})") from error

@@ -9,6 +9,7 @@ from losses import InvalidSetting, check_limits, option
 from recon.cli import Command, run
 from recon.config import FRACTION, SIDE, WORKERS, _node
 from recon.console import command_line, one_line
+from recon.run_folder import check_writable
 
 
 @dataclass
@@ -94,6 +95,7 @@ def check(settings: PackSettings) -> tuple[str, str]:
     out = Path(settings.out).expanduser()
     if out.is_dir() or not out.parent.is_dir():
         raise InvalidSetting(f"out={out} {'is a folder' if out.is_dir() else 'is in no folder'}; give a file's name")
+    check_writable(out.parent)
     return settings.data.name, settings.out
 
 

@@ -99,6 +99,16 @@ def holds_a_run(folder: Path) -> bool:
     return any((folder / name).exists() for name in (CHECKPOINT, PREVIOUS, MODEL))
 
 
+def check_writable(folder: Path) -> None:
+    """Raises InvalidSetting where this user may not write into `folder`, or into the one that it would be made in.
+
+    To be asked before hours of work whose results go there.
+    """
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not os.access(there, os.W_OK | os.X_OK, effective_ids=True):
+        raise InvalidSetting(f"{folder} cannot be written: this user may not write into {there}")
+
+
 class WriteError(OSError):
     """What cannot be written, and why: a full disk, a folder that is gone or read-only."""
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from experiments.torture.trial import TINY, Trial, environment, fault_of, recon
-from recon.runs import CONFIG, MODEL, holds_a_run, metric_lines
+from recon.run_folder import CONFIG, MODEL, holds_a_run, metric_lines
 
 STEPS = ["train.steps=60", "train.checkpoint_every=5", "train.log_every=1", "loss=adversarial+mse"]
 STEPS += ["losses.adversarial.width=8"]

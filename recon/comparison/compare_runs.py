@@ -28,7 +28,7 @@ from recon.report.pictures import Pictures
 from recon.report.plots import write_plots
 from recon.report.tables import write_tables
 from recon.result_table import Comparison
-from recon.run_folder import write_text, writing
+from recon.run_folder import check_writable, write_text, writing
 from recon.scoreboard import table, undefined, verdicts
 from recon.study_config import CompareSettings, Measuring, check_measuring
 from recon.training.device import is_out_of_memory
@@ -51,6 +51,7 @@ def compare(settings: CompareSettings, given: frozenset[str] = frozenset()) -> i
     folder = Path(settings.out)
     if (folder / "config.yaml").exists():
         raise InvalidSetting(f"out={folder} is a run; choose another folder for the report")
+    check_writable(folder)
     # runs/* also has the report of an earlier comparison, and results of checkpoints' files.
     named = [run for run in dict.fromkeys(map(Path, settings.runs)) if run.resolve() != folder.resolve()]
     named = [run for run in named if not (run.is_dir() and run.name.endswith(RESULTS))]
@@ -104,6 +105,7 @@ def gather(folders: list[Path], settings: CompareSettings) -> list[Candidate]:
         candidate.found = None if settings.again else usable(run, settings, suite.provenance)
         if candidate.found is None:
             try:
+                check_writable(run.folder)
                 candidate.found = last = announced(run, settings, suite, last)
                 run.make_folder()
                 write(run.folder, last)

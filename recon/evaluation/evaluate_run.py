@@ -24,6 +24,7 @@ from recon.metrics import Pair, Undefined
 from recon.metrics.base import Images, chunk_length
 from recon.metrics.spectrum import band_frequency
 from recon.result_table import Column, Results, RowInfo, Value, points
+from recon.run_folder import check_writable
 from recon.scoreboard import table, undefined
 from recon.study_config import EvaluateSettings, Measuring, check_measuring
 from recon.training.device import make_fabric
@@ -48,6 +49,7 @@ def evaluate_run(settings: EvaluateSettings, given: frozenset[str] = frozenset()
         raise InvalidSetting(run.undrawable)
     if settings.render and not run.model.head.renderings:
         raise InvalidSetting(f"render={settings.render}: {run.name} has one answer to each image; leave render out")
+    check_writable(run.folder)
     found = evaluate(run, settings, load_suite(settings))
     run.make_folder()
     write(run.folder, found)

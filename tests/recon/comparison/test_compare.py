@@ -15,6 +15,7 @@ from recon.comparison.compare_runs import compare, gather, usable
 from recon.comparison.differences import with_decisions
 from recon.console import written
 from recon.evaluation import results as record
+from recon.folder_lock import locked
 from recon.loaded_run import open_run
 from recon.result_table import Comparison
 from tests.recon.comparison.conftest import comparing
@@ -199,3 +200,16 @@ def test_two_runs_of_one_name_keep_apart(tmp_path, copy_of, one, without_drawing
     compare(comparing(one, other, out=str(out)))
     assert [row.label for row in report_of(out).rows][:2] == [str(one), str(other)]
     assert all(d.value == 0 and not d.excludes_zero for d in report_of(out).differences)
+
+
+def test_two_comparisons_do_not_write_one_report(tmp_path, one):
+    (tmp_path / "report").mkdir()
+    with locked(tmp_path / "report"), pytest.raises(InvalidSetting, match=r"writes to .*report; wait"):
+        compare(comparing(one, out=str(tmp_path / "report")))
+    assert not any((tmp_path / "report").iterdir())
+
+
+def test_a_run_named_like_an_interpolation_is_compared_by_its_name(tmp_path, copy_of, one, two, without_drawing):
+    run = copy_of(one, "${7*7}")
+    assert compare(comparing(run, two, out=str(tmp_path / "report"))) == 0
+    assert "${7*7}" in {row.label for row in report_of(tmp_path / "report").rows}

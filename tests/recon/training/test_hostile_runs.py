@@ -2,16 +2,26 @@
 
 import json
 import math
+import re
 import shutil
 
 import pytest
 import torch
 import yaml
 
-from losses import InvalidSetting
+from losses import InvalidSetting, tensor_files
 from recon.config import Settings
 from recon.loaded_run import load_run
-from recon.run_folder import CHECKPOINT, CHECKPOINT_TYPES, CONFIG, METRICS, PREVIOUS, load_checkpoint, read_metrics
+from recon.run_folder import (
+    CHECKPOINT,
+    CHECKPOINT_TYPES,
+    CONFIG,
+    METRICS,
+    MODEL,
+    PREVIOUS,
+    load_checkpoint,
+    read_metrics,
+)
 from recon.saved_settings import flat, settings_from
 from recon.training.train_logger import RunLog
 from tests.recon.training.conftest import resumed, small_run
@@ -154,3 +164,11 @@ def test_damaged_lines_of_the_log_are_left_out(tmp_path):
     lines = (tmp_path / METRICS).read_text().splitlines()
     assert lines[0].encode() + b"\n" == good
     assert json.loads(lines[1], parse_constant=pytest.fail) == {"step": 2, "loss": None, "value": None}
+
+
+@pytest.mark.parametrize("step", ["abc", "", "1.5", "1e9", "-3"])
+def test_a_step_that_is_no_number_is_named(copy, step):
+    stored = tensor_files.from_bytes((copy / MODEL).read_bytes())
+    (copy / MODEL).write_bytes(tensor_files.to_bytes(stored.content, stored.metadata | {"step": step}))
+    with pytest.raises(InvalidSetting, match=rf"model\.safetensors cannot be read \(.*{re.escape(step)}"):
+        load_run(copy)
