@@ -118,7 +118,8 @@ def _job(task: Task, command: Command, words: list[str], folder: Path, launcher:
     """What Hydra calls for each combination, perhaps in another process; its exit status is reported in `folder`."""
 
     def job(cfg: DictConfig) -> None:
-        given, line = _keys(HydraConfig.get().overrides.task), ""
+        overrides: Any = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
+        given, line = _keys(overrides), ""
         try:
             settings = typed(cfg, given)
             if command.bare and words:

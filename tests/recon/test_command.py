@@ -58,6 +58,7 @@ WRONG = {
     "no name": (["resume=true"], ["name=NAME"]),
     "no such run": (["resume=true", "name=nothing"], ["no run runs/nothing"]),
     "a name with a slash": (["name=a/b"], ["name=a/b"]),
+    "a value that stands for nothing": (["name=${7*7}"], ["setting name", "7*7"]),
     "unknown flag": (["--sede=1"], ["--sede"]),
 }
 
