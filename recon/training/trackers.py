@@ -11,6 +11,7 @@ import secrets
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -97,8 +98,7 @@ class Wandb:
     """Weights & Biases, on its server or, with WANDB_MODE=offline, in the run's folder."""
 
     def __init__(self, run: TrackedRun):
-        import wandb
-
+        wandb: Any = import_module("wandb")  # not everybody has it, and the type checker need not
         self.id = run.id or secrets.token_hex(4)
         self.run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", PROJECT),
@@ -127,10 +127,8 @@ class Mlflow:
     """MLflow, on the server or in the files that MLFLOW_TRACKING_URI names; by default mlflow.db."""
 
     def __init__(self, run: TrackedRun):
-        from mlflow import MlflowClient
-        from mlflow.entities import Metric, Param
-
-        self.client, self.metric = MlflowClient(), Metric
+        mlflow: Any = import_module("mlflow")
+        self.client, self.metric = mlflow.MlflowClient(), mlflow.entities.Metric
         if run.id is not None:
             self.id = run.id
             self.client.update_run(self.id, status="RUNNING")
@@ -139,7 +137,7 @@ class Mlflow:
         experiment = self.client.get_experiment_by_name(name)
         number = experiment.experiment_id if experiment else self.client.create_experiment(name)
         self.id = self.client.create_run(number, run_name=run.folder.name).info.run_id
-        parameters = [Param(key, str(value)) for key, value in run.settings.items()]
+        parameters = [mlflow.entities.Param(key, str(value)) for key, value in run.settings.items()]
         for first in range(0, len(parameters), 100):  # as many as it takes at once
             self.client.log_batch(self.id, params=parameters[first : first + 100])
 
@@ -159,8 +157,7 @@ class Trackio:
     """Trackio, in its own folder (TRACKIO_DIR) or in the Hugging Face Space that TRACKIO_SPACE_ID names."""
 
     def __init__(self, run: TrackedRun):
-        import trackio
-
+        trackio: Any = import_module("trackio")
         # It knows a run by its name, so that another run of that name must not be gone on with.
         self.id = run.id or f"{run.folder.name}-{secrets.token_hex(2)}"
         project = os.environ.get("TRACKIO_PROJECT", PROJECT)
