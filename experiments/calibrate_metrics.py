@@ -35,7 +35,7 @@ from losses import InvalidSetting
 from recon.data import evaluation_crop
 from recon.data.folder import images_below
 from recon.data.public import PHOTOGRAPHS
-from recon.data.source import read_rgb
+from recon.data.source import UnreadableImage, as_unreadable, read_rgb
 from recon.evaluation.evaluator import in_8_bits
 from recon.metrics import GROUPS, METRICS, Pair
 from recon.metrics.recovery import band_moments, summary
@@ -71,8 +71,14 @@ def photographs(settings: Settings) -> Tensor:
             raise InvalidSetting(f"data={folder}: there is no such folder")
         paths = [folder / name for name in images_below(folder)[0]]
     n = min(settings.images, len(paths))
-    size = (settings.image_size, settings.image_size)
-    return torch.stack([evaluation_crop(read_rgb(paths[i * len(paths) // n]), size) for i in range(n)]).float() / 255
+    size, crops = (settings.image_size, settings.image_size), []
+    for path in (paths[i * len(paths) // n] for i in range(n)):
+        try:
+            with as_unreadable(path):
+                crops.append(evaluation_crop(read_rgb(path), size))
+        except UnreadableImage as error:
+            raise InvalidSetting(f"{error}; take it out of the folder, or ask for other images=") from error
+    return torch.stack(crops).float() / 255
 
 
 def degraded(images: Tensor, blur: float, noise: float, seed: int = 0) -> Tensor:
@@ -175,6 +181,8 @@ def main(words: list[str]) -> None:
     except (OmegaConfBaseException, ValueError) as error:
         raise InvalidSetting(f"{str(error).splitlines()[0]}; settings are key=value, see --help") from error
     settings = OmegaConf.to_object(chosen)
+    if settings.patch_size < 1 or settings.image_size < 1 or settings.image_size % settings.patch_size:
+        raise InvalidSetting(f"image_size={settings.image_size} is no multiple of patch_size={settings.patch_size}")
     images = photographs(settings)
     scores = measure(images, settings.patch_size, settings.seed)
     out = Path(settings.out)

@@ -6,7 +6,7 @@ from pathlib import Path
 from huggingface_hub import EvalResult, ModelCardData
 
 from losses import InvalidSetting
-from recon.config import image_size, peak_learning_rate
+from recon.config import image_size, masking_name, peak_learning_rate
 from recon.console import one_line, with_interval, written
 from recon.evaluation import results as evaluation_results
 from recon.evaluation.results import Evaluation
@@ -125,7 +125,7 @@ def training(run: LoadedRun) -> list[str]:
         "data": f"{code(s.data.name)}, {images:,} images" if isinstance(images, int) else code(s.data.name),
         "model": f"{code(s.model.name)}, {sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters, "
         f"{height}x{width} pixels in patches of {model.patch_size}",
-        "masks": f"{s.masking.ratio:.0%} of the patches hidden, {code(s.masking.strategy)}",
+        "masks": f"{s.masking.ratio:.0%} of the patches hidden, {code(masking_name(s.masking))}",
         "length": f"{run.step if run.step is not None else run.resolved['steps']:,} steps of {s.batch.size} images",
         "learning rate": f"{peak_learning_rate(s):.3g}, weight decay {s.optim.weight_decay:g}",
         "parts trained": s.train.parts,

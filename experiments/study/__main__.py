@@ -55,7 +55,8 @@ def main(words: Sequence[str]) -> int:
         for job in failed:
             print(f"failed: {job.command}\n  see {job.log}: {_last_line(job.log)}", file=sys.stderr)
         return 1
-    record.write(folder, name, study, gather(name, study), digest)
+    places = [key for key in given if key.endswith((".root", ".weights"))]
+    record.write(folder, name, study, gather(name, study), digest, places)
     print(folder / "README.md")
     return 0
 

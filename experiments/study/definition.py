@@ -27,7 +27,7 @@ class Study:
         seeds: of every variant.
         reference: the variant with which the others are compared.
         measured: a metric's column, "detail", or a probe's question ("linear/mean/4/1") -> its heading.
-        evaluate: settings of recon.compare. probe: settings of recon.probe; None: nothing is probed.
+        evaluate: settings of recon.evaluate. probe: settings of recon.probe; None: nothing is probed.
         figure: the two measured things that are drawn against each other.
         runs_of: the study whose runs of the same variants are measured; "" for its own.
     """

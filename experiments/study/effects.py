@@ -12,6 +12,8 @@ import scipy.stats
 import torch
 from torch import Tensor
 
+from recon.comparison.differences import holm
+
 LEVEL = 0.95
 
 
@@ -20,8 +22,8 @@ class Effect:
     """A mean over seeds and images, with its 95% interval.
 
     Args:
-        p: two-sided, of the mean being 0; `differs` is whether it is below 0.05, after `holm` also corrected for
-            the other comparisons.
+        p: two-sided, of the mean being 0; `differs` is whether it is below 0.05, after `corrected` also in view
+            of the other comparisons.
         seeds, images: how many there were. Of one seed, low and high tell nothing about other seeds.
     """
 
@@ -58,20 +60,19 @@ def effect(values: Tensor) -> Effect:
     error = math.sqrt(variance)
     half = scipy.stats.t.ppf((1 + LEVEL) / 2, freedom).item() * error
     p = 2 * scipy.stats.t.sf(abs(mean) / error, freedom).item()
-    return Effect(mean, mean - half, mean + half, p, p < 1 - LEVEL, seeds, n)
+    return Effect(mean, mean - half, mean + half, p, p <= 1 - LEVEL, seeds, n)
 
 
-def holm(effects: Sequence[Effect]) -> list[Effect]:
+def corrected(effects: Sequence[Effect]) -> list[Effect]:
     """The same comparisons, `p` and `differs` corrected so that the chance of any false one is 5% (Holm 1979).
 
-    Equals statsmodels' `multipletests(method="holm")`. NaN counts for nothing.
+    One without a p-value counts for nothing.
     """
-    known = sorted((e.p, i) for i, e in enumerate(effects) if not math.isnan(e.p))
-    corrected, largest = list(effects), 0.0
-    for rank, (p, i) in enumerate(known):
-        largest = max(largest, min(1.0, p * (len(known) - rank)))
-        corrected[i] = replace(effects[i], p=largest, differs=largest < 1 - LEVEL)
-    return corrected
+    known = [i for i, e in enumerate(effects) if not math.isnan(e.p)]
+    found = list(effects)
+    for i, p in zip(known, holm([effects[i].p for i in known]), strict=True):
+        found[i] = replace(effects[i], p=p, differs=p <= 1 - LEVEL)
+    return found
 
 
 def pseudo_values(sums: Tensor, statistic: Callable[[Tensor], Tensor]) -> Tensor:

@@ -3,7 +3,7 @@
 import json
 import math
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from experiments.study.definition import Plain, Study
 from experiments.study.effects import Effect
 from experiments.study.measured import Measurements
+from losses import InvalidSetting
 from recon.console import command_line
 from recon.report.drawing import STYLE
 from recon.report.pictures import write_rows
@@ -22,8 +23,13 @@ from recon.run_folder import ENVIRONMENT, RUNS, metric_lines, read_config, write
 SHOWN = 8  # images of the picture
 
 
-def write(folder: Path, name: str, study: Study, found: Measurements, digest: str) -> None:
-    """Writes the record into `folder`, README.md last: a record that has it is whole. `digest`: of the study's file."""
+def write(folder: Path, name: str, study: Study, found: Measurements, digest: str, given: Sequence[str] = ()) -> None:
+    """Writes the record into `folder`, README.md last: a record that has it is whole.
+
+    Args:
+        digest: of the study's file.
+        given: names of the places that the command was given, such as data.root.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     differences = found.differences(study.measured, study.reference)
     write_csv(results(name, study, found), folder / "results.csv")
@@ -32,7 +38,7 @@ def write(folder: Path, name: str, study: Study, found: Measurements, digest: st
     figures = [picture(folder, found)]
     if study.figure:
         figures.append(plot(folder, study, found))
-    write_text(folder / "README.md", page(name, study, found, differences, figures, digest))
+    write_text(folder / "README.md", page(name, study, found, differences, figures, digest, given))
 
 
 def results(name: str, study: Study, found: Measurements) -> list[Plain]:
@@ -62,9 +68,15 @@ def page(
     differences: Mapping[tuple[str, str], Effect],
     figures: list[str],
     digest: str,
+    given: Sequence[str],
 ) -> str:
     """README.md of the record."""
-    e = next(iter(found.effects(next(iter(study.measured))).values()))
+    effects = [e for metric in study.measured for e in found.effects(metric).values()]
+    if not effects:
+        raise InvalidSetting(f"nothing that {name} measures was found: {', '.join(study.measured)}")
+    e = effects[0]
+    over = "both" if e.seeds > 1 else "images alone, so that another seed may lie outside"
+    own = sorted({study.measured[metric] for _, metric in found.own})
     lines = [
         f"# {name}",
         study.question.strip(),
@@ -73,14 +85,15 @@ def page(
         "## Table",
         "\n".join(table(study, found, differences)),
         f"Means over {e.seeds} seed{'s' * (e.seeds > 1)} and {e.images} held-out images (probes: test images), ± half "
-        f"of the 95% interval over both. **Bold**: differs from {study.reference} (Holm over all {len(differences)} "
+        f"of the 95% interval over {over}. **Bold**: differs from {study.reference} (Holm over all {len(differences)} "
         "comparisons of this table, 5%)."
-        + "".join(f" {metric}: measured in no run." for metric in study.measured if not found.effects(metric)),
+        + "".join(f" {metric}: measured in no run." for metric in study.measured if not found.effects(metric))
+        + (f" -: {', '.join(own)} by a network that the objective itself minimised." if own else ""),
         *(f"![{figure}]({figure})" for figure in figures),
         "## What it cannot say",
         study.limits.strip() or "Nothing beyond these data, sizes and lengths.",
         "## How it was made",
-        "\n".join(made(name, study)),
+        "\n".join(made(name, study, given)),
         f"<!-- study {digest} -->",
     ]
     return "\n\n".join(lines) + "\n"
@@ -106,7 +119,7 @@ def _number(value: float) -> str:
     return text.lstrip("-") if float(text) == 0 else text
 
 
-def made(name: str, study: Study) -> list[str]:
+def made(name: str, study: Study, given: Sequence[str]) -> list[str]:
     """Commands, versions, machines and processor time of the runs."""
     environments, hours = set(), 0.0
     for settings in study.runs(name).values():
@@ -116,7 +129,7 @@ def made(name: str, study: Study) -> list[str]:
     first = next(iter(study.runs(name).values()))
     own = " and ".join(sorted({key for variant in study.variants.values() for key in variant}))
     return [
-        f"    python -m experiments.study {shlex.quote(name)}",
+        " ".join(["    python -m experiments.study", shlex.quote(name), *(f"{key}=..." for key in given)]),
         "",
         f"The first of its runs (the others differ in name, seed and {own}):",
         "",

@@ -80,7 +80,7 @@ def verdict(key: str, reference: str, comparison: Comparison, invented: Interval
     if energy is not None and energy.excludes_zero and (energy.value or 0) > 0 and invented is not None:
         parts.append(invented_words(invented))
     parts += [f"{word}: {', '.join(names)}" for word, names in groups.items() if names]
-    return "; ".join(parts) + "."
+    return "; ".join(parts or ["nothing to compare"]) + "."
 
 
 def between(metric: str, a: str, b: str, comparison: Comparison) -> Difference | None:

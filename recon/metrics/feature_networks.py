@@ -158,7 +158,7 @@ def _load_timm(net: nn.Module, name: str, weights: str) -> None:
     convert = getattr(importlib.import_module(type(net).__module__), "checkpoint_filter_fn", lambda state, net: state)
     try:
         missing = net.load_state_dict(convert(dict(found), net), strict=False).missing_keys
-    except (RuntimeError, KeyError, ValueError) as error:  # other shapes, or names that the conversion does not know
+    except Exception as error:  # other shapes, or what the conversion of timm does not expect
         raise InvalidSetting(
             f"features.weights={weights} does not fit {name}: {' '.join(str(error).split())}"
         ) from error

@@ -218,8 +218,7 @@ def _blur(maps: Tensor, spare: Tensor) -> None:
     """Replaces maps (..., H, W) by their Gaussian window means; `spare` is overwritten.
 
     Products with blocks of a banded matrix, in float64 as fast on a CPU as the 11 taps one by one. Each pass writes its
-    result transposed: rows times a narrow matrix
-    would take BLAS 1.7 times as long.
+    result transposed: rows times a narrow matrix would take BLAS 1.7 times as long.
     """
     height, width = maps.shape[-2:]
     planes, across = maps.view(-1, height, width), spare.view(-1, width, height)

@@ -24,6 +24,7 @@ from recon.run_folder import RUNS, check_writable
 from recon.study_config import ProbeSettings, check_probing, layers, probes
 from recon.training.device import own_fabric
 
+FEATURES_IN = "auto, features in fp32"  # of a record; before, auto was bf16 for features too
 FEATURES = "features"  # folder of the cached features, within a run's
 UNLABELLED = {"bundled", "random"}  # sources of a loss network's weights that have never seen a label
 
@@ -49,7 +50,8 @@ class Probed:
             encoders={encoder.key: EncoderInfo(encoder.label, encoder.checksum) for encoder in self.encoders},
             data=DataInfo(task.name, task.digest, len(task.train), len(task.test_labels), task.classes, size),
             seeds=seeds(settings),
-            settings=asdict(settings),
+            settings=asdict(settings)
+            | {"precision": FEATURES_IN if settings.precision == "auto" else settings.precision},
             caveats=self.caveats,
         )
 

@@ -86,7 +86,7 @@ class Csv:
         self.logger.save()
 
     def log_metrics(self, step: int, values: Mapping[str, float]) -> None:
-        self.logger.log_metrics({name: value for name, value in values.items()}, step)
+        self.logger.log_metrics(dict(values), step)
 
     def log_picture(self, step: int, grid: Tensor) -> None: ...
 

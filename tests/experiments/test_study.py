@@ -2,6 +2,7 @@
 
 import csv
 import os
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,12 +11,13 @@ import yaml
 from experiments.study import __main__ as command
 from experiments.study import definition, jobs
 from experiments.study.definition import Study
-from experiments.study.measured import Measurements
+from experiments.study.measured import Measurements, rows_of
 from experiments.study.record import table
 from losses import InvalidSetting
 from losses.expression import defaults, parse
 from recon.config import check
 from recon.evaluation import results
+from recon.result_table import RowInfo
 from recon.run_folder import MODEL
 from recon.saved_settings import settings_from
 
@@ -109,6 +111,14 @@ def test_a_difference_is_bold_only_where_it_holds():
         False,
         True,
     ]
+
+
+def test_neither_an_oracle_nor_an_own_network_is_measured():
+    """A row of the run, one that has seen the answer, and a simple one; the objective minimised LPIPS' network."""
+    rows = [RowInfo("run", "a", "run", own=("lpips",)), RowInfo("oracle", "a", "run"), RowInfo("mean", "m", "simple")]
+    values = {f"{row.key}/{metric}": torch.rand(5) for row in rows for metric in ("lpips", "ssim")}
+    found = rows_of("a", SimpleNamespace(rows=rows, tensors=values), ["lpips", "ssim", "kid"])
+    assert {row: list(metrics) for row, metrics in found.items()} == {"a": ["ssim"]}
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ import pytest
 import scipy.stats
 import torch
 
-from experiments.study.effects import Effect, effect, holm, pseudo_values
+from experiments.study.effects import Effect, corrected, effect, pseudo_values
 
 
 def test_one_seed_is_the_t_test_over_images():
@@ -49,7 +49,7 @@ def test_equal_runs_do_not_differ_and_constant_shifts_do():
 def test_holm_is_that_of_the_textbook():
     """P-values of Holm's procedure, computed by hand: sorted ones times 4, 3, 2, 1, never falling."""
     ps = [0.01, 0.04, 0.03, 0.005, math.nan]
-    found = holm([Effect(1, 0, 2, p, p < 0.05, 3, 10) for p in ps])
+    found = corrected([Effect(1, 0, 2, p, p < 0.05, 3, 10) for p in ps])
     assert [e.p for e in found[:4]] == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert [e.differs for e in found] == [True, False, False, True, False]
 
