@@ -88,9 +88,19 @@ def test_the_command_writes_its_table_figure_and_every_number(tmp_path, monkeypa
 
 
 @pytest.mark.parametrize(
-    ("words", "said"), [(["data=nowhere"], "nowhere"), (["image=3"], "image"), (["images=many"], "many"), (["x"], "x")]
+    ("words", "said"),
+    [
+        (["data=nowhere"], "nowhere"),
+        (["image=3"], "image"),
+        (["images=many"], "many"),
+        (["x"], "x"),
+        (["image_size=100"], "image_size=100"),
+        (["data=."], "no.png"),
+    ],
 )
-def test_what_is_wrong_is_one_line(words, said):
+def test_what_is_wrong_is_one_line(words, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "no.png").write_text("no picture")
     with pytest.raises(InvalidSetting, match=said) as error:
         main(words)
     assert "\n" not in str(error.value)
