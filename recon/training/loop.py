@@ -59,10 +59,11 @@ class StopSignal:
         with open(reading, "rb", buffering=0) as heard:
             while (number := heard.read(1)) and number[0] not in (signal.SIGTERM, signal.SIGINT):
                 pass
-        if number and not self.agreed.wait(max(STOP_TIMEOUT, 3 * self.step_seconds)):
-            if os.environ.get("RANK", "0") in ("0", "1"):  # of which one at least does not hang
-                print("ended: another process of the run does not answer; its last checkpoint stands", flush=True)
-            os._exit(128 + number[0])
+            # Within the block, or a further signal would be written to a pipe that nobody reads.
+            if number and not self.agreed.wait(max(STOP_TIMEOUT, 3 * self.step_seconds)):
+                if os.environ.get("RANK", "0") in ("0", "1"):  # of which one at least does not hang
+                    print("ended: another process of the run does not answer; its last checkpoint stands", flush=True)
+                os._exit(128 + number[0])
 
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         self.agreed.set()

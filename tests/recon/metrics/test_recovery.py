@@ -2,6 +2,7 @@
 
 import math
 from functools import cache
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import skimage.data
 import torch
 from skimage.filters import gaussian
 
-from recon.metrics.base import Undefined, colour_patches
+from recon.metrics.base import Images, Undefined, colour_patches
 from recon.metrics.recovery import (
     AVERAGED,
     RECOVERY,
@@ -237,6 +238,13 @@ def test_with_nothing_visible_every_patch_is_farther_than_any_can_be():
     assert (found[0] == 4).all() and found[1].max() == 3
 
 
+def added(predicted: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+    """`added_texture` of patches (B, N, 3, p, p), which no image clamps."""
+    p = truth.shape[-1]
+    each = {name: Images(torch.cat(x.unbind(1), dim=3), p) for name, x in (("predicted", predicted), ("true", truth))}
+    return added_texture(SimpleNamespace(patch_size=p, mask=torch.ones(truth.shape[:2]), **each))
+
+
 def likely(certain: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """White texture of which the share `certain` of the energy is known: the best prediction, a draw, and the truth."""
     shape = (4, 20, 3, 32, 32)
@@ -256,26 +264,26 @@ def test_the_invented_share_of_the_best_prediction_and_of_a_draw_is_known(certai
 @pytest.mark.parametrize("certain", [0.2, 0.5, 0.9])
 def test_a_draw_adds_the_texture_that_is_not_certain_and_the_best_prediction_nearly_none(certain):
     best, draw, truth = likely(certain)
-    assert added_texture(draw, truth).mean().item() == pytest.approx(1 - certain, abs=0.05)
-    assert added_texture(best, truth).mean().item() < 0.4 * (1 - certain)
+    assert added(draw, truth).mean().item() == pytest.approx(1 - certain, abs=0.05)
+    assert added(best, truth).mean().item() < 0.4 * (1 - certain)
 
 
 def test_the_truth_made_weaker_adds_no_texture_and_noise_adds_as_much_as_there_can_be():
     truth = photographs(8)
     mean = truth.mean((-2, -1), keepdim=True)
     for strength in (0, 0.3, 1):
-        assert added_texture(mean + strength * (truth - mean), truth).max() < 1e-12
-    rising = [added_texture(truth + s * normal(truth.shape), truth).mean() for s in (0.003, 0.03, 0.3)]
+        assert added(mean + strength * (truth - mean), truth).max() < 1e-12
+    rising = [added(truth + s * normal(truth.shape), truth).mean() for s in (0.003, 0.03, 0.3)]
     assert 0 < rising[0] < rising[1] < rising[2] <= 1 and rising[2] > 0.9
     flat = torch.full((1, 1, 3, 8, 8), 0.5).double()
-    assert added_texture(flat + 0.1 * normal(flat.shape), flat) > 0.99 > 0.01 > added_texture(flat + 1e-4, flat)
+    assert added(flat + 0.1 * normal(flat.shape), flat) > 0.99 > 0.01 > added(flat + 1e-4, flat)
 
 
 def test_texture_is_added_patch_by_patch():
     truth = photographs(8)
     predicted = truth + 0.1 * normal(truth.shape) * (torch.arange(truth.shape[1]) % 2)[:, None, None, None]
-    found = added_texture(predicted, truth)
+    found = added(predicted, truth)
     assert found.shape == truth.shape[:2] and (found[:, ::2] == 0).all() and (found[:, 1::2] > 0).all()
-    assert torch.allclose(added_texture(predicted[1:2, 5:8], truth[1:2, 5:8]), found[1:2, 5:8], rtol=1e-12)
+    assert torch.allclose(added(predicted[1:2, 5:8], truth[1:2, 5:8]), found[1:2, 5:8], rtol=1e-12)
     with pytest.raises(Undefined, match="below 4 pixels"):
-        added_texture(photographs(2), photographs(2))
+        added(photographs(2), photographs(2))

@@ -198,7 +198,7 @@ def test_scores_are_the_same_on_cpu_and_cuda(scene, device):
 def test_scores_stay_within_their_ranges(scene):
     draws, truth, mask = scene
     infos = {info.name: info for info in UNCERTAINTY}
-    assert list(infos) == ["crps", "energy_score", "bits_per_dim", "luma_w2"]
+    assert list(infos) == ["crps", "energy_score", "bits_per_dim", "expected_calibration_error", "luma_w2"]
     for x in (draws, 1 - draws, draws.round(), draws[:1], truth.expand_as(draws)):
         found = per_image_scores(x, truth, mask)
         for name in ("crps", "energy_score"):

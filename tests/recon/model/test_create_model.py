@@ -66,7 +66,7 @@ def test_any_image_that_the_patch_divides(size):
         ("tiny", {"decoder_width": 100}, ["model.decoder_width=100", "32"]),
         ("tiny", {"decoder_width": 0}, ["model.decoder_width=0"]),
         ("tiny", {"mask_tokens": "both"}, ["model.mask_tokens=both", "decoder", "encoder"]),
-        ("tiny", {"mask_strategy": "blocks"}, ["unknown masking.strategy 'blocks'", "'block'"]),
+        ("tiny", {"mask_strategy": "blok"}, ["unknown masking.strategy 'blok'", "'block'"]),
         ("tiny", {"mask_ratio": 1.0}, ["masking.ratio=1.0"]),
         ("tiny", {"mask_ratio": 0.0}, ["masking.ratio=0.0"]),
         ("tiny", {"mask_ratio": -0.5}, ["masking.ratio=-0.5"]),

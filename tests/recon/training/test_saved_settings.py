@@ -81,6 +81,7 @@ def test_a_preset_gives_what_it_changes():
 
 def test_harmless_is_what_touches_neither_the_weights_nor_what_they_mean():
     where = {"name", "resume", "device", "shard", "data.root", "data.workers", "data.download", "data.max_unreadable"}
+    where |= {"log", "train.online_probe"}
     to_the_bit = {"model.gradient_checkpointing", "losses.flow.steps"}  # of a draw, which teaches nothing
     assert where | to_the_bit | {f"train.{what}_every" for what in ("checkpoint", "log", "picture")} == RESUME_OVERRIDES
     assert set(KEYS) >= RESUME_OVERRIDES
