@@ -202,7 +202,7 @@ def compared(
 
         def of_rows(pair: Pair, evaluate: Callable[[Pair], Tensor] = together) -> Tensor:
             each = [Pair(pair.image, pair.true, pair.mask) for _ in range(ROWS)]
-            return torch.stack([evaluate(row) for row in each])
+            return torch.stack([evaluate(row) for row in each], 1)
 
         for how, function, times in (("together", together, 1), (f"{ROWS} of one truth", of_rows, ROWS)):
             took = min(over(function, images, truths, size, device, warm=i > 0)[0] for i in range(repeats))
