@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from recon.comparison.differences import holm
-
-LEVEL = 0.95
+from recon.probing.accuracy import LEVEL, measure
 
 
 @dataclass(frozen=True)
@@ -43,24 +42,18 @@ def effect(values: Tensor) -> Effect:
 
         SE² = var_i(v_i) / n + var_s(v_s) / S,
 
-    with Student's t and the degrees of freedom of Welch and Satterthwaite, as `recon.probing.accuracy` has it: the
-    variance of single values is in both terms, so that SE² is rather too large. NaN below 2 images.
+    with Student's t and the degrees of freedom of Welch and Satterthwaite, by `recon.probing.accuracy`: the variance
+    of single values is in both terms, so that SE² is rather too large. NaN below 2 images.
     """
     values = values.double()[:, values.isfinite().all(0)]
     seeds, n = values.shape
     if n < 2:
         return Effect(math.nan, math.nan, math.nan, math.nan, False, seeds, n)
-    parts = [(values.mean(0).var().item() / n, n - 1)]
-    if seeds > 1:
-        parts.append((values.mean(1).var().item() / seeds, seeds - 1))
-    mean, variance = values.mean().item(), sum(part for part, _ in parts)
-    if variance == 0:
-        return Effect(mean, mean, mean, float(mean == 0), mean != 0, seeds, n)
-    freedom = variance**2 / sum(part**2 / free for part, free in parts)
-    error = math.sqrt(variance)
-    half = scipy.stats.t.ppf((1 + LEVEL) / 2, freedom).item() * error
-    p = 2 * scipy.stats.t.sf(abs(mean) / error, freedom).item()
-    return Effect(mean, mean - half, mean + half, p, p <= 1 - LEVEL, seeds, n)
+    found = measure(values)
+    if found.standard_error == 0:
+        return Effect(found.mean, found.low, found.high, float(found.mean == 0), found.mean != 0, seeds, n)
+    p = 2 * scipy.stats.t.sf(abs(found.mean) / found.standard_error, found.freedom).item()
+    return Effect(found.mean, found.low, found.high, p, p <= 1 - LEVEL, seeds, n)
 
 
 def corrected(effects: Sequence[Effect]) -> list[Effect]:

@@ -71,7 +71,8 @@ def accuracy(correct: Tensor) -> Estimate:
 
 
 def measure(parts: Tensor) -> Estimate:
-    """A measure without labels: the mean of the images' parts in it (1, n), with Student's interval over images."""
+    """The mean of values (S, n) of S seeds on the same n images, such as images' parts in a measure without labels, with
+    Student's interval over both."""
     return _estimate(parts.double().mean(0), [parts])
 
 
