@@ -71,8 +71,8 @@ def accuracy(correct: Tensor) -> Estimate:
 
 
 def measure(parts: Tensor) -> Estimate:
-    """The mean of values (S, n) of S seeds on the same n images, such as images' parts in a measure without labels, with
-    Student's interval over both."""
+    """The mean of values (S, n), S seeds on the same n images, with its interval: of images' parts in a measure without
+    labels, which has one seed, or of any differences."""
     return _estimate(parts.double().mean(0), [parts])
 
 
