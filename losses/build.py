@@ -14,6 +14,7 @@ from losses.options import InvalidSetting, check_limits, nearest
 from losses.perceptual import LPIPS, Perceptual
 from losses.pixel import L1, MSE, SSIM, Charbonnier, MultiScaleSSIM, NormMSE
 from losses.posterior import Flow, Mixture
+from losses.targets import HOG, PCA, Features
 from losses.term import SINGLE_PROCESS, Processes, Term, TermContext
 
 # Register a new term here, and its settings in `losses.options.TERM_OPTIONS`.
@@ -27,6 +28,9 @@ TERMS: dict[str, type[Term]] = {
     "low_pass": LowPass,
     "fourier": Fourier,
     "gradient": Gradient,
+    "pca": PCA,
+    "hog": HOG,
+    "features": Features,
     "perceptual": Perceptual,
     "lpips": LPIPS,
     "feature_matching": FeatureMatching,

@@ -3,6 +3,8 @@
 A head has no parameters: every term and every metric works with every head.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -23,15 +25,20 @@ class PixelHead:
 
     name = "pixels"
     decoder = "pixels"  # what the decoder's last layer predicts; other outputs come from layers beside it
-    statistics = 0  # predicted numbers per patch beside the P pixels
+    has_pixels = True  # False: nothing can be drawn from a prediction, and no term or metric of pixels reads it
+    statistics = 0  # predicted numbers per patch beside what the decoder's last layer puts out
     renderings: tuple[str, ...] = ()  # of a predicted distribution: those of "mean", "mode", "sample" that it has
+
+    def decoder_width(self, values: int) -> int:
+        """The numbers per patch that the decoder's last layer puts out."""
+        return values
 
     def width(self, values: int) -> int:
         """W, the numbers per patch that the model must predict."""
-        return values + self.statistics
+        return self.decoder_width(values) + self.statistics
 
     def pixels(self, prediction: Tensor, values: int) -> Tensor:
-        """The prediction as standardised pixels, (B, N, P)."""
+        """The prediction as standardised pixels, (B, N, P). ValueError if the head has none."""
         return prediction
 
     def oracle_pixels(self, prediction: Tensor, true_pixels: Tensor) -> Tensor:
@@ -39,11 +46,11 @@ class PixelHead:
         return self.pixels(prediction, true_pixels.shape[-1])
 
     def patches(self, prediction: Tensor, values: int) -> Tensor:
-        """The prediction in the model's own space, (B, N, P)."""
+        """The prediction in the model's own space, (B, N, P), or as wide as the target is."""
         return self.pixels(prediction, values)
 
     def target(self, true_pixels: Tensor) -> Tensor:
-        """The truth in the model's own space, (B, N, P)."""
+        """The truth in the model's own space, (B, N, P), or as wide as that is."""
         return true_pixels
 
     def own_errors(self, prediction: Tensor, true_pixels: Tensor) -> Tensor | None:
@@ -95,3 +102,28 @@ class NormalisedPixelHead(PixelHead):
             return None
         mean, std = patch_statistics(true_pixels)
         return (self.predicted_statistics(prediction, values) - torch.cat([mean, std.log()], -1)).square()
+
+
+@dataclass(frozen=True)
+class FeatureHead(PixelHead):
+    """D features of each patch, from which no picture can be drawn.
+
+    Args:
+        features: D.
+        name: of the term that predicts them.
+    """
+
+    features: int
+    name: str = "features"
+
+    has_pixels = False
+
+    @property
+    def decoder(self) -> str:
+        return self.name
+
+    def decoder_width(self, values: int) -> int:
+        return self.features
+
+    def pixels(self, prediction: Tensor, values: int) -> Tensor:
+        raise ValueError(f"{self.name} predicts {self.features} features of each patch, of which there are no pixels")

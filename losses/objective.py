@@ -206,11 +206,14 @@ class Objective(nn.Module):
 
 def common_head(heads: Mapping[str, PixelHead]) -> PixelHead:
     """The one head, of terms by name, that is not the plain pixel head, if any: every term reads pixels. Two different
-    ones raise InvalidSetting."""
+    ones raise InvalidSetting, as does one without pixels beside a term that reads them."""
     special = {head.name: head for head in heads.values() if type(head) is not PixelHead}
     if len(special) > 1:
         raise InvalidSetting(f"the terms need different heads ({', '.join(special)}); use them in separate runs")
-    return next(iter(special.values()), PixelHead())
+    head = next(iter(special.values()), PixelHead())
+    if not head.has_pixels and (reading := [name for name, other in heads.items() if type(other) is PixelHead]):
+        raise InvalidSetting(f"{head.name} predicts no pixels, which {reading[0]} reads; use them in separate runs")
+    return head
 
 
 def _weighted_sum(weights: Mapping[str, Any], of_terms: Mapping[str, Tensor]) -> Tensor:

@@ -104,6 +104,18 @@ class LowPassOptions(TermOptions):
     )
 
 
+@dataclass
+class PCAOptions(TermOptions):
+    """Settings `losses.pca.<option>`."""
+
+    components: int | None = option(
+        None,
+        "largest principal components that are predicted; null: an eighth of a patch's values",
+        above=0,
+        most=10**6,
+    )
+
+
 DEFAULT_TAPS = ("conv1_1", "conv1_2", "conv2_1", "conv2_2", "conv3_1")
 DEFAULT_POOL = 8  # pixels; an image of any size has such a square
 POOL_DOC = "side in pixels of squares over which features are averaged first; 1: not averaged"
@@ -122,6 +134,16 @@ class PerceptualOptions(CriticOptions):
     )
     tap_weights: list[float] = option([], "one weight per tap; empty: 1 each", least=0, most=1e6)
     pool: int = option(DEFAULT_POOL, POOL_DOC, least=1, most=MAX_SIDE)
+
+
+@dataclass
+class FeaturesOptions(TermOptions):
+    """Settings `losses.features.<option>`."""
+
+    weights: str = option(
+        "bundled", "of VGG19: imagenet (torchvision's), bundled (label-free), random, or a file's path"
+    )
+    tap: str = option("conv3_1", "the layer that is the target")
 
 
 @dataclass
@@ -206,6 +228,9 @@ TERM_OPTIONS: dict[str, type[TermOptions]] = {
     "low_pass": LowPassOptions,
     "fourier": TermOptions,
     "gradient": TermOptions,
+    "pca": PCAOptions,
+    "hog": TermOptions,
+    "features": FeaturesOptions,
     "perceptual": PerceptualOptions,
     "lpips": LPIPSOptions,
     "feature_matching": FeatureMatchingOptions,

@@ -118,8 +118,11 @@ class Reconstruction:
 
     def patches_of(self, image: Tensor) -> Tensor:
         """Patches of an image (B, 3, H, W), at those places that were predicted."""
-        patches = patchify(image, self.patch_size)
-        return patches if self.indices is None else patches.gather(1, _expanded(self.indices, patches))
+        return self.of_predicted(patchify(image, self.patch_size))
+
+    def of_predicted(self, per_patch: Tensor) -> Tensor:
+        """Of something about every patch, (B, N, D), what is about those that were predicted."""
+        return per_patch if self.indices is None else per_patch.gather(1, _expanded(self.indices, per_patch))
 
     @cached_property
     def pixels(self) -> Tensor:

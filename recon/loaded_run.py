@@ -53,13 +53,13 @@ class LoadedRun:
     @property
     def undrawable(self) -> str | None:
         """Why the model draws nothing, and the remedy; None where it draws."""
-        origin = self.origin
-        if origin is None:
-            return None
-        if not origin.has_decoder:
-            probe = command_line("probe", {"run": str(self.path)})
-            return f"{self.path} holds no decoder, so there is nothing to draw; it can be probed: {probe}"
-        if origin.target is None:
+        origin, head = self.origin, self.model.head
+        probe = "it can be probed: " + command_line("probe", {"run": str(self.path)})
+        if origin is not None and not origin.has_decoder:
+            return f"{self.path} holds no decoder, so there is nothing to draw; {probe}"
+        if not head.has_pixels:
+            return f"{self.path} predicts {head.name}, of which there are no pictures; {probe}"
+        if origin is not None and origin.target is None:
             return f"{self.path} does not say what its decoder was trained for; give target=pixels or target=normalised"
         return None
 

@@ -77,6 +77,11 @@ class Candidate:
     found: Evaluation | None = None
     reason: str = ""
 
+    @property
+    def only_probed(self) -> bool:
+        """Whether it predicts what has no pixels."""
+        return self.run is not None and not self.run.model.head.has_pixels
+
 
 @dataclass(frozen=True)
 class RunRow:

@@ -40,7 +40,8 @@ IRRELEVANT = {"device", "batch", "run", "runs", "out", "again", "columns", "data
 def compare(settings: CompareSettings, given: frozenset[str] = frozenset()) -> int:
     """Compares runs on the same images and masks; writes the report and prints its table.
 
-    Returns 0, or 1 where some runs could not be evaluated: the report has the others, and says why.
+    Returns 0, or 1 where some runs could not be evaluated: the report has the others, and says why. A run whose target
+    has no pixels is in the report with its probes alone.
 
     Raises:
         InvalidSetting: no run was named, runs that cannot be compared, none that can be evaluated, several processes.
@@ -76,9 +77,10 @@ def compare(settings: CompareSettings, given: frozenset[str] = frozenset()) -> i
         *undefined(comparison.rows, comparison.columns, comparison.results),
     ):
         print(text)
-    failed = [candidate.reason for candidate in candidates if candidate.reason]
-    for reason in failed:
-        print(f"left out: {reason}", file=sys.stderr)
+    failed = [c.reason for c in candidates if c.reason and not c.only_probed]
+    for candidate in candidates:
+        if candidate.reason:
+            print(f"{'not drawn' if candidate.only_probed else 'left out'}: {candidate.reason}", file=sys.stderr)
     print(f"report  {page}   ({duration(time.monotonic() - began)})")
     return 1 if failed else 0
 

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 
-from losses.posterior import FlowHead, MixtureHead, PrincipalComponents, random_times
+from losses.posterior import FlowHead, MixtureHead, random_times
 from losses.reconstruction import Reconstruction, expand_to_pixels, patchify, unpatchify
 from recon.config import seed_of
 from recon.model.layers import SHRINK, initialise_linear, zero_initialise
+from recon.model.targets import FittedComponents
 
 WIDTHS = (64, 128, 256)  # channels of the U-Net at a half, a quarter and an eighth of the resolution
 BLOCKS = (1, 2, 2)  # residual blocks of its encoder at each resolution
@@ -19,19 +20,16 @@ SIDE_MULTIPLE = SHRINK * 2 ** (len(WIDTHS) - 1)  # image sides are multiples of 
 TIME_WIDTH = 128  # values that encode the time
 
 
-class MixtureLayers(nn.Module):
+class MixtureLayers(FittedComponents):
     """Predicts the parameters of every patch's mixture from the decoder's features, through one hidden layer.
 
     At initialisation all Gaussians are as wide as the data and centred near the decoder's prediction, their mean.
     """
 
-    axes: Tensor
-    deviations: Tensor
-
     def __init__(self, head: MixtureHead, width: int, patch_size: int):
-        super().__init__()
-        self.plain_head = head
         values = 3 * patch_size**2
+        super().__init__(values)
+        self.plain_head = head
         outputs = head.width(values) - values
         last = nn.Linear(2 * width, outputs)
         self.layers = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), last)
@@ -41,20 +39,11 @@ class MixtureLayers(nn.Module):
         k, d = head.gaussians, head.component_count(values)
         means = 0.5 * torch.randn(k, d)
         last.bias.data[k : k + k * d] = (means - means.mean(0)).flatten()
-        axes, deviations = PrincipalComponents.identity(values)
-        self.register_buffer("axes", axes)
-        self.register_buffer("deviations", deviations)
-
-    @torch.no_grad()
-    def set_basis(self, basis: PrincipalComponents) -> None:
-        """Sets the principal components of the training data."""
-        self.axes.copy_(basis.axes)
-        self.deviations.copy_(basis.deviations)
 
     @property
     def head(self) -> MixtureHead:
         """The head with the principal components."""
-        return replace(self.plain_head, basis=PrincipalComponents(self.axes, self.deviations))
+        return replace(self.plain_head, basis=self.basis)
 
     def draw(self, r: Reconstruction, features: Tensor, uniform: Tensor, normal: Tensor) -> Tensor:
         """A sample, (B, N, P) standardised, of the prediction and the decoder's features (B, N, D) of every patch, by

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from losses.heads import PixelHead
 from losses.posterior import FlowHead, MixtureHead
 from losses.reconstruction import IMAGENET_MEAN, IMAGENET_STD, Reconstruction
+from losses.targets import PCAHead
 from recon.model.distributions import FlowLayers, MixtureLayers, rendered_pixels, time_and_noise
 from recon.model.layers import (
     LayerNorm,
@@ -21,8 +22,10 @@ from recon.model.layers import (
     transformer_blocks,
 )
 from recon.model.masking import count_visible, decoding_order, mask_from_noise, strategy, visible_count
+from recon.model.targets import PCATarget
 
-EXTRA_LAYERS = ("statistics.", "refiner.", "distribution.")  # name prefixes of layers that come after the decoder
+# Name prefixes of what comes after the decoder.
+EXTRA_LAYERS = ("statistics.", "refiner.", "distribution.", "target.")
 
 
 def decoder_prefixes(mask_tokens: str) -> tuple[str, ...]:
@@ -84,7 +87,7 @@ class MaskedAutoencoder(ViTEncoder):
         self.register_buffer("decoder_pos_embed", sincos_positions(decoder_width, self.grid))
         self.decoder_blocks = transformer_blocks(decoder_depth, decoder_width, decoder_heads)
         self.decoder_norm = LayerNorm(decoder_width)
-        self.decoder_pred = nn.Linear(decoder_width, 3 * patch_size**2)
+        self.decoder_pred = nn.Linear(decoder_width, self.head.decoder_width(3 * patch_size**2))
         self.register_load_state_dict_pre_hook(_keep_own_positions)
         self._initialise()
         self._add_extra_layers()
@@ -177,7 +180,7 @@ class MaskedAutoencoder(ViTEncoder):
     def untrained(self, seed: int) -> "MaskedAutoencoder":
         """A copy with newly drawn weights, as before any training, on the model's own device."""
         copy = deepcopy(self)
-        copy.statistics = copy.refiner = copy.distribution = None  # not to be drawn twice
+        copy.statistics = copy.refiner = copy.distribution = copy.target = None  # not to be drawn twice
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             for module in copy.modules():
@@ -185,14 +188,15 @@ class MaskedAutoencoder(ViTEncoder):
                     reset()
             copy._initialise()
             copy._add_extra_layers()
-        if self.distribution is not None and copy.distribution is not None:
-            copy.distribution.load_state_dict(dict(self.distribution.named_buffers()), strict=False)
+        for layers, copied in ((self.distribution, copy.distribution), (self.target, copy.target)):
+            if layers is not None and copied is not None:
+                copied.load_state_dict(dict(layers.named_buffers()), strict=False)
         return copy.to(self.mean)
 
     def _add_extra_layers(self) -> None:
         """Made last, so that a seed gives the same encoder and decoder under every head."""
         width, head = self.decoder_pred.in_features, self.head
-        self.statistics = self.distribution = None
+        self.statistics = self.distribution = self.target = None
         if head.statistics:
             self.statistics = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, head.statistics))
             initialise_linear(self.statistics)
@@ -201,6 +205,8 @@ class MaskedAutoencoder(ViTEncoder):
             self.distribution = MixtureLayers(head, width, self.patch_size)
         elif isinstance(head, FlowHead):
             self.distribution = FlowLayers(head, width, self.patch_size, self.image_size, self.std)
+        elif isinstance(head, PCAHead):
+            self.target = PCATarget(head, 3 * self.patch_size**2)
 
     def _encode_masked(self, images: Tensor, mask: Tensor, visible: Tensor) -> Tensor:
         """The encoder's tokens of the visible patches; with mask_tokens=encoder of all, in the images' order."""
@@ -245,7 +251,8 @@ class MaskedAutoencoder(ViTEncoder):
     def _reconstruction(
         self, prediction: Tensor, images: Tensor, mask: Tensor, indices: Tensor | None = None
     ) -> Reconstruction:
-        head = self.head if self.distribution is None else self.distribution.head
+        fitted = self.distribution or self.target
+        head = self.head if fitted is None else fitted.head
         return Reconstruction(prediction, images, mask, head, self.mean, self.std, indices=indices)
 
     def _initialise(self) -> None:

@@ -73,9 +73,10 @@ class Start:
         own = model.state_dict()
         offered = {n: t for n, t in self.checkpoint.state.items() if self.keep_decoder or not self._of_decoder(n)}
         kept = {name: tensor for name, tensor in offered.items() if name in own and own[name].shape == tensor.shape}
-        drawing = {name for name in own if name.startswith("distribution.")}
-        if not drawing <= kept.keys():  # whole, or not at all
-            kept = {name: tensor for name, tensor in kept.items() if name not in drawing}
+        for part in ("distribution.", "target."):  # whole, or not at all
+            whole = {name for name in own if name.startswith(part)}
+            if not whole <= kept.keys():
+                kept = {name: tensor for name, tensor in kept.items() if name not in whole}
         model.load_state_dict(kept, strict=False)
         eps = self.checkpoint.architecture.norm_eps
         return {

@@ -265,11 +265,12 @@ def describe_result(run: Run, seconds: float) -> str:
     """What came of it, where it is, and what to type next."""
     found, earlier = run.held_out, run.earlier.figures if run.earlier else {}
     was = {name: f" (before: {value:.2f}{' dB' * (name == 'masked_psnr')})" for name, value in earlier.items()}
-    lines = [
-        f"finished {run.step} steps in {duration(seconds)}",
-        f"masked PSNR on held-out images: {found['masked_psnr']:.2f} dB{was.get('masked_psnr', '')}",
-        f"  filling with the mean of the visible colours: {found['mean_colour_psnr']:.2f} dB",
-    ]
+    lines, has_pixels = [f"finished {run.step} steps in {duration(seconds)}"], run.model.head.has_pixels
+    if has_pixels:
+        lines += [
+            f"masked PSNR on held-out images: {found['masked_psnr']:.2f} dB{was.get('masked_psnr', '')}",
+            f"  filling with the mean of the visible colours: {found['mean_colour_psnr']:.2f} dB",
+        ]
     if "detail" in found:
         how = "(squared gradient; 1: as sharp)"
         lines.append(f"detail of the truth's: {found['detail']:.2f}{was.get('detail', '')} {how}")
@@ -280,10 +281,11 @@ def describe_result(run: Run, seconds: float) -> str:
         lines.append(f"skipped    {skipped} steps without a finite gradient")
     if run.unreadable:
         lines.append(f"unreadable {len(run.unreadable)} files, skipped")
+    picture = run.folder / PICTURE if has_pixels else f"none: {run.model.head.name} has no pixels"
     lines += [
-        f"picture    {run.folder / PICTURE}",
+        f"picture    {picture}",
         *([f"curves     tensorboard --logdir {run.folder.parent}"] if "tensorboard" in run.settings["log"] else []),
-        f"next       {command_line('evaluate', {'run': str(run.folder)})}",
+        f"next       {command_line('evaluate' if has_pixels else 'probe', {'run': str(run.folder)})}",
     ]
     return "\n".join(lines)
 

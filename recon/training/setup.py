@@ -15,8 +15,8 @@ from recon.console import check_trackers
 from recon.data import Batch, Source, StreamedSource, create_dataset, held_out_images, training_batches
 from recon.distributed import Ranks
 from recon.model import MaskedAutoencoder
-from recon.model.distributions import MixtureLayers
 from recon.model.masking import strategy
+from recon.model.targets import FittedComponents
 from recon.training.initialisation import Start, losses_of, make_model, principal_components
 from recon.training.online_probe import OnlineProbe, open_online_probe
 from recon.training.optim import learning_rate
@@ -90,8 +90,9 @@ def model_to_train(
     if record := saved.get("start"):
         mean, std = record["mean"], record["std"]
     model = make_model(settings, head, mean, std)
-    if isinstance(model.distribution, MixtureLayers) and not saved:
-        model.distribution.set_basis(ranks.on_rank_zero(lambda: principal_components(source, model, settings.seed)))
+    fitted = model.distribution or model.target
+    if isinstance(fitted, FittedComponents) and not saved:
+        fitted.set_basis(ranks.on_rank_zero(lambda: principal_components(source, model, settings.seed)))
     return model
 
 
@@ -117,7 +118,7 @@ def picture_of_start(
     start: Start | None, model: MaskedAutoencoder, preview: Preview, fabric: Fabric, ranks: Ranks
 ) -> EarlierPicture | None:
     """What a decoder that `init=` brought reconstructs before training; None where there is none."""
-    if start is None or not start.keep_decoder:
+    if start is None or not start.keep_decoder or not model.head.has_pixels:
         return None
     with fabric.autocast():
         others = start.beside(model).items() if ranks.is_zero else ()

@@ -205,15 +205,18 @@ class TrainLogger:
             self._warn([line for term in self.run.objective.terms.values() if (line := term.warning())])
 
     def log_picture(self, model: nn.Module) -> dict[str, float]:
-        """Writes reconstructions.png; returns the figures of the held-out images, which are the same at every call."""
+        """Writes reconstructions.png, where predictions have pixels; returns the figures of the held-out images, which
+        are the same at every call."""
         began = time.monotonic()
         run = self.run
+        reconstructions, samples = [], {}
         with run.average.applied(run.model) if run.average else nullcontext():
-            reconstructions = self.preview.reconstruct(model)  # on all ranks: none has the whole of a sharded model
-            samples = self.preview.draws(run.model, reconstructions)
+            if run.model.head.has_pixels:
+                reconstructions = self.preview.reconstruct(model)  # on all ranks: none has the whole of a sharded model
+                samples = self.preview.draws(run.model, reconstructions)
             accuracies = run.online_probe.accuracies() if run.online_probe else {}
         with self.ranks.sync_errors():
-            if self.ranks.is_zero:
+            if self.ranks.is_zero and reconstructions:
                 run.held_out = held_out_figures(reconstructions)
                 progress = f"step {run.step}/{self.schedule.steps}"
                 caption = f"{run.objective.expression}   {progress}   {describe(run.held_out)}"

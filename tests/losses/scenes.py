@@ -22,7 +22,9 @@ SIZE = (32, 48)  # not square
 PATCH = 8
 VALUES = 3 * PATCH**2
 DISTRIBUTIONS = ("flow", "mixture")  # terms that read more than pixels, behind a head of their own
-NAMES = sorted(set(TERMS) - set(DISTRIBUTIONS))  # those that read pixels, behind any head
+FEATURES = ("features", "hog")  # terms behind a head that has no pixels
+TARGETS = (*FEATURES, "pca")  # terms that do not read pixels, behind a head of their own
+NAMES = sorted(set(TERMS) - {*DISTRIBUTIONS, *TARGETS})  # those that read pixels, behind any head
 
 
 def random_trunk() -> str:
@@ -44,6 +46,7 @@ SMALL = {
     "lpips": {"weights": random_trunk()},
     "feature_matching": {"width": 8},
     "adversarial": {"width": 8},
+    "features": {"weights": "random"},
 }
 PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket")
 # Expressions without and with percentages.

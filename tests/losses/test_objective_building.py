@@ -49,6 +49,13 @@ def test_two_special_heads_do_not_go_together(monkeypatch):
     assert "tokens" in one_line(error) and "normalised pixels" in one_line(error)
 
 
+@pytest.mark.parametrize("expression", ["hog + mse", "10%l1 + features"])
+def test_a_head_without_pixels_goes_with_no_term_that_reads_them(expression):
+    with pytest.raises(InvalidSetting) as error:
+        objective_of(expression)
+    assert "predicts no pixels" in one_line(error)
+
+
 # Building
 def test_a_new_term_is_one_class_and_one_line(monkeypatch):
     class Huber(Term):

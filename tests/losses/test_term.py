@@ -10,6 +10,7 @@ from losses import TERMS, Term, option
 from tests.losses.scenes import (
     DISTRIBUTIONS,
     NAMES,
+    TARGETS,
     gradient_of,
     norm_scene,
     perfect,
@@ -39,7 +40,7 @@ def value_and_gradient(term, r):
 BEHIND = [
     *(pytest.param(name, scene, id=f"{name}-pixels") for name in NAMES),
     *(pytest.param(name, norm_scene, id=f"{name}-normalised") for name in NAMES),
-    *(pytest.param(name, partial(scene_for, name), id=name) for name in DISTRIBUTIONS),
+    *(pytest.param(name, partial(scene_for, name), id=name) for name in (*DISTRIBUTIONS, *TARGETS)),
 ]
 
 

@@ -11,8 +11,9 @@ from torch.utils._pytree import tree_iter
 
 from losses import TERMS, MixtureHead, Reconstruction, build_objective
 from losses.posterior import PrincipalComponents
+from losses.targets import PCAHead
 from recon.training.state import MetricAccumulator
-from tests.losses.scenes import SMALL
+from tests.losses.scenes import FEATURES, SMALL
 
 META = torch.device("meta")
 MAKERS = {torch.tensor, torch.as_tensor, torch.Tensor.new_tensor}
@@ -62,7 +63,7 @@ def copied(expression: str) -> list[str]:
     objective = build_objective(expression, image_size=(64, 64), steps=10, **SMALL).to(META)
     statistics = [torch.empty(3, device=META) for _ in range(2)]  # as a model's buffers
     head = objective.head
-    if isinstance(head, MixtureHead):
+    if isinstance(head, MixtureHead | PCAHead):
         axes, deviations = torch.empty(192, 192, device=META), torch.empty(192, device=META)  # as a model's buffers
         head = replace(head, basis=PrincipalComponents(axes, deviations))
     images = torch.empty(2, 3, 64, 64, device=META)
@@ -81,7 +82,8 @@ def copied(expression: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "expression", [*(f"{name}+l1" for name in sorted(TERMS) if name not in ("l1", "ssim")), "l1+20%mse"]
+    "expression",
+    [*(f"{name}+l1" for name in sorted(TERMS) if name not in ("l1", "ssim", *FEATURES)), *FEATURES, "l1+20%mse"],
 )
 def test_a_step_of_an_objective_waits_for_nothing(expression):
     assert copied(expression) == []

@@ -33,7 +33,7 @@ class OraclePixelHead(NormalisedPixelHead):
 
 
 def head_named(name: str, options: Any = None) -> PixelHead:
-    """The head that runs and files record by its name; a distribution's with the options of the term of that name."""
+    """The head that runs and files record by its name; one that belongs to a term, with options of that term."""
     if name in (PIXELS, NORMALISED):
         return PixelHead() if name == PIXELS else NormalisedPixelHead()
     term = TERMS[name]
@@ -56,7 +56,8 @@ class Architecture:
     # Of every LayerNorm. transformers' configurations say 1e-12 where the official code has 1e-6; that changes a class
     # token of small variance by 1e-3.
     norm_eps: float = NORM_EPS
-    # Of this project's models alone: channels of the refiner, 0 for none; name and options of a distribution's head.
+    # Of this project's models alone: channels of the refiner, 0 for none; name and options of a head that is neither
+    # of pixels nor of normalised ones.
     refiner_width: int = 0
     distribution: dict[str, Any] | None = None
 
@@ -72,10 +73,8 @@ class Architecture:
 
     def build(self, head: PixelHead | None = None, **statistics: Any) -> MaskedAutoencoder:
         """A model of these sizes and `statistics`, mean and std; a decoder that is not there is new and small. The
-        head is by default the distribution's, or of pixels."""
-        if head is None:
-            options = dict(self.distribution or {"name": PIXELS})
-            head = head_named(options.pop("name"), options)
+        head is by default `own_head`."""
+        head = head or self.own_head
         sizes: dict[str, Any] = {
             f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("norm_eps", "distribution")
         }
@@ -86,6 +85,12 @@ class Architecture:
             if isinstance(module, nn.LayerNorm):
                 module.eps = self.norm_eps
         return model
+
+    @property
+    def own_head(self) -> PixelHead:
+        """That of `distribution`, or of pixels."""
+        options = dict(self.distribution or {"name": PIXELS})
+        return head_named(options.pop("name"), options)
 
     def shapes(self, statistics: bool = False) -> dict[str, tuple[int, ...]]:
         """The shape of every tensor that a model of these sizes has, by its official name; with `statistics` it also
@@ -103,7 +108,8 @@ class Checkpoint:
     Args:
         state: tensors by the official names, bit for bit and in the precision of the file, positions included.
         format: of `FORMATS`.
-        target: "pixels" or "normalised pixels", what the decoder was trained for; None: the file does not say.
+        target: what the decoder was trained for, "pixels", "normalised pixels", or another head's `decoder`; None: the
+            file does not say.
         sha256: of the file, 64 hexadecimal digits.
         mean, std: per channel; images are standardised by them.
         notes: what had to be assumed, a line each.
@@ -164,7 +170,8 @@ class Checkpoint:
         else:
             decoder = f"{a.decoder_depth} blocks of width {a.decoder_width}, {a.decoder_heads} heads"
             decoder += f", a refiner of width {a.refiner_width}" if a.refiner_width else ""
-            decoder += f", layers that draw from a distribution ({a.distribution['name']})" if a.distribution else ""
+            if a.own_head.renderings:
+                decoder += f", layers that draw from a distribution ({a.own_head.name})"
             target = self.target or "not said by the file; give target=pixels or target=normalised"
         return {
             "format": FORMATS[self.format],

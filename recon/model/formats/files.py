@@ -12,7 +12,7 @@ import torch
 import yaml
 from torch import Tensor
 
-from losses import InvalidSetting, nearest, tensor_files
+from losses import TERM_OPTIONS, InvalidSetting, nearest, tensor_files
 from losses.reconstruction import IMAGENET_MEAN, IMAGENET_STD
 from recon.model import SIZES
 from recon.model.formats import hugging_face, layout
@@ -25,6 +25,7 @@ from recon.model.formats.architecture import (
     VERSION,
     Architecture,
     Checkpoint,
+    head_named,
 )
 from recon.model.mae import decoder_prefixes
 
@@ -155,7 +156,7 @@ def _own_facts(text: Any, where: Path) -> Facts:
     if not (
         facts.get("version") == VERSION
         and facts.get("format") in FORMATS
-        and facts.get("target") in (None, PIXELS, NORMALISED)
+        and facts.get("target") in (None, PIXELS, NORMALISED, *TERM_OPTIONS)
         and isinstance(architecture, dict)
         and set(architecture) <= set(Architecture.__dataclass_fields__)
     ):
@@ -166,9 +167,9 @@ def _own_facts(text: Any, where: Path) -> Facts:
 def _facts_of_run(path: Path) -> Facts:
     config = _read_beside(path)
     resolved, size, head = config["resolved"], config["data"]["image_size"], config["resolved"]["head"]
-    is_distribution = head not in (PIXELS, NORMALISED)
+    of_term = {"name": head, **config["losses"][head]} if head not in (PIXELS, NORMALISED) else None
     return {
-        "target": PIXELS if is_distribution else head,
+        "target": head_named(head, config["losses"].get(head)).decoder,
         "mean": resolved["mean"],
         "std": resolved["std"],
         "mask_ratio": config.get("masking", {}).get("ratio"),
@@ -176,7 +177,7 @@ def _facts_of_run(path: Path) -> Facts:
             "heads": SIZES[config["model"]["name"]]["heads"],
             "image_size": size,
             "mask_tokens": config["model"]["mask_tokens"],
-            "distribution": {"name": head, **config["losses"][head]} if is_distribution else None,
+            "distribution": of_term,
         },
     }
 
@@ -272,10 +273,11 @@ def _storable(c: Checkpoint, format: str) -> tuple[dict[str, Tensor], list[str]]
         state = {name: tensor for name, tensor in state.items() if not name.startswith(decoder_prefixes("decoder"))}
         left_out.append("the decoder")
     elif format in ("official", "transformers") and c.has_decoder:
-        if c.architecture.mask_tokens != "decoder":
-            raise InvalidSetting(
-                f"format={format} has no place for mask tokens in the encoder; give format=recon, or format=timm"
+        if c.architecture.mask_tokens != "decoder" or c.target not in (None, PIXELS, NORMALISED):
+            what = (
+                "mask tokens in the encoder" if c.target in (None, PIXELS, NORMALISED) else f"a decoder of {c.target}"
             )
+            raise InvalidSetting(f"format={format} has no place for {what}; give format=recon, or format=timm")
         left_out += [loss for part, loss in OWN_PARTS.items() if any(name.startswith(part) for name in state)]
         state = {name: tensor for name, tensor in state.items() if not name.startswith(tuple(OWN_PARTS))}
     return state, left_out

@@ -1,0 +1,45 @@
+"""What heads have that was fitted on training images, as buffers of the model: what it predicts is drawn by them."""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from losses.posterior import PrincipalComponents
+from losses.targets import PCAHead
+
+
+class FittedComponents(nn.Module):
+    """The principal components of training patches; until they are set, the P = `values` pixels themselves."""
+
+    axes: Tensor
+    deviations: Tensor
+
+    def __init__(self, values: int):
+        super().__init__()
+        axes, deviations = PrincipalComponents.identity(values)
+        self.register_buffer("axes", axes)
+        self.register_buffer("deviations", deviations)
+
+    @torch.no_grad()
+    def set_basis(self, basis: PrincipalComponents) -> None:
+        """Sets the principal components of the training data."""
+        self.axes.copy_(basis.axes)
+        self.deviations.copy_(basis.deviations)
+
+    @property
+    def basis(self) -> PrincipalComponents:
+        return PrincipalComponents(self.axes, self.deviations)
+
+
+class PCATarget(FittedComponents):
+    """The components whose coefficients a `PCAHead` predicts."""
+
+    def __init__(self, head: PCAHead, values: int):
+        super().__init__(values)
+        self.plain_head = head
+
+    @property
+    def head(self) -> PCAHead:
+        """The head with the principal components."""
+        return replace(self.plain_head, basis=self.basis)
