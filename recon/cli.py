@@ -23,8 +23,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from losses import InvalidSetting, check_limits, nearest
 from recon import sweep
-from recon.config import BUNDLED, RENAMED, Settings, every_setting
+from recon.config import BUNDLED, Settings, every_setting
 from recon.console import check_launcher, help_text, is_rank_zero, one_line, plain_output, presets, under_torchrun
+from recon.saved_settings import RENAMED
 
 # `data=cifar10` says data.name=cifar10, and a preset needs no plus.
 SHORT = {"data": "data.name", "model": "model.name", "probe": "probe.name", "preset": "+preset"}

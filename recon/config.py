@@ -14,14 +14,6 @@ from losses.options import MAX_SIDE
 # Masked autoencoders that this package carries, as `init=` and `run=` name them.
 BUNDLED = ("bundled", "bundled_sharp")
 
-# Settings that had another name once: old name -> new name.
-RENAMED = {
-    "batch.global": "batch.size",
-    "in": "input",
-    "losses.adversarial.game": "losses.adversarial.gan_loss",
-    "losses.feature_matching.game": "losses.feature_matching.gan_loss",
-}
-
 # Limits that several settings share.
 COUNT: dict[str, Any] = {"least": 1, "most": 10**9}
 SIDE: dict[str, Any] = {"least": 1, "most": MAX_SIDE}
@@ -71,6 +63,7 @@ class Model:
     mask_tokens: str = option(
         "decoder", "decoder (the paper's), or encoder (its ablation: the encoder sees mask tokens)"
     )
+    class_tokens: int = option(1, "class tokens, whose mean is probed; the paper has 1, Pixio 8", least=1, most=2**10)
     refiner_width: int = option(
         0,
         "channels of a small convolutional network that corrects hidden patches where they meet; 0: none (the paper's)",

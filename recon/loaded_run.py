@@ -126,7 +126,8 @@ def load_run(folder: Path) -> LoadedRun:
 def _of_checkpoint(path: Path, folder: Path, checkpoint: Checkpoint) -> LoadedRun:
     """A checkpoint of others, as if it had been trained here with the paper's masks."""
     a = checkpoint.architecture
-    sizes = Model(a.name or checkpoint.format, a.patch_size, a.decoder_width, a.decoder_depth, a.mask_tokens)
+    names = ("patch_size", "decoder_width", "decoder_depth", "mask_tokens", "class_tokens")
+    sizes = Model(a.name or checkpoint.format, **{name: getattr(a, name) for name in names})
     data = dataclasses.replace(Data(), name=None, image_size=list(a.image_size))
     settings = Settings(loss="mse", data=data, model=sizes, train=Train(epochs=None))
     resolved = {

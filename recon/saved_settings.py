@@ -10,7 +10,15 @@ from omegaconf import OmegaConf
 
 from losses import InvalidSetting, defaults
 from losses.expression import WeightedTerm, parse
-from recon.config import RENAMED, Settings, every_setting
+from recon.config import Settings, every_setting
+
+# Settings that had another name once: old name -> new name.
+RENAMED = {
+    "batch.global": "batch.size",
+    "in": "input",
+    "losses.adversarial.game": "losses.adversarial.gan_loss",
+    "losses.feature_matching.game": "losses.feature_matching.gan_loss",
+}
 
 DOLLAR = "\ue000"  # stands for a dollar sign, with which an interpolation would begin
 

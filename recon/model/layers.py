@@ -98,6 +98,7 @@ class ViTEncoder(nn.Module):
         width: int,
         depth: int,
         heads: int,
+        class_tokens: int,
         gradient_checkpointing: bool,
         mean: Sequence[float],
         std: Sequence[float],
@@ -106,9 +107,9 @@ class ViTEncoder(nn.Module):
         self.image_size, self.patch_size = image_size, patch_size
         self.grid = (image_size[0] // patch_size, image_size[1] // patch_size)
         self.patches = self.grid[0] * self.grid[1]
-        self.gradient_checkpointing = gradient_checkpointing
+        self.class_tokens, self.gradient_checkpointing = class_tokens, gradient_checkpointing
         self.patch_embed = PatchEmbed(image_size, patch_size, 3, width)
-        self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.cls_token = nn.Parameter(torch.zeros(1, class_tokens, width))
         self.register_buffer("pos_embed", sincos_positions(width, self.grid))
         self.blocks = transformer_blocks(depth, width, heads)
         self.norm = LayerNorm(width)
@@ -116,13 +117,13 @@ class ViTEncoder(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
 
     def encode(self, images: Tensor) -> Tensor:
-        """Class token and patch tokens of whole images, no masking: (B, 3, H, W) in [0, 1] -> (B, 1 + N, D)."""
+        """Class and patch tokens of whole images, no masking: (B, 3, H, W) in [0, 1] -> (B, K + N, D)."""
         return self.encode_tokens(self.embed(images))
 
     def encode_layers(self, images: Tensor, layers: Sequence[int]) -> list[Tensor]:
         """As `encode`, but after each of the blocks `layers`, counted from 1, in rising order; later blocks do not run.
         Each gets the final norm, as in DINOv2's `get_intermediate_layers` (Oquab et al. 2023, arXiv 2304.07193)."""
-        x, found = self._with_class_token(self.embed(images)), []
+        x, found = self._with_class_tokens(self.embed(images)), []
         for number, block in enumerate(self.blocks[: layers[-1]], start=1):
             x = block(x)
             if number in layers:
@@ -151,8 +152,8 @@ class ViTEncoder(nn.Module):
         return tokens + self.pos_embed[0, 1 + positions]
 
     def encode_tokens(self, tokens: Tensor) -> Tensor:
-        """Patch tokens (B, n, D) -> the encoder's output, class token first, (B, 1 + n, D)."""
-        return self.norm(self.run_blocks(self.blocks, self._with_class_token(tokens)))
+        """Patch tokens (B, n, D) -> the encoder's output, class tokens first, (B, K + n, D)."""
+        return self.norm(self.run_blocks(self.blocks, self._with_class_tokens(tokens)))
 
     def run_blocks(self, blocks: nn.ModuleList, x: Tensor) -> Tensor:
         """One block after the other, with gradient checkpointing if the model has it."""
@@ -163,7 +164,7 @@ class ViTEncoder(nn.Module):
                 x = block(x)
         return x
 
-    def _with_class_token(self, tokens: Tensor) -> Tensor:
+    def _with_class_tokens(self, tokens: Tensor) -> Tensor:
         return torch.cat([(self.cls_token + self.pos_embed[:, :1]).expand(len(tokens), -1, -1), tokens], dim=1)
 
 

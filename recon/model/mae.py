@@ -45,6 +45,7 @@ class MaskedAutoencoder(ViTEncoder):
         width, depth, heads: of the encoder; `mlp_ratio` 4.
         decoder_width, decoder_depth, decoder_heads: of the decoder.
         head: what the model predicts per patch; see `losses.heads`.
+        class_tokens: K, of which the paper has one; all are as the one is, with the same position.
         mask_tokens: "decoder" (as in the paper: the encoder sees visible patches only) or "encoder" (its ablation,
             table 1c: the encoder sees mask tokens too).
         refiner_width: channels of the convolutional network that corrects hidden patches where they meet (see
@@ -69,6 +70,7 @@ class MaskedAutoencoder(ViTEncoder):
         decoder_depth: int,
         decoder_heads: int,
         head: PixelHead | None = None,
+        class_tokens: int = 1,
         mask_tokens: str = "decoder",
         refiner_width: int = 0,
         mask_strategy: str = "random",
@@ -77,7 +79,7 @@ class MaskedAutoencoder(ViTEncoder):
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
     ):
-        super().__init__(image_size, patch_size, width, depth, heads, gradient_checkpointing, mean, std)
+        super().__init__(image_size, patch_size, width, depth, heads, class_tokens, gradient_checkpointing, mean, std)
         self.head = head or PixelHead()
         self.mask_tokens, self.refiner_width = mask_tokens, refiner_width
         self.mask_strategy, self.mask_ratio = strategy(mask_strategy), mask_ratio
@@ -217,16 +219,16 @@ class MaskedAutoencoder(ViTEncoder):
         return self.encode_tokens(self.embed_at(images, visible))
 
     def _decode(self, tokens: Tensor, order: Tensor) -> Tensor:
-        """The decoder's tokens (B, 1 + n, D) of class token and the patches in `order` (B, n)."""
-        x = self.decoder_embed(tokens)
+        """The decoder's tokens (B, K + n, D) of the class tokens and the patches in `order` (B, n)."""
+        x, k = self.decoder_embed(tokens), self.class_tokens
         if self.mask_tokens == "decoder":
-            hidden = 1 + order.shape[1] - x.shape[1]
+            hidden = k + order.shape[1] - x.shape[1]
             x = torch.cat([x, self.mask_token.to(x.dtype).expand(len(x), hidden, -1)], dim=1)
         else:
-            x = torch.cat([x[:, :1], gather_tokens(x[:, 1:], order)], dim=1)
+            x = torch.cat([x[:, :k], gather_tokens(x[:, k:], order)], dim=1)
         # Tokens come in any order, each with the position of its own patch: attention does not see the order.
         positions = self.decoder_pos_embed[0]
-        x = x + torch.cat([positions[:1].expand(len(x), 1, -1), positions[1:][order]], dim=1)
+        x = x + torch.cat([positions[:1].expand(len(x), k, -1), positions[1:][order]], dim=1)
         return self.run_blocks(self.decoder_blocks, x)
 
     def _features(self, images: Tensor, mask: Tensor, order: Tensor, visible: int, everywhere: bool) -> Tensor:
@@ -236,7 +238,7 @@ class MaskedAutoencoder(ViTEncoder):
             tokens = self._encode_masked(images, mask, order[:, :visible])
         with torch.set_grad_enabled(torch.is_grad_enabled() and "decoder" not in self.frozen):
             x = self._decode(tokens, order)
-            x = self.decoder_norm(x[:, 1:] if everywhere else x[:, 1 + visible :])
+            x = self.decoder_norm(x[:, self.class_tokens + (0 if everywhere else visible) :])
             return gather_tokens(x, order.argsort(dim=1)) if everywhere else x
 
     def _with_extra_outputs(self, prediction: Tensor, features: Tensor) -> Tensor:

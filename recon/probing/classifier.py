@@ -19,12 +19,13 @@ QUERIES = 32  # of the efficient probe, as in its paper's main results
 
 
 class Head(nn.Module):
-    """Maps tokens (B, 1 + N, D), the class token first, to logits (B, C).
+    """Maps tokens (B, K + N, D), the `class_tokens` first, to logits (B, C).
 
     `own_norm`: the head normalises after pooling, so it reads the last block's tokens without the encoder's norm.
     """
 
     own_norm: ClassVar[bool] = False
+    class_tokens = 1  # K, of the encoder
 
     def __init__(self, width: int, classes: int, std: float):
         super().__init__()
@@ -36,8 +37,8 @@ class Head(nn.Module):
 class BatchNormLinear(Head):
     """The class token under a batch norm without scale and shift, then linear (He et al. 2021, A.1).
 
-    Still a linear classifier: in evaluation the norm is a fixed affine map. It fixes the scale of the features, so
-    that one learning rate fits all objectives.
+    Of several class tokens it reads the mean, as `encoder_features` does. Still a linear classifier: in evaluation
+    the norm is a fixed affine map. It fixes the scale of the features, so that one learning rate fits all objectives.
     """
 
     def __init__(self, width: int, classes: int):
@@ -45,7 +46,7 @@ class BatchNormLinear(Head):
         self.norm = nn.BatchNorm1d(width, affine=False, eps=1e-6)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        return self.linear(self.norm(tokens[:, 0]))
+        return self.linear(self.norm(tokens[:, : self.class_tokens].mean(1)))
 
 
 class PooledLinear(Head):
@@ -61,7 +62,7 @@ class PooledLinear(Head):
         self.norm = LayerNorm(width)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        return self.linear(self.norm(tokens[:, 1:].mean(1)))
+        return self.linear(self.norm(tokens[:, self.class_tokens :].mean(1)))
 
 
 class AttentiveLinear(Head):
@@ -98,7 +99,7 @@ class EfficientLinear(Head):
         nn.init.normal_(self.queries.weight, std=0.02)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        return self.linear(self.norm(self.pool(tokens[:, 1:])))
+        return self.linear(self.norm(self.pool(tokens[:, self.class_tokens :])))
 
     def pool(self, x: Tensor) -> Tensor:
         """Patch tokens (B, N, D) -> (B, D)."""
@@ -126,6 +127,7 @@ class Classifier(nn.Module):
     def __init__(self, encoder: MaskedAutoencoder, head: Head, blocks: float, drop_path: float, fabric: Fabric):
         super().__init__()
         self.fabric, self.head = fabric, head
+        head.class_tokens = encoder.class_tokens
         self.encoder = deepcopy(encoder).requires_grad_(False)
         if head.own_norm:
             self.encoder.register_module("norm", nn.Identity())

@@ -78,17 +78,19 @@ class ProbeContext:
 
 
 def encoder_features(model: MaskedAutoencoder, layers: Sequence[int], fabric: Fabric) -> Extractor:
-    """Extracts a frozen encoder's class token and mean patch token after each block L: "class/L" and "mean/L"."""
-    model = model.to(fabric.device).eval()
+    """Extracts a frozen encoder's class token and mean patch token after each block L: "class/L" and "mean/L".
+
+    Of several class tokens the mean, as Pixio's own kNN and its users' guide take (arXiv 2512.15715).
+    """
+    model, k = model.to(fabric.device).eval(), model.class_tokens
 
     @torch.no_grad()
     def extractor(images: Tensor) -> Features:
         with fabric.autocast():
             outputs = model.encode_layers(images, layers)
         by_layer = {layer: tokens.float() for layer, tokens in zip(layers, outputs, strict=True)}
-        # Copied: a view would keep all tokens of the batch in memory.
-        classes = {f"class/{layer}": tokens[:, 0].clone() for layer, tokens in by_layer.items()}
-        return classes | {f"mean/{layer}": tokens[:, 1:].mean(1) for layer, tokens in by_layer.items()}
+        classes = {f"class/{layer}": tokens[:, :k].mean(1) for layer, tokens in by_layer.items()}
+        return classes | {f"mean/{layer}": tokens[:, k:].mean(1) for layer, tokens in by_layer.items()}
 
     return extractor
 

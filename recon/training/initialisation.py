@@ -31,6 +31,7 @@ def make_model(settings: Settings, head: PixelHead, mean: Sequence[float], std: 
         patch_size=settings.model.patch_size,
         decoder_width=settings.model.decoder_width,
         decoder_depth=settings.model.decoder_depth,
+        class_tokens=settings.model.class_tokens,
         mask_tokens=settings.model.mask_tokens,
         refiner_width=settings.model.refiner_width if type(head) is PixelHead else 0,
         mask_strategy=config.masking_name(settings.masking),
@@ -203,7 +204,7 @@ def _adopt_sizes(settings: Settings, chosen: set[str], a: Architecture, keep: bo
     model, where = settings.model, settings.init
     if a.name is None:
         raise InvalidSetting(f"init={where}: its encoder is none of this program's sizes ({', '.join(SIZES)})")
-    theirs = {"name": a.name, "patch_size": a.patch_size, "mask_tokens": a.mask_tokens}
+    theirs = {name: getattr(a, name) for name in ("name", "patch_size", "mask_tokens", "class_tokens")}
     if keep:
         theirs |= {"decoder_width": a.decoder_width, "decoder_depth": a.decoder_depth}
         if a.decoder_heads != (heads := (a.decoder_width or 0) // DECODER_HEAD_WIDTH):

@@ -79,7 +79,7 @@ class OnlineProbe:
         The features are standardised by the batch, so that the rate fits features of any scale.
         """
         assert self._tokens is not None
-        features = self._tokens[:, 1:].float().mean(1)
+        features = self._tokens[:, self.model.class_tokens :].float().mean(1)
         labels, self._tokens = labels.to(self.device, non_blocking=True), None
         known = (labels >= 0) & (labels < len(self.weight))
         logits = self.logits(features, features)
@@ -128,7 +128,7 @@ class OnlineProbe:
         for part in images.split(BATCH):
             with self.autocast():
                 tokens = self.model.encode(part.to(self.device).float() / 255)
-            found.append(tokens[:, 1:].float().mean(1))
+            found.append(tokens[:, self.model.class_tokens :].float().mean(1))
         self._tokens = None
         return torch.cat(found)
 

@@ -53,6 +53,7 @@ class Architecture:
     decoder_depth: int | None = None
     decoder_heads: int | None = None
     mask_tokens: str = "decoder"
+    class_tokens: int = 1
     # Of every LayerNorm. transformers' configurations say 1e-12 where the official code has 1e-6; that changes a class
     # token of small variance by 1e-3.
     norm_eps: float = NORM_EPS

@@ -266,6 +266,8 @@ def _storable(c: Checkpoint, format: str) -> tuple[dict[str, Tensor], list[str]]
     """The tensors that a format can store, and what is left out."""
     if c.classifier:
         raise InvalidSetting("a fine-tuned classifier is not converted, only probed; give the pretrained model")
+    if format != "recon" and (count := c.architecture.class_tokens) > 1:
+        raise InvalidSetting(f"format={format} has no place for {count} class tokens; give format=recon")
     state, left_out, eps = c.state, [], c.architecture.norm_eps
     if format in ("official", "timm") and eps != NORM_EPS:
         left_out.append(f"the norms' epsilon of {eps} (theirs is {NORM_EPS}; this program reads it back)")

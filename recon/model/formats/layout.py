@@ -50,6 +50,7 @@ def architecture_of(state: dict[str, Tensor], known: dict[str, Any], where: Path
         "patch_size": patch_size,
         "heads": int(known.get("heads") or _head_count(width, depth, where, notes)),
         "image_size": known.get("image_size") or _square(positions[1] - 1, patch_size, where),
+        "class_tokens": _shape(state, "cls_token", where)[1],
         "mask_tokens": known.get("mask_tokens", "decoder"),
         "norm_eps": float(known.get("norm_eps", NORM_EPS)),
     }

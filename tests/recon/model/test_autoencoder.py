@@ -57,9 +57,10 @@ def test_with_mask_tokens_the_encoder_sees_the_whole_sequence():
     assert model.mask_token.shape == (1, 1, 48)
 
 
-def test_forward_is_the_paper_s_algorithm():
+@pytest.mark.parametrize("k", [1, 3])
+def test_forward_is_the_paper_s_algorithm(k):
     """Each image alone, its visible tokens in a random order, placed one by one into a row of mask tokens."""
-    model, truth = small(), images()
+    model, truth = small(class_tokens=k), images()
     mask = model(truth, noise=noise()).mask
     expected = []
     for image, hidden in zip(truth, mask, strict=True):
@@ -70,14 +71,14 @@ def test_forward_is_the_paper_s_algorithm():
         for block in model.blocks:
             x = block(x)
         x = model.decoder_embed(model.norm(x))[0]
-        row = model.mask_token[0].repeat(PATCHES + 1, 1)
-        row[0] = x[0]
-        for position, token in zip(visible, x[1:], strict=True):
-            row[1 + position] = token
-        row = (row + model.decoder_pos_embed[0])[None]
+        row = model.mask_token[0].repeat(k + PATCHES, 1)
+        row[:k] = x[:k]
+        for position, token in zip(visible, x[k:], strict=True):
+            row[k + position] = token
+        row = (row + model.decoder_pos_embed[0, [0] * k + [*range(1, 1 + PATCHES)]])[None]
         for block in model.decoder_blocks:
             row = block(row)
-        expected.append(model.decoder_pred(model.decoder_norm(row))[0, 1:])
+        expected.append(model.decoder_pred(model.decoder_norm(row))[0, k:])
     assert torch.allclose(model(truth, mask=mask).prediction, torch.stack(expected), rtol=0, atol=1e-12)
 
 
@@ -94,6 +95,18 @@ def test_mask_tokens_in_the_encoder_replace_the_patches_and_keep_their_positions
         x = block(x)
     expected = model.decoder_pred(model.decoder_norm(x))[:, 1:]
     assert torch.allclose(model(truth, mask=mask).prediction, expected, rtol=0, atol=1e-12)
+
+
+@both_places
+def test_the_order_of_class_tokens_means_nothing_to_the_patches(mask_tokens):
+    model, truth = small(mask_tokens=mask_tokens, class_tokens=3), images()
+    before, encoded = model(truth, noise=noise()).prediction, model.encode(truth)
+    with torch.no_grad():
+        model.cls_token.copy_(model.cls_token[:, [2, 0, 1]])
+    assert torch.allclose(model(truth, noise=noise()).prediction, before, rtol=0, atol=1e-12)
+    order = [2, 0, 1, *range(3, 3 + PATCHES)]
+    assert torch.allclose(model.encode(truth), encoded[:, order], rtol=0, atol=1e-12)
+    assert not torch.allclose(encoded[:, 0], encoded[:, 1])
 
 
 @both_places

@@ -8,15 +8,16 @@ from losses.heads import NormalisedPixelHead
 from tests.recon.model.conftest import images, noise, small
 
 
+@pytest.mark.parametrize("class_tokens", [1, 3])
 @pytest.mark.parametrize("mask_tokens", ["decoder", "encoder"])
 @pytest.mark.parametrize("loss", ["mse", "norm_mse"])
-def test_gradient_reaches_every_parameter(loss, mask_tokens):
+def test_gradient_reaches_every_parameter(loss, mask_tokens, class_tokens):
     objective = build_objective(loss)
-    model = small(head=objective.head, mask_tokens=mask_tokens)
+    model = small(head=objective.head, mask_tokens=mask_tokens, class_tokens=class_tokens)
     r = model(images(), noise=noise())
     r.prediction.backward(objective(r).gradient)
     silent = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
-    assert silent == []
+    assert silent == [] and model.cls_token.grad.any(-1).all()
 
 
 def test_the_statistics_head_sends_no_gradient_into_the_model():

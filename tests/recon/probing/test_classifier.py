@@ -50,6 +50,18 @@ def test_the_pooled_head_does_not_see_the_class_token(tokens):
     assert torch.equal(head(tokens), head(other))
 
 
+@pytest.mark.parametrize("kind", [BatchNormLinear, PooledLinear, EfficientLinear])
+def test_heads_tell_class_tokens_from_patch_tokens(kind, tokens):
+    """Three class tokens may be replaced by their mean; were two of them patch tokens, that would be another input."""
+    head = kind(WIDTH, CLASSES).eval()
+    nn.init.normal_(head.linear.weight)
+    averaged = torch.cat([tokens[:, :3].mean(1, keepdim=True).expand(-1, 3, -1), tokens[:, 3:]], dim=1)
+    head.class_tokens = 3
+    torch.testing.assert_close(head(tokens), head(averaged), atol=1e-4, rtol=1e-4)
+    shuffled = tokens[:, [3, 1, 2, 0, *range(4, 10)]]
+    assert not torch.allclose(head(tokens), head(shuffled), atol=1e-2)
+
+
 def test_the_order_of_tokens_means_nothing_to_the_attentive_head(tokens):
     head = AttentiveLinear(WIDTH, CLASSES)
     order = torch.randperm(10, generator=torch.Generator().manual_seed(1))

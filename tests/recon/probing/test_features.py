@@ -56,6 +56,17 @@ def test_features_are_the_class_token_and_the_mean_of_the_patch_tokens(model, fa
     torch.testing.assert_close(found["mean/3"], tokens[:, 1:].mean(1), rtol=0, atol=1e-6)
 
 
+def test_of_several_class_tokens_the_feature_is_their_mean(fabric):
+    model = create_model("nano", image_size=16, patch_size=4, decoder_depth=1, class_tokens=3)
+    images = torch.rand(2, 3, 16, 16)
+    found = encoder_features(model, [4], fabric)(images)
+    with torch.no_grad():
+        tokens = model.encode(images)
+    assert tokens.shape[1] == 3 + 16
+    torch.testing.assert_close(found["class/4"], (tokens[:, 0] + tokens[:, 1] + tokens[:, 2]) / 3, rtol=0, atol=1e-6)
+    torch.testing.assert_close(found["mean/4"], tokens[:, 3:].mean(1), rtol=0, atol=1e-6)
+
+
 def test_batches_do_not_change_features(model, fabric):
     source = create_dataset("photos", "val")
     one, many = (

@@ -8,7 +8,16 @@ from losses import InvalidSetting
 from recon.loaded_run import load_run
 from recon.model.formats import read, write
 from recon.run_folder import CHECKPOINT, PREVIOUS, read_checkpoint
-from tests.recon.training.conftest import SMALL, contents, differences, pretrain, resumed, small_run
+from tests.recon.training.conftest import (
+    SMALL,
+    as_killed_after_its_first_checkpoint,
+    contents,
+    differences,
+    pretrain,
+    resumed,
+    small_run,
+    state_of,
+)
 
 START = ["train.steps=2", "loss=mse"]
 ENCODER = ("cls_token", "patch_embed.", "blocks.", "norm.")
@@ -54,6 +63,17 @@ def test_a_run_begins_with_another_runs_weights_and_sizes(place, pictures, paren
     record = trained.resolved["init"]
     assert record["taken"] == ["encoder", "decoder"] and record["new"] == []
     assert record["sha256"] == read(parent).sha256 and record["source"] == str(parent)
+
+
+def test_class_tokens_are_taken_with_their_number_and_go_on_exactly(place, pictures):
+    words = ["loss=mse", "model.class_tokens=3", "train.steps=4", "train.checkpoint_every=2"]
+    several = small_run(place, pictures, "several", *words)
+    assert tensors(several)["cls_token"].shape == (1, 3, 192)
+    child = begun(place, pictures, "child-of-several", f"init={several}", "loss=mse")
+    assert same(tensors(several), tensors(child), tensors(several)) and load_run(child).model.class_tokens == 3
+    again = as_killed_after_its_first_checkpoint(several, "killed-several")
+    resumed(place, "killed-several")
+    assert differences(state_of(several), state_of(again)) == []
 
 
 @pytest.mark.parametrize("format", ["official", "recon", "transformers"])
@@ -179,6 +199,7 @@ def test_a_killed_warm_start_resumes_to_the_same_bits_without_its_start(place, p
         (["loss=flow", "losses.flow.source=median", "init={parent}"], "choose mean or noise"),
         (["loss=mixture", "losses.mixture.components=49", "init={parent}"], "a patch has 48 values"),
         (["init={parent}", "init_decoder=yes"], "keep or new"),
+        (["init={parent}", "model.class_tokens=3"], "model.class_tokens=3, but"),
         (["train.ema=1"], "train.ema=1"),
         (["train.ema=-0.1"], "train.ema=-0.1"),
         (["init={parent}", "model.refiner_width=8", "loss=norm_mse"], "refiner"),

@@ -84,7 +84,7 @@ def test_what_a_format_cannot_hold_is_named(tmp_path):
 
 
 def checkpoint_of(model, target, mask_tokens="decoder"):
-    architecture = Architecture(128, 2, 2, 8, (32, 32), 64, 1, 2, mask_tokens)
+    architecture = Architecture(128, 2, 2, 8, (32, 32), 64, 1, 2, mask_tokens, model.class_tokens)
     return Checkpoint(model.state_dict(), "recon", True, TARGETS[target], architecture, "0" * 64)
 
 
@@ -92,3 +92,14 @@ def test_mask_tokens_in_the_encoder_survive_in_the_projects_own_format(tmp_path)
     model = made(mask_tokens="encoder")
     found = through(checkpoint_of(model, "pixels", "encoder"), tmp_path / "out", ["recon", "recon"])
     assert same(found.state, model.state_dict()) and found.model().mask_tokens == "encoder"
+
+
+def test_several_class_tokens_survive_in_the_projects_own_format_alone(tmp_path):
+    model = made(class_tokens=3)
+    checkpoint = checkpoint_of(model, "pixels")
+    found = through(checkpoint, tmp_path / "out", ["recon", "recon"])
+    assert same(found.state, model.state_dict()) and found.model().class_tokens == 3
+    for form, name in (("official", "c.pth"), ("timm", "c.safetensors"), ("transformers", "c")):
+        with pytest.raises(InvalidSetting, match=f"format={form} has no place for 3 class tokens"):
+            write(checkpoint, tmp_path / name, form)
+        assert not (tmp_path / name).exists()
