@@ -24,12 +24,15 @@ def gallery(folders: list[Path], images: int, out: Path, draws: int = 1) -> None
     A run that predicts a distribution has a row for each of so many `draws`, in place of its mean.
 
     Raises:
-        InvalidSetting: a folder holds no trained run, or the runs differ in data, image size, patches or masking.
+        InvalidSetting: a folder holds no trained run, one of features without pixels, or the runs differ in data, image
+            size, patches or masking.
     """
     rows: dict[str, torch.Tensor] = {}
     first = None
     for folder in folders:
         trained = load_run(folder)
+        if trained.undrawable:
+            raise InvalidSetting(trained.undrawable)
         settings, model = trained.settings, trained.model
         setup = (settings.data.name, config.image_size(settings), model.patch_size, settings.masking, settings.seed)
         first = first or setup

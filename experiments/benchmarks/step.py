@@ -27,7 +27,7 @@ import yaml
 
 from experiments.benchmarks.saved import save, take_out
 from experiments.benchmarks.turns import compare, in_turns
-from losses import Objective, Reconstruction, build_objective
+from losses import Objective, PixelHead, Reconstruction, build_objective, head_of
 from losses.term import gradient_norm, step_unless
 from recon.model import create_model
 from recon.training.device import fast_bfloat16, make_fabric
@@ -36,6 +36,8 @@ from recon.training.state import MetricAccumulator
 
 PRESETS = Path(__file__).parents[2] / "recon" / "preset"
 EXPRESSIONS = ["mse", "norm_mse", "l1", "perceptual+mse", "adversarial+mse", "10%perceptual+80%adversarial+mse"]
+EXPRESSIONS += ["low_pass", "fourier", "gradient+mse", "pca", "hog", "features"]
+RANDOM = {name: {"weights": "random"} for name in ("perceptual", "features")}
 
 
 class Bench:
@@ -65,7 +67,7 @@ class Bench:
             image_size=size,
             critic_dtype=torch.bfloat16 if self.low else torch.float32,
             compiled=options.compile,
-            **terms | {"perceptual": {"weights": "random"} | terms.get("perceptual", {})},
+            **terms | {name: own | terms.get(name, {}) for name, own in RANDOM.items()},
         ).to(self.device)
         self.model = create_model(
             options.model, image_size=size, patch_size=options.patch_size, head=self.objective.head, **changes
@@ -194,8 +196,8 @@ def main() -> None:
     take_out(parser)
     options = parser.parse_args()
     of_preset = take_preset(options) if options.preset else {}
-    pixels_alone = of_preset.get("refiner_width", 0) > 0  # no refiner corrects normalised pixels
-    options.loss = options.loss or [e for e in EXPRESSIONS if not (pixels_alone and e == "norm_mse")]
+    pixels_alone = of_preset.get("refiner_width", 0) > 0  # a refiner corrects plain pixels alone
+    options.loss = options.loss or [e for e in EXPRESSIONS if not (pixels_alone and type(head_of(e)) is not PixelHead)]
     make_fabric(options.device, "auto")  # for the device's settings, which training has too
     preset = f"preset {options.preset}: " if options.preset else ""
     print(f"{preset}{options.model}/{options.patch_size} at {options.image_size} pixels, batch {options.batch}")

@@ -3,9 +3,10 @@
     python -m experiments.study objectives data.root=imagenette-160.pack jobs=2 minutes=120
     python -m experiments.study --list
 
-A study is a YAML file in experiments/studies, or one that is named by its path. Its runs are runs/STUDY-VARIANT-SEED;
-what is finished is not done again. When every run is trained, evaluated and probed, the record is written to
-experiments/records/STUDY (out=FOLDER: there). Then a second call changes nothing.
+A study is a YAML file in experiments/studies, or one that is named by its path. Its runs are runs/STUDY-VARIANT-SEED.
+When one is trained, evaluated and probed, its numbers go to experiments/records/STUDY/values (out=FOLDER: there), and
+the run is needed no more: the study goes on from them on another machine too. When all have theirs, the record is
+written beside them. Then a second call changes nothing.
 
 - jobs=N: so many commands at a time, each with its share of the cores. 1 where nothing is said.
 - minutes=M: stops after that; runs save themselves, and the same command goes on with them to the same bits.
@@ -18,10 +19,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.study import record
-from experiments.study.definition import RECORDS, Study, names, path_of, read
-from experiments.study.jobs import Job, evaluation, probing, training, work
-from experiments.study.measured import gather
+from experiments.study import record, run_values
+from experiments.study.definition import RECORDS, Plain, Study, names, path_of, read
+from experiments.study.jobs import Job, NextJob, evaluation, probing, training, work
 from losses import InvalidSetting, nearest
 from recon.run_folder import MODEL, RUNS
 
@@ -44,10 +44,11 @@ def main(words: Sequence[str]) -> int:
     if recorded(folder, digest):
         print(f"{folder} is finished")
         return 0
-    jobs = _number(given, "jobs", 1, 256)
+    jobs = int(_number(given, "jobs", 1, 256))
     deadline = time.monotonic() + 60 * _number(given, "minutes", 60 * 24 * 365, 60 * 24 * 365)
+    runs = [next_job(study, folder, variant, settings, given) for (variant, _), settings in study.runs(name).items()]
     try:
-        failed = train(name, study, given, int(jobs), deadline) or measure(name, study, given, int(jobs), deadline)
+        failed = work(runs, jobs, deadline)
     except TimeoutError:
         print(f"the time is over; the same command goes on\n{listed(name, path)}")
         return 75
@@ -55,40 +56,53 @@ def main(words: Sequence[str]) -> int:
         for job in failed:
             print(f"failed: {job.command}\n  see {job.log}: {_last_line(job.log)}", file=sys.stderr)
         return 1
+    of_runs = {(v, seed): run_values.read(run_values.path_in(folder, v, seed)) for v, seed in study.runs(name)}
+    if missing := [f"{variant}-{seed}" for (variant, seed), values in of_runs.items() if values is None]:
+        raise InvalidSetting(
+            f"{name} measures the runs of {study.runs_of}, which lacks {', '.join(missing)}; go on there"
+        )
     places = [key for key in given if key.endswith((".root", ".weights"))]
-    record.write(folder, name, study, gather(name, study), digest, places)
+    whole = {key: values for key, values in of_runs.items() if values is not None}
+    record.write(folder, name, study, whole, digest, places)
     print(folder / "README.md")
     return 0
 
 
-def train(name: str, study: Study, given: dict[str, str], jobs: int, deadline: float) -> list[Job]:
-    """Trains what is missing; returns what failed."""
-    there = _given(given, "data.root", "device")
-    own = study if not study.runs_of else None
-    planned = [training(settings | _given(given, "data.root"), there) for settings in study.runs(name).values()]
-    if own is None and any(planned):
-        raise InvalidSetting(f"{name} measures the runs of {study.runs_of}, which are not finished; run that first")
-    return work([job for job in planned if job], jobs, deadline)
+def next_job(study: Study, folder: Path, variant: str, settings: Plain, given: dict[str, str]) -> NextJob:
+    """What is still to be done for a run: training, evaluation, probing; then its values are written.
 
+    Of a run that belongs to another study, nothing where it is not trained.
+    """
+    seed, name = settings["seed"], settings["name"]
+    path = run_values.path_in(folder, variant, seed)
+    evaluate = study.evaluate | _given(given, "device", "data.root", "lpips.weights", "features.weights")
 
-def measure(name: str, study: Study, given: dict[str, str], jobs: int, deadline: float) -> list[Job]:
-    """Evaluates and probes what has not been; returns what failed."""
-    runs = [settings["name"] for settings in study.runs(name).values()]
-    settings = study.evaluate | _given(given, "device", "data.root", "lpips.weights", "features.weights")
-    planned = [evaluation(run, settings) for run in runs]
-    if study.probe is not None:
-        planned += [probing(run, study.probe | _given(given, "device")) for run in runs]
-    return work([job for job in planned if job], jobs, deadline)
+    def find() -> Job | None:
+        stored = run_values.read(path)
+        if stored is not None and stored.made == run_values.made_by(study, settings):
+            return None
+        job = training(settings | _given(given, "data.root"), _given(given, "data.root", "device"))
+        if job and study.runs_of:
+            return None
+        job = job or evaluation(name, evaluate)
+        if job is None and study.probe is not None:
+            job = probing(name, study.probe | _given(given, "device"))
+        if job is None:
+            run_values.write(path, run_values.measure(study, variant, settings, pictures=seed == study.seeds[0]))
+        return job
+
+    return find
 
 
 def listed(name: str, path: Path | None = None) -> str:
     """A line about a study: how many of its runs are finished, and whether it is recorded."""
     path = path or path_of(name)
     study = read(path)
-    runs = [settings["name"] for settings in study.runs(name).values()]
-    begun = sum((RUNS / run / MODEL).exists() for run in runs)
+    runs = study.runs(name)
+    begun = sum((RUNS / settings["name"] / MODEL).exists() for settings in runs.values())
+    measured = sum(run_values.path_in(RECORDS / name, *of).exists() for of in runs)
     done = recorded(RECORDS / name, hashlib.sha256(path.read_bytes()).hexdigest())
-    state = f"recorded in {RECORDS.name}/{name}" if done else f"{begun} of {len(runs)} runs begun"
+    state = f"recorded in {RECORDS.name}/{name}" if done else f"{measured} of {len(runs)} runs measured, {begun} here"
     return f"{name:20} {state:40} {' '.join(study.question.split())[:80]}"
 
 

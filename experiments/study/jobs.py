@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,10 @@ class Job:
         return command_line(self.module, self.settings)
 
 
+# What is to be done next for a run.
+NextJob = Callable[[], Job | None]
+
+
 def training(settings: Plain, device: Plain) -> Job | None:
     """What trains a run to its end, from its checkpoint where there is one; None where it is finished.
 
@@ -64,7 +68,9 @@ def training(settings: Plain, device: Plain) -> Job | None:
 
 
 def evaluation(name: str, settings: Plain) -> Job | None:
-    """What evaluates a trained run; None where that is done."""
+    """What evaluates a trained run; None where that is done, or where it predicts what has no pixels."""
+    if not load_run(RUNS / name).model.head.has_pixels:
+        return None
     found = results.read(RUNS / name)
     sha256 = hashlib.sha256((RUNS / name / MODEL).read_bytes()).hexdigest()
     if found and found.model["sha256"] == sha256 and _agree(found.measuring, settings):
@@ -99,27 +105,36 @@ def _same(a: Any, b: Any) -> bool:
     return a == b
 
 
-def work(jobs: Iterable[Job], at_once: int, deadline: float) -> list[Job]:
-    """Runs the jobs in their order, `at_once` at a time; returns those that failed. A failure does not end the others.
+def work(runs: Iterable[NextJob], at_once: int, deadline: float) -> list[Job]:
+    """Does the jobs of runs, `at_once` at a time, those of one run after another; returns those that failed.
 
-    Each has its share of the processors.
+    A run whose job fails is left; the others go on. Each job has its share of the processors.
+
+    Args:
+        runs: each says what is to be done next for a run, called again after that; None: nothing.
 
     Raises:
         TimeoutError: `deadline` (of time.monotonic) has come. Trainings have saved themselves then.
     """
-    waiting, running, failed = list(jobs), {}, []
+    waiting, running, failed = list(runs), {}, []
     try:
         while waiting or running:
             while waiting and len(running) < at_once:
-                job = waiting.pop(0)
-                running[_start(job, at_once)] = job
+                run = waiting.pop(0)
+                if time.monotonic() > deadline:
+                    raise TimeoutError
+                if (job := run()) is not None:
+                    running[_start(job, at_once)] = job, run
             if time.monotonic() > deadline:
                 raise TimeoutError
-            time.sleep(POLL)
+            time.sleep(POLL if running else 0)
             for process in [process for process in running if process.poll() is not None]:
-                job = running.pop(process)
+                job, run = running.pop(process)
                 print(f"{'done' if process.returncode == 0 else 'FAILED'}  {job.command}", flush=True)
-                failed += [job] if process.returncode else []
+                if process.returncode:
+                    failed.append(job)
+                else:
+                    waiting.insert(0, run)
     finally:  # also after Ctrl-C
         _stop(list(running))
     return failed

@@ -1,36 +1,40 @@
 """The record of a study: README.md, tidy tables, figures."""
 
-import json
 import math
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import matplotlib.style
 from matplotlib.figure import Figure
 
 from experiments.study.definition import Plain, Study
 from experiments.study.effects import Effect
-from experiments.study.measured import Measurements
+from experiments.study.measured import Measurements, gather
+from experiments.study.run_values import RunValues
 from losses import InvalidSetting
 from recon.console import command_line
 from recon.report.drawing import STYLE
 from recon.report.pictures import write_rows
 from recon.report.tables import write_csv
-from recon.run_folder import ENVIRONMENT, RUNS, metric_lines, read_config, write_atomically, write_text
+from recon.run_folder import write_atomically, write_text
 
 SHOWN = 8  # images of the picture
 
 
-def write(folder: Path, name: str, study: Study, found: Measurements, digest: str, given: Sequence[str] = ()) -> None:
+OfRuns = Mapping[tuple[str, int], RunValues]  # by variant and seed
+
+
+def write(folder: Path, name: str, study: Study, of_runs: OfRuns, digest: str, given: Sequence[str] = ()) -> None:
     """Writes the record into `folder`, README.md last: a record that has it is whole.
 
     Args:
+        of_runs: what every run gave.
         digest: of the study's file.
         given: names of the places that the command was given, such as data.root.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    found = gather(study, of_runs)
     differences = found.differences(study.measured, study.reference)
     write_csv(results(name, study, found), folder / "results.csv")
     if differences:
@@ -38,7 +42,8 @@ def write(folder: Path, name: str, study: Study, found: Measurements, digest: st
     figures = [picture(folder, found)]
     if study.figure:
         figures.append(plot(folder, study, found))
-    write_text(folder / "README.md", page(name, study, found, differences, figures, digest, given))
+    command = made(name, study, of_runs, given)
+    write_text(folder / "README.md", page(name, study, found, differences, figures, digest, command))
 
 
 def results(name: str, study: Study, found: Measurements) -> list[Plain]:
@@ -68,7 +73,7 @@ def page(
     differences: Mapping[tuple[str, str], Effect],
     figures: list[str],
     digest: str,
-    given: Sequence[str],
+    how: Sequence[str],
 ) -> str:
     """README.md of the record."""
     effects = [e for metric in study.measured for e in found.effects(metric).values()]
@@ -76,7 +81,6 @@ def page(
         raise InvalidSetting(f"nothing that {name} measures was found: {', '.join(study.measured)}")
     e = effects[0]
     over = "both" if e.seeds > 1 else "images alone, so that another seed may lie outside"
-    own = sorted({study.measured[metric] for _, metric in found.own})
     lines = [
         f"# {name}",
         study.question.strip(),
@@ -86,17 +90,30 @@ def page(
         "\n".join(table(study, found, differences)),
         f"Means over {e.seeds} seed{'s' * (e.seeds > 1)} and {e.images} held-out images (probes: test images), ± half "
         f"of the 95% interval over {over}. **Bold**: differs from {study.reference} (Holm over all {len(differences)} "
-        "comparisons of this table, 5%)."
-        + "".join(f" {metric}: measured in no run." for metric in study.measured if not found.effects(metric))
-        + (f" -: {', '.join(own)} by a network that the objective itself minimised." if own else ""),
+        "comparisons of this table, 5%)." + "".join(f" {note}" for note in notes(study, found)),
         *(f"![{figure}]({figure})" for figure in figures),
         "## What it cannot say",
         study.limits.strip() or "Nothing beyond these data, sizes and lengths.",
         "## How it was made",
-        "\n".join(made(name, study, given)),
+        "\n".join(how),
         f"<!-- study {digest} -->",
     ]
     return "\n\n".join(lines) + "\n"
+
+
+def notes(study: Study, found: Measurements) -> list[str]:
+    """What a reader of the table must know of single cells and rows."""
+    lines = [f"{metric}: measured in no run." for metric in study.measured if not found.effects(metric)]
+    if own := sorted({study.measured[metric] for _, metric in found.own}):
+        lines.append(f"-: {', '.join(own)} by a network that the objective itself minimised.")
+    if other := [row for row in found.values if found.other_task(row, study.reference)]:
+        lines.append(
+            f"†: reconstructions of {', '.join(other)} are of other masks than those of {study.reference}, and so are "
+            "not compared with them; their probes are."
+        )
+    if features := [row for row in found.values if not found.images.get(row)]:
+        lines.append(f"{', '.join(features)}: no pixels are predicted, so nothing is drawn.")
+    return lines
 
 
 def table(study: Study, found: Measurements, differences: Mapping[tuple[str, str], Effect]) -> list[str]:
@@ -110,7 +127,8 @@ def table(study: Study, found: Measurements, differences: Mapping[tuple[str, str
             e, difference = effects[metric].get(row), differences.get((row, metric))
             text = "-" if e is None or math.isnan(e.value) else f"{_number(e.value)} ±{_number((e.high - e.low) / 2)}"
             cells.append(f"**{text}**" if difference and difference.differs else text)
-        lines.append(f"| {row} | {' | '.join(cells)} |")
+        mark = " †" if found.other_task(row, study.reference) else ""
+        lines.append(f"| {row}{mark} | {' | '.join(cells)} |")
     return lines
 
 
@@ -119,13 +137,10 @@ def _number(value: float) -> str:
     return text.lstrip("-") if float(text) == 0 else text
 
 
-def made(name: str, study: Study, given: Sequence[str]) -> list[str]:
+def made(name: str, study: Study, of_runs: OfRuns, given: Sequence[str]) -> list[str]:
     """Commands, versions, machines and processor time of the runs."""
-    environments, hours = set(), 0.0
-    for settings in study.runs(name).values():
-        environment, spent = spent_on(RUNS / settings["name"])
-        environments.add(environment)
-        hours += spent
+    hours = sum(values.core_hours for values in of_runs.values())
+    machines = sorted({values.machine for values in of_runs.values()})
     first = next(iter(study.runs(name).values()))
     own = " and ".join(sorted({key for variant in study.variants.values() for key in variant}))
     return [
@@ -135,24 +150,8 @@ def made(name: str, study: Study, given: Sequence[str]) -> list[str]:
         "",
         f"    {command_line('pretrain', first)}",
         "",
-        f"Training took {hours:.1f} core-hours, by the logs of the runs. {'; '.join(sorted(environments))}.",
+        f"Training took {hours:.1f} core-hours, by the logs of the runs. {'; '.join(machines)}.",
     ]
-
-
-def spent_on(folder: Path) -> tuple[str, float]:
-    """What a run was trained on, in words, and its core-hours (of a GPU: hours of the device)."""
-    environment: dict[str, Any] = json.loads((folder / ENVIRONMENT).read_text())
-    size, steps, seconds = read_config(folder)["batch"]["size"], 0, 0.0
-    for line in metric_lines(folder):
-        step, speed = line["step"] or 0, line.get("images_per_second")
-        if speed:
-            seconds += size * (step - steps) / speed
-        steps = step
-    device = environment["device"]
-    cores = environment["threads"] if device == "cpu" else 1
-    packages = environment["packages"]
-    words = f"{device}, {environment['threads']} thread(s), Python {environment['python']}, torch {packages['torch']}"
-    return words, cores * seconds / 3600
 
 
 def picture(folder: Path, found: Measurements) -> str:

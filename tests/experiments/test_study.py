@@ -11,8 +11,9 @@ import yaml
 from experiments.study import __main__ as command
 from experiments.study import definition, jobs
 from experiments.study.definition import Study
-from experiments.study.measured import Measurements, rows_of
-from experiments.study.record import table
+from experiments.study.measured import Measurements, gather
+from experiments.study.record import notes, table
+from experiments.study.run_values import RunValues, read, rows_of, write
 from losses import InvalidSetting
 from losses.expression import defaults, parse
 from recon.config import check
@@ -127,7 +128,7 @@ def test_a_study_goes_on_where_it_was_stopped_and_then_changes_nothing(here, cap
     written(here / "tiny.yaml", variants=variants)
     words = ["tiny", "device=cpu", "jobs=2", "out=record"]
     assert command.main([*words, "minutes=0.03"]) == 75
-    assert not (here / "record").exists()
+    assert not (here / "record/README.md").exists()
     assert command.main(words) == 0
     page = (here / "record/README.md").read_text()
     assert "Is l1 another thing than mse?" in page and "![figure.png](figure.png)" in page
@@ -149,6 +150,15 @@ def test_a_study_goes_on_where_it_was_stopped_and_then_changes_nothing(here, cap
     assert command.main(words) == 0
     assert "They are alike." in (here / "record/README.md").read_text()
     assert "begun" not in capsys.readouterr().out
+    # On a machine without the runs the record is made of their values.
+    (here / "runs").rename(here / "elsewhere")
+    table_before = (here / "record/results.csv").read_bytes()
+    (here / "record/results.csv").unlink()
+    written(here / "tiny.yaml", variants=variants, answer="They are still alike.")
+    assert command.main(words) == 0
+    assert "begun" not in capsys.readouterr().out and not (here / "runs").exists()
+    assert (here / "record/results.csv").read_bytes() == table_before
+    (here / "elsewhere").rename(here / "runs")
     # Other settings are no reason to lose a run.
     written(here / "tiny.yaml", variants=variants | {"l1": {"loss": "charbonnier"}})
     with pytest.raises(InvalidSetting, match="trained with another loss"):
@@ -161,12 +171,58 @@ def test_a_run_that_fails_is_told_and_the_others_go_on(here, capsys):
     assert command.main(["tiny", "device=cpu", "out=record"]) == 1
     told = capsys.readouterr()
     assert "unknown loss term 'l2'" in told.err
-    assert (here / "runs/tiny-mse-0" / MODEL).exists() and not (here / "record").exists()
+    assert (here / "runs/tiny-mse-0" / MODEL).exists() and (here / "record/values/mse-0.npz").exists()
+    assert not (here / "record/README.md").exists()
 
 
 def test_time_over_ends_what_runs(tmp_path):
     """The process is asked to end, and none is left."""
     job = jobs.Job("pretrain", {}, tmp_path / "log")
     with pytest.raises(TimeoutError):
-        jobs.work([job], 1, deadline=0)
+        jobs.work([lambda: job], 1, deadline=0)
     assert jobs.work([], 1, deadline=1e12) == []
+    assert jobs.work([lambda: None], 1, deadline=1e12) == []
+
+
+def of_run(seed=0, **changes):
+    """The values of a run, of eight images."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = {"a (mean)": {"ssim": torch.rand(8, generator=generator)}, "a (mode)": {}}
+    pictures = {"truth": torch.randint(256, (2, 3, 4, 4), generator=generator, dtype=torch.uint8)}
+    found = {"made": {"measured": ["ssim"]}, "values": rows, "probes": {"linear/mean/4/1": torch.ones(3)}}
+    found |= {"pictures": pictures, "own": [("a (mean)", "ssim")], "images": "one", "core_hours": 0.5}
+    return RunValues(**(found | changes))
+
+
+def test_values_are_read_as_they_were_written(tmp_path):
+    run = of_run(values={"a (mean)": {"invented/band=3": torch.rand(8), "ssim": torch.tensor([torch.nan, 1.0])}})
+    write(tmp_path / "new/a-0.npz", run)
+    found = read(tmp_path / "new/a-0.npz")
+    assert {name: vars(found)[name] for name in ("made", "own", "images", "core_hours")} == {
+        name: vars(run)[name] for name in ("made", "own", "images", "core_hours")
+    }
+    for theirs, ours in ((found.values["a (mean)"], run.values["a (mean)"]), (found.pictures, run.pictures)):
+        assert theirs.keys() == ours.keys()
+        assert all(torch.equal(theirs[key].nan_to_num(-1), ours[key].nan_to_num(-1)) for key in ours)
+    assert torch.equal(found.probes["linear/mean/4/1"], torch.ones(3))
+    assert read(tmp_path / "none.npz") is None
+    (tmp_path / "new/a-0.npz").write_bytes(b"PK")
+    with pytest.raises(InvalidSetting, match="remove it"):
+        read(tmp_path / "new/a-0.npz")
+
+
+def test_reconstructions_of_other_masks_are_not_compared_but_probes_are():
+    study = Study("", {}, {"a": {}, "b": {}, "c": {}}, [0, 1], "a", {"ssim": "SSIM", "linear/mean/4/1": "linear"})
+    values = {"ssim": torch.rand(8)}
+    runs = {
+        ("a", 0): of_run(values={"a": values}),
+        ("b", 0): of_run(values={"b": values}, images="others"),
+        ("c", 0): of_run(values={}, images=""),
+    }
+    found = gather(study, runs | {(variant, 1): run for (variant, _), run in runs.items()})
+    assert set(found.differences(study.measured, "a")) == {("b", "linear/mean/4/1"), ("c", "linear/mean/4/1")}
+    lines = table(study, found, {})
+    assert [line.split(" | ")[0] for line in lines[2:]] == ["| a", "| b †", "| c"] and "| - |" in lines[4]
+    assert [note.split(":")[0] for note in notes(study, found)] == ["-", "†", "c"]
+    with pytest.raises(InvalidSetting, match="other images than with the seeds before"):
+        gather(study, {("a", 0): of_run(values={"a": values}), ("a", 1): of_run(values={"a": values}, images="x")})

@@ -167,9 +167,10 @@ def _own_facts(text: Any, where: Path) -> Facts:
 def _facts_of_run(path: Path) -> Facts:
     config = _read_beside(path)
     resolved, size, head = config["resolved"], config["data"]["image_size"], config["resolved"]["head"]
-    of_term = {"name": head, **config["losses"][head]} if head not in (PIXELS, NORMALISED) else None
+    options = config["losses"].get(head, {})
+    of_term = {"name": head, **options} if head not in (PIXELS, NORMALISED) else None
     return {
-        "target": head_named(head, config["losses"].get(head)).decoder,
+        "target": head_named(head, options).decoder,
         "mean": resolved["mean"],
         "std": resolved["std"],
         "mask_ratio": config.get("masking", {}).get("ratio"),
