@@ -16,6 +16,7 @@ from losses.pixel import L1, MSE, SSIM, Charbonnier, MultiScaleSSIM, NormMSE
 from losses.posterior import Flow, Mixture
 from losses.targets import HOG, PCA, Features
 from losses.term import SINGLE_PROCESS, Processes, Term, TermContext
+from losses.tokens import Tokens
 
 # Register a new term here, and its settings in `losses.options.TERM_OPTIONS`.
 TERMS: dict[str, type[Term]] = {
@@ -29,6 +30,7 @@ TERMS: dict[str, type[Term]] = {
     "fourier": Fourier,
     "gradient": Gradient,
     "pca": PCA,
+    "tokens": Tokens,
     "hog": HOG,
     "features": Features,
     "perceptual": Perceptual,

@@ -116,6 +116,14 @@ class PCAOptions(TermOptions):
     )
 
 
+@dataclass
+class TokensOptions(TermOptions):
+    """Settings `losses.tokens.<option>`."""
+
+    tokenizer: str = option("kmeans", "kmeans (a codebook of patches), or colours (4 x 4 colours in each patch)")
+    codes: int = option(512, "entries of the codebook", least=2, most=2**16)
+
+
 DEFAULT_TAPS = ("conv1_1", "conv1_2", "conv2_1", "conv2_2", "conv3_1")
 DEFAULT_POOL = 8  # pixels; an image of any size has such a square
 POOL_DOC = "side in pixels of squares over which features are averaged first; 1: not averaged"
@@ -229,6 +237,7 @@ TERM_OPTIONS: dict[str, type[TermOptions]] = {
     "fourier": TermOptions,
     "gradient": TermOptions,
     "pca": PCAOptions,
+    "tokens": TokensOptions,
     "hog": TermOptions,
     "features": FeaturesOptions,
     "perceptual": PerceptualOptions,

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from losses.posterior import FlowHead, MixtureHead, random_times
 from losses.reconstruction import Reconstruction, expand_to_pixels, patchify, unpatchify
+from losses.tokens import TokensHead
 from recon.config import seed_of
 from recon.model.layers import SHRINK, initialise_linear, zero_initialise
 from recon.model.targets import FittedComponents
@@ -241,12 +242,16 @@ def rendered_pixels(
 ) -> Tensor:
     """What `MaskedAutoencoder.render` shows, (B, N, P) standardised, of the prediction and the decoder's features
     (B, N, D) of every patch."""
-    if layers is None or rendering not in r.head.renderings:
+    if rendering not in r.head.renderings:
         has = ", ".join(r.head.renderings) or "none: one answer to each image"
         raise ValueError(f"{r.head.name} has no rendering {rendering!r} ({has})")
     if rendering == "sample":
-        return layers.draw(r, features, *random_numbers(r.image, r.mask, draw))
-    if isinstance(r.head, MixtureHead) and rendering == "mode":
+        uniform, normal = random_numbers(r.image, r.mask, draw)
+        if isinstance(r.head, TokensHead):
+            return r.head.sample_pixels(r.prediction, normal)
+        assert layers is not None  # which every other distribution has
+        return layers.draw(r, features, uniform, normal)
+    if isinstance(r.head, MixtureHead | TokensHead) and rendering == "mode":
         return r.head.mode_pixels(r.prediction, r.values)
     return r.pixels
 

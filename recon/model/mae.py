@@ -11,6 +11,7 @@ from losses.heads import PixelHead
 from losses.posterior import FlowHead, MixtureHead
 from losses.reconstruction import IMAGENET_MEAN, IMAGENET_STD, Reconstruction
 from losses.targets import PCAHead
+from losses.tokens import TokensHead
 from recon.model.distributions import FlowLayers, MixtureLayers, rendered_pixels, time_and_noise
 from recon.model.layers import (
     LayerNorm,
@@ -22,7 +23,7 @@ from recon.model.layers import (
     transformer_blocks,
 )
 from recon.model.masking import count_visible, decoding_order, mask_from_noise, strategy, visible_count
-from recon.model.targets import PCATarget
+from recon.model.targets import PCATarget, TokensTarget
 
 # Name prefixes of what comes after the decoder.
 EXTRA_LAYERS = ("statistics.", "refiner.", "distribution.", "target.")
@@ -209,6 +210,8 @@ class MaskedAutoencoder(ViTEncoder):
             self.distribution = FlowLayers(head, width, self.patch_size, self.image_size, self.std)
         elif isinstance(head, PCAHead):
             self.target = PCATarget(head, 3 * self.patch_size**2)
+        elif isinstance(head, TokensHead):
+            self.target = TokensTarget(head, self.patch_size)
 
     def _encode_masked(self, images: Tensor, mask: Tensor, visible: Tensor) -> Tensor:
         """The encoder's tokens of the visible patches; with mask_tokens=encoder of all, in the images' order."""

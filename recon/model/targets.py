@@ -7,6 +7,8 @@ from torch import Tensor, nn
 
 from losses.posterior import PrincipalComponents
 from losses.targets import PCAHead
+from losses.tokenizers import TOKENIZERS
+from losses.tokens import TokensHead
 
 
 class FittedComponents(nn.Module):
@@ -43,3 +45,17 @@ class PCATarget(FittedComponents):
     def head(self) -> PCAHead:
         """The head with the principal components."""
         return replace(self.plain_head, basis=self.basis)
+
+
+class TokensTarget(nn.Module):
+    """The tokenizer whose tokens a `TokensHead` predicts."""
+
+    def __init__(self, head: TokensHead, patch_size: int):
+        super().__init__()
+        self.plain_head = head
+        self.tokenizer = TOKENIZERS[head.kind](head.codes, patch_size)
+
+    @property
+    def head(self) -> TokensHead:
+        """The head with the tokenizer."""
+        return replace(self.plain_head, tokenizer=self.tokenizer)

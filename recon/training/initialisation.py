@@ -2,18 +2,14 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from losses import TERMS, InvalidSetting, PixelHead, head_of
-from losses.posterior import PrincipalComponents
-from losses.reconstruction import patchify
 from recon import config
 from recon.config import Settings
-from recon.data import Source, StreamedSource, evaluation_crop, in_random_order
 from recon.distributed import Ranks
 from recon.model import DECODER_HEAD_WIDTH, SIZES, MaskedAutoencoder, create_model
 from recon.model.bundled import BUNDLED, NAMES, SHARPENED, bundled
@@ -51,14 +47,6 @@ def losses_of(settings: Settings) -> dict[str, Any]:
     return {name: getattr(settings.losses, name) for name in TERMS}
 
 
-def principal_components(source: Source | StreamedSource, model: MaskedAutoencoder, seed: int) -> PrincipalComponents:
-    """Of the patches of 256 training images, standardised as the model does."""
-    images = islice(in_random_order(source, seed), 256)
-    crops = torch.stack([evaluation_crop(image, model.image_size, native=source.native) for image in images])
-    standardised = (crops.float() / 255 - model.mean) / model.std
-    return PrincipalComponents.fit(patchify(standardised, model.patch_size).flatten(0, 1))
-
-
 @dataclass(frozen=True)
 class Start:
     """A checkpoint that a run starts with."""
@@ -74,10 +62,14 @@ class Start:
         own = model.state_dict()
         offered = {n: t for n, t in self.checkpoint.state.items() if self.keep_decoder or not self._of_decoder(n)}
         kept = {name: tensor for name, tensor in offered.items() if name in own and own[name].shape == tensor.shape}
-        for part in ("distribution.", "target."):  # whole, or not at all
-            whole = {name for name in own if name.startswith(part)}
-            if not whole <= kept.keys():
-                kept = {name: tensor for name, tensor in kept.items() if name not in whole}
+
+        def lacks(part: str) -> bool:
+            return any(name.startswith(part) and name not in kept for name in own)
+
+        # Whole, or not at all; and the decoder's last layer predicts what the target says.
+        dropped = ("distribution.",) if lacks("distribution.") else ()
+        dropped += ("target.", "decoder_pred.") if lacks("target.") else ()
+        kept = {name: tensor for name, tensor in kept.items() if not name.startswith(dropped)}
         model.load_state_dict(kept, strict=False)
         eps = self.checkpoint.architecture.norm_eps
         return {
@@ -156,7 +148,7 @@ def find_start(settings: Settings, given: frozenset[str], head: PixelHead) -> St
                 f"{settings.init} has no refiner to train alone; give it one by model.refiner_width=32"
             )
     if settings.train.parts == "head":
-        if not head.renderings:
+        if not head.renderings or head.decoder != PixelHead.decoder:
             raise InvalidSetting(
                 f"train.parts=head trains what draws from a distribution, and {settings.loss} predicts {head.name}; "
                 "use loss=flow or loss=mixture"

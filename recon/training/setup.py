@@ -16,8 +16,8 @@ from recon.data import Batch, Source, StreamedSource, create_dataset, held_out_i
 from recon.distributed import Ranks
 from recon.model import MaskedAutoencoder
 from recon.model.masking import strategy
-from recon.model.targets import FittedComponents
-from recon.training.initialisation import Start, losses_of, make_model, principal_components
+from recon.training.fitting import fitted_state
+from recon.training.initialisation import Start, losses_of, make_model
 from recon.training.online_probe import OnlineProbe, open_online_probe
 from recon.training.optim import learning_rate
 from recon.training.preview import EarlierPicture, Preview, earlier_picture
@@ -91,8 +91,9 @@ def model_to_train(
         mean, std = record["mean"], record["std"]
     model = make_model(settings, head, mean, std)
     fitted = model.distribution or model.target
-    if isinstance(fitted, FittedComponents) and not saved:
-        fitted.set_basis(ranks.on_rank_zero(lambda: principal_components(source, model, settings.seed)))
+    if fitted is not None and not saved:
+        state = ranks.on_rank_zero(lambda: fitted_state(fitted, source, model, settings.seed))
+        fitted.load_state_dict(state, strict=False)
     return model
 
 

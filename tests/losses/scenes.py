@@ -23,7 +23,7 @@ PATCH = 8
 VALUES = 3 * PATCH**2
 DISTRIBUTIONS = ("flow", "mixture")  # terms that read more than pixels, behind a head of their own
 FEATURES = ("features", "hog")  # terms behind a head that has no pixels
-TARGETS = (*FEATURES, "pca")  # terms that do not read pixels, behind a head of their own
+TARGETS = (*FEATURES, "pca", "tokens")  # terms that do not read pixels, behind a head of their own
 NAMES = sorted(set(TERMS) - {*DISTRIBUTIONS, *TARGETS})  # those that read pixels, behind any head
 
 

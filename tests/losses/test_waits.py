@@ -1,6 +1,7 @@
 """No term makes the host wait for the device: tried on torch's `meta` device, whose tensors have no values."""
 
 import contextlib
+from copy import deepcopy
 from dataclasses import replace
 
 import pytest
@@ -12,6 +13,7 @@ from torch.utils._pytree import tree_iter
 from losses import TERMS, MixtureHead, Reconstruction, build_objective
 from losses.posterior import PrincipalComponents
 from losses.targets import PCAHead
+from losses.tokens import TokensHead
 from recon.training.state import MetricAccumulator
 from tests.losses.scenes import FEATURES, SMALL
 
@@ -66,6 +68,8 @@ def copied(expression: str) -> list[str]:
     if isinstance(head, MixtureHead | PCAHead):
         axes, deviations = torch.empty(192, 192, device=META), torch.empty(192, device=META)  # as a model's buffers
         head = replace(head, basis=PrincipalComponents(axes, deviations))
+    if isinstance(head, TokensHead):
+        head = replace(head, tokenizer=deepcopy(head.for_patches(192)).to(META))
     images = torch.empty(2, 3, 64, 64, device=META)
     mask = torch.empty(2, 64, dtype=torch.bool, device=META)
     metrics = MetricAccumulator(META)

@@ -41,6 +41,7 @@ RUNS = {
     "pca": ["loss=20%l1+pca", "losses.pca.components=5"],
     "hog": ["loss=hog", "data.augment=device"],
     "features": ["loss=features", "losses.features.weights=random", "train.ema=0.5"],
+    "tokens": ["loss=tokens+10%mse", "losses.tokens.codes=16", "precision=bf16"],
     "workers": ["loss=mse", "data.workers=2"],
     "crops resized on the device": ["loss=mse", "data.augment=device"],
 }
