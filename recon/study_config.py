@@ -45,7 +45,7 @@ class Measuring:
     ratios: list[float] = option(
         [0.25, 0.5, 0.75, 0.9], "mask ratios of the curve against the mask ratio; []: none", above=0, below=1
     )
-    training_images: int = option(2048, "training images that the ridge regression is fitted on", **COUNT)
+    training_images: int = option(2048, "training images that ridge regression, PCA and k-means are fitted on", **COUNT)
     render: str | None = option(
         None,
         "mean, mode or sample: the one answer of a predicted distribution that is measured; null: a row for each",

@@ -46,7 +46,7 @@ except ImportError:  # its rows are missing then
     piq = None
 
 BATCH = 32
-ROWS = 6  # of an evaluation: a run, four simple reconstructions, the truth
+ROWS = 6  # reconstructions of one truth
 
 
 def photographs(count: int, size: int) -> Tensor:

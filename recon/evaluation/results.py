@@ -33,7 +33,7 @@ from recon.result_table import (
 )
 from recon.run_folder import write_bytes, write_text
 
-FORMAT = "recon evaluation 6"
+FORMAT = "recon evaluation 7"
 JSON, TENSORS = "evaluation.json", "evaluation.safetensors"
 # Metrics that are functions of sums over images: the tensor that is summed, and the function of sums (k, ...) -> (k,).
 SUMMED: dict[str, tuple[str, Callable[[Tensor], Tensor]]] = {

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from losses import InvalidSetting, MixtureHead, NormalisedPixelHead
-from recon.baselines import SIMPLE, Ridge
+from recon.baselines import SIMPLE, Ridge, WindowKMeans, WindowPCA, WindowSample
 from recon.baselines.bayes import Bayes, PosteriorDraw
 from recon.console import progress_bar
 from recon.data import Source, StreamedSource, evaluation_crop, in_random_order
@@ -28,6 +28,9 @@ LABELS = {
     "mean": "mean of the visible colours",
     "nearest": "nearest visible patch",
     "biharmonic": "biharmonic inpainting",
+    "ridge": "ridge regression",
+    "pca": "PCA of windows",
+    "kmeans": "k-means of windows",
 }
 
 
@@ -162,17 +165,19 @@ def baseline_rows(protocol: Protocol, source: Source | StreamedSource, training_
     """The rows of the simple reconstructions, of the bound where the data has a known one, and of the truth.
 
     Args:
-        source: the training images, for the ridge regression.
+        source: the training images, for those that are fitted.
         training_images: how many of them, at most.
         batch: images at a time.
     """
     rows = [Row(key, LABELS[key], "simple", simple) for key, simple in SIMPLE.items()]
     crops = _crops(source, protocol, training_images, batch)
-    shown = progress_bar(crops, "ridge regression", -(-training_images * 8 // (5 * batch)))
-    try:
-        rows.append(Row("ridge", "ridge regression", "simple", Ridge.fit(shown, protocol.patch_size)))
-    except InvalidSetting as reason:  # too few images for it: a row without values
-        rows.append(Row("ridge", "ridge regression", "simple", lambda truth, _: truth * torch.nan, str(reason)))
+    shown = progress_bar(crops, "simple reconstructions", -(-training_images * 8 // (5 * batch)))
+    windows = WindowSample(protocol.patch_size, protocol.seed)
+    rows += [  # in this order: images are read once, by the ridge regression
+        _fitted("ridge", lambda: Ridge.fit(windows.drawn_from(shown), protocol.patch_size)),
+        _fitted("pca", lambda: WindowPCA.fit(windows)),
+        _fitted("kmeans", lambda: WindowKMeans.fit(windows)),
+    ]
     if isinstance(source, GaussianField):
         bayes = Bayes(protocol.image_size)
         rows += [
@@ -180,6 +185,14 @@ def baseline_rows(protocol: Protocol, source: Source | StreamedSource, training_
             Row("posterior", "posterior: one exact draw", "bound", PosteriorDraw(protocol.image_size)),
         ]
     return [*rows, Row("truth", "the truth", "truth", lambda truth, mask: truth)]
+
+
+def _fitted(key: str, fit: Callable[[], Reconstruct]) -> Row:
+    """The row of a simple reconstruction that is fitted first; without values where there are too few images for it."""
+    try:
+        return Row(key, LABELS[key], "simple", fit())
+    except InvalidSetting as reason:
+        return Row(key, LABELS[key], "simple", lambda truth, _: truth * torch.nan, str(reason))
 
 
 def _crops(source: Source | StreamedSource, protocol: Protocol, count: int, batch: int) -> Iterator[Tensor]:

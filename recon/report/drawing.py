@@ -29,12 +29,13 @@ VIVID = (
     "#3563d9 #e06a12 #16946a #c2378a #7b50d6 #0b8fad #cf3b38 #6b7f12",
     "#82a4ff #ff9f56 #48cf9c #f381c4 #b79bff #4cc8e4 #ff7f79 #b5cb4b",
 )
-MUTE = "#8c9096 #a08f78 #7893a3 #8d9c7b #a1839a", "#8c9096 #b5a48d #8ba8b9 #a1b18e #b799b0"
+MUTE = "#8c9096 #a08f78 #7893a3 #8d9c7b #a1839a #8583ab", "#8c9096 #b5a48d #8ba8b9 #a1b18e #b799b0 #a09ec6"
 GOLD = "#b58a00 #8f7a35", "#ecc04a #c9b26a"
 KINDS = {"run": VIVID, "simple": MUTE, "bound": GOLD, "truth": INK}
 PALETTES = {kind: list(zip(*map(str.split, pair), strict=True)) for kind, pair in KINDS.items()}
 # Rows of a kind differ in their marker too: colour alone is lost in print and to the colour-blind.
-MARKERS = {"run": "o^vp<>h", "simple": "sPXd", "bound": "D", "truth": "*"}
+STARS = ((3, 1, 0), (4, 1, 0))  # of three and of four rays; the truth's has five
+MARKERS = {"run": "o^vp<>h", "simple": (*"sPXd", *STARS), "bound": "D", "truth": "*"}
 DASHES = ["-", ":", "--", "-.", (0, (8, 3))]
 
 # Names of the page's style sheet, by the colour that stands for each in a drawing.
@@ -54,7 +55,7 @@ class RowStyle:
     position: int
     light: str
     dark: str
-    marker: str
+    marker: str | tuple[int, int, int]
 
     @property
     def outline(self) -> str:

@@ -71,7 +71,7 @@ def test_a_report_has_every_run_every_file_and_every_name_as_a_name(tmp_path, on
     report = report_of(out)
     labels = [row.label for row in report.rows]
     assert labels[:3] == ["one", "<script>two", "<script>two (oracle)"]
-    assert [row.kind for row in report.rows][3:] == ["simple"] * 4 + ["truth"]
+    assert [row.kind for row in report.rows][3:] == ["simple"] * 6 + ["truth"]
     names = {path.name for path in out.iterdir()}
     assert {"index.html", "comparison.json", "table.csv", "differences.csv", "retention_coherence.png"} <= names
     assert not any(name.endswith(".tmp") for name in names)
@@ -116,12 +116,15 @@ def test_the_two_files_of_an_evaluation_belong_together(copy_of, one):
 
 @pytest.mark.slow
 def test_a_run_may_be_called_like_a_simple_reconstruction(tmp_path, copy_of, one):
-    other = copy_of(one, "mean")
+    """Also like one whose name a loss has too."""
     out = tmp_path / "report"
-    compare(comparing(one, other, out=str(out)))
+    compare(comparing(one, copy_of(one, "mean"), copy_of(one, "pca"), out=str(out)))
     report = report_of(out)
     assert report.results.number("run/mean", "tenengrad") > 0 == report.results.number("mean", "tenengrad")
-    assert report.row("run/mean").kind == "run" and report.row("mean").kind == "simple"
+    for name in ("mean", "pca"):
+        assert report.row(f"run/{name}").kind == "run" and report.row(name).kind == "simple"
+    psnr = [report.results.number(key, "masked_psnr") for key in ("run/one", "run/pca", "pca")]
+    assert psnr[0] == psnr[1] != psnr[2]
 
 
 @pytest.mark.slow

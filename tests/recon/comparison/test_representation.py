@@ -83,7 +83,7 @@ def test_measures_without_labels_have_values_and_differences_and_rank_nobody(rep
 
 def test_controls_and_the_baseline_are_rows_before_the_truth(report):
     keys = [row.key for row in report.rows]
-    added = keys[keys.index("ridge") + 1 :]
+    added = keys[keys.index("kmeans") + 1 :]
     assert [key.partition("/")[0] for key in added] == ["scratch", "untrained", "pixels", "truth"]
     get, scratch = report.results.get, "scratch/scratch-nano-4-photos-16"
     assert get("pixels", "linear_mean") == replace(get("pixels", "linear_class"), metric="linear_mean")

@@ -32,7 +32,7 @@ def numbers(evaluation, row: str) -> dict[str, float | None]:
 
 def test_every_row_stands_in_the_table(evaluation):
     kinds = {row.key: row.kind for row in evaluation.rows}
-    simple = dict.fromkeys(("mean", "nearest", "biharmonic", "ridge"), "simple")
+    simple = dict.fromkeys(("mean", "nearest", "biharmonic", "ridge", "pca", "kmeans"), "simple")
     assert kinds == {"run": "run", "oracle": "run", **simple, "truth": "truth"}
     assert "oracle" in next(row.note for row in evaluation.rows if row.key == "oracle")
 
