@@ -65,6 +65,8 @@ class Reconstruction:
         ValueError: all patches are to be compared, and only some were predicted.
     """
 
+    corrupted: Tensor | None = None  # (B, 3, H, W), what the model saw, where that was not the visible patches
+
     def __init__(
         self,
         prediction: Tensor,

@@ -79,10 +79,11 @@ class Model:
 class Masking:
     strategy: str = option(
         "random",
-        "random, block (mostly the middle), torus (blocks that cross borders), grid, blocks (squares), centre (a hole)",
+        "random, block (middle), torus (across borders), grid, blocks (squares), centre (hole), noise, components",
     )
     block: int = option(4, "side in patches of the squares of masking.strategy=blocks", least=1, most=MAX_SIDE)
-    ratio: float = option(0.75, "share of patches hidden", least=0, below=1)
+    ratio: float = option(0.75, "share of patches hidden; with components of the variance", least=0, below=1)
+    noise: float = option(0.25, "deviation of masking.strategy=noise, for pixels in [0,1]", above=0, most=100)
     decoded: float = option(
         1.0,
         "share of the hidden patches that a training step predicts; below 1: faster, and for pixel terms alone",
@@ -236,6 +237,10 @@ def check(settings: Settings, processes: int = 1) -> None:
             f"masking.strategy={masking.strategy} leaves the same patches out each time if masking.decoded is below 1",
         ),
         (
+            part_decoded and masking.strategy in ("noise", "components"),
+            f"masking.strategy={masking.strategy} hides no patch, so there is none to leave out; set masking.decoded=1",
+        ),
+        (
             (train.steps is None) == (train.epochs is None),
             "give the length of the run once: train.steps=N or train.epochs=N, the other null",
         ),
@@ -271,7 +276,9 @@ def peak_learning_rate(settings: Settings) -> float:
 
 def masking_name(masking: Masking) -> str:
     """The name under which `recon.model.masking.strategy` knows it, and reports show it."""
-    return f"blocks of {masking.block}" if masking.strategy == "blocks" else masking.strategy
+    numbers = {"blocks": masking.block, "noise": masking.noise}
+    number = numbers.get(masking.strategy)
+    return masking.strategy if number is None else f"{masking.strategy} of {number}"
 
 
 def image_size(settings: Settings) -> tuple[int, int]:

@@ -152,7 +152,7 @@ def help_text(name: str, about: str, settings: type = Settings, bare: str | None
 def _of_pretraining() -> list[str]:
     return [
         "  data=NAME and model=NAME are short for data.name and model.name.",
-        f"  preset=NAME                            preset: {', '.join(presets())}",
+        f"  preset=NAME                            one of {', '.join(presets())}",
         "  --config-dir=FOLDER                    your own presets: FOLDER/preset/NAME.yaml",
         "  The defaults are the MAE paper's. Where no data, model, preset, init=RUN|FILE or resume=true is given,",
         "  preset=demo is taken: a few minutes on photographs that come with the packages.",

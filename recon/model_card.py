@@ -11,6 +11,7 @@ from recon.console import one_line, with_interval, written
 from recon.evaluation import results as evaluation_results
 from recon.evaluation.results import Evaluation
 from recon.loaded_run import LoadedRun
+from recon.model.masking import in_words
 from recon.probing import probe_results
 from recon.probing.features import ProbedEncoder
 from recon.probing.probe_results import ProbeRecord
@@ -119,13 +120,13 @@ def use(run: LoadedRun, folder: Path) -> str:
 def training(run: LoadedRun) -> list[str]:
     """How it was made, and by which command; the data's address, which may be private, is left out."""
     s, model, images = run.settings, run.model, run.resolved.get("training_images")
-    height, width = image_size(s)
+    masks, (height, width) = masking_name(s.masking), image_size(s)
     facts = {
         "objective": code(run.resolved["objective"]),
         "data": f"{code(s.data.name)}, {images:,} images" if isinstance(images, int) else code(s.data.name),
         "model": f"{code(s.model.name)}, {sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters, "
         f"{height}x{width} pixels in patches of {model.patch_size}",
-        "masks": f"{s.masking.ratio:.0%} of the patches hidden, {code(masking_name(s.masking))}",
+        "masks": in_words(masks, s.masking.ratio).replace(masks, code(masks)),
         "length": f"{run.step if run.step is not None else run.resolved['steps']:,} steps of {s.batch.size} images",
         "learning rate": f"{peak_learning_rate(s):.3g}, weight decay {s.optim.weight_decay:g}",
         "parts trained": s.train.parts,
@@ -152,7 +153,7 @@ def measured(e: Evaluation) -> list[str]:
             cells = ["" if v.value is None else with_interval(v.value, v.low, v.high) + mark for v, mark in found]
             lines.append(f"| {column.name} | {' | '.join(cells)} | {column.better} |")
     p = e.protocol
-    about = f"{p.images} held-out images of {code(p.data)}, {p.ratio:.0%} of the patches hidden; all numbers are of "
+    about = f"{p.images} held-out images of {code(p.data)}, {p.hiding}; all numbers are of "
     about += "hidden patches, ± half of the 95% interval over images."
     notes = [f"{row.label}: {row.note}" for row in rows if row.note] + [OWN] * any(row.own for row in rows)
     return [about, "\n".join(lines), *map(plain, [*notes, *([e.caveat] if e.caveat else [])])]

@@ -18,7 +18,7 @@ from recon.distributed import require_one_process
 from recon.evaluation.evaluator import Evaluator, MetricSuite, RatioEvaluator, columns_of, in_8_bits, load_suite
 from recon.evaluation.protocol import Protocol, batches, open_source, protocol_of
 from recon.evaluation.results import JSON, Evaluation, Measured, row_values, write
-from recon.evaluation.rows import Row, baseline_rows, joined, run_rows
+from recon.evaluation.rows import Row, baseline_rows, corrupted_rows, joined, run_rows
 from recon.loaded_run import LoadedRun, open_run
 from recon.metrics import Pair, Undefined
 from recon.metrics.base import Images, chunk_length
@@ -66,7 +66,7 @@ def described(found: Evaluation, which: str = "default") -> str:
     lines = [
         table(found.rows, found.columns, found.results, which),
         f"\n{p.images} held-out images of {p.data}, {height}x{width} pixels, patches of {p.patch_size}, "
-        f"{p.ratio:.0%} hidden ({p.masking}); ± half of the 95% interval over images (BCa bootstrap)",
+        f"{p.hiding}; ± half of the 95% interval over images (BCa bootstrap)",
         *([found.caveat] if found.caveat else []),
         *undefined(found.rows, found.columns, found.results),
     ]
@@ -107,7 +107,9 @@ def evaluate(run: LoadedRun, measuring: Measuring, suite: MetricSuite, before: E
     rows = run_rows(run, device, measuring.render, measuring.draws)
     if before is not None and before.protocol.differing(protocol):
         before = None
-    if before is None:
+    if before is None and run.model.corruption is not None:
+        rows += corrupted_rows(run.model.corruption)
+    elif before is None:
         rows += baseline_rows(protocol, training, measuring.training_images, measuring.batch)
     found = run_pass(rows, protocol, held_out, measuring, suite.to(device, protocol.image_size), device)
     if before is not None and before.digest != found.digest:
@@ -197,7 +199,8 @@ def run_pass(
     # Draws take their time: under other ratios only the run's own row and the oracle's are measured.
     at_ratios = [row for row in rows if row.kind == "run" and row.key in ("run", "oracle")]
     patches = protocol.grid[0] * protocol.grid[1]
-    ratios = [ratio for ratio in dict.fromkeys(measuring.ratios) if 0 < int(patches * (1 - ratio)) < patches]
+    asked = () if protocol.corrupts else dict.fromkeys(measuring.ratios)  # a corruption has no share of patches
+    ratios = [ratio for ratio in asked if 0 < int(patches * (1 - ratio)) < patches]
     by_ratio = {row.key: {ratio: RatioEvaluator(colour) for ratio in ratios} for row in at_ratios}
     # The truth's features are kept for all rows of a batch.
     size = min(measuring.batch, chunk_length(3 * math.prod(protocol.image_size), device, BATCH_VALUES))
@@ -207,10 +210,10 @@ def run_pass(
         names += batch.names
         pictured += [batch.names[i] for i in chosen]
         masks.append(batch.mask[chosen])
-        truth, mask = batch.images.to(device), batch.mask.to(device)
+        truth, mask, given = batch.images.to(device), batch.mask.to(device), batch.given.to(device)
         true = Images(truth, protocol.patch_size)
         for row in rows:
-            image = truth if row.kind == "truth" else in_8_bits(row.reconstruct(truth, mask))
+            image = truth if row.kind == "truth" else in_8_bits(row.reconstruct(truth, given))
             evaluators[row.key].update(Pair(image, true, mask), image, row.distribution, chosen)
         if suite.features is not None:
             true_features.append(suite.features.of(true))

@@ -12,13 +12,16 @@ from losses import InvalidSetting
 from recon import config
 from recon.config import Settings
 from recon.data import Source, StreamedSource, create_dataset, held_out_batches, noise_of
-from recon.model.masking import mask_from_noise, strategy, visible_count
+from recon.model.masking import corrupts, in_words, mask_from_noise, strategy, visible_count
 from recon.study_config import Measuring
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """`images` held-out images of a dataset, their size, and how their patches are hidden."""
+    """`images` held-out images of a dataset, their size, and how their patches are hidden, or they are corrupted.
+
+    `ratio` is the share of patches that are hidden, under components of the variance, and 1 under noise.
+    """
 
     data: str
     split: str
@@ -32,6 +35,16 @@ class Protocol:
     @property
     def grid(self) -> tuple[int, int]:
         return self.image_size[0] // self.patch_size, self.image_size[1] // self.patch_size
+
+    @property
+    def corrupts(self) -> bool:
+        """Whether whole images are corrupted; then every patch is judged."""
+        return corrupts(self.masking)
+
+    @property
+    def hiding(self) -> str:
+        """What is hidden, in words."""
+        return in_words(self.masking, self.ratio)
 
     def differing(self, other: "Protocol") -> dict[str, tuple[Any, Any]]:
         """Field -> both values, of the fields that differ and that settings of an evaluation cannot change."""
@@ -50,22 +63,28 @@ class Protocol:
 
     def hidden(self, noise: Tensor, ratio: float | None = None) -> Tensor:
         """(B, N) noise -> (B, N) bool, True where hidden."""
+        if self.corrupts:
+            return torch.ones_like(noise, dtype=torch.bool)
         patches = self.grid[0] * self.grid[1]
         return mask_from_noise(noise, visible_count(patches, self.ratio if ratio is None else ratio))
 
 
 @dataclass(frozen=True)
 class Batch:
-    """`images` (B, 3, H, W) in [0, 1], `mask` (B, N) True where hidden, and `names` that tell them apart."""
+    """`images` (B, 3, H, W) in [0, 1], `mask` (B, N) True where hidden, and `names` that tell them apart.
+
+    `given` (B, N) is what rows reconstruct by: the mask, or the noise where whole images are corrupted.
+    """
 
     images: Tensor
     mask: Tensor
     names: list[str]
+    given: Tensor
 
     def content(self) -> bytes:
-        """Names, images in 8 bits and masks, image by image: what the digest of an evaluation is of."""
+        """Names, images in 8 bits and masks or noise, image by image: what the digest of an evaluation is of."""
         pixels = (self.images * 255).round().to(torch.uint8).numpy()
-        each = zip(self.names, pixels, self.mask.numpy(), strict=True)
+        each = zip(self.names, pixels, self.given.numpy(), strict=True)
         return b"".join(name.encode() + image.tobytes() + mask.tobytes() for name, image, mask in each)
 
 
@@ -78,7 +97,7 @@ def protocol_of(run: Settings, patch_size: int, measuring: Measuring) -> Protoco
         image_size=config.image_size(run),
         patch_size=patch_size,
         masking=config.masking_name(run.masking),
-        ratio=run.masking.ratio,
+        ratio=1.0 if run.masking.strategy == "noise" else run.masking.ratio,
         seed=measuring.seed,
     )
 
@@ -105,4 +124,5 @@ def batches(protocol: Protocol, source: Source | StreamedSource, size: int) -> I
     """The protocol's images and masks, `size` images at a time."""
     found = held_out_batches(source, protocol.image_size, protocol.images, protocol.seed, protocol.noise(), size)
     for images, noise, names in found:
-        yield Batch(images, protocol.hidden(noise), names)
+        mask = protocol.hidden(noise)
+        yield Batch(images, mask, names, noise if protocol.corrupts else mask)

@@ -17,6 +17,7 @@ from recon.data.synthetic import GaussianField
 from recon.evaluation.protocol import Protocol
 from recon.loaded_run import LoadedRun
 from recon.model import MaskedAutoencoder
+from recon.model.corruption import GaussianNoise, HiddenComponents
 
 Reconstruct = Callable[[Tensor, Tensor], Tensor]
 
@@ -39,7 +40,8 @@ class Row:
     """What is measured in one row of the table; key, label, kind, note and rendering are those of `RowInfo`.
 
     Args:
-        reconstruct: (truth (B, 3, H, W), mask (B, N)) -> images (B, 3, H, W) in [0, 1], which may overshoot.
+        reconstruct: (truth (B, 3, H, W), mask (B, N)) -> images (B, 3, H, W) in [0, 1], which may overshoot; under a
+            protocol that corrupts whole images (truth, noise (B, N)).
         exact_retention: mask (B, N) -> a bound's expected retention per band, (bands,), where it is known.
         distribution: of the row that is the mean of draws, the distribution whose draws are scored.
     """
@@ -116,13 +118,15 @@ def run_rows(run: LoadedRun, device: torch.device, render: str | None = None, dr
         has = " or ".join(model.head.renderings)
         raise InvalidSetting(f"render={render}: {run.name} predicts a {model.head.name}, which has {has}")
 
-    @torch.no_grad()
-    def predicted(truth: Tensor, mask: Tensor) -> Tensor:
-        return model(truth, mask=mask).predicted_image
+    name = "mask" if model.corruption is None else "noise"
 
     @torch.no_grad()
-    def oracle(truth: Tensor, mask: Tensor) -> Tensor:
-        r = model(truth, mask=mask)
+    def predicted(truth: Tensor, given: Tensor) -> Tensor:
+        return model(truth, **{name: given}).predicted_image
+
+    @torch.no_grad()
+    def oracle(truth: Tensor, given: Tensor) -> Tensor:
+        r = model(truth, **{name: given})
         return r.as_image(r.oracle_pixels)
 
     made = run.resolved["objective"] if run.origin else None
@@ -159,6 +163,15 @@ def distribution_rows(name: str, of: Distribution, render: str | None, note: str
 def honest(model: MaskedAutoencoder) -> bool:
     """Whether a model's prediction can be drawn without statistics of the truth."""
     return bool(model.head.statistics) or not isinstance(model.head, NormalisedPixelHead)
+
+
+def corrupted_rows(corruption: GaussianNoise | HiddenComponents) -> list[Row]:
+    """The rows beside a run that corrupts whole images: its input, and the truth.
+
+    No simple reconstruction is there: they read visible patches.
+    """
+    rows = [Row("input", corruption.title, "simple", lambda truth, noise: corruption(truth, noise))]
+    return [*rows, Row("truth", "the truth", "truth", lambda truth, noise: truth)]
 
 
 def baseline_rows(protocol: Protocol, source: Source | StreamedSource, training_images: int, batch: int) -> list[Row]:

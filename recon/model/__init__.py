@@ -8,7 +8,7 @@ from losses.posterior import FlowHead, MixtureHead
 from recon.model.distributions import SIDE_MULTIPLE
 from recon.model.layers import SHRINK
 from recon.model.mae import MaskedAutoencoder
-from recon.model.masking import visible_count
+from recon.model.masking import corrupts, visible_count
 
 # The MAE paper's sizes with its decoder; tiny (DeiT's) and small with a decoder about half as wide as the encoder.
 SIZES: dict[str, dict[str, int]] = {
@@ -68,9 +68,17 @@ def create_model(name: str, *, image_size: int | tuple[int, int] = 224, **overri
             f"losses.flow.network=conv needs image sides that are multiples of {SIDE_MULTIPLE}, "
             f"not {size[0]}x{size[1]}; give losses.flow.network=patch"
         )
-    ratio = made.get("mask_ratio", 0.75)
+    ratio, masking = made.get("mask_ratio", 0.75), made.get("mask_strategy", "random")
+    if corrupts(masking):
+        if isinstance(head, MixtureHead | FlowHead):
+            raise InvalidSetting(
+                f"masking.strategy={masking.partition(' ')[0]} leaves no patch as it was, and a {head.name} is drawn "
+                "given such patches; use another objective, or hide patches"
+            )
+        if not 0 < ratio < 1:
+            raise InvalidSetting(f"masking.ratio={ratio} does not hide a share of the variance; give one above 0")
     patches = (size[0] // p) * (size[1] // p)
-    if not 0 <= ratio < 1 or not 0 < visible_count(patches, ratio) < patches:
+    if not corrupts(masking) and (not 0 <= ratio < 1 or not 0 < visible_count(patches, ratio) < patches):
         raise InvalidSetting(
             f"masking.ratio={ratio} with {patches} patches does not leave at least one visible and one hidden"
         )

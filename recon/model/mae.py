@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from losses.heads import PixelHead
 from losses.posterior import FlowHead, MixtureHead
 from losses.reconstruction import IMAGENET_MEAN, IMAGENET_STD, Reconstruction
-from losses.targets import PCAHead
-from losses.tokens import TokensHead
+from recon.model.corruption import corruption_of
 from recon.model.distributions import FlowLayers, MixtureLayers, rendered_pixels, time_and_noise
 from recon.model.layers import (
     LayerNorm,
@@ -23,10 +22,10 @@ from recon.model.layers import (
     transformer_blocks,
 )
 from recon.model.masking import count_visible, decoding_order, mask_from_noise, strategy, visible_count
-from recon.model.targets import PCATarget, TokensTarget
+from recon.model.targets import target_of
 
 # Name prefixes of what comes after the decoder.
-EXTRA_LAYERS = ("statistics.", "refiner.", "distribution.", "target.")
+EXTRA_LAYERS = ("statistics.", "refiner.", "distribution.", "target.", "corruption.")
 
 
 def decoder_prefixes(mask_tokens: str) -> tuple[str, ...]:
@@ -51,7 +50,8 @@ class MaskedAutoencoder(ViTEncoder):
             table 1c: the encoder sees mask tokens too).
         refiner_width: channels of the convolutional network that corrects hidden patches where they meet (see
             `recon.model.layers.Refiner`); 0, as in the paper: none.
-        mask_strategy, mask_ratio: how `forward` hides patches where it gets no mask or noise.
+        mask_strategy, mask_ratio: how `forward` hides patches where it gets no mask or noise; or how it corrupts whole
+            images, see `recon.model.corruption`.
         gradient_checkpointing: blocks keep only their inputs and run again for the gradients (Chen et al. 2016, arXiv
             1604.06174): the same gradients to the bit for about a third more work, and far less memory.
         mean, std: per channel; images are standardised by them.
@@ -84,9 +84,11 @@ class MaskedAutoencoder(ViTEncoder):
         self.head = head or PixelHead()
         self.mask_tokens, self.refiner_width = mask_tokens, refiner_width
         self.mask_strategy, self.mask_ratio = strategy(mask_strategy), mask_ratio
+        self.corruption = corruption_of(mask_strategy, mask_ratio, patch_size, self.mean, self.std)
         self.frozen: tuple[str, ...] = ()  # of "encoder" and "decoder": runs without gradients
         self.decoder_embed = nn.Linear(width, decoder_width)
-        self.mask_token = nn.Parameter(torch.zeros(1, 1, decoder_width if mask_tokens == "decoder" else width))
+        mask_token = torch.zeros(1, 1, decoder_width if mask_tokens == "decoder" else width)
+        self.mask_token = nn.Parameter(mask_token, requires_grad=self.corruption is None)  # or nobody reads it
         self.register_buffer("decoder_pos_embed", sincos_positions(decoder_width, self.grid))
         self.decoder_blocks = transformer_blocks(decoder_depth, decoder_width, decoder_heads)
         self.decoder_norm = LayerNorm(decoder_width)
@@ -108,10 +110,17 @@ class MaskedAutoencoder(ViTEncoder):
                 them, those with the lowest noise; the others get no mask token, as in CrossMAE (Fu et al. 2024, arXiv
                 2401.14391, section 3.3; its mask tokens do not see each other, these do). A ValueError without noise,
                 or with layers that read whole images.
+
+        A model that corrupts whole images predicts every patch of them, hides all, and takes noise alone.
         """
+        if noise is None and mask is None:
+            noise = torch.stack([self.mask_strategy(self.grid, self.mask_ratio, None) for _ in images])
+        if self.corruption is not None:
+            if mask is not None or noise is None or (decoded or 1) < 1:
+                raise ValueError("this model corrupts whole images, by noise; give it noise, no mask and no decoded")
+            return self._restored(images, noise.to(images.device))
         if mask is None:
-            if noise is None:
-                noise = torch.stack([self.mask_strategy(self.grid, self.mask_ratio, None) for _ in images])
+            assert noise is not None
             visible = visible_count(self.patches, self.mask_ratio)
             mask = mask_from_noise(noise.to(images.device), visible)
         else:
@@ -130,6 +139,17 @@ class MaskedAutoencoder(ViTEncoder):
         prediction = self.predict(images, mask, order, visible, decoded is None, flow_point)
         where = None if decoded is None else order[:, visible:]
         return self._reconstruction(prediction, images, mask, indices=where)
+
+    def _restored(self, images: Tensor, noise: Tensor) -> Reconstruction:
+        """`forward` of a model that corrupts whole images."""
+        assert self.corruption is not None
+        corrupted, mask = self.corruption(images, noise), torch.ones_like(noise, dtype=torch.bool)
+        prediction = self.predict(corrupted, mask, decoding_order(mask, 0), 0, everywhere=True)
+        if type(self.head) is PixelHead:
+            prediction = self.corruption.complete(prediction, corrupted, noise)
+        r = self._reconstruction(prediction, images, mask)
+        r.corrupted = corrupted
+        return r
 
     @torch.no_grad()
     def render(self, images: Tensor, mask: Tensor, rendering: str, draw: int = 0) -> Reconstruction:
@@ -178,7 +198,8 @@ class MaskedAutoencoder(ViTEncoder):
         alone = {"refiner": ("refiner.",), "head": ("distribution.",)}
         trained = alone.get(part) or decoder_prefixes(self.mask_tokens)
         for name, parameter in self.named_parameters():
-            parameter.requires_grad_(name.startswith(trained))
+            idle = name == "mask_token" and self.corruption is not None
+            parameter.requires_grad_(name.startswith(trained) and not idle)
 
     def untrained(self, seed: int) -> "MaskedAutoencoder":
         """A copy with newly drawn weights, as before any training, on the model's own device."""
@@ -199,7 +220,8 @@ class MaskedAutoencoder(ViTEncoder):
     def _add_extra_layers(self) -> None:
         """Made last, so that a seed gives the same encoder and decoder under every head."""
         width, head = self.decoder_pred.in_features, self.head
-        self.statistics = self.distribution = self.target = None
+        self.statistics = self.distribution = None
+        self.target = target_of(head, self.patch_size)
         if head.statistics:
             self.statistics = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, head.statistics))
             initialise_linear(self.statistics)
@@ -208,13 +230,11 @@ class MaskedAutoencoder(ViTEncoder):
             self.distribution = MixtureLayers(head, width, self.patch_size)
         elif isinstance(head, FlowHead):
             self.distribution = FlowLayers(head, width, self.patch_size, self.image_size, self.std)
-        elif isinstance(head, PCAHead):
-            self.target = PCATarget(head, 3 * self.patch_size**2)
-        elif isinstance(head, TokensHead):
-            self.target = TokensTarget(head, self.patch_size)
 
     def _encode_masked(self, images: Tensor, mask: Tensor, visible: Tensor) -> Tensor:
         """The encoder's tokens of the visible patches; with mask_tokens=encoder of all, in the images' order."""
+        if self.corruption is not None:
+            return self.encode(images)
         if self.mask_tokens == "encoder":
             tokens = self.patch_embed(self.standardise(images))
             tokens = torch.where(mask.unsqueeze(-1), self.mask_token.to(tokens.dtype), tokens)
@@ -224,7 +244,7 @@ class MaskedAutoencoder(ViTEncoder):
     def _decode(self, tokens: Tensor, order: Tensor) -> Tensor:
         """The decoder's tokens (B, K + n, D) of the class tokens and the patches in `order` (B, n)."""
         x, k = self.decoder_embed(tokens), self.class_tokens
-        if self.mask_tokens == "decoder":
+        if self.mask_tokens == "decoder" and self.corruption is None:
             hidden = k + order.shape[1] - x.shape[1]
             x = torch.cat([x, self.mask_token.to(x.dtype).expand(len(x), hidden, -1)], dim=1)
         else:

@@ -84,6 +84,9 @@ def centre(grid: tuple[int, int], ratio: float, generator: torch.Generator | Non
     return 1 - torch.maximum(down[:, None], across).flatten()
 
 
+# Those that hide no patch: their noise decides how `recon.model.corruption` corrupts the whole image.
+CORRUPTIONS = ("noise", "components")
+
 STRATEGIES: dict[str, Strategy] = {
     "random": random,
     "block": block,
@@ -91,17 +94,34 @@ STRATEGIES: dict[str, Strategy] = {
     "grid": regular,
     "blocks": blocks,
     "centre": centre,
+    **dict.fromkeys(CORRUPTIONS, random),
 }
 
 
 def strategy(name: str) -> Strategy:
-    """The strategy of that name, "blocks of 2" with squares of that side; InvalidSetting if there is none."""
-    kind, _, side = name.partition(" of ")
-    if kind == "blocks" and side.isdecimal():
-        return partial(blocks, side=int(side))
+    """The strategy of that name, "blocks of 2" with squares of that side, "noise of 0.25" with noise of that deviation;
+    InvalidSetting if there is none."""
+    kind, _, number = name.partition(" of ")
+    if kind == "blocks" and number.isdecimal():
+        return partial(blocks, side=int(number))
+    if kind == "noise" and number:
+        return random
     if name not in STRATEGIES:
         raise InvalidSetting(f"unknown masking.strategy '{name}'{nearest(name, STRATEGIES)} ({', '.join(STRATEGIES)})")
     return STRATEGIES[name]
+
+
+def corrupts(name: str) -> bool:
+    """Whether a strategy corrupts whole images instead of hiding patches."""
+    return name.partition(" of ")[0] in CORRUPTIONS
+
+
+def in_words(name: str, ratio: float, patches: int | None = None) -> str:
+    """What a strategy of that name hides: 75% hidden (random); of so many `patches` 48 of 64 hidden (random)."""
+    if corrupts(name):
+        return f"{ratio:.0%} of the variance hidden (components)" if name == "components" else f"{name} on all pixels"
+    share = f"{ratio:.0%}" if patches is None else f"{patches - visible_count(patches, ratio)} of {patches}"
+    return f"{share} hidden ({name})"
 
 
 def visible_count(patches: int, ratio: float) -> int:

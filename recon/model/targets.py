@@ -5,10 +5,18 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from losses.heads import PixelHead
 from losses.posterior import PrincipalComponents
 from losses.targets import PCAHead
 from losses.tokenizers import TOKENIZERS
 from losses.tokens import TokensHead
+
+
+def target_of(head: PixelHead, patch_size: int) -> "PCATarget | TokensTarget | None":
+    """What a head has that is fitted on training images; None where it has nothing of the kind."""
+    if isinstance(head, PCAHead):
+        return PCATarget(head, 3 * patch_size**2)
+    return TokensTarget(head, patch_size) if isinstance(head, TokensHead) else None
 
 
 class FittedComponents(nn.Module):

@@ -87,7 +87,9 @@ class Start:
 
     def beside(self, model: MaskedAutoencoder) -> dict[str, MaskedAutoencoder]:
         """Models whose reconstructions are shown beside those of `model`, under the same masks, by their titles."""
-        if self.sharpened is None or self.sharpened.architecture.image_size != model.image_size:
+        if self.sharpened is None or model.corruption is not None:
+            return {}
+        if self.sharpened.architecture.image_size != model.image_size:
             return {}
         other = self.sharpened.model()
         other.mask_ratio = model.mask_ratio

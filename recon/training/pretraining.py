@@ -16,6 +16,7 @@ from recon.console import check_trackers, command_line, duration, one_line
 from recon.data import Source, StreamedSource
 from recon.distributed import Ranks, first_to_report, is_peer_failure, join
 from recon.folder_lock import locked
+from recon.model.masking import in_words
 from recon.run_folder import (
     CHECKPOINT,
     DIVERGED,
@@ -33,7 +34,7 @@ from recon.training.device import make_fabric, set_deterministic, shard, without
 from recon.training.initialisation import described, load_start
 from recon.training.loop import train
 from recon.training.optim import WeightAverage, adamw
-from recon.training.preview import Preview
+from recon.training.preview import Preview, baseline
 from recon.training.setup import (
     make_batches,
     make_objective,
@@ -222,7 +223,7 @@ def describe_plan(
     """What will run."""
     model, batch = run.model, settings.batch.size
     h, w = model.image_size
-    hidden = model.patches - int(model.patches * (1 - model.mask_ratio))
+    hidden = in_words(config.masking_name(settings.masking), model.mask_ratio, model.patches)
     decoded = f", {settings.masking.decoded:.0%} of those decoded" if settings.masking.decoded < 1 else ""
     weights = [
         f"{name}: {w.get('network', 'VGG19')} {w['source']}, sha256 {w['sha256'][:12]}"
@@ -242,8 +243,7 @@ def describe_plan(
     lines = {
         "objective": "; ".join([str(run.objective.expression), *weights]),
         "data": f"{settings.data.name}: {images}, {len(preview.images)} held out to look at; crops of {h}x{w}",
-        "model": f"{settings.model.name}, {parameters}; patches of {model.patch_size}, "
-        f"{hidden} of {model.patches} hidden ({config.masking_name(settings.masking)}){decoded}",
+        "model": f"{settings.model.name}, {parameters}; patches of {model.patch_size}, {hidden}{decoded}",
         **({"init": described(run.start)} if run.start and not run.step else {}),
         "device": device,
         "length": f"{steps:,} steps of {batch} images{epochs}; learning rate {config.peak_learning_rate(settings):.3g}",
@@ -269,7 +269,7 @@ def describe_result(run: Run, seconds: float) -> str:
     if has_pixels:
         lines += [
             f"masked PSNR on held-out images: {found['masked_psnr']:.2f} dB{was.get('masked_psnr', '')}",
-            f"  filling with the mean of the visible colours: {found['mean_colour_psnr']:.2f} dB",
+            f"  {baseline(found)}",
         ]
     if "detail" in found:
         how = "(squared gradient; 1: as sharp)"

@@ -16,6 +16,11 @@ from recon.metrics.sharpness import tenengrad
 from recon.model import MaskedAutoencoder
 from recon.report.pictures import reconstruction_rows, write_rows
 
+# Of what needs no model: the name of its figure, and the words.
+BASELINES = (
+    ("mean_colour_psnr", "filling with the mean of the visible colours:"),
+    ("corrupted_psnr", "the corrupted image:"),
+)
 SHOWN = 8  # images of the picture, spread over the held-out ones; figures are over all
 
 
@@ -82,13 +87,14 @@ def earlier_picture(
 def held_out_figures(reconstructions: list[Reconstruction]) -> dict[str, float]:
     """Means over the held-out images.
 
-    masked_psnr: dB. mean_colour_psnr: dB, of filling with the mean of the visible colours. detail: squared gradient
-    inside hidden patches (`recon.metrics.sharpness.tenengrad`) over the truth's; left out where patches are too small
-    or the truth has none.
+    masked_psnr: dB. mean_colour_psnr: dB, of filling with the mean of the visible colours; or corrupted_psnr: dB, of
+    the corrupted image. detail: squared gradient inside hidden patches (`recon.metrics.sharpness.tenengrad`) over the
+    truth's; left out where patches are too small or the truth has none.
     """
     ours = [masked_psnr(r.composite.float(), r.image, r.hidden_pixels) for r in reconstructions]
-    filled = [masked_psnr(mean_of_visible(r.image, r.hidden_pixels), r.image, r.hidden_pixels) for r in reconstructions]
-    found = {"masked_psnr": torch.cat(ours).mean().item(), "mean_colour_psnr": torch.cat(filled).mean().item()}
+    name = BASELINES[reconstructions[0].corrupted is not None][0]
+    simple = [masked_psnr(_baseline(r), r.image, r.hidden_pixels) for r in reconstructions]
+    found = {"masked_psnr": torch.cat(ours).mean().item(), name: torch.cat(simple).mean().item()}
     if reconstructions[0].patch_size >= 3:
         pairs = [Pair(r.composite.float(), r.image, r.mask) for r in reconstructions]
         detail = torch.cat([tenengrad(pair.grey_patches, pair.mask) for pair in pairs]).mean()
@@ -101,8 +107,12 @@ def held_out_figures(reconstructions: list[Reconstruction]) -> dict[str, float]:
 def describe(figures: dict[str, float]) -> str:
     """The figures for a caption."""
     detail = f", detail {figures['detail']:.2f} of the truth's" if "detail" in figures else ""
-    colour = f"mean of the visible colours {figures['mean_colour_psnr']:.2f} dB"
-    return f"masked PSNR {figures['masked_psnr']:.2f} dB ({colour}){detail}"
+    return f"masked PSNR {figures['masked_psnr']:.2f} dB ({baseline(figures)}){detail}"
+
+
+def baseline(figures: dict[str, float]) -> str:
+    """The PSNR to which the run's is to be compared, in words."""
+    return next(f"{words} {figures[name]:.2f} dB" for name, words in BASELINES if name in figures)
 
 
 def write_picture(
@@ -117,6 +127,9 @@ def write_picture(
     rows: dict[str, list[Tensor]] = {}
     for r in reconstructions:
         found = reconstruction_rows(r.image, r.hidden_pixels, r.composite.float())
+        if r.corrupted is not None:
+            truth, _, *rest = found.items()
+            found = dict([truth, ("corrupted", r.corrupted.float().clamp(0, 1)), *rest])
         if r.head.statistics:
             found["oracle\n(true mean, std)"] = r.oracle_composite.float().clamp(0, 1)
         for title, images in found.items():
@@ -133,6 +146,11 @@ def write_picture(
         truth, masked, (_, ours), *rest = shown.items()
         shown = dict([truth, masked, ("the mean", ours), *samples.items(), *rest])
     return write_rows(shown, caption, path)
+
+
+def _baseline(r: Reconstruction) -> Tensor:
+    """The image that needs no model: the corrupted one, or the mean of the visible colours in hidden patches."""
+    return mean_of_visible(r.image, r.hidden_pixels) if r.corrupted is None else r.corrupted.float()
 
 
 def _kept(reconstructions: list[Reconstruction]) -> Tensor:

@@ -90,10 +90,10 @@ def model_to_train(
     if record := saved.get("start"):
         mean, std = record["mean"], record["std"]
     model = make_model(settings, head, mean, std)
-    fitted = model.distribution or model.target
-    if fitted is not None and not saved:
-        state = ranks.on_rank_zero(lambda: fitted_state(fitted, source, model, settings.seed))
-        fitted.load_state_dict(state, strict=False)
+    for fitted in (model.distribution or model.target, model.corruption):
+        if fitted is not None and not saved:
+            state = ranks.on_rank_zero(lambda fitted=fitted: fitted_state(fitted, source, model, settings.seed))
+            fitted.load_state_dict(state, strict=False)
     return model
 
 

@@ -7,6 +7,7 @@ Tensors of a `Checkpoint` have the official MAE code's names, which are `MaskedA
 """
 
 from recon.model.formats.architecture import FORMATS, Architecture, Checkpoint
-from recon.model.formats.files import format_for, read, write
+from recon.model.formats.files import read
+from recon.model.formats.writing import format_for, write
 
 __all__ = ["FORMATS", "Architecture", "Checkpoint", "format_for", "read", "write"]

@@ -42,6 +42,8 @@ RUNS = {
     "hog": ["loss=hog", "data.augment=device"],
     "features": ["loss=features", "losses.features.weights=random", "train.ema=0.5"],
     "tokens": ["loss=tokens+10%mse", "losses.tokens.codes=16", "precision=bf16"],
+    "noise": ["loss=norm_mse", "masking.strategy=noise", "masking.noise=0.1", "precision=bf16"],
+    "components": ["loss=perceptual+mse", "masking.strategy=components", "masking.ratio=0.2", "precision=bf16"],
     "workers": ["loss=mse", "data.workers=2"],
     "crops resized on the device": ["loss=mse", "data.augment=device"],
 }
