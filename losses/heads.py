@@ -4,9 +4,13 @@ A head has no parameters: every term and every metric works with every head.
 """
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from losses.reconstruction import Reconstruction
 
 EPSILON = 1e-6  # of the official code's per-patch normalisation
 
@@ -40,6 +44,10 @@ class PixelHead:
     def pixels(self, prediction: Tensor, values: int) -> Tensor:
         """The prediction as standardised pixels, (B, N, P). ValueError if the head has none."""
         return prediction
+
+    def pixels_of(self, r: "Reconstruction") -> Tensor:
+        """`pixels` of a reconstruction's prediction; a head that draws neighbouring patches together reads more."""
+        return self.pixels(r.prediction, r.values)
 
     def oracle_pixels(self, prediction: Tensor, true_pixels: Tensor) -> Tensor:
         """The prediction as pixels with the truth's help, which only a normalised head needs; (B, N, P)."""

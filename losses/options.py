@@ -114,14 +114,17 @@ class PCAOptions(TermOptions):
         above=0,
         most=10**6,
     )
+    basis: str | None = option(None, "file of recon.tokenizer kind=pca; null: fitted on training images")
 
 
 @dataclass
 class TokensOptions(TermOptions):
     """Settings `losses.tokens.<option>`."""
 
-    tokenizer: str = option("kmeans", "kmeans (a codebook of patches), or colours (4 x 4 colours in each patch)")
-    codes: int = option(512, "entries of the codebook", least=2, most=2**16)
+    tokenizer: str = option(
+        "kmeans", "kmeans (a codebook of patches), colours (4 x 4 in each patch), or a file of recon.tokenizer"
+    )
+    codes: int = option(512, "entries of the codebook that is fitted; a file has its own", least=2, most=2**16)
 
 
 DEFAULT_TAPS = ("conv1_1", "conv1_2", "conv2_1", "conv2_2", "conv3_1")

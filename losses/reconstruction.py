@@ -129,7 +129,7 @@ class Reconstruction:
     @cached_property
     def pixels(self) -> Tensor:
         """The prediction, standardised, rendered without the truth's help."""
-        return self.head.pixels(self.prediction, self.values)
+        return self.head.pixels_of(self)
 
     @cached_property
     def oracle_pixels(self) -> Tensor:

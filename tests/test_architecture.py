@@ -22,7 +22,7 @@ LAYERS = [
     {"comparison", "model_card"},
     {"sweep"},
     {"cli"},
-    {"pretrain", "evaluate", "compare", "probe", "convert", "pack", "runs"},
+    {"pretrain", "evaluate", "compare", "probe", "convert", "pack", "tokenizer", "runs"},
 ]
 LEVEL = {name: level for level, layer in enumerate(LAYERS) for name in layer}
 

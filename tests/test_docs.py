@@ -37,7 +37,7 @@ def test_every_command_has_known_settings_alone(page):
 
 def test_the_readme_has_commands_of_every_kind():
     named = {name for page in PAGES for name, _ in commands(page)}
-    assert {"pretrain", "evaluate", "compare", "probe", "convert", "pack"} <= named
+    assert {"pretrain", "evaluate", "compare", "probe", "convert", "pack", "tokenizer"} <= named
 
 
 def test_the_readme_s_snippet_runs():

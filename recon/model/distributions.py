@@ -248,10 +248,13 @@ def rendered_pixels(
     if rendering == "sample":
         uniform, normal = random_numbers(r.image, r.mask, draw)
         if isinstance(r.head, TokensHead):
-            return r.head.sample_pixels(r.prediction, normal)
+            return r.head.sample_pixels(r, normal)
         assert layers is not None  # which every other distribution has
         return layers.draw(r, features, uniform, normal)
-    if isinstance(r.head, MixtureHead | TokensHead) and rendering == "mode":
+    if rendering == "mode":
+        if isinstance(r.head, TokensHead):
+            return r.head.mode_pixels(r)
+        assert isinstance(r.head, MixtureHead)  # the only other head that has one
         return r.head.mode_pixels(r.prediction, r.values)
     return r.pixels
 

@@ -85,6 +85,12 @@ class Start:
             "std": list(self.checkpoint.std),
         }
 
+    def brings_target(self, model: MaskedAutoencoder) -> bool:
+        """Whether the decoder is taken, and with it all that the model's target was fitted to."""
+        own = {name: tensor.shape for name, tensor in model.state_dict().items() if name.startswith("target.")}
+        theirs = {name: self.checkpoint.state[name].shape for name in own if name in self.checkpoint.state}
+        return self.keep_decoder and bool(own) and own == theirs
+
     def beside(self, model: MaskedAutoencoder) -> dict[str, MaskedAutoencoder]:
         """Models whose reconstructions are shown beside those of `model`, under the same masks, by their titles."""
         if self.sharpened is None or model.corruption is not None:

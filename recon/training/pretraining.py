@@ -31,6 +31,7 @@ from recon.run_folder import (
 )
 from recon.saved_settings import flat, resumed_settings, settings_from
 from recon.training.device import make_fabric, set_deterministic, shard, without_deterministic_kernel
+from recon.training.fitting import given_files
 from recon.training.initialisation import described, load_start
 from recon.training.loop import train
 from recon.training.optim import WeightAverage, adamw
@@ -68,6 +69,7 @@ def pretrain_locked(settings: Settings, given: frozenset[str], locks: ExitStack)
     Raises InvalidSetting before anything is written, or when files turn out to be unreadable on the way.
     """
     ranks, folder, saved = join(), None, {}
+    files = ranks.rank_zero_first(lambda: given_files(settings, given))
     if settings.resume:
         settings, folder, saved = load_saved_run(settings, given, ranks, locks)
     config.check(settings, ranks.count)
@@ -82,7 +84,7 @@ def pretrain_locked(settings: Settings, given: frozenset[str], locks: ExitStack)
     if settings.compile:
         torch.compiler.reset()  # or the shapes of an earlier run of a sweep would make these ones dynamic
     objective = ranks.rank_zero_first(lambda: make_objective(settings, steps, fabric, ranks))
-    model = model_to_train(settings, objective.head, data.train, start, saved, ranks)
+    model = model_to_train(settings, objective.head, data.train, start, saved, ranks, files)
     record = start.fill(model) if start else None
     if settings.train.parts != "all":
         model.train_only(settings.train.parts)

@@ -15,8 +15,9 @@ from recon.console import check_trackers
 from recon.data import Batch, Source, StreamedSource, create_dataset, held_out_images, training_batches
 from recon.distributed import Ranks
 from recon.model import MaskedAutoencoder
+from recon.model.fitted_files import FittedFile
 from recon.model.masking import strategy
-from recon.training.fitting import fitted_state
+from recon.training.fitting import fitted_state, state_from_file
 from recon.training.initialisation import Start, losses_of, make_model
 from recon.training.online_probe import OnlineProbe, open_online_probe
 from recon.training.optim import learning_rate
@@ -83,17 +84,28 @@ def model_to_train(
     start: Start | None,
     saved: dict[str, Any],
     ranks: Ranks,
+    files: dict[str, FittedFile],
 ) -> MaskedAutoencoder:
-    """The model with random weights, which standardises images as the weights that it will take are used to."""
+    """The model with random weights, which standardises images as the weights that it will take are used to.
+
+    What its target needs is taken from the one of the `files` by the head's name, or fitted on training images, unless
+    it was `saved` or comes with the decoder of `start`.
+    """
     torch.manual_seed(settings.seed)  # one seed, one initial model, whatever the objective drew
     mean, std = (start.checkpoint.mean, start.checkpoint.std) if start else (source.mean, source.std)
     if record := saved.get("start"):
         mean, std = record["mean"], record["std"]
     model = make_model(settings, head, mean, std)
     for fitted in (model.distribution or model.target, model.corruption):
-        if fitted is not None and not saved:
+        if fitted is None or saved:
+            continue
+        if fitted is model.target and (file := files.get(head.name)):
+            state = state_from_file(file, settings, source, model, start)
+        elif fitted is model.target and start is not None and start.brings_target(model):
+            continue
+        else:
             state = ranks.on_rank_zero(lambda fitted=fitted: fitted_state(fitted, source, model, settings.seed))
-            fitted.load_state_dict(state, strict=False)
+        fitted.load_state_dict(state, strict=False)
     return model
 
 

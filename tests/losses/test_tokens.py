@@ -16,9 +16,11 @@ from tests.losses.scenes import VALUES, gradient_of, objective_of, one_line, pho
 K = 12
 KINDS = sorted(TOKENIZERS)
 every_kind = pytest.mark.parametrize("kind", KINDS)
+each_by_itself = pytest.mark.parametrize("kind", [kind for kind in KINDS if not TOKENIZERS[kind].draws_together])
 
 
 def tokenizer(kind):
+    torch.manual_seed(0)
     return TOKENIZERS[kind](K, 8).double()
 
 
@@ -47,7 +49,7 @@ def normals(r, draw=0):
 # Tokenizers
 
 
-@every_kind
+@each_by_itself
 def test_the_token_of_an_entry_is_its_index(kind):
     of, tokens = tokenizer(kind), some_tokens(kind)
     assert torch.equal(of.tokens(of.pixels(of.codebook[tokens])), tokens)
@@ -138,17 +140,17 @@ def test_the_codes_and_the_tokenizer_are_settings():
 # Renderings
 
 
-@every_kind
+@each_by_itself
 def test_certainty_has_one_rendering(kind):
     tokens = some_tokens(kind)
     r = predicted(kind, certain(kind, tokens))
     own = tokenizer(kind)
     expected = own.pixels(own.codebook[tokens])
-    for found in (r.pixels, r.head.mode_pixels(r.prediction, VALUES), r.head.sample_pixels(r.prediction, normals(r))):
+    for found in (r.pixels, r.head.mode_pixels(r), r.head.sample_pixels(r, normals(r))):
         torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
 
-@every_kind
+@each_by_itself
 def test_the_mean_is_the_sum_of_the_entries_weighted_by_their_probabilities(kind):
     r, own = predicted(kind), tokenizer(kind)
     probable = r.prediction.unflatten(-1, (-1, K)).softmax(-1)
@@ -156,11 +158,11 @@ def test_the_mean_is_the_sum_of_the_entries_weighted_by_their_probabilities(kind
     torch.testing.assert_close(r.pixels, expected, rtol=1e-12, atol=1e-12)
 
 
-@every_kind
+@each_by_itself
 def test_draws_are_as_frequent_as_probable_and_their_mean_tends_to_the_mean(kind):
     logits = torch.randn(1, 1, TOKENIZERS[kind].per_patch * K, generator=torch.Generator().manual_seed(5)).double()
     r, own, draws = predicted(kind, logits), tokenizer(kind), 400
-    drawn = torch.stack([r.head.sample_pixels(r.prediction, normals(r, i)) for i in range(draws)])
+    drawn = torch.stack([r.head.sample_pixels(r, normals(r, i)) for i in range(draws)])
     tokens = own.tokens(drawn).flatten(0, 2)  # draws, images and patches alike: (n, T)
     frequent = F.one_hot(tokens, K).double().mean(0)
     probable = logits.view(-1, K).softmax(-1)
@@ -173,15 +175,15 @@ def test_draws_are_as_frequent_as_probable_and_their_mean_tends_to_the_mean(kind
 def test_the_tokens_of_a_patch_are_drawn_apart():
     """Were they drawn by one number, equal distributions would give equal tokens."""
     r = predicted("colours", torch.zeros(1, 16 * K, dtype=torch.float64))
-    tokens = tokenizer("colours").tokens(r.head.sample_pixels(r.prediction, normals(r)))
+    tokens = tokenizer("colours").tokens(r.head.sample_pixels(r, normals(r)))
     same = (tokens[..., :-1] == tokens[..., 1:]).double().mean()
     assert float(same) == pytest.approx(1 / K, abs=0.05)
 
 
-@every_kind
+@each_by_itself
 def test_the_mode_is_the_likeliest_token(kind):
     r = predicted(kind)
-    found = tokenizer(kind).tokens(r.head.mode_pixels(r.prediction, VALUES))
+    found = tokenizer(kind).tokens(r.head.mode_pixels(r))
     assert torch.equal(found, r.prediction.unflatten(-1, (-1, K)).argmax(-1))
 
 
@@ -207,6 +209,57 @@ def test_an_unfitted_tokenizer_is_always_the_same_and_every_code_is_used():
     assert torch.equal(patches.for_patches(VALUES).codebook, one)
     r = scene(20, head=patches)
     assert len(patches.for_patches(VALUES).tokens(r.true_pixels).unique()) > K / 2
+
+
+# Patches that are drawn with their neighbours
+
+
+def vq_scene(**settings):
+    """A network's decoder has a gradient everywhere, and its codes are far apart."""
+    return predicted("vq", **settings)
+
+
+def renderings(r):
+    return r.pixels, r.head.mode_pixels(r), r.head.sample_pixels(r, normals(r))
+
+
+def test_certainty_of_the_truth_draws_what_the_network_makes_of_its_tokens():
+    r, own = vq_scene(), tokenizer("vq")
+    tokens = own.tokens(r.true_pixels)
+    expected = own.pixels(own.codebook[tokens], r.grid)
+    for found in renderings(replaced(r, prediction=certain("vq", tokens))):
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_a_hidden_patch_is_drawn_with_the_true_tokens_of_visible_ones_and_with_no_hidden_truth():
+    r = vq_scene()
+    hidden = r.hidden_pixels
+    unseen = replaced(r, image=torch.where(hidden, 1 - r.image, r.image))
+    repainted = replaced(r, image=torch.where(hidden, r.image, 1 - r.image))
+    guessed = replaced(r, prediction=torch.where(r.mask[..., None], r.prediction, -r.prediction))
+    for found, same, other, third in zip(*map(renderings, (r, unseen, repainted, guessed)), strict=True):
+        assert torch.equal(found, same) and torch.equal(found, third)
+        assert not torch.equal(found[r.mask], other[r.mask])
+
+
+def test_hidden_patches_alone_are_drawn_as_among_all():
+    r = vq_scene()
+    indices = r.mask.nonzero()[:, 1].view(2, -1)
+    few = r.prediction.gather(1, indices[..., None].expand(-1, -1, K))
+    alone = replaced(r, prediction=few, indices=indices)
+    torch.testing.assert_close(alone.pixels, r.pixels[r.mask].view_as(alone.pixels))
+    torch.testing.assert_close(alone.composite, r.composite)
+
+
+def test_compared_over_all_patches_the_predictions_of_visible_ones_are_drawn():
+    r = vq_scene(over="all")
+    assert gradient_of(MSE(), r, "all").ne(0).any(-1).all()
+
+
+def test_without_its_neighbours_a_patch_is_not_drawn():
+    r = vq_scene()
+    with pytest.raises(ValueError, match="together"):
+        r.head.pixels(r.prediction, VALUES)
 
 
 def test_photographs_are_nearer_to_their_tokens_than_to_others():

@@ -10,13 +10,15 @@ for words in {lines!r}:
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
             module = importlib.import_module("recon." + words[0])
-            module.run(getattr(module, "pack_dataset" if words[0] == "pack" else words[0]), module.COMMAND)
+            task = {{"pack": "pack_dataset", "tokenizer": "fit_tokenizer"}}.get(words[0], words[0])
+            module.run(getattr(module, task), module.COMMAND)
         except SystemExit as end:
             status = end.code
     imported = [name for name in ("torch", "torchvision", "timm", "kornia", "numpy") if name in sys.modules]
     print([status, out.getvalue(), err.getvalue(), imported])
 """
-HELP = [[command, "--help"] for command in ("pretrain", "evaluate", "compare", "probe", "convert", "pack", "runs")]
+COMMANDS = ("pretrain", "evaluate", "compare", "probe", "convert", "pack", "tokenizer", "runs")
+HELP = [[command, "--help"] for command in COMMANDS]
 MISTYPED = [[command, "devise=cpu"] for command, _ in HELP]
 MISSING = [
     ["pretrain", "name=nothing", "resume=true"],
