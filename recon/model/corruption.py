@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from losses.reconstruction import patchify, unpatchify
+from recon.model.fitted import FittedComponents
 from recon.model.masking import corrupts
-from recon.model.targets import FittedComponents
 
 
 class GaussianNoise(nn.Module):

@@ -12,8 +12,8 @@ from losses.posterior import FlowHead, MixtureHead, random_times
 from losses.reconstruction import Reconstruction, expand_to_pixels, patchify, unpatchify
 from losses.tokens import TokensHead
 from recon.config import seed_of
+from recon.model.fitted import FittedComponents
 from recon.model.layers import SHRINK, initialise_linear, zero_initialise
-from recon.model.targets import FittedComponents
 
 WIDTHS = (64, 128, 256)  # channels of the U-Net at a half, a quarter and an eighth of the resolution
 BLOCKS = (1, 2, 2)  # residual blocks of its encoder at each resolution

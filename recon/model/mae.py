@@ -12,6 +12,7 @@ from losses.posterior import FlowHead, MixtureHead
 from losses.reconstruction import IMAGENET_MEAN, IMAGENET_STD, Reconstruction
 from recon.model.corruption import corruption_of
 from recon.model.distributions import FlowLayers, MixtureLayers, rendered_pixels, time_and_noise
+from recon.model.fitted import target_of
 from recon.model.layers import (
     LayerNorm,
     Refiner,
@@ -22,7 +23,6 @@ from recon.model.layers import (
     transformer_blocks,
 )
 from recon.model.masking import count_visible, decoding_order, mask_from_noise, strategy, visible_count
-from recon.model.targets import target_of
 
 # Name prefixes of what comes after the decoder.
 EXTRA_LAYERS = ("statistics.", "refiner.", "distribution.", "target.", "corruption.")

@@ -16,8 +16,8 @@ from losses.tokenizers import TOKENIZERS, Tokenizer, VQTokenizer
 from recon.config import Settings
 from recon.data import Source, StreamedSource, evaluation_crop, in_random_order
 from recon.model import MaskedAutoencoder
+from recon.model.fitted import FittedComponents, TokensTarget
 from recon.model.fitted_files import FittedFile, read
-from recon.model.targets import FittedComponents, TokensTarget
 from recon.training.device import make_fabric
 from recon.training.initialisation import Start
 from recon.training.vector_quantisation import train_vq
