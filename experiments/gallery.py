@@ -14,7 +14,7 @@ from recon import config
 from recon.data import create_dataset, held_out_images
 from recon.loaded_run import load_run
 from recon.report.pictures import reconstruction_rows, write_rows
-from recon.training.preview import Preview, held_out_figures
+from recon.training.preview import Preview, baseline, held_out_figures
 from recon.training.setup import masking_of
 
 
@@ -51,11 +51,13 @@ def gallery(folders: list[Path], images: int, out: Path, draws: int = 1) -> None
         for title, answer in answers.items():
             seen = held_out_figures([answer])
             shown = reconstruction_rows(answer.image, answer.hidden_pixels, answer.composite)
-            rows |= {"truth": shown["truth"], "masked": shown["masked"]}
+            given = {"masked": shown["masked"]}
+            if answer.corrupted is not None:
+                given = {"corrupted": answer.corrupted.clamp(0, 1)}
+            rows |= {"truth": shown["truth"]} | given
             numbers = f"{seen['masked_psnr']:.2f} dB\ndetail {seen.get('detail', float('nan')):.2f}"
             rows[f"{title}\n{numbers}"] = shown["reconstruction"]
-    colour = f"filling with the mean of the visible colours: {seen['mean_colour_psnr']:.2f} dB"
-    caption = f"masked PSNR over these images ({colour}); detail: squared gradient over the truth's"
+    caption = f"masked PSNR over these images ({baseline(seen)}); detail: squared gradient over the truth's"
     write_rows(rows, caption, out)
 
 

@@ -36,7 +36,7 @@ from recon.training.state import MetricAccumulator
 
 PRESETS = Path(__file__).parents[2] / "recon" / "preset"
 EXPRESSIONS = ["mse", "norm_mse", "l1", "perceptual+mse", "adversarial+mse", "10%perceptual+80%adversarial+mse"]
-EXPRESSIONS += ["low_pass", "fourier", "gradient+mse", "pca", "hog", "features"]
+EXPRESSIONS += ["low_pass", "fourier", "gradient+mse", "pca", "tokens", "hog", "features"]
 RANDOM = {name: {"weights": "random"} for name in ("perceptual", "features")}
 
 
