@@ -19,9 +19,6 @@ from recon.report.pictures import write_rows
 from recon.report.tables import write_csv
 from recon.run_folder import write_atomically, write_text
 
-SHOWN = 8  # images of the picture
-
-
 OfRuns = Mapping[tuple[str, int], RunValues]  # by variant and seed
 
 
@@ -156,7 +153,7 @@ def made(name: str, study: Study, of_runs: OfRuns, given: Sequence[str]) -> list
 
 def picture(folder: Path, found: Measurements) -> str:
     """The same held-out images under every row, as predicted where hidden."""
-    rows = {name: images[:SHOWN].float() / 255 for name, images in found.pictures.items()}
+    rows = {name: images.float() / 255 for name, images in found.pictures.items()}
     rows = {"truth": rows.pop("truth"), **rows}
     write_rows(rows, "whole predictions, of the first seed", folder / "reconstructions.png")
     return "reconstructions.png"

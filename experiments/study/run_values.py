@@ -25,6 +25,7 @@ from recon.result_table import RowInfo
 from recon.run_folder import ENVIRONMENT, RUNS, metric_lines, read_config, write_atomically
 
 FOLDER = "values"  # within a record
+SHOWN = 8  # images of the picture
 HEAD = ("made", "own", "images", "probed_on", "machine", "core_hours")
 Values = dict[str, dict[str, Tensor]]
 
@@ -78,9 +79,9 @@ def measure(study: Study, variant: str, settings: Plain, pictures: bool) -> RunV
             row = _label(variant, info.rendering)
             found.own += [(row, metric) for metric in study.measured if metric in info.own]
             if pictures:
-                found.pictures[row] = evaluation.tensors[f"{info.key}/pictures"]
+                found.pictures[row] = evaluation.tensors[f"{info.key}/pictures"][:SHOWN]
         if pictures:
-            found.pictures["truth"] = evaluation.tensors["truth/pictures"]
+            found.pictures["truth"] = evaluation.tensors["truth/pictures"][:SHOWN]
     if study.probe is not None and (probed := probe_results.read(folder)) is not None:
         found.probed_on, found.probes = probed.data.digest, probes_of(probed, study.measured)
     return found
