@@ -155,7 +155,7 @@ def picture(folder: Path, found: Measurements) -> str:
     """The same held-out images under every row, as predicted where hidden."""
     rows = {name: images.float() / 255 for name, images in found.pictures.items()}
     rows = {"truth": rows.pop("truth"), **rows}
-    write_rows(rows, "whole predictions, of the first seed", folder / "reconstructions.png")
+    write_rows(rows, "as predicted where hidden, of the first seed", folder / "reconstructions.png")
     return "reconstructions.png"
 
 

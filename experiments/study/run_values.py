@@ -16,6 +16,7 @@ from torch import Tensor
 from experiments.study.definition import Plain, Study
 from experiments.study.effects import pseudo_values
 from losses import InvalidSetting
+from losses.reconstruction import expand_to_pixels
 from recon.evaluation import results
 from recon.evaluation.results import Evaluation, set_statistic
 from recon.metrics.recovery import AVERAGED, Recovery, summary
@@ -39,7 +40,7 @@ class RunValues:
         values: row -> metric -> (n,). A row is the variant; of one that draws completions "NAME (mean)" and the like
             for each rendering. A row has no value of a metric whose network its objective minimised.
         probes: question of a probe -> (m,).
-        pictures: row -> (k, 3, H, W) uint8; "truth" among them. Of a study's first seed alone.
+        pictures: row -> (k, 3, H, W) uint8, composites; "truth" among them. Of a study's first seed alone.
         own: rows and metrics that were left out because the objective minimised the metric's network.
         images, probed_on: digests of the images and masks, and of the labelled images; "" for none.
         machine, core_hours: of the training; hours of the device where it is a GPU.
@@ -79,12 +80,19 @@ def measure(study: Study, variant: str, settings: Plain, pictures: bool) -> RunV
             row = _label(variant, info.rendering)
             found.own += [(row, metric) for metric in study.measured if metric in info.own]
             if pictures:
-                found.pictures[row] = evaluation.tensors[f"{info.key}/pictures"][:SHOWN]
+                found.pictures[row] = composites(evaluation, info.key)
         if pictures:
             found.pictures["truth"] = evaluation.tensors["truth/pictures"][:SHOWN]
     if study.probe is not None and (probed := probe_results.read(folder)) is not None:
         found.probed_on, found.probes = probed.data.digest, probes_of(probed, study.measured)
     return found
+
+
+def composites(evaluation: Evaluation, row: str) -> Tensor:
+    """The first pictures of a row as predicted where hidden, and true elsewhere: (k, 3, H, W) uint8."""
+    p, masks = evaluation.protocol, evaluation.tensors["masks"][:SHOWN]
+    truth, predicted = (evaluation.tensors[f"{key}/pictures"][:SHOWN] for key in ("truth", row))
+    return torch.where(expand_to_pixels(masks, p.grid, p.patch_size), predicted, truth)
 
 
 def write(path: Path, found: RunValues) -> None:
