@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from losses.features.vgg19 import VGG19
+from losses.features.vgg19 import VGG19, in_cache
 from losses.features.weights import load_vgg19
 from losses.heads import FeatureHead, PixelHead
 from losses.options import LAYERS, FeaturesOptions, InvalidSetting, PCAOptions, tap_index
@@ -147,8 +147,10 @@ class Features(Term):
         """(B, N, D)."""
         dtype = self.context.dtype
         with torch.autocast(r.image.device.type, dtype, enabled=dtype != torch.float32):
-            (maps,) = self.net(r.image)
-        per_patch = F.adaptive_avg_pool2d(widened(maps), r.grid).flatten(2).mT
+            maps = [
+                F.adaptive_avg_pool2d(widened(self.net(few)[0]), r.grid) for few in r.image.split(in_cache(r.image))
+            ]
+        per_patch = torch.cat(maps).flatten(2).mT
         return r.of_predicted(F.layer_norm(per_patch, per_patch.shape[-1:]))
 
     def value(self, r: Reconstruction) -> Tensor:

@@ -140,13 +140,18 @@ def feature_distance(
     return _InChunks.apply(net.standardised(predicted), net.standardised(true), net, weights, pool, function)
 
 
+def in_cache(images: Tensor) -> int:
+    """How many of images (B, 3, H, W) to compute at a time: a CPU's few, whose maps its cache holds; else all."""
+    return max(1, 3 * CHUNK_PIXELS // images[0].numel()) if images.device.type == "cpu" else len(images)
+
+
 class _InChunks(torch.autograd.Function):
     """Differentiates each chunk at once, while its maps, the largest tensors of a training step, are in the cache."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, y: Tensor, net: VGG19, weights: Sequence[float], pool: int, function: Any) -> Any:
         total, gradients = 0.0, []
-        images = max(1, 3 * CHUNK_PIXELS // x[0].numel()) if x.device.type == "cpu" else len(x)
+        images = in_cache(x)
         for a, b in zip(x.split(images), y.split(images), strict=True):
             a = a.detach().requires_grad_()
             with torch.enable_grad():
