@@ -60,7 +60,7 @@ def test_every_study_of_the_project_can_be_read():
     for path in sorted(definition.STUDIES.glob("*.yaml")):
         study = definition.read(path)
         assert study.runs_of in ("", *definition.names())
-        for run in study.runs(path.stem).values():
+        for run in list(study.runs(path.stem).values())[: len(study.variants)]:  # those of the first seed
             length = {"train.epochs": None} if "train.steps" in run else {}
             settings = settings_from({jobs.full_key(key): value for key, value in (run | length).items()})
             check(settings, 1)
