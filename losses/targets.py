@@ -62,7 +62,7 @@ class PCA(Term):
     """Mean-squared error of the largest principal components of each hidden patch.
 
     The components are those of standardised patches of training images, about the data set's mean colour. He et al.
-    2021 (arXiv 2111.06377, table 1d, "PCA"). With all components it is P / K times mse.
+    2021 (arXiv 2111.06377, table 1d, "PCA"). With all P components it is mse.
     """
 
     Options = PCAOptions
@@ -84,8 +84,7 @@ class HOGHead(FeatureHead):
 
     def decoder_width(self, values: int) -> int:
         if (side := math.isqrt(values // 3)) % CELLS:
-            raise InvalidSetting(f"hog has {CELLS} cells along a patch, and a side of {side} pixels is odd; "
-                                 "change model.patch_size")  # fmt: skip
+            raise InvalidSetting(f"hog halves a patch's side, and {side} pixels are odd; change model.patch_size")
         return self.features
 
 

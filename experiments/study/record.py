@@ -73,11 +73,10 @@ def page(
     how: Sequence[str],
 ) -> str:
     """README.md of the record."""
-    effects = [e for metric in study.measured for e in found.effects(metric).values()]
-    if not effects:
+    if not any(found.effects(metric) for metric in study.measured):
         raise InvalidSetting(f"nothing that {name} measures was found: {', '.join(study.measured)}")
-    e = effects[0]
-    over = "both" if e.seeds > 1 else "images alone, so that another seed may lie outside"
+    seeds = len(study.seeds)
+    over = "both" if seeds > 1 else "images alone, so that another seed may lie outside"
     lines = [
         f"# {name}",
         study.question.strip(),
@@ -85,8 +84,8 @@ def page(
         study.answer.strip() or "Not written yet; the table says what was measured.",
         "## Table",
         "\n".join(table(study, found, differences)),
-        f"Means over {e.seeds} seed{'s' * (e.seeds > 1)} and {e.images} held-out images (probes: test images), ± half "
-        f"of the 95% interval over {over}. **Bold**: differs from {study.reference} (Holm over all {len(differences)} "
+        f"Means over {seeds} seed{'s' * (seeds > 1)} and {measured_on(study, found)}, ± half of the 95% interval over "
+        f"{over}. **Bold**: differs from {study.reference} (Holm over all {len(differences)} "
         "comparisons of this table, 5%)." + "".join(f" {note}" for note in notes(study, found)),
         *(f"![{figure}]({figure})" for figure in figures),
         "## What it cannot say",
@@ -96,6 +95,17 @@ def page(
         f"<!-- study {digest} -->",
     ]
     return "\n\n".join(lines) + "\n"
+
+
+def measured_on(study: Study, found: Measurements) -> str:
+    """How many images there were, in words: held-out ones of reconstructions, test images of probes."""
+    kinds = {"held-out images": set(study.measured) - found.probed, "test images of probes": found.probed}
+    counts = {
+        kind: max(e.images for metric in metrics for e in found.effects(metric).values())
+        for kind, metrics in kinds.items()
+        if any(found.effects(metric) for metric in metrics)
+    }
+    return " or ".join(f"{count:,} {kind}" for kind, count in counts.items())
 
 
 def notes(study: Study, found: Measurements) -> list[str]:
@@ -153,7 +163,7 @@ def made(name: str, study: Study, of_runs: OfRuns, given: Sequence[str]) -> list
 
 def picture(folder: Path, found: Measurements) -> str:
     """The same held-out images under every row, as predicted where hidden."""
-    rows = {name: images.float() / 255 for name, images in found.pictures.items()}
+    rows = {name.replace(" (", "\n("): images.float() / 255 for name, images in found.pictures.items()}
     rows = {"truth": rows.pop("truth"), **rows}
     write_rows(rows, "as predicted where hidden, of the first seed", folder / "reconstructions.png")
     return "reconstructions.png"

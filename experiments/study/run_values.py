@@ -4,10 +4,12 @@ So a study can be made on several machines, one after another, and its statistic
 """
 
 import json
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -129,7 +131,7 @@ def read(path: Path) -> RunValues | None:
                 elif kind == "pictures":
                     found.pictures[row] = torch.from_numpy(archive[key])
         return found
-    except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+    except (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, BadZipFile, zlib.error) as error:
         raise InvalidSetting(f"{path} cannot be read ({error}); remove it, and its run is measured again") from error
 
 

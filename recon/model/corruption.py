@@ -82,7 +82,8 @@ class HiddenComponents(FittedComponents):
 
     def hidden(self, noise: Tensor) -> Tensor:
         """Which components are hidden, (B, P) bool, by the mask noise (B, N)."""
-        shares = self.deviations.double().square() / self.deviations.double().square().sum()
+        variances = self.deviations.square()
+        shares = variances / variances.sum()
         order = hashed(noise, len(shares)).argsort(dim=1)
         hidden_share = shares[order].cumsum(dim=1)
         count = 1 + (hidden_share[:, :-1] - self.ratio).abs().argmin(dim=1, keepdim=True)

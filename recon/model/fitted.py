@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 
-import torch
 from torch import Tensor, nn
 
 from losses.heads import PixelHead
@@ -30,12 +29,6 @@ class FittedComponents(nn.Module):
         axes, deviations = PrincipalComponents.identity(values)
         self.register_buffer("axes", axes)
         self.register_buffer("deviations", deviations)
-
-    @torch.no_grad()
-    def set_basis(self, basis: PrincipalComponents) -> None:
-        """Sets the principal components of the training data."""
-        self.axes.copy_(basis.axes)
-        self.deviations.copy_(basis.deviations)
 
     @property
     def basis(self) -> PrincipalComponents:

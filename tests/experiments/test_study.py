@@ -206,9 +206,15 @@ def test_values_are_read_as_they_were_written(tmp_path):
         assert all(torch.equal(theirs[key].nan_to_num(-1), ours[key].nan_to_num(-1)) for key in ours)
     assert torch.equal(found.probes["linear/mean/4/1"], torch.ones(3))
     assert read(tmp_path / "none.npz") is None
-    (tmp_path / "new/a-0.npz").write_bytes(b"PK")
-    with pytest.raises(InvalidSetting, match="remove it"):
-        read(tmp_path / "new/a-0.npz")
+    whole = (tmp_path / "new/a-0.npz").read_bytes()
+    damaged = [whole[:2], whole[: len(whole) // 2], whole[:-1]]
+    damaged += [
+        whole[:at] + bytes([whole[at] ^ 255]) + whole[at + 1 :] for at in range(60, 240, 20)
+    ]  # of the first array
+    for content in damaged:
+        (tmp_path / "damaged.npz").write_bytes(content)
+        with pytest.raises(InvalidSetting, match="remove it"):
+            read(tmp_path / "damaged.npz")
 
 
 def test_reconstructions_of_other_masks_are_not_compared_but_probes_are():

@@ -82,11 +82,10 @@ def _storable(c: Checkpoint, format: str) -> tuple[dict[str, Tensor], list[str]]
         state = {name: tensor for name, tensor in state.items() if not name.startswith(decoder_prefixes("decoder"))}
         left_out.append("the decoder")
     elif format in ("official", "transformers") and c.has_decoder:
-        if c.architecture.mask_tokens != "decoder" or c.target not in (None, PIXELS, NORMALISED):
-            what = (
-                "mask tokens in the encoder" if c.target in (None, PIXELS, NORMALISED) else f"a decoder of {c.target}"
-            )
-            raise InvalidSetting(f"format={format} has no place for {what}; give format=recon, or format=timm")
+        missing = [f"a decoder of {c.target}"] if c.target not in (None, PIXELS, NORMALISED) else []
+        missing += ["mask tokens in the encoder"] if c.architecture.mask_tokens != "decoder" else []
+        if missing:
+            raise InvalidSetting(f"format={format} has no place for {missing[0]}; give format=recon, or format=timm")
         left_out += [loss for part, loss in OWN_PARTS.items() if any(name.startswith(part) for name in state)]
         state = {name: tensor for name, tensor in state.items() if not name.startswith(tuple(OWN_PARTS))}
     return state, left_out

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from losses import InvalidSetting, build_objective
-from losses.posterior import PrincipalComponents
 from losses.reconstruction import patchify
 from recon.model import MaskedAutoencoder, create_model
 from recon.model.corruption import GaussianNoise, HiddenComponents, hashed, normal_numbers
@@ -21,7 +20,7 @@ def corrupting(strategy: str, **overrides) -> MaskedAutoencoder:
     model = small(mask_strategy=strategy, **overrides)
     if isinstance(model.corruption, HiddenComponents):
         axes, _ = torch.linalg.qr(torch.randn(VALUES, VALUES, generator=torch.Generator().manual_seed(1)).double())
-        model.corruption.set_basis(PrincipalComponents(axes, 1 / torch.arange(1, VALUES + 1).double()))
+        model.corruption.load_state_dict({"axes": axes, "deviations": 1 / torch.arange(1, VALUES + 1).double()})
     return model
 
 

@@ -117,7 +117,8 @@ def test_a_mixture_draws_from_the_posterior(held_out):
     torch.manual_seed(0)
     layers = MixtureLayers(MixtureHead(gaussians=1), WIDTH, PATCH)
     images, mask, mean = known = training(100)  # its layers see no image: they learn one distribution
-    layers.set_basis(PrincipalComponents.fit((patchify(standardised(images), PATCH) - mean)[mask]))
+    basis = PrincipalComponents.fit((patchify(standardised(images), PATCH) - mean)[mask])
+    layers.load_state_dict(basis._asdict(), strict=False)
     features = torch.zeros(BATCH, 16, WIDTH)
     taught(layers, "mixture", 200, known, lambda mean, *_: layers(mean, features))
     with torch.no_grad():
