@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from kornia.losses import MS_SSIMLoss
 from skimage.metrics import structural_similarity
 
 from losses import InvalidSetting, Reconstruction, TermContext
@@ -34,6 +35,19 @@ def test_ssim_is_scikit_images():
         ]
     )  # fmt: skip
     assert float(SSIM(None, ALL).value(r)) == pytest.approx((1 - expected) / 2, abs=2e-4)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (24, 40)], ids=str)
+def test_ms_ssim_is_kornias(size):
+    truth = photographs(size).double()
+    image = 0.7 * truth + 0.3 * truth.flip(-1)
+    torch.set_default_dtype(torch.float64)  # of kornia's windows
+    try:
+        loss = MS_SSIMLoss(alpha=0.84, compensation=1.0, reduction="none")
+    finally:
+        torch.set_default_dtype(torch.float32)
+    ours = MultiScaleSSIM(None, ALL).double().map(image, truth)[:, 0]
+    assert torch.allclose(ours, loss(image, truth), rtol=0, atol=1e-11)
 
 
 @pytest.mark.parametrize("term", [SSIM, MultiScaleSSIM])
