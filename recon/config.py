@@ -47,6 +47,7 @@ class Data:
     crop_scale: list[float] = option(
         list(CROP_SCALE), "smallest and largest share of an image's area that a training crop has", above=0, most=1
     )
+    colour_jitter: float = option(0.0, "share by which brightness, contrast, saturation may change", **FRACTION)
     repeats: int = option(
         1, "samples of each image that is read, every one with its own crop and mask; epochs count samples", **COUNT
     )

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_in
 
 from losses import InvalidSetting
 from recon.config import CROP_SCALE, seed_of
-from recon.data.crops import CropBatch, evaluation_crop, random_crop_box, training_crop
+from recon.data.crops import CropBatch, evaluation_crop, random_crop, training_crop
 from recon.data.source import Croppable, ReadSample, Sample, Source, StreamedSource, UnreadableImage
 
 Masking = Callable[[torch.Generator], Tensor]  # noise (N,)
@@ -49,7 +49,7 @@ class Batch:
 class BatchMaker:
     """Which samples make a batch, and how an image becomes a sample."""
 
-    crop: tuple[tuple[int, int], bool, Sequence[float]]  # size, native and scale, as of `training_crop`
+    crop: tuple[tuple[int, int], bool, Sequence[float], float]  # size, native, scale, colour_jitter: of `random_crop`
     batch: int
     start: int
     seed: int
@@ -78,7 +78,7 @@ class BatchMaker:
                 # not torch.manual_seed, which would seed the accelerators too
                 torch.default_generator.manual_seed(seed_of(self.seed, "crop", k))
                 if self.on_device:
-                    images.append((image, random_crop_box(image, *self.crop)))
+                    images.append(random_crop(image, *self.crop))
                 else:
                     images.append(training_crop(image, *self.crop))
             labels.append(label)
@@ -106,6 +106,7 @@ def training_batches(
     on_device: bool = False,
     repeats: int = 1,
     crop_scale: Sequence[float] = CROP_SCALE,
+    colour_jitter: float = 0.0,
 ) -> Generator[Batch]:
     """Batches without end; the iterator's close() stops the workers.
 
@@ -124,13 +125,13 @@ def training_batches(
         on_device: leave resizing and mirroring to `Batch.images_on`; the crops are the same.
         repeats: so many samples in a row are of one image, each with its own crop and mask, and it is read once
             (Hoffer et al. 2020, arXiv 1901.09335; Feichtenhofer et al. 2022, arXiv 2205.09113).
-        crop_scale: as of `training_crop`.
+        crop_scale, colour_jitter: as of `random_crop`.
 
     Raises:
         InvalidSetting: fewer shards than readers; from the iterator, when no image can be read, or a native one is
             smaller than the crop.
     """
-    crop = image_size, source.native, crop_scale
+    crop = image_size, source.native, crop_scale, colour_jitter
     maker = BatchMaker(crop, batch, start, seed, masking, rank, world, on_device, repeats)
     if isinstance(source, StreamedSource):
         source.check_readers(world, workers)

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms import RandomCrop, RandomResizedCrop
+from torchvision.transforms import ColorJitter, RandomCrop, RandomResizedCrop
 from torchvision.transforms.functional import pil_to_tensor
 
 from losses import InvalidSetting
@@ -35,50 +35,50 @@ UNIT = 2**15
 LEVELS = 255
 
 
-@dataclass(frozen=True)
-class CropBox:
-    """Where a training crop is in its image, in pixels, and whether it is mirrored."""
-
-    top: int
-    left: int
-    height: int
-    width: int
-    mirrored: bool
-
-    @property
-    def corners(self) -> tuple[int, int, int, int]:
-        return self.left, self.top, self.left + self.width, self.top + self.height
-
-
 def training_crop(
-    image: Croppable, size: tuple[int, int], native: bool = False, scale: Sequence[float] = CROP_SCALE
+    image: Croppable,
+    size: tuple[int, int],
+    native: bool = False,
+    scale: Sequence[float] = CROP_SCALE,
+    colour_jitter: float = 0.0,
 ) -> Tensor:
     """A random crop of an RGB image, mirrored half of the time: uint8 (3, H, W), size (H, W).
 
     Drawn from torch's default CPU generator; resized, unless the image is native. `scale`: its smallest and largest
-    share of the image's area.
+    share of the image's area. `colour_jitter`: as of `random_crop`.
 
     Raises:
         InvalidSetting: a native image is smaller than the crop.
     """
-    box = random_crop_box(image, size, native, scale)
-    part = image.crop(box.corners)
+    part, mirrored = random_crop(image, size, native, scale, colour_jitter)
     if not native:
         part = part.resize((size[1], size[0]), Image.Resampling.BICUBIC)  # antialiased
-    return pil_to_tensor(part.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if box.mirrored else part)
+    return pil_to_tensor(part.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirrored else part)
 
 
-def random_crop_box(
-    image: Croppable, size: tuple[int, int], native: bool = False, scale: Sequence[float] = CROP_SCALE
-) -> CropBox:
-    """The box of `training_crop`; reads no pixel."""
+def random_crop(
+    image: Croppable,
+    size: tuple[int, int],
+    native: bool = False,
+    scale: Sequence[float] = CROP_SCALE,
+    colour_jitter: float = 0.0,
+) -> tuple[Image.Image, bool]:
+    """What `training_crop` resizes, and whether it mirrors it.
+
+    `colour_jitter`: brightness, contrast and saturation change by up to this share, the hue by a quarter of it of the
+    colour circle, in random order (torchvision's ColorJitter). With 0 nothing is drawn for it.
+    """
     shape = torch.empty((3, image.height, image.width), device="meta")  # all that torchvision wants to know
     if native:
         check_size(image, size)
-        place = RandomCrop.get_params(shape, size)
+        top, left, height, width = RandomCrop.get_params(shape, size)
     else:
-        place = RandomResizedCrop.get_params(shape, list(scale), RATIO)
-    return CropBox(*place, mirrored=bool(torch.rand(()) < 0.5))
+        top, left, height, width = RandomResizedCrop.get_params(shape, list(scale), RATIO)
+    mirrored = bool(torch.rand(()) < 0.5)
+    part = image.crop((left, top, left + width, top + height))
+    if colour_jitter:
+        part = ColorJitter(colour_jitter, colour_jitter, colour_jitter, colour_jitter / 4)(part)
+    return part, mirrored
 
 
 def evaluation_crop(image: Image.Image, size: tuple[int, int], native: bool = False) -> Tensor:
@@ -135,14 +135,13 @@ class CropBatch:
     size: tuple[int, int]  # H, W of the images
 
     @classmethod
-    def of(cls, images: list[tuple[Croppable, CropBox]], size: tuple[int, int]) -> Self:
-        """Copies the pixels of each image within its box."""
-        boxes = [box for _, box in images]
-        sides = torch.tensor([(box.height, box.width) for box in boxes])
-        pixels = np.zeros((len(boxes), *sides.amax(0).tolist(), 3), np.uint8)
-        for copy, (image, box) in zip(pixels, images, strict=True):
-            copy[: box.height, : box.width] = np.asarray(image.crop(box.corners))
-        return cls(torch.from_numpy(pixels), sides, torch.tensor([box.mirrored for box in boxes]), size)
+    def of(cls, crops: Sequence[tuple[Image.Image, bool]], size: tuple[int, int]) -> Self:
+        """Copies the pixels of each `random_crop`."""
+        sides = torch.tensor([(part.height, part.width) for part, _ in crops])
+        pixels = np.zeros((len(crops), *sides.amax(0).tolist(), 3), np.uint8)
+        for copy, (part, _) in zip(pixels, crops, strict=True):
+            copy[: part.height, : part.width] = np.asarray(part)
+        return cls(torch.from_numpy(pixels), sides, torch.tensor([mirrored for _, mirrored in crops]), size)
 
     def pin_memory(self) -> "CropBatch":
         return CropBatch(self.pixels.pin_memory(), self.sides.pin_memory(), self.mirrored.pin_memory(), self.size)

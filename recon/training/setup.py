@@ -155,6 +155,7 @@ def make_batches(
         on_device=settings.data.augment == "device",
         repeats=settings.data.repeats,
         crop_scale=settings.data.crop_scale,
+        colour_jitter=settings.data.colour_jitter,
     )
 
 

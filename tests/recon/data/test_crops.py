@@ -9,7 +9,7 @@ from PIL import Image
 from torchvision.transforms import CenterCrop, Compose, InterpolationMode, PILToTensor, Resize
 
 from recon.data import create_dataset, evaluation_crop, training_batches, training_crop
-from recon.data.crops import UNIT, filter_weights, random_crop_box
+from recon.data.crops import UNIT, filter_weights, random_crop
 from tests.recon.data.conftest import Pictures, masking, picture, write_shard
 
 
@@ -60,15 +60,31 @@ def test_training_crop_is_drawn_from_torch_s_default_generator():
 
 def test_crops_cover_what_crop_scale_says():
     with torch.random.fork_rng(devices=[]):
-        boxes = [random_crop_box(picture(4, 100, 80), (16, 16), scale=(0.5, 0.6)) for _ in range(100)]
-    shares = [box.height * box.width / 8000 for box in boxes]
+        parts = [random_crop(picture(4, 100, 80), (16, 16), scale=(0.5, 0.6))[0] for _ in range(100)]
+    shares = [part.height * part.width / 8000 for part in parts]
     assert 0.48 < min(shares) < 0.52 and 0.58 < max(shares) < 0.62  # sides are whole pixels
+
+
+def test_colour_jitter_changes_colours_alone():
+    """The same crops; grey images stay grey, and their contrast changes by no more than asked."""
+    grey = Image.fromarray(np.asarray(picture(4, 40, 40).convert("L"))).convert("RGB")
+    whole = {"native": True, "size": (40, 40)}
+    for image, bound in ((picture(4, 40, 40), 255), (grey, 0)):
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(3)
+            plain, mirrored = random_crop(image, **whole)
+            torch.default_generator.manual_seed(3)
+            changed, mirrored_too = random_crop(image, **whole, colour_jitter=0.4)
+        before, after = (np.asarray(x).astype(float) for x in (plain, changed))
+        assert mirrored == mirrored_too and before.shape == after.shape and np.abs(before - after).max() > 10
+        assert np.ptp(after, axis=2).max() <= bound
+        assert np.corrcoef(before.ravel(), after.ravel())[0, 1] > 0.5
 
 
 # ---- on the device
 
 
-def images(source, number, *, batch=4, start=0, size=(16, 12), on_device=True, workers=0):
+def images(source, number, *, batch=4, start=0, size=(16, 12), on_device=True, workers=0, **more):
     """The first images as the model gets them, in grey levels."""
     batches = training_batches(
         source,
@@ -79,6 +95,7 @@ def images(source, number, *, batch=4, start=0, size=(16, 12), on_device=True, w
         workers=workers,
         masking=masking,
         on_device=on_device,
+        **more,
     )
     cpu = torch.device("cpu")
     return torch.cat([b.images_on(cpu) for b in islice(batches, number // batch)]) * 255
@@ -104,6 +121,13 @@ def test_a_device_crop_is_the_same_to_the_bit_in_any_batch(source):
     whole = images(source, 48, batch=16)
     assert torch.equal(images(source, 48, batch=1), whole)
     assert torch.equal(images(source, 24, start=24, workers=1), whole[24:])
+
+
+@pytest.mark.parametrize("on_device", [True, False])
+def test_colour_jitter_does_not_depend_on_the_batch(on_device):
+    source = create_dataset("photos", "train")
+    four, two = (images(source, 8, batch=n, on_device=on_device, colour_jitter=0.4) for n in (4, 2))
+    assert torch.equal(four, two) and not torch.equal(four, images(source, 8, on_device=on_device))
 
 
 def test_native_images_are_cropped_and_not_resized_on_the_device():
