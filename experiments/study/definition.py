@@ -29,6 +29,7 @@ class Study:
         measured: a metric's column, "detail", or a probe's question ("linear/mean/4/1") -> its heading.
         evaluate: settings of recon.evaluate. probe: settings of recon.probe; None: nothing is probed.
         figure: the two measured things that are drawn against each other.
+        curves: name of a line -> variant -> its place on the axis that `along` names; a panel for each measured thing.
         runs_of: the study whose runs of the same variants are measured; "" for its own.
     """
 
@@ -41,6 +42,8 @@ class Study:
     evaluate: Plain = field(default_factory=dict)
     probe: Plain | None = None
     figure: list[str] = field(default_factory=list)
+    curves: dict[str, dict[str, float]] = field(default_factory=dict)
+    along: str = ""
     runs_of: str = ""
     answer: str = ""
     limits: str = ""
@@ -87,8 +90,10 @@ def read(path: Path) -> Study:
         study = from_plain(Study, plain)
     except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
         raise InvalidSetting(f"{path} is no study: {' '.join(str(error).split())[:200]}") from error
-    for what, word, known in [("reference", study.reference, study.variants)] + [
-        ("figure", word, study.measured) for word in study.figure
+    for what, word, known in [
+        ("reference", study.reference, study.variants),
+        *(("figure", word, study.measured) for word in study.figure),
+        *(("curves", word, study.variants) for places in study.curves.values() for word in places),
     ]:
         if word not in known:
             raise InvalidSetting(f"{path}: {what} '{word}' is not among {', '.join(known)}")

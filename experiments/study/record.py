@@ -1,23 +1,20 @@
-"""The record of a study: README.md, tidy tables, figures."""
+"""The record of a study: README.md and tidy tables; its figures are drawn by experiments.study.figures."""
 
 import math
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import matplotlib.style
-from matplotlib.figure import Figure
-
 from experiments.study.definition import Plain, Study
 from experiments.study.effects import Effect
+from experiments.study.figures import write_figures
 from experiments.study.measured import Measurements, gather
 from experiments.study.run_values import RunValues
 from losses import InvalidSetting
 from recon.console import command_line
-from recon.report.drawing import STYLE
-from recon.report.pictures import write_rows
+from recon.probing.label_free import MEASURES
 from recon.report.tables import write_csv
-from recon.run_folder import write_atomically, write_text
+from recon.run_folder import write_text
 
 OfRuns = Mapping[tuple[str, int], RunValues]  # by variant and seed
 
@@ -36,9 +33,7 @@ def write(folder: Path, name: str, study: Study, of_runs: OfRuns, digest: str, g
     write_csv(results(name, study, found), folder / "results.csv")
     if differences:
         write_csv(difference_records(differences, study.reference), folder / "differences.csv")
-    figures = [picture(folder, found)]
-    if study.figure:
-        figures.append(plot(folder, study, found))
+    figures = write_figures(folder, study, found)
     command = made(name, study, of_runs, given)
     write_text(folder / "README.md", page(name, study, found, differences, figures, digest, command))
 
@@ -98,14 +93,16 @@ def page(
 
 
 def measured_on(study: Study, found: Measurements) -> str:
-    """How many images there were, in words: held-out ones of reconstructions, test images of probes."""
-    kinds = {"held-out images": set(study.measured) - found.probed, "test images of probes": found.probed}
+    """How many images there were, in words, by what was measured on them."""
+    unlabelled = {question for question in found.probed if question.split("/")[0] in MEASURES}
+    kinds = {"held-out images": set(study.measured) - found.probed}
+    kinds |= {"test images of probes": found.probed - unlabelled, "training images of RankMe": unlabelled}
     counts = {
         kind: max(e.images for metric in metrics for e in found.effects(metric).values())
         for kind, metrics in kinds.items()
         if any(found.effects(metric) for metric in metrics)
     }
-    return " or ".join(f"{count:,} {kind}" for kind, count in counts.items())
+    return ", ".join(f"{count:,} {kind}" for kind, count in counts.items())
 
 
 def notes(study: Study, found: Measurements) -> list[str]:
@@ -159,28 +156,3 @@ def made(name: str, study: Study, of_runs: OfRuns, given: Sequence[str]) -> list
         "",
         f"Training took {hours:.1f} core-hours, by the logs of the runs. {'; '.join(machines)}.",
     ]
-
-
-def picture(folder: Path, found: Measurements) -> str:
-    """The same held-out images under every row, as predicted where hidden."""
-    rows = {name.replace(" (", "\n("): images.float() / 255 for name, images in found.pictures.items()}
-    rows = {"truth": rows.pop("truth"), **rows}
-    write_rows(rows, "as predicted where hidden, of the first seed", folder / "reconstructions.png")
-    return "reconstructions.png"
-
-
-def plot(folder: Path, study: Study, found: Measurements) -> str:
-    """The two things of `study.figure` against each other, with intervals; one point a row."""
-    across, up = study.figure
-    xs, ys = found.effects(across), found.effects(up)
-    with matplotlib.style.context(STYLE):
-        figure = Figure(figsize=(6.4, 4.4), layout="constrained")
-        axes = figure.add_subplot(xlabel=study.measured[across], ylabel=study.measured[up])
-        for i, row in enumerate(row for row in xs if row in ys):
-            x, y = xs[row], ys[row]
-            xerr, yerr = ([[e.value - e.low], [e.high - e.value]] for e in (x, y))
-            axes.errorbar(x.value, y.value, yerr, xerr, fmt="o", markersize=5, elinewidth=0.8, color=f"C{i % 10}")
-            axes.annotate(row, (x.value, y.value), xytext=(5, 4), textcoords="offset points", fontsize=8)
-        with write_atomically(folder / "figure.png") as file:
-            figure.savefig(file, format="png", metadata={"Software": None})
-    return "figure.png"

@@ -1,0 +1,44 @@
+"""Figures of a study: the Pareto front by its definition, and which are drawn."""
+
+import pytest
+import torch
+
+from experiments.study.definition import Study
+from experiments.study.figures import pareto_front, sign, write_figures
+from experiments.study.measured import Measurements
+
+
+@pytest.mark.parametrize("across", [1, -1])
+@pytest.mark.parametrize("up", [1, -1])
+def test_no_point_is_better_than_one_of_the_front_and_each_other_one_has_a_better(across, up):
+    points = [(x, y) for x, y in torch.randint(9, (20, 2), generator=torch.Generator().manual_seed(0)).tolist()]
+
+    def better(a, b):
+        """Nowhere worse, and somewhere better."""
+        gains = across * (a[0] - b[0]), up * (a[1] - b[1])
+        return min(gains) >= 0 and max(gains) > 0
+
+    front = pareto_front(points, across, up)
+    assert set(front) == {p for p in points if not any(better(q, p) for q in points)}
+    assert len(front) == len(set(front))
+
+
+def test_less_of_a_distance_is_better_and_more_of_a_probe():
+    assert [sign(metric) for metric in ("masked_psnr", "lpips", "kid", "detail", "linear/mean/4/1")] == [
+        1,
+        -1,
+        -1,
+        1,
+        1,
+    ]
+
+
+def test_a_study_has_the_figures_that_it_asks_for(tmp_path):
+    values = {row: {"masked_psnr": torch.rand(2, 9), "lpips": torch.rand(2, 9)} for row in ("mse", "a", "b")}
+    found = Measurements(values, {"truth": torch.zeros(2, 3, 8, 8, dtype=torch.uint8)})
+    plain = Study("", {}, {row: {} for row in values}, [0, 1], "mse", {"masked_psnr": "PSNR", "lpips": "LPIPS"})
+    assert write_figures(tmp_path, plain, found) == ["reconstructions.png"]
+    plain.figure.extend(("masked_psnr", "lpips"))
+    plain.curves["dose"] = {"a": 0.1, "b": 1.0}
+    assert write_figures(tmp_path, plain, found) == ["reconstructions.png", "figure.png", "curves.png"]
+    assert {path.name for path in tmp_path.iterdir()} == {"reconstructions.png", "figure.png", "curves.png"}
