@@ -18,7 +18,7 @@ LAYERS = [
     {"report", "run_listing"},
     {"training"},
     {"loaded_run"},
-    {"evaluation", "probing"},
+    {"evaluation", "probing", "dense"},
     {"comparison", "model_card"},
     {"sweep"},
     {"cli"},

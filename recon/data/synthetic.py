@@ -172,10 +172,24 @@ def throw(smallest: float, generator: Generator) -> NDArray[np.float64]:
 
 def paint(leaves: NDArray[np.int32], material: str, generator: Generator) -> NDArray[np.float64]:
     """A map of leaves (F, F) in one material: (LEAVES_SIDE, LEAVES_SIDE, 3) in [0, 1]."""
+    leaf = numbered(leaves)
+    return render(leaf, leaf_colours(leaf, generator), texture(leaf, material, generator))
+
+
+def numbered(leaves: NDArray[np.int32]) -> NDArray[np.int64]:
+    """The same map (F, F) with the leaves that are seen numbered without gaps, from 0 and front to back."""
     shown = np.bincount(leaves.ravel()) > 0
-    leaf = (shown.cumsum() - 1)[leaves]  # numbered without gaps
-    colours = generator.uniform(*COLOURS, (leaf.max() + 1, 3))
-    fine = colours[leaf] + CONTRAST * texture(leaf, material, generator)[..., None]
+    return (shown.cumsum() - 1)[leaves]
+
+
+def leaf_colours(leaf: NDArray[np.int64], generator: Generator) -> NDArray[np.float64]:
+    """A colour per leaf: (leaves, 3) within `COLOURS`."""
+    return generator.uniform(*COLOURS, (leaf.max() + 1, 3))
+
+
+def render(leaf: NDArray[np.int64], colours: NDArray[np.float64], textures: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The image of numbered leaves (F, F) with textures (F, F) in [-1, 1]: (LEAVES_SIDE, LEAVES_SIDE, 3) in [0, 1]."""
+    fine = colours[leaf] + CONTRAST * textures[..., None]
     return fine.reshape(LEAVES_SIDE, FINER, LEAVES_SIDE, FINER, 3).mean((1, 3))
 
 

@@ -1,0 +1,1 @@
+"""Dense prediction on a pretrained encoder: detection with masks, and semantic segmentation."""
