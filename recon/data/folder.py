@@ -34,7 +34,7 @@ class ImageFolder(Source):
         outside = [file for file, label in zip(files, self._labels, strict=True) if label < 0]
         if classes and outside:
             where = printable(str(folder))
-            found = f"in none of the {len(classes)} classes of the training images, in {where}: {_listed(outside)}"
+            found = f"in none of the {len(classes)} classes of the training images, in {where}: {listed(outside)}"
             self.notes.append(found)
 
     def __len__(self) -> int:
@@ -200,7 +200,7 @@ def classes_of(folder: Path, without: Collection[str] = ()) -> tuple[list[str], 
     classes = sorted(filter(None, found.values()))
     if len(classes) < 2 or not beside:
         return (classes if len(classes) > 1 else []), [], []
-    where = f"beside the folders {_listed(classes)} of {printable(str(folder))}: {_listed(beside)}"
+    where = f"beside the folders {listed(classes)} of {printable(str(folder))}: {listed(beside)}"
     if len(beside) < len(classes):
         return classes, beside, [f"left out, since {where}"]
     return [], [], [f"no classes, since images lie {where}"]
@@ -217,7 +217,7 @@ def _named_as(root: Path, split: str) -> list[str]:
     return [found[name] for name in SPLIT_FOLDERS[split] if name in found]
 
 
-def _listed(names: list[str]) -> str:
+def listed(names: list[str]) -> str:
     """The first names, and how many there are if these are more."""
     return ", ".join(map(printable, names[:3])) + (f", ... ({len(names):,})" if len(names) > 3 else "")
 
