@@ -1,12 +1,12 @@
 """The encoder of the masked autoencoder, a vision transformer; its layers; and the refiner behind the decoder."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
 import torch
 from timm.layers import Attention as TimmAttention
-from timm.layers import PatchEmbed
+from timm.layers import DropPath, PatchEmbed
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -77,6 +77,14 @@ def transformer_blocks(depth: int, width: int, heads: int) -> nn.ModuleList:
     """timm's, by names and shapes."""
     kind = partial(Block, mlp_ratio=4, qkv_bias=True, norm_layer=LayerNorm, attn_layer=Attention)
     return nn.ModuleList(kind(width, heads) for _ in range(depth))
+
+
+def set_drop_path(blocks: nn.ModuleList, probability: float) -> None:
+    """Skips the last block's branches with `probability` while training (stochastic depth, Huang et al. 2016), those
+    before it linearly less often, from 0 at the first."""
+    for number, block in enumerate(blocks):
+        share = probability * number / max(1, len(blocks) - 1)
+        block.drop_path1, block.drop_path2 = DropPath(share), DropPath(share)
 
 
 def gather_tokens(tokens: Tensor, positions: Tensor) -> Tensor:
@@ -155,7 +163,7 @@ class ViTEncoder(nn.Module):
         """Patch tokens (B, n, D) -> the encoder's output, class tokens first, (B, K + n, D)."""
         return self.norm(self.run_blocks(self.blocks, self._with_class_tokens(tokens)))
 
-    def run_blocks(self, blocks: nn.ModuleList, x: Tensor) -> Tensor:
+    def run_blocks(self, blocks: Iterable[Callable[[Tensor], Tensor]], x: Tensor) -> Tensor:
         """One block after the other, with gradient checkpointing if the model has it."""
         for block in blocks:
             if self.gradient_checkpointing and torch.is_grad_enabled():

@@ -7,12 +7,12 @@ from typing import Any, ClassVar
 
 import torch
 from lightning_fabric import Fabric
-from timm.layers import AttentionPoolLatent, DropPath
+from timm.layers import AttentionPoolLatent
 from torch import Tensor, nn
 
 from losses import InvalidSetting
 from recon.model import MaskedAutoencoder
-from recon.model.layers import LayerNorm
+from recon.model.layers import LayerNorm, set_drop_path
 
 HEAD_WIDTH = 64  # width of an attention head of the attentive probe, as in every ViT from tiny to large
 QUERIES = 32  # of the efficient probe, as in its paper's main results
@@ -131,11 +131,8 @@ class Classifier(nn.Module):
         self.encoder = deepcopy(encoder).requires_grad_(False)
         if head.own_norm:
             self.encoder.register_module("norm", nn.Identity())
-        depth = len(encoder.blocks)
-        for number, block in enumerate(self.encoder.blocks):
-            share = drop_path * number / max(1, depth - 1)
-            block.drop_path1, block.drop_path2 = DropPath(share), DropPath(share)
-        whole = blocks in (depth, math.inf)
+        set_drop_path(self.encoder.blocks, drop_path)
+        whole = blocks in (len(encoder.blocks), math.inf)
         copied = self.encoder  # its positions are fixed
         parts = [copied.patch_embed, *copied.blocks, copied.norm] if whole else last_blocks(copied, blocks)
         self.trained = [head, *parts]

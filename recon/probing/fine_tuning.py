@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from losses import InvalidSetting
@@ -24,7 +24,7 @@ from recon.probing.labelled import ImageBatches, LabelledImages, central_crops, 
 from recon.probing.probe_results import ProbeResult, joined_seeds
 from recon.probing.recipes import Recipe, attentive, efficient, finetune, paper_linear, partial_finetune, scratch, small
 from recon.study_config import Probing
-from recon.training.optim import learning_rate
+from recon.training.optim import learning_rate, parameter_groups
 
 TUNED: dict[str, Callable[..., Recipe]] = {
     "paper_linear": paper_linear,
@@ -174,27 +174,3 @@ class AugmentedViews(ImageBatches):
         image, _ = self.train.source.read(self.train.indices[position])
         with seeded(seed_of(self.seed, "view", k)):
             return self.transform(image)
-
-
-def parameter_groups(classifier: Classifier, weight_decay: float, layer_decay: float) -> list[dict[str, Any]]:
-    """Groups the trained parameters by depth and weight decay, which applies to linear and convolutional weights alone.
-
-    A group's `scale` is its factor of the learning rate: layer_decay to the power of the number of layers above it,
-    where the layers are the embedding, each block, and the head (Bao et al. 2021, BEiT). `always_adapt` is for LARS.
-    """
-    encoder = classifier.encoder
-    matrices = {m.weight for m in classifier.modules() if isinstance(m, nn.Linear | nn.Conv2d)}
-    layers = [
-        [encoder.cls_token, *encoder.patch_embed.parameters()],
-        *(list(block.parameters()) for block in encoder.blocks),
-        [*encoder.norm.parameters(), *classifier.head.parameters()],
-    ]
-    groups = []
-    for above, layer in enumerate(reversed(layers)):
-        trained = [p for p in layer if p.requires_grad]
-        for is_matrix in (True, False):
-            if parameters := [p for p in trained if (p in matrices) == is_matrix]:
-                decay = weight_decay if is_matrix else 0.0
-                scale = layer_decay**above
-                groups.append({"params": parameters, "weight_decay": decay, "scale": scale, "always_adapt": is_matrix})
-    return groups

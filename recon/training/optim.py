@@ -1,26 +1,57 @@
-"""AdamW, the learning rate's schedule, and a moving average of the weights."""
+"""AdamW, groups of parameters, the learning rate's schedule, and a moving average of the weights."""
 
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from recon.model.layers import ViTEncoder
+
 
 def adamw(model: nn.Module, *, weight_decay: float, betas: Sequence[float]) -> torch.optim.AdamW:
-    """Fused AdamW with decay on matrices alone: weights of linear and convolutional layers.
+    """Fused AdamW with decay on `matrices` alone.
 
     Biases, norms and tokens are not decayed. (The official code decays its class and mask tokens, which are not
     matrices, only by the shape they are stored in.)
     """
-    matrices = {m.weight for m in model.modules() if isinstance(m, nn.Linear | nn.Conv2d)}
+    decayed = matrices(model)
     trained = [p for p in model.parameters() if p.requires_grad]
     groups = [
-        {"params": [p for p in trained if p in matrices], "weight_decay": weight_decay},
-        {"params": [p for p in trained if p not in matrices], "weight_decay": 0.0},
+        {"params": [p for p in trained if p in decayed], "weight_decay": weight_decay},
+        {"params": [p for p in trained if p not in decayed], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=0.0, betas=(betas[0], betas[1]), fused=True)
+
+
+def matrices(model: nn.Module) -> set[Tensor]:
+    """Weights of linear, convolutional and transposed convolutional layers, which alone are decayed."""
+    return {m.weight for m in model.modules() if isinstance(m, nn.Linear | nn.Conv2d | nn.ConvTranspose2d)}
+
+
+def parameter_groups(model: nn.Module, weight_decay: float, layer_decay: float) -> list[dict[str, Any]]:
+    """Groups the trained parameters of `model`, whose `encoder` is a ViTEncoder, by depth and weight decay.
+
+    A group's `scale` is its factor of the learning rate: layer_decay to the power of the number of layers above it,
+    where the layers are the embedding, each block, and all else, the encoder's norm too (Bao et al. 2021, BEiT).
+    `always_adapt` is for LARS.
+    """
+    encoder, decayed = model.encoder, matrices(model)
+    assert isinstance(encoder, ViTEncoder)
+    layers = [[encoder.cls_token, *encoder.patch_embed.parameters()], *(list(b.parameters()) for b in encoder.blocks)]
+    below = {parameter for layer in layers for parameter in layer}
+    layers.append([parameter for parameter in model.parameters() if parameter not in below])
+    groups = []
+    for above, layer in enumerate(reversed(layers)):
+        trained = [p for p in layer if p.requires_grad]
+        for is_matrix in (True, False):
+            if parameters := [p for p in trained if (p in decayed) == is_matrix]:
+                decay = weight_decay if is_matrix else 0.0
+                scale = layer_decay**above
+                groups.append({"params": parameters, "weight_decay": decay, "scale": scale, "always_adapt": is_matrix})
+    return groups
 
 
 def learning_rate(step: int, *, steps: int, peak: float, warmup: float) -> float:

@@ -12,9 +12,10 @@ from torch.nn import functional as F
 from losses import InvalidSetting
 from recon.model import MaskedAutoencoder
 from recon.probing.classifier import BatchNormLinear, Classifier, PooledLinear
-from recon.probing.fine_tuning import AugmentedViews, parameter_groups
+from recon.probing.fine_tuning import AugmentedViews
 from recon.probing.recipes import Mixing, Recipe, attentive, efficient, finetune, paper_linear, partial_finetune
 from recon.training.device import make_fabric
+from recon.training.optim import parameter_groups
 from tests.recon.probing.few_photos import FABRIC, accuracy, encoder, few_photos, images, shortly, tuned
 
 
