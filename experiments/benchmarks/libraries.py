@@ -24,7 +24,7 @@ from experiments.benchmarks.saved import save, table, take_out
 from experiments.benchmarks.step import Bench
 from experiments.benchmarks.turns import in_turns
 from losses.features.vgg19 import VGG19, pooled
-from recon.data.crops import CropBatch, CropBox
+from recon.data.crops import CropBatch
 from recon.metrics.base import grey, grey_patches
 from recon.metrics.fidelity import similarity
 from recon.metrics.sharpness import box_size, sobel
@@ -105,15 +105,15 @@ def crops(device: torch.device) -> Iterator[tuple[str, str, Side, Side]]:
     for _ in range(64):
         height, width = torch.randint(72, 161, (2,), generator=generator).tolist()
         top, left = (int(torch.randint(0, 161 - side, (), generator=generator)) for side in (height, width))
-        boxes.append(CropBox(top, left, height, width, mirrored=False))
+        boxes.append((top, left, height, width))
     pixels = photographs(64, 160).to(device)
     copies = torch.zeros(64, 160, 160, 3, dtype=torch.uint8, device=device)
-    for copy, image, box in zip(copies, pixels, boxes, strict=True):
-        part = image[:, box.top : box.top + box.height, box.left : box.left + box.width]
-        copy[: box.height, : box.width] = (255 * part).round().byte().permute(1, 2, 0)
-    sides = torch.tensor([(box.height, box.width) for box in boxes], device=device)
+    for copy, image, (top, left, height, width) in zip(copies, pixels, boxes, strict=True):
+        part = image[:, top : top + height, left : left + width]
+        copy[:height, :width] = (255 * part).round().byte().permute(1, 2, 0)
+    sides = torch.tensor([box[2:] for box in boxes], device=device)
     batch = CropBatch(copies, sides, torch.zeros(64, dtype=torch.bool, device=device), (64, 64))
-    corners = torch.tensor([outline(box) for box in boxes])
+    corners = torch.tensor([outline(*box) for box in boxes])
     yield (
         "crops of a batch of 64",
         "kornia crop_by_indices, antialiased",
@@ -124,10 +124,10 @@ def crops(device: torch.device) -> Iterator[tuple[str, str, Side, Side]]:
     )
 
 
-def outline(box: CropBox) -> list[tuple[int, int]]:
-    """The corners' pixels (x, y), clockwise from the upper left."""
-    left, top, right, bottom = box.corners
-    return [(left, top), (right - 1, top), (right - 1, bottom - 1), (left, bottom - 1)]
+def outline(top: int, left: int, height: int, width: int) -> list[tuple[int, int]]:
+    """The corners' pixels (x, y) of a box, clockwise from the upper left."""
+    right, bottom = left + width - 1, top + height - 1
+    return [(left, top), (right, top), (right, bottom), (left, bottom)]
 
 
 def steps(device: torch.device) -> Iterator[tuple[str, str, Side, Side]]:
