@@ -96,8 +96,6 @@ class DenseEncoder(ViTEncoder):
 
     def positions(self, grid: Grid) -> Tensor:
         """Of a class token and of the patches of `grid`, (1, 1 + h·w, D)."""
-        if grid == self.grid:
-            return self.pos_embed
         if self.learnt_positions:
             return resample_abs_pos_embed(self.pos_embed, list(grid), list(self.grid))
         return self._formula(grid)

@@ -111,6 +111,31 @@ def test_attention_within_windows_is_that_of_each_window_cut_out(grid, side):
             torch.testing.assert_close(found[here], expected, atol=1e-12, rtol=1e-10)
 
 
+@pytest.mark.peers
+def test_tokens_are_those_of_transformers_vitdet():
+    """Where windows divide the grid; where not, the windows of VitDet attend to zeros beyond it."""
+    from transformers import VitDetConfig, VitDetModel
+
+    model, images = model_of(), pictures(24, 24)
+    encoder = DenseEncoder(model, windows=3, frozen=True)
+    sizes = dict(hidden_size=48, num_hidden_layers=8, num_attention_heads=3, patch_size=4, pretrain_image_size=24)
+    windows = dict(window_size=3, window_block_indices=[0, 2, 4, 6])
+    peer = VitDetModel(VitDetConfig(**sizes, **windows, image_size=24)).eval()
+    theirs = {"patch_embed.proj.": "embeddings.projection.", "blocks.": "encoder.layer.", ".attn.": ".attention."}
+    state = {"embeddings.position_embeddings": encoder.positions((6, 6))}
+    for name, tensor in model.state_dict().items():
+        for own, their in theirs.items():
+            name = name.replace(own, their)
+        if name.startswith(("embeddings.", "encoder.")):
+            state[name] = tensor
+    peer.load_state_dict(state)
+    expected = peer(encoder.standardise(images), output_hidden_states=True).hidden_states
+    third, last = encoder.tokens(images, [3, 8])
+    torch.testing.assert_close(third, expected[3], atol=1e-4, rtol=1e-4)
+    last_expected = encoder.norm(expected[8].permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+    torch.testing.assert_close(last, last_expected, atol=1e-4, rtol=1e-4)
+
+
 def test_no_gradient_crosses_a_window_before_a_global_block():
     encoder = DenseEncoder(model_of(), windows=2).eval()
     images = pictures(20, 20, 1).requires_grad_()
@@ -185,8 +210,8 @@ def test_a_frozen_encoder_neither_learns_nor_wakes():
     model = nn.ModuleDict({"encoder": encoder, "head": head}).train()
     assert head.training and not any(module.training for module in encoder.modules())
     before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
-    found = encoder.tokens(pictures(12, 20), [8])[0]
-    assert not found.requires_grad
+    found = encoder.tokens(pictures(12, 20).requires_grad_(), [8])[0]
+    assert not found.requires_grad  # there is no graph, even where an image asks for one
     optimizer = torch.optim.AdamW(model.parameters(), lr=1.0, weight_decay=0.5)
     head(found).square().sum().backward()
     optimizer.step()
