@@ -1,4 +1,4 @@
-"""The settings of recon.evaluate, recon.compare and recon.probe; those of recon.pretrain are in config.py."""
+"""The settings of recon.evaluate, compare, probe and transfer; those of recon.pretrain are in config.py."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,6 +9,7 @@ from recon.config import COUNT, SEED, SIDE, WORKERS, _node
 
 RENDERINGS = ("mean", "mode", "sample")
 RECIPES = ("small", "paper")
+HEADS = {"detection": ("mask_rcnn",), "segmentation": ("knn", "linear", "upernet")}  # by task
 
 
 @dataclass
@@ -163,3 +164,56 @@ def layers(settings: ProbeSettings, depth: int) -> list[int]:
     if type(asked) is not int or not 1 <= asked <= depth:
         raise InvalidSetting(f"probe.layer={asked}: choose a block from 1 to {depth}, or all")
     return [asked]
+
+
+@dataclass
+class SceneData:
+    name: str = option("dead_leaves", "dead_leaves, coco (detection); ade20k, voc, pairs (segmentation)")
+    root: str | None = option(None, "folder that holds the data")
+    image_size: int | None = option(
+        None, "pixels of the image's shorter side; null: 96 of dead_leaves, 1024 of coco, 512 of others", **SIDE
+    )
+    workers: int = option(0, "processes that read and augment; 0: the command's own process", **WORKERS)
+
+
+@dataclass
+class Transferring:
+    heads: str | None = option(None, "of segmentation, joined by +: knn, linear, upernet; null: knn+linear")
+    pyramid: str = option(
+        "simple", "simple (ViTDet's, of the last block) or four_block (the MAE paper's)", ("simple", "four_block")
+    )
+    frozen: bool = option(False, "leave the encoder as it is under mask_rcnn and upernet too")
+    windows: int | None = option(None, "patches a side of windows of attention; null: all attend to all", least=1)
+    gradient_checkpointing: bool = option(False, "compute blocks again for the gradients: less memory, more work")
+    seeds: int = option(3, "repetitions: initial heads, views", **COUNT)
+    controls: bool = option(True, "the same for the untrained encoder")
+    recipe: str = option("small", "small (minutes at 64 to 128 pixels) or paper", RECIPES)
+    epochs: float | None = option(None, "of those that train; null: their recipe's own", above=0, most=10**6)
+
+
+@dataclass
+class TransferSettings:
+    run: str | None = option(None, "folder of the run: runs/NAME; or somebody else's checkpoint, or bundled")
+    task: str = option("segmentation", "detection (with masks), or segmentation", tuple(HEADS))
+    seed: int = option(0, "the first of the seeds", least=0, below=2**62)
+    device: str = option("auto", "auto, cpu, cuda, cuda:N")
+    precision: str = option("auto", "auto (bf16 where the device does it well), bf16, fp32")
+    again: bool = option(False, "replace an earlier transfer; else what is there is not done again")
+    data: SceneData = _node(SceneData)
+    transfer: Transferring = _node(Transferring)
+
+
+def check_transfer(settings: TransferSettings) -> list[str]:
+    """The heads that are asked for. Raises InvalidSetting for what a setting does not allow, alone or beside others."""
+    check_limits(settings)
+    if settings.run is None:
+        raise InvalidSetting("give what to transfer: run=runs/NAME, a checkpoint, or run=bundled")
+    known = HEADS[settings.task]
+    asked = settings.transfer.heads or ("knn+linear" if settings.task == "segmentation" else known[0])
+    heads = list(dict.fromkeys(word.strip() for word in asked.split("+")))
+    for head in heads:
+        if head not in known:
+            raise InvalidSetting(
+                f"{settings.task} has no head '{head}'{nearest(head, known)} (heads: {', '.join(known)})"
+            )
+    return heads
