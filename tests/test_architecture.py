@@ -18,11 +18,12 @@ LAYERS = [
     {"report", "run_listing"},
     {"training"},
     {"loaded_run"},
-    {"evaluation", "probing", "dense"},
+    {"evaluation", "probing"},
+    {"dense"},
     {"comparison", "model_card"},
     {"sweep"},
     {"cli"},
-    {"pretrain", "evaluate", "compare", "probe", "convert", "pack", "tokenizer", "runs"},
+    {"pretrain", "evaluate", "compare", "probe", "transfer", "convert", "pack", "tokenizer", "runs"},
 ]
 LEVEL = {name: level for level, layer in enumerate(LAYERS) for name in layer}
 

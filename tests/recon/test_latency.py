@@ -17,7 +17,7 @@ for words in {lines!r}:
     imported = [name for name in ("torch", "torchvision", "timm", "kornia", "numpy") if name in sys.modules]
     print([status, out.getvalue(), err.getvalue(), imported])
 """
-COMMANDS = ("pretrain", "evaluate", "compare", "probe", "convert", "pack", "tokenizer", "runs")
+COMMANDS = ("pretrain", "evaluate", "compare", "probe", "transfer", "convert", "pack", "tokenizer", "runs")
 HELP = [[command, "--help"] for command in COMMANDS]
 MISTYPED = [[command, "devise=cpu"] for command, _ in HELP]
 MISSING = [
@@ -25,6 +25,7 @@ MISSING = [
     ["evaluate", "run=runs/nothing"],
     ["compare", "runs/nothing", "runs/less"],
     ["probe", "run=runs/nothing"],
+    ["transfer", "run=runs/nothing"],
     ["runs", "runs/nothing"],
 ]
 
