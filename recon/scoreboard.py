@@ -24,6 +24,8 @@ KINDS = {
     "realism": ("frechet_distance", "kid"),
     "representation": ("linear_mean", "linear_class", "knn_20_mean", "knn_20_class"),
 }
+# And of transfers the first column that begins so: how they were trained is part of their names.
+TRANSFERS = {"boxes": "box_ap_", "masks": "mask_ap_", "class maps": "miou_"}
 # Headings of columns without a title of their own; others stand under their names.
 HEADINGS = {
     "masked_psnr": "PSNR dB",
@@ -52,7 +54,9 @@ HEADINGS = {
 def scoreboard(rows: Iterable[RowInfo], results: Results) -> dict[str, str]:
     """One column of each kind: kind -> metric, of the kinds of which some row has a value."""
     rows = list(rows)
-    having = {kind: [name for name in names if has_values(rows, results, name)] for kind, names in KINDS.items()}
+    transferred = {kind: [v.metric for v in results if v.metric.startswith(begin)] for kind, begin in TRANSFERS.items()}
+    kinds = KINDS | transferred
+    having = {kind: [name for name in names if has_values(rows, results, name)] for kind, names in kinds.items()}
     return {kind: names[0] for kind, names in having.items() if names}
 
 

@@ -3,16 +3,21 @@
 import json
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import TypeVar
 
 from losses import InvalidSetting
 from losses.reconstruction import expand_to_pixels
 from recon.comparison.assemble import Candidate, RunRow, assemble, comparison_json, rows_of_runs
 from recon.comparison.differences import with_decisions
 from recon.comparison.probed import with_probes
+from recon.comparison.transferred import with_transfers
 from recon.comparison.verdict import with_verdicts
 from recon.console import duration
+from recon.dense import transfer_results
+from recon.dense.transfer_results import TransferRecord
 from recon.distributed import require_one_process
 from recon.evaluation.evaluate_run import evaluate
 from recon.evaluation.evaluator import MetricSuite, load_suite
@@ -32,6 +37,8 @@ from recon.run_folder import check_writable, write_text, writing
 from recon.scoreboard import table, undefined, verdicts
 from recon.study_config import CompareSettings, Measuring, check_measuring
 from recon.training.device import is_out_of_memory
+
+R = TypeVar("R")
 
 # Settings that do not change the numbers of an evaluation, but see `usable`.
 IRRELEVANT = {"device", "batch", "run", "runs", "out", "again", "columns", "data", "target"}
@@ -64,7 +71,8 @@ def compare(settings: CompareSettings, given: frozenset[str] = frozenset()) -> i
     candidates = gather([run for run in records if run not in scratch], settings)
     run_rows = rows_of_runs(candidates)
     probed = probings(run_rows) | {f"scratch/{run.name}": record for run, record in scratch.items()}
-    comparison = with_decisions(with_probes(assemble(candidates, run_rows, settings), probed))
+    comparison = with_probes(assemble(candidates, run_rows, settings), probed)
+    comparison = with_decisions(with_transfers(comparison, transfers(run_rows)))
     comparison = with_verdicts(comparison, {key: found for key, row in run_rows.items() if (found := row.tensors)})
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -183,8 +191,12 @@ def _opened(folder: Path, target: str | None) -> Candidate:
 
 def probing_in(folder: Path) -> probes.ProbeRecord | None:
     """The probing in a folder, if there is one; a line says where it cannot be read."""
+    return _read_or_say(probes.read, folder)
+
+
+def _read_or_say(read: Callable[[Path], R | None], folder: Path) -> R | None:
     try:
-        return probes.read(folder)
+        return read(folder)
     except InvalidSetting as error:
         print(f"left out: {error}", file=sys.stderr)
         return None
@@ -192,14 +204,26 @@ def probing_in(folder: Path) -> probes.ProbeRecord | None:
 
 def probings(run_rows: dict[str, RunRow]) -> dict[str, probes.ProbeRecord]:
     """The probing of every run that has one of the encoder that stands there now, by the key of its first row."""
+    return _of_encoders(run_rows, probes.read, lambda record: record.checksum, "probed: probe it again")
+
+
+def transfers(run_rows: dict[str, RunRow]) -> dict[str, TransferRecord]:
+    """The same of transfers."""
+    again = "transferred: transfer it again"
+    return _of_encoders(run_rows, transfer_results.read, lambda record: record.encoders["run"].checksum, again)
+
+
+def _of_encoders(
+    run_rows: dict[str, RunRow], read: Callable[[Path], R | None], checksum: Callable[[R], str], done: str
+) -> dict[str, R]:
     found, seen = {}, set()
     for key, run in ((key, row.candidate.run) for key, row in run_rows.items()):
         if run is None or run.folder in seen:
             continue
         seen.add(run.folder)
-        record = probing_in(run.folder)
-        if record is not None and record.checksum != ProbedEncoder("run", run.name, run.model).checksum:
-            print(f"{run.folder} has changed since it was probed: probe it again", file=sys.stderr)
+        record = _read_or_say(read, run.folder)
+        if record is not None and checksum(record) != ProbedEncoder("run", run.name, run.model).checksum:
+            print(f"{run.folder} has changed since it was {done}", file=sys.stderr)
         elif record is not None:
             found[key] = record
     return found
