@@ -114,13 +114,12 @@ def test_attention_within_windows_is_that_of_each_window_cut_out(grid, side):
 @pytest.mark.peers
 def test_tokens_are_those_of_transformers_vitdet():
     """Where windows divide the grid; where not, the windows of VitDet attend to zeros beyond it."""
-    from transformers import VitDetConfig, VitDetModel
-
+    transformers = pytest.importorskip("transformers")
     model, images = model_of(), pictures(24, 24)
     encoder = DenseEncoder(model, windows=3, frozen=True)
     sizes = dict(hidden_size=48, num_hidden_layers=8, num_attention_heads=3, patch_size=4, pretrain_image_size=24)
     windows = dict(window_size=3, window_block_indices=[0, 2, 4, 6])
-    peer = VitDetModel(VitDetConfig(**sizes, **windows, image_size=24)).eval()
+    peer = transformers.VitDetModel(transformers.VitDetConfig(**sizes, **windows, image_size=24)).eval()
     theirs = {"patch_embed.proj.": "embeddings.projection.", "blocks.": "encoder.layer.", ".attn.": ".attention."}
     state = {"embeddings.position_embeddings": encoder.positions((6, 6))}
     for name, tensor in model.state_dict().items():

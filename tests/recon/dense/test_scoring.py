@@ -19,7 +19,7 @@ CLASSES = 4
 @pytest.fixture(scope="module")
 def truths() -> list[Instances]:
     scenes = LeafScenes("val")
-    return [scenes.read(i).instances for i in range(24)]
+    return [scenes.read(i).instances for i in range(12)]
 
 
 def perfect(truth: Instances) -> dict[str, torch.Tensor]:
@@ -156,6 +156,7 @@ def test_parts_are_the_jackknife():
     assert measure(found[None]).low == pytest.approx(measure(values[None]).low)
 
 
+@pytest.mark.slow
 def test_the_interval_of_average_precision_covers_other_images():
     """Over halves of 100 scenes: their distance is within two standard errors of the difference."""
     scenes = LeafScenes("val")
