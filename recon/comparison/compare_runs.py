@@ -35,7 +35,7 @@ from recon.report.tables import write_tables
 from recon.result_table import Comparison
 from recon.run_folder import check_writable, write_text, writing
 from recon.scoreboard import table, undefined, verdicts
-from recon.study_config import CompareSettings, Measuring, check_measuring
+from recon.study_config import HEADS, CompareSettings, Measuring, check_measuring
 from recon.training.device import is_out_of_memory
 
 R = TypeVar("R")
@@ -72,7 +72,9 @@ def compare(settings: CompareSettings, given: frozenset[str] = frozenset()) -> i
     run_rows = rows_of_runs(candidates)
     probed = probings(run_rows) | {f"scratch/{run.name}": record for run, record in scratch.items()}
     comparison = with_probes(assemble(candidates, run_rows, settings), probed)
-    comparison = with_decisions(with_transfers(comparison, transfers(run_rows)))
+    for task in HEADS:
+        comparison = with_transfers(comparison, transfers(run_rows, task))
+    comparison = with_decisions(comparison)
     comparison = with_verdicts(comparison, {key: found for key, row in run_rows.items() if (found := row.tensors)})
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -207,10 +209,15 @@ def probings(run_rows: dict[str, RunRow]) -> dict[str, probes.ProbeRecord]:
     return _of_encoders(run_rows, probes.read, lambda record: record.checksum, "probed: probe it again")
 
 
-def transfers(run_rows: dict[str, RunRow]) -> dict[str, TransferRecord]:
-    """The same of transfers."""
+def transfers(run_rows: dict[str, RunRow], task: str) -> dict[str, TransferRecord]:
+    """The same of transfers to a task."""
     again = "transferred: transfer it again"
-    return _of_encoders(run_rows, transfer_results.read, lambda record: record.encoders["run"].checksum, again)
+    return _of_encoders(
+        run_rows,
+        lambda folder: transfer_results.read(folder, task),
+        lambda record: record.encoders["run"].checksum,
+        again,
+    )
 
 
 def _of_encoders(

@@ -19,7 +19,6 @@ SIDE = 192  # pixels of a picture
 SURE = 0.5  # score from which a detection is drawn
 OPACITY = 0.55
 LABEL = 16  # characters of a line of a row's label
-FILE = "transfer.png"
 COLOURS = {
     "blue": "#3563d9",
     "orange": "#e06a12",
@@ -60,15 +59,15 @@ class Pictures:
             )
             self._add(number, label, lambda: boxed(scene, *(found[k][sure] for k in ("boxes", "labels", "masks"))))
 
-    def write(self, folder: Path) -> None:
-        """Writes transfer.png, rows of pictures, where anything has been drawn."""
+    def write(self, path: Path) -> None:
+        """Writes rows of pictures, where anything has been drawn."""
         if self.rows:
             rows = {
                 textwrap.fill(label, LABEL): torch.stack([of[n] for n in sorted(of)]) for label, of in self.rows.items()
             }
             names = zip(self.classes, COLOURS, strict=False)
             key = ", ".join(f"{colour}: {name}" for name, colour in names)
-            write_rows(rows, key if len(self.classes) <= len(COLOURS) else "colours: classes, by turns", folder / FILE)
+            write_rows(rows, key if len(self.classes) <= len(COLOURS) else "colours: classes, by turns", path)
 
     def _add(self, number: int, label: str, draw: Callable[[], Tensor]) -> None:
         row = self.rows.setdefault(label, {})

@@ -58,7 +58,7 @@ COCO = TransferRecipe("mask_rcnn", 100, 64, 1e-4, 0.1, 0.0014, layer_decay=0.7, 
 ADE20K = TransferRecipe(
     "upernet", 100, 16, 1e-4, 0.05, 0.012, layer_decay=0.65, drop_path=0.1, scale=(0.5, 2.0), colour=0.4, channels=512
 )
-# A linear layer on frozen tokens: rate and length as of iBOT's (arXiv 2111.07832), without weight decay.
+# A linear layer on frozen tokens; its rate and length are a choice, from no paper.
 LINEAR = TransferRecipe("linear", 20, 16, 1e-3, 0.0, 0.05, scale=(0.5, 2.0))
 
 PAPER = {"mask_rcnn": COCO, "upernet": ADE20K, "linear": LINEAR}

@@ -1,4 +1,4 @@
-"""The results of a transfer: transfer.json for readers, transfer.safetensors for paired differences."""
+"""The results of transfers to a task: a page of JSON for readers, a file of tensors for paired differences."""
 
 import json
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -17,7 +17,11 @@ from recon.result_table import from_plain, read_json, with_checksum
 from recon.run_folder import write_bytes, write_text
 
 FORMAT = "recon transfer 1"
-JSON, TENSORS = "transfer.json", "transfer.safetensors"
+
+
+def file_of(folder: Path, task: str, ending: str) -> Path:
+    """Of the results of a task in a run's folder: transfer.detection.json, .safetensors and .png, and so on."""
+    return folder / f"transfer.{task}.{ending}"
 
 
 @dataclass(frozen=True)
@@ -67,8 +71,8 @@ class SceneInfo:
 
 @dataclass(frozen=True)
 class TransferRecord:
-    """All transfers of a run on one data set: `encoders` by key, `settings` of the last command, `caveats` for the
-    reader, a sentence each, `recipes` by head and variant, and `results` by name."""
+    """All transfers of a run to one task on one data set: `encoders` by key, `settings` of the last command, `caveats`
+    for the reader, a sentence each, `recipes` by head and variant, and `results` by name."""
 
     run: str
     encoders: dict[str, EncoderInfo]
@@ -77,6 +81,10 @@ class TransferRecord:
     caveats: list[str] = field(default_factory=list)
     recipes: dict[str, dict[str, Any]] = field(default_factory=dict)
     results: dict[str, TransferResult] = field(default_factory=dict)
+
+    @property
+    def task(self) -> str:
+        return self.settings["task"]
 
     @property
     def conditions(self) -> dict[str, Any]:
@@ -129,22 +137,22 @@ def write(folder: Path, record: TransferRecord) -> None:
         if (found := record.estimate(encoder, question))
     ]
     tensors = {name: result.parts.float() for name, result in record.results.items()}
-    write_bytes(folder / TENSORS, tensor_files.to_bytes(tensors, _tie(record)))
-    write_text(folder / JSON, with_checksum(json.dumps(page, indent=1, allow_nan=False)))
+    write_bytes(file_of(folder, record.task, "safetensors"), tensor_files.to_bytes(tensors, _tie(record)))
+    write_text(file_of(folder, record.task, "json"), with_checksum(json.dumps(page, indent=1, allow_nan=False)))
 
 
 def _plain(result: TransferResult) -> dict[str, Any]:
     return {"name": result.name} | {f.name: getattr(result, f.name) for f in fields(result) if f.name != "parts"}
 
 
-def read(folder: Path) -> TransferRecord | None:
-    """The transfers in a run's folder; None where there are none, or a process was killed between the two files.
+def read(folder: Path, task: str) -> TransferRecord | None:
+    """The transfers to a task in a run's folder; None where there are none, or a process was killed between the files.
 
     Raises:
         InvalidSetting: one of the files has changed since it was written, or is of a later version.
     """
-    path = folder / JSON
-    if not path.is_file() or not (folder / TENSORS).is_file():
+    path, tensors = (file_of(folder, task, ending) for ending in ("json", "safetensors"))
+    if not path.is_file() or not tensors.is_file():
         return None
     try:
         page = read_json(path)
@@ -152,7 +160,7 @@ def read(folder: Path) -> TransferRecord | None:
             raise ValueError(f"unknown format {version}")
         entries, _ = page.pop("results"), page.pop("estimates")
         record = from_plain(TransferRecord, page)
-        path = folder / TENSORS
+        path = tensors
         stored = tensor_files.from_bytes(path.read_bytes())
         if stored.metadata != _tie(record):
             return None
@@ -165,5 +173,5 @@ def read(folder: Path) -> TransferRecord | None:
 
 
 def _tie(record: TransferRecord) -> dict[str, str]:
-    """Metadata of transfer.safetensors that says which transfer.json it belongs to."""
+    """Metadata of the tensors that says which page they belong to."""
     return {"conditions": json.dumps(record.conditions, sort_keys=True)}

@@ -42,7 +42,6 @@ LONGER = 2  # longer side over shorter one, beyond which the longer one is what 
 DIGESTED = 16  # held-out scenes
 BANK, BANK_BATCH = 20_000, 16  # patches of training images among which the nearest are sought; images at a time
 FOLDER = "transfer"  # of checkpoints, within a run's
-PREDICTED = Callable[[Tensor, Scene], Any]
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,7 @@ class Context:
 
 
 def transfer(settings: TransferSettings) -> int:
-    """Trains heads on a run's encoder and scores them on held-out scenes; writes transfer.json and prints a table.
+    """Trains heads on a run's encoder and scores them on held-out scenes; writes the results and prints a table.
 
     What an earlier command has found is kept; a training that was stopped goes on. Under torchrun the processes share
     each batch of a training, and rank zero scores.
@@ -89,9 +88,9 @@ def transfer(settings: TransferSettings) -> int:
         with locked(folder) if ranks.is_zero else nullcontext():
             encoders = probed_encoders(context.run.name, context.run.model, settings.seed, settings.transfer.controls)
             encoders = [encoder for encoder in encoders if encoder.model is not None]
-            before = None if settings.again else results.read(folder)
+            before = None if settings.again else results.read(folder, settings.task)
             if settings.again and ranks.is_zero:
-                shutil.rmtree(folder / FOLDER, ignore_errors=True)
+                shutil.rmtree(folder / FOLDER / settings.task, ignore_errors=True)
             record = results.joined(new_record(context, encoders), before)
             for found in all_results(context, encoders, heads, record):
                 if isinstance(found, int):
@@ -99,7 +98,7 @@ def transfer(settings: TransferSettings) -> int:
                     return 128 + found
                 record = record.with_results(*found)
                 ranks.on_rank_zero(lambda record=record: results.write(folder, record))
-            ranks.on_rank_zero(lambda: context.pictures.write(folder))
+            ranks.on_rank_zero(lambda: context.pictures.write(results.file_of(folder, settings.task, "png")))
     ranks.print0(summary(record, context, time.monotonic() - began))
     return 0
 
@@ -176,7 +175,7 @@ def trained(
     torch.manual_seed(seed)
     model = make_model(head, encoder.model, recipe, settings.transfer, context.classes)
     views = Views(context.train, recipe.view(context.size), seed)
-    folder = context.run.folder / FOLDER / f"{encoder.key}-{head}-{seed}"
+    folder = context.run.folder / FOLDER / settings.task / f"{encoder.key}-{head}-{seed}"
     facts = recipe.as_dict() | {
         "variant": variant, "encoder": encoder.checksum, "scenes": context.digest, "size": context.size
     }  # fmt: skip
@@ -206,13 +205,13 @@ def nearest(context: Context, encoder: ProbedEncoder, seed: int) -> dict[str, Te
         batches = whole.load(BANK_BATCH, steps, 0, 1, context.settings.data.workers)
         batches = context.progress(batches, "patches of training images", len(steps))
         model.fit((images.to(device), maps) for images, maps in batches)
-        return score_class_maps(context, lambda image, scene: model(image), encoder.label)
+        return score_class_maps(context, model, encoder.label)
 
     return context.ranks.on_rank_zero(found)
 
 
 def segmented(context: Context, model: nn.Module, label: str) -> dict[str, Tensor]:
-    def predicted(image: Tensor, scene: Scene) -> Tensor:
+    def predicted(image: Tensor) -> Tensor:
         with context.fabric.autocast():
             return model(image)
 
@@ -220,12 +219,12 @@ def segmented(context: Context, model: nn.Module, label: str) -> dict[str, Tenso
 
 
 @torch.no_grad()
-def score_class_maps(context: Context, predicted: PREDICTED, label: str) -> dict[str, Tensor]:
+def score_class_maps(context: Context, predicted: Callable[[Tensor], Tensor], label: str) -> dict[str, Tensor]:
     """Score -> what each held-out image adds. `predicted`: logits (1, C, h, w) or classes (1, h, w) of an image."""
     confusions = []
     for number, (image, scene) in enumerate(shown(context)):
         assert scene.class_map is not None
-        found = predicted(image.to(context.fabric.device), scene)
+        found = predicted(image.to(context.fabric.device))
         if found.ndim == 3:  # classes: as logits of 0 and 1
             found = nn.functional.one_hot(found, context.classes).movedim(-1, 1)
         height, width = scene.class_map.shape
@@ -264,14 +263,14 @@ def summary(record: TransferRecord, context: Context, seconds: float) -> str:
         found = [record.estimate(encoder, question) for encoder in record.encoders]
         cells = ["-" if e is None else f"{100 * e.mean:.1f} ±{50 * (e.high - e.low):.1f}" for e in found]
         lines.append([", ".join(question.split("/")[1:]), *cells])
-    data = record.data
+    data, covered = record.data, "images and seeds" if context.settings.transfer.seeds > 1 else "images"
     return "\n".join(
         [
             aligned(lines) + "\n",
             f"percent; {data.test:,} held-out images of {data.name}, {data.image_size} pixels, {len(data.classes)} "
-            f"classes, {data.train:,} to train on; ± reach of the 95% interval over images and seeds",
+            f"classes, {data.train:,} to train on; ± reach of the 95% interval over {covered}",
             *record.caveats,
-            f"all numbers  {context.run.folder / results.JSON}   ({duration(seconds)})",
+            f"all numbers  {results.file_of(context.run.folder, record.task, 'json')}   ({duration(seconds)})",
             f"next         {command_line('compare', {}, str(context.settings.run), 'ANOTHER_RUN')}",
         ]
     )

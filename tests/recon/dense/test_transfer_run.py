@@ -8,8 +8,7 @@ import torch
 from losses import InvalidSetting
 from recon.dense import leaves, transfer_run
 from recon.dense import transfer_results as results
-from recon.dense.transfer_pictures import FILE
-from recon.dense.transfer_results import JSON, TENSORS, SceneInfo, TransferRecord, TransferResult
+from recon.dense.transfer_results import SceneInfo, TransferRecord, TransferResult
 from recon.dense.transfer_run import transfer
 from recon.probing.probe_results import EncoderInfo
 from recon.study_config import SceneData, Transferring, TransferSettings
@@ -37,16 +36,18 @@ def test_segmentation_is_written_printed_and_not_done_again(few, capsys, monkeyp
     assert transfer(asked("segmentation")) == 0
     told = capsys.readouterr().out
     assert "linear, frozen, 1 epochs, miou" in told and "knn, pixel_accuracy" in told and "±" in told
-    record = results.read(few)
+    record = results.read(few, "segmentation")
     scores = {f"{e}/segmentation/{head}/{score}/{seed}" for e in ("run", "untrained") for seed in (0, 1)
               for head in ("knn", "linear/frozen, 1 epochs") for score in ("miou", "pixel_accuracy")}  # fmt: skip
     assert set(record.results) == scores and record.parts("run", "segmentation/knn/miou").shape == (2, 6)
-    assert (few / FILE).stat().st_size > 1000 and not list((few / "transfer").iterdir())
+    assert results.file_of(few, "segmentation", "png").stat().st_size > 1000 and not list(
+        (few / "transfer/segmentation").iterdir()
+    )
     # The same command trains nothing; one that asks for more trains what is missing.
     trained = []
     monkeypatch.setattr(transfer_run, "fit", lambda model, *_: trained.append(model))
     assert transfer(asked("segmentation")) == 0 and not trained
-    assert results.read(few).results.keys() == record.results.keys()
+    assert results.read(few, "segmentation").results.keys() == record.results.keys()
 
 
 def test_a_stopped_command_goes_on(few, capsys, monkeypatch):
@@ -56,14 +57,15 @@ def test_a_stopped_command_goes_on(few, capsys, monkeypatch):
     assert "the same command goes on" in capsys.readouterr().out
     monkeypatch.setattr(transfer_run, "fit", fit)
     assert transfer(asked("segmentation", heads="linear+knn", seeds=1)) == 0
-    assert len(results.read(few).results) == 8
+    assert len(results.read(few, "segmentation").results) == 8
 
 
 @pytest.mark.slow
 def test_detection_and_upernet_have_scores_of_their_own(few):
     assert transfer(asked("detection", seeds=1, pyramid="four_block")) == 0
-    assert transfer(asked("segmentation", seeds=1, heads="upernet", frozen=True)) == 0
-    found = {result.question for result in results.read(few).results.values()}
+    assert transfer(asked("segmentation", seeds=1, heads="upernet", frozen=True, size=64)) == 0  # of another size too
+    tasks = ("detection", "segmentation")
+    found = {result.question for task in tasks for result in results.read(few, task).results.values()}
     scores, pixels = ("box_ap", "box_ap50", "mask_ap", "mask_ap50"), ("miou", "pixel_accuracy")
     assert found == {
         *(f"detection/mask_rcnn/fine-tuned, 1 epochs, four-block pyramid/{score}" for score in scores),
@@ -76,7 +78,7 @@ def test_scores_of_another_size_are_not_mixed(few):
     with pytest.raises(InvalidSetting, match="at 48 pixels; again=true"):
         transfer(asked("segmentation", heads="knn", seeds=1, size=64))
     assert transfer(asked("segmentation", heads="knn", seeds=1, size=64, again=True, controls=False)) == 0
-    assert results.read(few).data.image_size == 64
+    assert results.read(few, "segmentation").data.image_size == 64
 
 
 @pytest.mark.parametrize(
@@ -110,28 +112,29 @@ def record_of(encoder: str = "a", digest: str = "d") -> TransferRecord:
     made = [TransferResult("run", "segmentation", "knn", "", "miou", seed, parts + seed) for seed in (0, 1)]
     info = {"run": EncoderInfo("run", encoder)}
     data = SceneInfo("leaves/val", digest, 7, 5, ["x", "y"], 96)
-    return TransferRecord("run", info, data, {}).with_results(made, {"epochs": 1.0})
+    return TransferRecord("run", info, data, {"task": "segmentation"}).with_results(made, {"epochs": 1.0})
 
 
 def test_records_are_read_as_they_were_written(tmp_path):
     results.write(tmp_path, record_of())
-    found = results.read(tmp_path)
+    found = results.read(tmp_path, "segmentation")
     assert (
         found.parts("run", "segmentation/knn/miou").tolist()
         == record_of().parts("run", "segmentation/knn/miou").tolist()
     )
     assert found.estimate("run", "segmentation/knn/miou").mean == pytest.approx(1.0)
     assert found.recipes and found.conditions == record_of().conditions
-    assert results.read(tmp_path / "none") is None
+    assert results.read(tmp_path / "none", "segmentation") is None
 
 
-@pytest.mark.parametrize("name", [JSON, TENSORS])
-def test_a_changed_byte_is_noticed(tmp_path, name):
+@pytest.mark.parametrize("ending", ["json", "safetensors"])
+def test_a_changed_byte_is_noticed(tmp_path, ending):
     results.write(tmp_path, record_of())
-    content = (tmp_path / name).read_bytes()
-    (tmp_path / name).write_bytes(content[:-40] + bytes([content[-40] ^ 1]) + content[-39:])
+    file = results.file_of(tmp_path, "segmentation", ending)
+    content = file.read_bytes()
+    file.write_bytes(content[:-40] + bytes([content[-40] ^ 1]) + content[-39:])
     with pytest.raises(InvalidSetting, match="again=true") as error:
-        results.read(tmp_path)
+        results.read(tmp_path, "segmentation")
     assert "\n" not in str(error.value)
 
 
@@ -145,7 +148,8 @@ def test_results_of_an_encoder_that_has_changed_are_left():
 
 def test_a_later_format_is_one_line(tmp_path):
     results.write(tmp_path, record_of())
-    page = json.loads((tmp_path / JSON).read_text())
-    (tmp_path / JSON).write_text(json.dumps(page | {"format": "recon transfer 9"}))
+    file = results.file_of(tmp_path, "segmentation", "json")
+    page = json.loads(file.read_text())
+    file.write_text(json.dumps(page | {"format": "recon transfer 9"}))
     with pytest.raises(InvalidSetting, match="again=true"):
-        results.read(tmp_path)
+        results.read(tmp_path, "segmentation")
