@@ -128,10 +128,8 @@ def with_probes(comparison: Comparison, records: dict[str, ProbeRecord]) -> Comp
     for key, label, found in controls(list(same.values())):
         added.append(RowInfo(key, label, "simple"))
         probed[key] = found
-    values = [Value("", row.key, c.name, reason="not a reconstruction") for row in added for c in comparison.columns]
-    truth = [row for row in comparison.rows if row.kind == "truth"]
-    rows = [*(row for row in comparison.rows if row.kind != "truth"), *added, *truth]
-    for row in rows:
+    comparison, values = with_rows(comparison, added), []
+    for row in comparison.rows:
         run = row.key.partition("/")[2] if row.kind == "run" else ""
         if row.key in probed:
             values += [question.value(run, row.key, probed[row.key]) for question in asked]
@@ -144,10 +142,17 @@ def with_probes(comparison: Comparison, records: dict[str, ProbeRecord]) -> Comp
     return replace(
         comparison,
         columns=comparison.columns + [question.column(first.data) for question in asked],
-        rows=rows,
         results=comparison.results + values,
         differences=comparison.differences + pairwise(gaps, runs),
     )
+
+
+def with_rows(comparison: Comparison, added: Sequence[RowInfo]) -> Comparison:
+    """The comparison with further rows before the truth, which are no reconstructions."""
+    values = [Value("", row.key, c.name, reason="not a reconstruction") for row in added for c in comparison.columns]
+    rows = [row for row in comparison.rows if row.kind != "truth"]
+    truth = [row for row in comparison.rows if row.kind == "truth"]
+    return replace(comparison, rows=[*rows, *added, *truth], results=comparison.results + values)
 
 
 def questions(probed: Sequence[Probed]) -> list[Question]:

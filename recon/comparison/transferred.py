@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from recon.comparison.differences import pairwise
+from recon.comparison.probed import with_rows
 from recon.dense.transfer_results import SceneInfo, TransferRecord
 from recon.metrics.intervals import Interval, student_p
 from recon.probing.accuracy import difference
@@ -94,11 +95,15 @@ def with_transfers(comparison: Comparison, records: dict[str, TransferRecord]) -
     asked = Question.all_of(list(same.values()))
     cells = {key: (record, "run") for key, record in same.items()} | dict(controls(same))
     known = {row.key for row in comparison.rows}
-    added = [RowInfo(key, "untrained encoder", "simple") for key in cells if key not in known]
-    values = [Value("", row.key, c.name, reason="not a reconstruction") for row in added for c in comparison.columns]
-    truth = [row for row in comparison.rows if row.kind == "truth"]
-    rows = [*(row for row in comparison.rows if row.kind != "truth"), *added, *truth]
-    for row in rows:
+    untrained = {key: record.run for key, (record, encoder) in cells.items() if encoder == "untrained"}
+    several = len(untrained) > 1
+    added = [
+        RowInfo(key, f"untrained encoder{f' of {run}' if several else ''}", "simple")
+        for key, run in untrained.items()
+        if key not in known
+    ]
+    comparison, values = with_rows(comparison, added), []
+    for row in comparison.rows:
         run = row.key.partition("/")[2] if row.kind == "run" else ""
         if row.key in cells:
             values += [question.value(run, row.key, *cells[row.key]) for question in asked]
@@ -110,7 +115,6 @@ def with_transfers(comparison: Comparison, records: dict[str, TransferRecord]) -
     return replace(
         comparison,
         columns=comparison.columns + [question.column(first.data) for question in asked],
-        rows=rows,
         results=comparison.results + values,
         differences=comparison.differences + pairwise(gaps, same),
     )
