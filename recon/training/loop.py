@@ -56,14 +56,14 @@ class StopSignal:
 
     def _watch(self, reading: int) -> None:
         """In a thread: while the main one waits for another rank, no handler runs there."""
+        # It reads until the block ends, or a further signal would be written to a pipe that nobody reads.
         with open(reading, "rb", buffering=0) as heard:
-            while (number := heard.read(1)) and number[0] not in (signal.SIGTERM, signal.SIGINT):
-                pass
-            # Within the block, or a further signal would be written to a pipe that nobody reads.
-            if number and not self.agreed.wait(max(STOP_TIMEOUT, 3 * self.step_seconds)):
-                if os.environ.get("RANK", "0") in ("0", "1"):  # of which one at least does not hang
-                    print("ended: another process of the run does not answer; its last checkpoint stands", flush=True)
-                os._exit(128 + number[0])
+            while number := heard.read(1):
+                asked = number[0] in (signal.SIGTERM, signal.SIGINT)
+                if asked and not self.agreed.wait(max(STOP_TIMEOUT, 3 * self.step_seconds)):
+                    if os.environ.get("RANK", "0") in ("0", "1"):  # of which one at least does not hang
+                        print("ended: another process does not answer; the last checkpoint stands", flush=True)
+                    os._exit(128 + number[0])
 
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         self.agreed.set()

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 
 import pytest
 
@@ -37,6 +38,16 @@ def test_repeats_are_ignored_after_the_first_signal_and_after_an_error(heard):
             os.kill(os.getpid(), number)
     os.kill(os.getpid(), signal.SIGTERM)
     assert stop.signal == signal.SIGTERM and heard == []
+
+
+def test_a_signal_after_all_agreed_to_stop_is_still_read(heard, capfd):
+    with StopSignal(ignore_repeats=True) as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        stop.agreed.set()  # as before the last checkpoint is saved
+        for _ in range(5):
+            time.sleep(0.02)
+            os.kill(os.getpid(), signal.SIGTERM)
+    assert capfd.readouterr().err == ""
 
 
 def test_signals_are_as_they_were_where_nothing_happened(heard):
