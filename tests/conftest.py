@@ -2,9 +2,18 @@
 
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+
+# Where Python is asked to write no bytecode, as in many containers, each process that a test starts would compile torch
+# and all else anew, for half a minute. They share what the first one compiled.
+if sys.dont_write_bytecode:
+    sys.dont_write_bytecode = False
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.pycache_prefix = str(Path(__file__).parents[1] / ".pytest_cache/bytecode")
+    os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix
 
 # Of several workers (`-n 2`) each has its part of the cores; read where torch begins.
 if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
