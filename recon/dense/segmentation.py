@@ -12,6 +12,7 @@ from losses.reconstruction import patchify
 from recon.dense.encoder import DenseEncoder
 from recon.dense.pyramids import PyramidBackbone
 from recon.dense.scenes import IGNORED
+from recon.dense.synced import rank_mean
 from recon.neighbours import knn
 
 NEIGHBOURS = 20
@@ -21,7 +22,8 @@ class Segmenter(nn.Module):
     """Logits of each pixel's class from images of any size.
 
     In training mode it takes images (B, 3, S, S) and class maps, a list of (S, S) int64, and returns the cross-entropy
-    over judged pixels; otherwise it returns logits (B, C, H, W).
+    over judged pixels; otherwise it returns logits (B, C, H, W). The mean of what several ranks return is the
+    cross-entropy over the judged pixels of all.
     """
 
     def logits(self, images: Tensor) -> Tensor:
@@ -39,7 +41,9 @@ class Segmenter(nn.Module):
         logits = F.interpolate(logits, padded, mode="bilinear", align_corners=False)[..., :height, :width]
         if targets is None:
             return logits
-        return F.cross_entropy(logits, torch.stack(targets).to(logits.device), ignore_index=IGNORED)
+        classes = torch.stack(targets).to(logits.device)
+        total = F.cross_entropy(logits, classes, ignore_index=IGNORED, reduction="sum")
+        return total / rank_mean((classes != IGNORED).sum().float())
 
 
 class LinearSegmenter(Segmenter):

@@ -12,6 +12,7 @@ from torch import nn
 from losses import InvalidSetting
 from recon.config import seed_of
 from recon.console import Progress
+from recon.dense.synced import sync_batch_norms
 from recon.dense.transfer_recipes import TransferRecipe
 from recon.dense.views import Views
 from recon.distributed import Ranks
@@ -38,6 +39,10 @@ def fit(
     Goes on from the checkpoint in `folder`, to the same bits on the CPU: every random number of a step depends on the
     seed and the step alone.
 
+    Several ranks have equal parts of each batch, and batch norms over all of it. A head that draws random numbers
+    (dropout of UPerNet, Mask R-CNN's sampled regions) draws others on each rank; Mask R-CNN's losses are means over a
+    rank's own regions. Without these, ranks train what one process does, but for rounding.
+
     Args:
         facts: plain values on which the training depends; a checkpoint with others is refused.
 
@@ -48,6 +53,8 @@ def fit(
     optimizer = torch.optim.AdamW(parameter_groups(model, recipe.weight_decay, recipe.layer_decay), lr=0.0, fused=True)
     if (folder / CHECKPOINT).exists():
         first = _restore(model, optimizer, folder, facts)
+    if ranks.count > 1:
+        sync_batch_norms(model)
     wrapped, optimizer = fabric.setup(model.train(), optimizer)
     trained = [p for p in model.parameters() if p.requires_grad]
     batches = views.load(recipe.batch // ranks.count, range(first, steps), ranks.rank, ranks.count, workers)

@@ -77,11 +77,18 @@ SMALL = {
 RECIPES = {"paper": PAPER, "small": SMALL}
 
 
-def recipe_of(head: str, kind: str, epochs: float | None, images: int) -> TransferRecipe:
-    """The recipe of a head. Raises InvalidSetting where its batch is larger than the training data."""
+def recipe_of(head: str, kind: str, epochs: float | None, images: int, processes: int = 1) -> TransferRecipe:
+    """The recipe of a head.
+
+    Raises InvalidSetting where its batch is larger than the training data, or no multiple of the processes.
+    """
     recipe = RECIPES[kind][head].in_epochs(epochs)
     if recipe.batch > images:
         raise InvalidSetting(
             f"{head} trains in batches of {recipe.batch}, and there are {images} training images; give more"
+        )
+    if recipe.batch % processes:
+        raise InvalidSetting(
+            f"{head} trains in batches of {recipe.batch}, which is not a multiple of the {processes} processes"
         )
     return recipe

@@ -4,7 +4,7 @@ import hashlib
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -83,16 +83,17 @@ def transfer(settings: TransferSettings) -> int:
     with ranks.exit_together("the same command goes on"):
         with ranks.sync_errors():
             context = opened(settings, ranks)
+            recipes = recipes_of(heads, context)
         folder = context.run.folder
-        context.run.make_folder()
-        with locked(folder) if ranks.is_zero else nullcontext():
+        with ExitStack() as locks:
+            ranks.on_rank_zero(lambda: take(context.run, locks))
             encoders = probed_encoders(context.run.name, context.run.model, settings.seed, settings.transfer.controls)
             encoders = [encoder for encoder in encoders if encoder.model is not None]
             before = None if settings.again else results.read(folder, settings.task)
-            if settings.again and ranks.is_zero:
-                shutil.rmtree(folder / FOLDER / settings.task, ignore_errors=True)
+            if settings.again:  # before any rank looks for a checkpoint
+                ranks.on_rank_zero(lambda: shutil.rmtree(folder / FOLDER / settings.task, ignore_errors=True))
             record = results.joined(new_record(context, encoders), before)
-            for found in all_results(context, encoders, heads, record):
+            for found in all_results(context, encoders, recipes, record):
                 if isinstance(found, int):
                     ranks.print0("stopped; the same command goes on")
                     return 128 + found
@@ -113,6 +114,18 @@ def opened(settings: TransferSettings, ranks: Ranks) -> Context:
     fabric = make_fabric(settings.device, settings.precision, ranks)
     pictures = Pictures(held_out.classes)
     return Context(settings, run, train, held_out, size, digest_of(held_out), fabric, ranks, pictures)
+
+
+def recipes_of(heads: list[str], context: Context) -> dict[str, TransferRecipe | None]:
+    """How each head is trained; None of knn, which is not. Raises InvalidSetting where one cannot be."""
+    t, images, processes = context.settings.transfer, len(context.train), context.ranks.count
+    return {head: None if head == "knn" else recipe_of(head, t.recipe, t.epochs, images, processes) for head in heads}
+
+
+def take(run: LoadedRun, locks: ExitStack) -> None:
+    """Makes the folder of a run's results; no other process writes to it while `locks` are held."""
+    run.make_folder()
+    locks.enter_context(locked(run.folder))
 
 
 def digest_of(source: SceneSource) -> str:
@@ -136,18 +149,17 @@ def new_record(context: Context, encoders: list[ProbedEncoder]) -> TransferRecor
 
 
 def all_results(
-    context: Context, encoders: list[ProbedEncoder], heads: list[str], record: TransferRecord
+    context: Context,
+    encoders: list[ProbedEncoder],
+    recipes: dict[str, TransferRecipe | None],
+    record: TransferRecord,
 ) -> Iterator[tuple[list[TransferResult], dict[str, Any]] | int]:
     """Results of every encoder, head and seed that the record lacks, with their recipe; a signal that stopped one."""
     settings = context.settings
     for number in range(settings.transfer.seeds):
-        for head in heads:
+        for head, recipe in recipes.items():
             for encoder in encoders:
                 seed = settings.seed + number
-                recipe = None
-                if head != "knn":
-                    t = settings.transfer
-                    recipe = recipe_of(head, t.recipe, t.epochs, len(context.train))
                 variant = variant_of(head, recipe, settings.transfer)
                 about = (encoder.key, settings.task, head, variant)
                 if any(
