@@ -13,10 +13,11 @@ from losses.reconstruction import expand_to_pixels
 from recon.comparison.assemble import Candidate, RunRow, assemble, comparison_json, rows_of_runs
 from recon.comparison.differences import with_decisions
 from recon.comparison.probed import with_probes
+from recon.comparison.transfer_panels import transfer_panels
 from recon.comparison.transferred import with_transfers
 from recon.comparison.verdict import with_verdicts
 from recon.console import duration
-from recon.dense import transfer_results
+from recon.dense import transfer_pictures, transfer_results
 from recon.dense.transfer_results import TransferRecord
 from recon.distributed import require_one_process
 from recon.evaluation.evaluate_run import evaluate
@@ -72,15 +73,17 @@ def compare(settings: CompareSettings, given: frozenset[str] = frozenset()) -> i
     run_rows = rows_of_runs(candidates)
     probed = probings(run_rows) | {f"scratch/{run.name}": record for run, record in scratch.items()}
     comparison = with_probes(assemble(candidates, run_rows, settings), probed)
-    for task in HEADS:
-        comparison = with_transfers(comparison, transfers(run_rows, task))
+    transferred = {task: transfers(run_rows, task) for task in HEADS}
+    for records in transferred.values():
+        comparison = with_transfers(comparison, records)
     comparison = with_decisions(comparison)
     comparison = with_verdicts(comparison, {key: found for key, row in run_rows.items() if (found := row.tensors)})
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):  # two reports in one folder would mix
         write_files(comparison, folder)
-        page = write_page(comparison, pictures(run_rows), folder)
+        sets = [transfer_panels(comparison.rows, of, transfer_drawn(run_rows, of)) for of in transferred.values()]
+        page = write_page(comparison, pictures(run_rows), folder, [each for each in sets if each])
     for text in (
         table(comparison.rows, comparison.columns, comparison.results, settings.columns),
         *verdicts(comparison),
@@ -218,6 +221,18 @@ def transfers(run_rows: dict[str, RunRow], task: str) -> dict[str, TransferRecor
         lambda record: record.encoders["run"].checksum,
         again,
     )
+
+
+def transfer_drawn(
+    run_rows: dict[str, RunRow], records: dict[str, TransferRecord]
+) -> dict[str, transfer_pictures.Pictures]:
+    """What was drawn of transfers, by the same keys; a line says where it cannot be read."""
+    folders = {key: run.folder for key in records if (run := run_rows[key].candidate.run)}
+    found = {
+        key: _read_or_say(lambda folder, key=key: transfer_pictures.read(folder, records[key]), folder)
+        for key, folder in folders.items()
+    }
+    return {key: pictures for key, pictures in found.items() if pictures is not None}
 
 
 def _of_encoders(

@@ -1,7 +1,6 @@
 """What the runs' encoders are worth for detection and segmentation: columns, and untrained encoders as rows."""
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from recon.comparison.differences import pairwise
@@ -91,9 +90,9 @@ def with_transfers(comparison: Comparison, records: dict[str, TransferRecord]) -
     if not records:
         return comparison
     first = next(iter(records.values()))
-    same = {key: record for key, record in records.items() if _scenes(record) == _scenes(first)}
+    same = of_same_scenes(records)
     asked = Question.all_of(list(same.values()))
-    cells = {key: (record, "run") for key, record in same.items()} | dict(controls(same))
+    cells = {key: (same[run], encoder) for key, (run, encoder) in encoders_of(same).items()}
     known = {row.key for row in comparison.rows}
     untrained = {key: record.run for key, (record, encoder) in cells.items() if encoder == "untrained"}
     several = len(untrained) > 1
@@ -120,12 +119,19 @@ def with_transfers(comparison: Comparison, records: dict[str, TransferRecord]) -
     )
 
 
-def controls(records: dict[str, TransferRecord]) -> Iterator[tuple[str, tuple[TransferRecord, str]]]:
-    """Key of each untrained encoder's row, as of its probes, with its record."""
-    for record in records.values():
+def of_same_scenes(records: dict[str, TransferRecord]) -> dict[str, TransferRecord]:
+    """Those that were transferred to the scenes of the first one, at its size."""
+    asked = [(record.data.digest, record.data.image_size) for record in records.values()]
+    return {key: record for (key, record), of in zip(records.items(), asked, strict=True) if of == asked[0]}
+
+
+def encoders_of(records: dict[str, TransferRecord]) -> dict[str, tuple[str, str]]:
+    """Key of every row -> the run whose record has its results, and which encoder of the record it is.
+
+    An untrained encoder has the key that it has when it is probed; runs may share it.
+    """
+    found = {key: (key, "run") for key in records}
+    for key, record in records.items():
         if control := record.encoders.get("untrained"):
-            yield f"untrained/{control.checksum[:12]}", (record, "untrained")
-
-
-def _scenes(record: TransferRecord) -> tuple[str, int]:
-    return record.data.digest, record.data.image_size
+            found[f"untrained/{control.checksum[:12]}"] = (key, "untrained")
+    return found

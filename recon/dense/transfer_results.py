@@ -99,6 +99,10 @@ class TransferRecord:
     def questions(self) -> list[str]:
         return list(dict.fromkeys(result.question for result in self.results.values()))
 
+    def ways(self) -> list[tuple[str, str]]:
+        """Head and variant of all that was done."""
+        return list(dict.fromkeys((result.head, result.variant) for result in self.results.values()))
+
     def parts(self, encoder: str, question: str) -> Tensor | None:
         """(S, n) of all seeds; None where the encoder has not been asked."""
         same = [r.parts for r in self.results.values() if (r.encoder, r.question) == (encoder, question)]
@@ -137,7 +141,7 @@ def write(folder: Path, record: TransferRecord) -> None:
         if (found := record.estimate(encoder, question))
     ]
     tensors = {name: result.parts.float() for name, result in record.results.items()}
-    write_bytes(file_of(folder, record.task, "safetensors"), tensor_files.to_bytes(tensors, _tie(record)))
+    write_bytes(file_of(folder, record.task, "safetensors"), tensor_files.to_bytes(tensors, tie(record)))
     write_text(file_of(folder, record.task, "json"), with_checksum(json.dumps(page, indent=1, allow_nan=False)))
 
 
@@ -162,7 +166,7 @@ def read(folder: Path, task: str) -> TransferRecord | None:
         record = from_plain(TransferRecord, page)
         path = tensors
         stored = tensor_files.from_bytes(path.read_bytes())
-        if stored.metadata != _tie(record):
+        if stored.metadata != tie(record):
             return None
         for entry in entries:
             name = entry.pop("name")
@@ -172,6 +176,6 @@ def read(folder: Path, task: str) -> TransferRecord | None:
         raise InvalidSetting(f"{path} cannot be read ({one_line(error)}); again=true begins anew") from error
 
 
-def _tie(record: TransferRecord) -> dict[str, str]:
-    """Metadata of the tensors that says which page they belong to."""
+def tie(record: TransferRecord) -> dict[str, str]:
+    """Metadata of tensors and pictures that says which page they belong to."""
     return {"conditions": json.dumps(record.conditions, sort_keys=True)}

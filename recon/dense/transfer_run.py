@@ -14,6 +14,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from recon.console import Progress, aligned, command_line, duration, no_progress_bar, progress_bar
+from recon.dense import transfer_pictures
 from recon.dense import transfer_results as results
 from recon.dense.detection import in_own_size
 from recon.dense.encoder import DenseEncoder
@@ -22,7 +23,7 @@ from recon.dense.scoring import InstanceScorer, class_map_scores, confusion
 from recon.dense.segmentation import PatchNeighbours, class_map
 from recon.dense.training import fit
 from recon.dense.transfer_model import make_model, variant_of
-from recon.dense.transfer_pictures import Pictures
+from recon.dense.transfer_pictures import Pictures, row_of
 from recon.dense.transfer_recipes import TransferRecipe, recipe_of
 from recon.dense.transfer_results import SceneInfo, TransferRecord, TransferResult
 from recon.dense.views import HeldOut, View, Views
@@ -93,13 +94,16 @@ def transfer(settings: TransferSettings) -> int:
             if settings.again:  # before any rank looks for a checkpoint
                 ranks.on_rank_zero(lambda: shutil.rmtree(folder / FOLDER / settings.task, ignore_errors=True))
             record = results.joined(new_record(context, encoders), before)
+            if not settings.again:
+                ranks.on_rank_zero(lambda: context.pictures.rows.update(transfer_pictures.read(folder, record).rows))
             for found in all_results(context, encoders, recipes, record):
                 if isinstance(found, int):
                     ranks.print0("stopped; the same command goes on")
                     return 128 + found
                 record = record.with_results(*found)
-                ranks.on_rank_zero(lambda record=record: results.write(folder, record))
-            ranks.on_rank_zero(lambda: context.pictures.write(results.file_of(folder, settings.task, "png")))
+                ranks.on_rank_zero(lambda record=record: write(context, record))
+            overview = results.file_of(folder, settings.task, "png")
+            ranks.on_rank_zero(lambda: transfer_pictures.write_overview(overview, record, context.pictures))
     ranks.print0(summary(record, context, time.monotonic() - began))
     return 0
 
@@ -112,8 +116,7 @@ def opened(settings: TransferSettings, ranks: Ranks) -> Context:
     train, held_out = open_scenes(settings.data.name, root, settings.task)
     size = settings.data.image_size or SIZES.get(settings.data.name, OTHER_SIZE)
     fabric = make_fabric(settings.device, settings.precision, ranks)
-    pictures = Pictures(held_out.classes)
-    return Context(settings, run, train, held_out, size, digest_of(held_out), fabric, ranks, pictures)
+    return Context(settings, run, train, held_out, size, digest_of(held_out), fabric, ranks, Pictures())
 
 
 def recipes_of(heads: list[str], context: Context) -> dict[str, TransferRecipe | None]:
@@ -146,6 +149,12 @@ def new_record(context: Context, encoders: list[ProbedEncoder]) -> TransferRecor
     scenes = SceneInfo(held_out.name, context.digest, len(context.train), len(held_out), held_out.classes, size)
     known = {encoder.key: EncoderInfo(encoder.label, encoder.checksum) for encoder in encoders}
     return TransferRecord(context.run.name, known, scenes, asdict(context.settings), run_caveats(context.run))
+
+
+def write(context: Context, record: TransferRecord) -> None:
+    """Writes pictures and results; the pictures first, as what has results is not done, and not drawn, again."""
+    transfer_pictures.write(context.run.folder, record, context.pictures)
+    results.write(context.run.folder, record)
 
 
 def all_results(
@@ -198,7 +207,7 @@ def trained(
         return signal
     model.eval()
     task = instance_scores if settings.task == "detection" else segmented
-    found = context.ranks.on_rank_zero(lambda: task(context, model, encoder.label))
+    found = context.ranks.on_rank_zero(lambda: task(context, model, row_of(encoder.key, head, variant)))
     if context.ranks.is_zero:
         shutil.rmtree(folder)
     return found
@@ -217,22 +226,23 @@ def nearest(context: Context, encoder: ProbedEncoder, seed: int) -> dict[str, Te
         batches = whole.load(BANK_BATCH, steps, 0, 1, context.settings.data.workers)
         batches = context.progress(batches, "patches of training images", len(steps))
         model.fit((images.to(device), maps) for images, maps in batches)
-        return score_class_maps(context, model, encoder.label)
+        return score_class_maps(context, model, row_of(encoder.key, "knn", ""))
 
     return context.ranks.on_rank_zero(found)
 
 
-def segmented(context: Context, model: nn.Module, label: str) -> dict[str, Tensor]:
+def segmented(context: Context, model: nn.Module, row: str) -> dict[str, Tensor]:
     def predicted(image: Tensor) -> Tensor:
         with context.fabric.autocast():
             return model(image)
 
-    return score_class_maps(context, predicted, label)
+    return score_class_maps(context, predicted, row)
 
 
 @torch.no_grad()
-def score_class_maps(context: Context, predicted: Callable[[Tensor], Tensor], label: str) -> dict[str, Tensor]:
-    """Score -> what each held-out image adds. `predicted`: logits (1, C, h, w) or classes (1, h, w) of an image."""
+def score_class_maps(context: Context, predicted: Callable[[Tensor], Tensor], row: str) -> dict[str, Tensor]:
+    """Score -> what each held-out image adds. `predicted`: logits (1, C, h, w) or classes (1, h, w) of an image; `row`:
+    of the pictures."""
     confusions = []
     for number, (image, scene) in enumerate(shown(context)):
         assert scene.class_map is not None
@@ -242,13 +252,13 @@ def score_class_maps(context: Context, predicted: Callable[[Tensor], Tensor], la
         height, width = scene.class_map.shape
         classes = class_map(found.float(), (height, width)).cpu()
         confusions.append(confusion(classes, scene.class_map, context.classes))
-        context.pictures.add_class_map(number, label, scene, classes)
+        context.pictures.add_class_map(number, row, scene, classes)
     return class_map_scores(torch.stack(confusions))
 
 
 @torch.no_grad()
-def instance_scores(context: Context, model: nn.Module, label: str) -> dict[str, Tensor]:
-    """Score -> what each group of held-out images adds."""
+def instance_scores(context: Context, model: nn.Module, row: str) -> dict[str, Tensor]:
+    """Score -> what each group of held-out images adds. `row`: of the pictures."""
     scorer = InstanceScorer()
     for number, (image, scene) in enumerate(shown(context)):
         assert scene.instances is not None
@@ -257,7 +267,7 @@ def instance_scores(context: Context, model: nn.Module, label: str) -> dict[str,
         width, height = scene.image.size
         found = in_own_size(found, (image.shape[-2], image.shape[-1]), (height, width))
         scorer.update(found, scene.instances)
-        context.pictures.add_instances(number, label, scene, found)
+        context.pictures.add_instances(number, row, scene, found)
     return scorer.scores()
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import jinja2
 
 from recon.report.drawing import UNPRINTABLE, row_styles, svg
-from recon.report.pictures import Pictures, panels, picture_data
+from recon.report.pictures import PanelSet, Pictures, panels, picture_data, set_data
 from recon.report.plots import plots
 from recon.result_table import Column, Comparison, Value
 from recon.run_folder import write_text
@@ -25,15 +25,15 @@ DIRECTION = {"higher": "↑", "lower": "↓", "truth": "≈", "none": ""}
 DASH, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
 
 
-def write_page(comparison: Comparison, pictures: Pictures, folder: Path) -> Path:
+def write_page(comparison: Comparison, pictures: Pictures, folder: Path, sets: Sequence[PanelSet] = ()) -> Path:
     """Writes folder/index.html, whole or not at all; returns its path."""
     path = folder / "index.html"
-    write_text(path, render(comparison, pictures))
+    write_text(path, render(comparison, pictures, sets))
     return path
 
 
-def render(comparison: Comparison, pictures: Pictures) -> str:
-    """The page as text; everything it shows is inside it."""
+def render(comparison: Comparison, pictures: Pictures, sets: Sequence[PanelSet] = ()) -> str:
+    """The page as text; everything it shows is inside it. `sets`: a section each, behind the reconstructions."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(PARTS),
         autoescape=True,  # a run called <script> is just a name
@@ -60,6 +60,7 @@ def render(comparison: Comparison, pictures: Pictures) -> str:
         panels=shown,
         panel_groups=[list(group) for _, group in groupby(shown, attrgetter("key"))],
         pictures=picture_data(shown, pictures),
+        sets=[(each, set_data(each)) for each in sets],
         plots=[(plot, svg(plot, styles)) for plot in plots(comparison)],
         settings=list(dict.fromkeys(key for made in comparison.made.values() for key in made.differs)),
         direction=DIRECTION,

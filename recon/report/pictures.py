@@ -86,18 +86,36 @@ class Panel:
     """What is shown of each image in one place: `images` (n, H, W, 3) uint8 of the row `key`; None for the truth.
 
     Args:
+        key: None of what belongs to no row.
         caption: what stands below it, where others of its row stand beside it.
         whole: shown as it is in every view.
         blend: keys of two rows; the panel shows the way from the one to the other.
     """
 
-    key: str
+    key: str | None
     label: str
     caption: str
     images: np.ndarray | None
     note: str | None = None
     whole: bool = False
     blend: tuple[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class PanelSet:
+    """Panels of further images, which are shown as they are, in a section of the page; the first one has no `images`.
+
+    Args:
+        name: unique, a word. title, about: what stands above the panels.
+        names: of the images, (n, H, W, 3) uint8.
+    """
+
+    name: str
+    title: str
+    about: str
+    names: Sequence[str]
+    images: np.ndarray
+    panels: Sequence[Panel]
 
 
 def panels(rows: Sequence[RowInfo], pictures: Pictures) -> list[Panel]:
@@ -153,11 +171,25 @@ def picture_data(shown: Sequence[Panel], pictures: Pictures) -> dict[str, Any]:
     }
 
 
+def set_data(shown: PanelSet) -> dict[str, Any]:
+    """What the lens shows a set of panels from, as `picture_data`."""
+    return {
+        "size": shown.images.shape[1:3],
+        "names": shown.names,
+        "truth": _pngs(shown.images),
+        "predictions": [None if panel.images is None else _pngs(panel.images) for panel in shown.panels],
+        "whole": [True] * len(shown.panels),
+        "blends": [None] * len(shown.panels),
+    }
+
+
 def _pngs(images: np.ndarray) -> list[str]:
     """(n, H, W, 3) uint8 as data URIs."""
-    found = []
-    for image in images:
-        file = io.BytesIO()
-        Image.fromarray(np.ascontiguousarray(image)).save(file, format="PNG")
-        found.append("data:image/png;base64," + base64.b64encode(file.getvalue()).decode())
-    return found
+    return ["data:image/png;base64," + base64.b64encode(png(image)).decode() for image in images]
+
+
+def png(image: np.ndarray) -> bytes:
+    """An image (H, W, 3) uint8 as a file of PNG, without loss."""
+    file = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(image)).save(file, format="PNG")
+    return file.getvalue()

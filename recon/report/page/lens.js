@@ -1,12 +1,11 @@
-// The pictures: every view is derived from truth, prediction and mask; one lens lies over all panels.
-(() => {
+// The pictures: every view is derived from truth, prediction and mask; one lens lies over all panels of a section.
+document.querySelectorAll(".pictures").forEach((root) => {
   "use strict";
-  const root = document.getElementById("pictures");
-  const panelled = document.getElementById("panels");
-  const wiped = document.querySelector("#wipe canvas");
-  const slider = document.querySelector("#wipe input");
+  const panelled = root.querySelector(".panels");
+  const wiped = root.querySelector("#wipe canvas"); // of the reconstructions alone, as #view and #grid
+  const slider = root.querySelector("#wipe input");
   const blends = [...panelled.querySelectorAll("input")]; // one per run that predicts a distribution, moved together
-  const data = JSON.parse(document.getElementById("pictures-data").textContent);
+  const data = JSON.parse(document.getElementById(`${root.id}-data`).textContent);
   const [H, W] = data.size;
   const GREY = 128;
   const [PANEL, WIPE] = [256, 640]; // screen pixels that the longer side may take
@@ -23,8 +22,8 @@
 
   const panels = [...panelled.querySelectorAll("figure")].map((figure) => ({ figure, canvas: figure.querySelector("canvas") }));
   const lens = { zoom: 1, x: 0, y: 0 }; // x, y: the image pixel in the upper left corner
-  const chosen = (name) => root.querySelector(`input[name=${name}]:checked`).value;
-  const side = (id) => document.getElementById(id);
+  const chosenImage = () => Number(root.querySelector(".thumbnails :checked").value);
+  const side = (id) => root.querySelector(`#${id}`);
   let views = []; // one canvas of H x W per panel
   let turn = 0;
   let alpha = 0.5;
@@ -48,6 +47,8 @@
     return context.getImageData(0, 0, W, H).data;
   }
 
+  const whole = (pixels) => canvasOf(new ImageData(new Uint8ClampedArray(pixels), W, H));
+
   function derive(view, truth, prediction, mask) {
     const [image, p, columns] = [new ImageData(W, H), data.patch_size, W / data.patch_size];
     for (let row = 0, i = 0; row < H; row++) {
@@ -57,6 +58,10 @@
         image.data[i + 3] = 255;
       }
     }
+    return canvasOf(image);
+  }
+
+  function canvasOf(image) {
     const canvas = new OffscreenCanvas(W, H);
     canvas.getContext("2d").putImageData(image, 0, 0);
     return canvas;
@@ -66,13 +71,13 @@
   const between = (x, y) => x.map((value, i) => value + alpha * (y[i] - value));
 
   async function choose() {
-    const [mine, image, view] = [++turn, Number(chosen("image")), chosen("view")];
+    const [mine, image, view] = [++turn, chosenImage(), root.querySelector("#view :checked")?.value ?? "prediction"];
     const truth = await pixels(data.truth[image]);
     const predictions = await Promise.all(data.predictions.map((images) => (images ? pixels(images[image]) : truth)));
     if (mine !== turn) return; // another choice came while this one was decoded
     data.blends.forEach((ends, i) => { if (ends) predictions[i] = between(...ends.map((end) => predictions[end])); });
-    views = predictions.map((prediction, i) => derive(data.whole[i] ? VIEWS.prediction : VIEWS[view], truth, prediction, data.masks[image]));
-    document.getElementById("name").textContent = `${data.names[image]} (${image + 1} of ${data.names.length})`;
+    views = predictions.map((prediction, i) => (data.whole[i] ? whole(prediction) : derive(VIEWS[view], truth, prediction, data.masks[image])));
+    root.querySelector(".image-name").textContent = `${data.names[image]} (${image + 1} of ${data.names.length})`;
     Object.assign(root.dataset, { image, view, alpha });
     draw();
   }
@@ -90,9 +95,14 @@
     if (!views.length) return; // nothing is decoded yet
     const shown = new Set([...document.querySelectorAll("#rows :checked")].map((box) => box.value));
     panels.forEach(({ figure, canvas }, i) => {
-      figure.hidden = !shown.has(figure.dataset.row);
+      figure.hidden = "row" in figure.dataset && !shown.has(figure.dataset.row);
       if (!figure.hidden) paint(canvas, PANEL, (context) => context.drawImage(views[i], 0, 0));
     });
+    if (wiped) drawWipe();
+    Object.assign(root.dataset, lens);
+  }
+
+  function drawWipe() {
     const at = slider.value / 100;
     paint(wiped, WIPE, (context) => {
       context.drawImage(views[side("right").value], 0, 0);
@@ -105,7 +115,7 @@
     const x = Math.round(wiped.width * at);
     stripe(context, x - 2, 0, 4, wiped.height, "rgb(0 0 0 / 55%)");
     stripe(context, x - 1, 0, 2, wiped.height, "white");
-    Object.assign(root.dataset, { ...lens, wipe: at });
+    root.dataset.wipe = at;
   }
 
   // Paints in image pixels under the lens, then the grid in screen pixels.
@@ -122,7 +132,7 @@
     context.setTransform(scale, 0, 0, scale, -lens.x * scale, -lens.y * scale);
     content(context);
     context.restore();
-    if (document.getElementById("grid").checked) {
+    if (root.querySelector("#grid")?.checked) {
       for (let x = 0; x <= W; x += data.patch_size) line(context, Math.round((x - lens.x) * scale), true);
       for (let y = 0; y <= H; y += data.patch_size) line(context, Math.round((y - lens.y) * scale), false);
     }
@@ -169,8 +179,8 @@
   };
 
   function step(by) {
-    const images = [...root.querySelectorAll("input[name=image]")];
-    const next = images[(Number(chosen("image")) + by + images.length) % images.length];
+    const images = [...root.querySelectorAll(".thumbnails input")];
+    const next = images[(chosenImage() + by + images.length) % images.length];
     next.checked = true;
     next.scrollIntoView({ block: "nearest", inline: "nearest" });
     another();
@@ -181,7 +191,7 @@
     choose();
   }
 
-  for (const canvas of [...panels.map((panel) => panel.canvas), wiped]) {
+  for (const canvas of root.querySelectorAll("canvas")) {
     canvas.addEventListener("wheel", (event) => {
       const towards = event.deltaY < 0;
       if (towards ? lens.zoom >= deepest : lens.zoom <= 1) return; // nothing to zoom: the page scrolls
@@ -224,17 +234,19 @@
   for (const thumbnail of root.querySelectorAll("img[data-image]")) thumbnail.src = data.truth[thumbnail.dataset.image];
   for (const button of root.querySelectorAll("button[data-step]")) button.addEventListener("click", () => step(Number(button.dataset.step)));
   root.addEventListener("change", (event) => {
-    if (event.target.name === "image") another();
-    else if (event.target.name === "view") choose();
+    if (event.target.closest(".thumbnails")) another();
+    else if (event.target.closest("#view")) choose();
     else draw();
   });
-  slider.addEventListener("input", draw);
   for (const input of blends) input.addEventListener("input", () => blendAt(Number(input.value)));
   document.getElementById("rows").addEventListener("change", draw);
   addEventListener("resize", draw);
   root.style.setProperty("--panel", `${fitted(PANEL) * W}px`);
   root.style.setProperty("--wipe", `${fitted(WIPE) * W}px`);
-  side("left").selectedIndex = Math.min(1, panels.length - 1);
-  side("right").selectedIndex = Math.min(2, panels.length - 1);
+  if (wiped) {
+    slider.addEventListener("input", draw);
+    side("left").selectedIndex = Math.min(1, panels.length - 1);
+    side("right").selectedIndex = Math.min(2, panels.length - 1);
+  }
   blendAt(alpha);
-})();
+});

@@ -2,18 +2,25 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 
 from losses import InvalidSetting
-from recon.dense import leaves, transfer_run
+from recon.dense import leaves, transfer_pictures, transfer_run
 from recon.dense import transfer_results as results
+from recon.dense.transfer_pictures import IMAGE, TRUTH
 from recon.dense.transfer_results import SceneInfo, TransferRecord, TransferResult
 from recon.dense.transfer_run import transfer
 from recon.probing.probe_results import EncoderInfo
 from recon.study_config import SceneData, Transferring, TransferSettings
 
 RESULTS = "runs/bundled-results"
+
+
+def drawn(folder) -> dict[str, list[np.ndarray]]:
+    """The pictures that are kept with the transfer to segmentation, by row."""
+    return transfer_pictures.read(folder, results.read(folder, "segmentation")).rows
 
 
 @pytest.fixture
@@ -51,13 +58,19 @@ def test_segmentation_is_written_printed_and_not_done_again(few, capsys, monkeyp
 
 
 def test_a_stopped_command_goes_on(few, capsys, monkeypatch):
+    """And keeps the pictures that were drawn before it was stopped."""
     fit = transfer_run.fit
     monkeypatch.setattr(transfer_run, "fit", lambda *_: 15)
-    assert transfer(asked("segmentation", heads="linear+knn", seeds=1)) == 143
+    assert transfer(asked("segmentation", heads="knn+linear", seeds=1)) == 143
     assert "the same command goes on" in capsys.readouterr().out
+    before = drawn(few)
+    assert before.keys() == {IMAGE, TRUTH, "run/knn", "untrained/knn"} and {len(row) for row in before.values()} == {6}
     monkeypatch.setattr(transfer_run, "fit", fit)
-    assert transfer(asked("segmentation", heads="linear+knn", seeds=1)) == 0
+    assert transfer(asked("segmentation", heads="knn+linear", seeds=1)) == 0
     assert len(results.read(few, "segmentation").results) == 8
+    after = drawn(few)
+    assert list(after.keys() - before.keys()) and len(after) == 6
+    assert all(np.array_equal(before[row], after[row]) for row in before)
 
 
 @pytest.mark.slow
@@ -73,12 +86,17 @@ def test_detection_and_upernet_have_scores_of_their_own(few):
     }
 
 
-def test_scores_of_another_size_are_not_mixed(few):
+def test_further_seeds_leave_the_pictures_and_another_size_is_not_mixed(few):
     transfer(asked("segmentation", heads="knn", seeds=1, controls=False))
+    files = [results.file_of(few, "segmentation", ending) for ending in ("pictures.safetensors", "png")]
+    before = [file.read_bytes() for file in files]
+    transfer(asked("segmentation", heads="knn", seeds=2, controls=False))
+    assert [file.read_bytes() for file in files] == before
     with pytest.raises(InvalidSetting, match="at 48 pixels; again=true"):
         transfer(asked("segmentation", heads="knn", seeds=1, size=64))
     assert transfer(asked("segmentation", heads="knn", seeds=1, size=64, again=True, controls=False)) == 0
     assert results.read(few, "segmentation").data.image_size == 64
+    assert files[0].read_bytes() != before[0]
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ def drawn(canvas) -> np.ndarray:
 
 def labelled(page, text: str):
     """The canvas of the panel with this label."""
-    return page.locator(f"#panels figure[data-label={json.dumps(text)}] canvas")
+    return page.locator(f"#pictures .panels figure[data-label={json.dumps(text)}] canvas")
 
 
 def panel(page, key: str):

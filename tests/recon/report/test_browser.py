@@ -51,7 +51,14 @@ def _box(locator) -> dict[str, float]:
 
 @pytest.mark.slow
 def test_a_run_called_script_is_just_a_name(page):
-    places = ["#table th.name", "#rows label", "#panels figcaption", "#wipe option", "#differences th", "#made h3"]
+    places = [
+        "#table th.name",
+        "#rows label",
+        ".panels figcaption",
+        "#wipe option",
+        "#differences th",
+        "#made h3",
+    ]
     for place in [*places, ".plot text", ".plot g > title", ".plot use > title"]:
         assert page.locator(place, has_text=SCRIPT).count() > 0, place
     assert page.locator("h1 b, td script, th script, label script, option script, svg script").count() == 0

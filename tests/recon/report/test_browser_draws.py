@@ -16,7 +16,7 @@ BLEND = "flow: from the mean to a draw"
 
 
 def slider(page):
-    return page.locator("#panels input")
+    return page.locator(".panels input")
 
 
 def slide(page, alpha: float) -> None:
@@ -62,7 +62,7 @@ def test_the_slider_goes_from_the_mean_to_a_draw(page, view):
     for alpha in (0, 0.35, 1, 0.5):
         slide(page, alpha)
         assert shows(page, BLEND, seen(view, between(alpha))), alpha
-        assert page.locator("#panels output").inner_text() == f"mean + {alpha:.2f} (draw \N{MINUS SIGN} mean)"
+        assert page.locator(".panels output").inner_text() == f"mean + {alpha:.2f} (draw \N{MINUS SIGN} mean)"
     for alpha, key in ((0, "run/flow"), (1, "sample/flow")):
         assert np.array_equal(between(alpha), pictures().rows[key][0])
 
@@ -77,7 +77,7 @@ def test_visible_pixels_of_the_blend_are_the_truths(page):
 
 def test_the_slider_stays_where_it_is_for_another_image(page):
     slide(page, 0.25)
-    page.locator("#images label").nth(2).click()
+    page.locator(".images label").nth(2).click()
     page.wait_for_selector("#pictures[data-image='2']")
     assert shows(page, BLEND, seen("composite", between(0.25, 2), 2))
     assert slider(page).input_value() == "0.25"
@@ -109,13 +109,13 @@ def test_sliders_of_two_distributions_move_together(open_page, tmp_path):
 
 def test_a_row_takes_its_draws_with_it_and_brings_them_back(page):
     box = page.locator("#rows input").nth(KEYS.index("draws/flow"))
-    group, every = page.locator(".draws"), page.locator("#panels figure:visible").count()
+    group, every = page.locator(".draws"), page.locator(".panels figure:visible").count()
     labels = ["flow (mean of 5 draws)", *(f"flow: draw {i}" for i in (1, 2, 3)), "flow: deviation of the draws", BLEND]
     assert group.locator("figure").evaluate_all("all => all.map(one => one.dataset.label)") == labels
     box.uncheck()
-    assert group.is_hidden() and page.locator("#panels figure:visible").count() == every - len(labels)
+    assert group.is_hidden() and page.locator(".panels figure:visible").count() == every - len(labels)
     box.check()
-    assert group.is_visible() and page.locator("#panels figure:visible").count() == every
+    assert group.is_visible() and page.locator(".panels figure:visible").count() == every
     assert shows(page, "flow: draw 2", seen("composite", pictures().draws["draws/flow"][0, 1]))
 
 
@@ -130,8 +130,8 @@ def test_a_page_without_distributions_has_no_slider_and_shows_its_pictures(open_
 def test_captions_of_draws_stay_within_their_panels(page, width):
     page.set_viewport_size({"width": width, "height": 900})
     over = "all => all.filter(one => one.scrollWidth > one.clientWidth + 1).map(one => one.textContent)"
-    assert page.locator("#panels figcaption").evaluate_all(over) == []
-    right = page.locator("#panels figure").evaluate_all("all => all.map(one => one.getBoundingClientRect().right)")
+    assert page.locator(".panels figcaption").evaluate_all(over) == []
+    right = page.locator(".panels figure").evaluate_all("all => all.map(one => one.getBoundingClientRect().right)")
     assert max(right) <= width
 
 

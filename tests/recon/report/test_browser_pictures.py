@@ -131,7 +131,7 @@ def test_dragging_one_panel_moves_all_and_a_double_click_resets(page):
 
 
 def test_the_lens_obeys_the_keyboard(page):
-    page.locator("#panels").focus()
+    page.locator(".panels").focus()
     for key in ("+", "+", "+", "-"):
         page.keyboard.press(key)
     settle(page)
@@ -151,15 +151,15 @@ def test_the_lens_obeys_the_keyboard(page):
 @pytest.mark.parametrize("how", ["thumbnail", "button", "arrow"])
 def test_another_image_is_chosen_by_thumbnail_button_or_arrow(page, how):
     if how == "thumbnail":
-        page.locator("#images label").nth(IMAGES - 1).click()
+        page.locator(".images label").nth(IMAGES - 1).click()
     elif how == "button":
-        page.locator("#images button").first.click()
+        page.locator(".images button").first.click()
     else:
-        page.locator("#panels").press("ArrowLeft")
+        page.locator(".panels").press("ArrowLeft")
     page.wait_for_selector(f"#pictures[data-image='{IMAGES - 1}']")
     for key in KEYS:
         assert np.array_equal(drawn(panel(page, key)), magnified(expected("composite", key, IMAGES - 1), PANEL)), key
-    assert pictures().names[-1] in page.locator("#name").inner_text()
+    assert pictures().names[-1] in page.locator(".image-name").inner_text()
 
 
 def test_the_wipe_shows_one_row_left_of_its_handle_and_another_right_of_it(page):
@@ -215,9 +215,9 @@ def test_the_patch_grid_lies_on_patch_borders_alone_and_goes_again(page):
 
 
 def test_rows_can_be_hidden_and_come_back(page):
-    every = page.locator("#panels figure:visible").count()
+    every = page.locator(".panels figure:visible").count()
     page.locator("#rows input").nth(KEYS.index("mosaic")).uncheck()
     assert panel(page, "mosaic").is_hidden()
-    assert page.locator("#panels figure:visible").count() == every - 1
+    assert page.locator(".panels figure:visible").count() == every - 1
     page.locator("#rows input").nth(KEYS.index("mosaic")).check()
     assert np.array_equal(drawn(panel(page, "mosaic")), magnified(expected("composite", "mosaic"), PANEL))
