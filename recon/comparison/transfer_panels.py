@@ -15,8 +15,8 @@ ABOUT = {  # how it is drawn, and what is not judged
         "Of the truth, the objects that are judged are drawn.",
     ),
     "segmentation": (
-        "Every pixel has the colour of its class",
-        "In the truth, pixels that are not judged are as they are in the image.",
+        "Over the image in grey, every pixel has the colour of its class",
+        "In the truth, pixels that are not judged are grey.",
     ),
 }
 

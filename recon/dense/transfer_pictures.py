@@ -154,10 +154,11 @@ def key_of(classes: Sequence[str]) -> str:
 
 
 def coloured(scene: Scene, classes: Tensor) -> Tensor:
-    """The image under its classes' colours, ignored pixels as they are: uint8 (3, H, W)."""
+    """The image in grey under its classes' colours, of which ignored pixels have none: uint8 (3, H, W)."""
     known = [c for c in classes.unique().tolist() if c != IGNORED]
     masks = torch.stack([classes == c for c in known]) if known else torch.zeros(0, *classes.shape, dtype=torch.bool)
-    return draw_segmentation_masks(pil_to_tensor(scene.image), masks, OPACITY, [colour_of(c) for c in known])
+    grey = pil_to_tensor(scene.image.convert("L").convert("RGB"))  # or its colours would mix with those of the classes
+    return draw_segmentation_masks(grey, masks, OPACITY, [colour_of(c) for c in known])
 
 
 def boxed(scene: Scene, boxes: Tensor, labels: Tensor, masks: Tensor) -> Tensor:
