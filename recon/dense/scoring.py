@@ -103,7 +103,8 @@ def mean_average_precision() -> Any:
     try:
         from torchmetrics.detection import MeanAveragePrecision
 
-        return MeanAveragePrecision(iou_type=("bbox", "segm"), backend="faster_coco_eval")
+        # Under torchrun rank zero alone scores: torchmetrics would wait for the other ranks.
+        return MeanAveragePrecision(iou_type=("bbox", "segm"), backend="faster_coco_eval", sync_on_compute=False)
     except (ImportError, ModuleNotFoundError) as error:
         raise InvalidSetting(
             f"average precision needs packages that are missing: pip install recon[transfer] ({error})"

@@ -76,8 +76,8 @@ def fit(
             norm = torch.nn.utils.clip_grad_norm_(trained, recipe.clip or torch.inf)
             optimizer.step()
             optimizer.zero_grad()
-            if time.monotonic() - saved > CHECKPOINT_SECONDS:  # a wait for the device
-                _check_finite(norm, recipe.name)
+            if ranks.max(time.monotonic() - saved > CHECKPOINT_SECONDS):  # their clocks may disagree
+                _check_finite(norm, recipe.name)  # a wait for the device
                 ranks.on_rank_zero(lambda: _save(model, optimizer, folder, facts, step + 1))  # noqa: B023
                 saved = time.monotonic()
         stop.agreed.set()

@@ -1,5 +1,9 @@
 """Transfers by real processes, on CPUs through gloo: two train what one does, and end together."""
 
+import os
+import shutil
+import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -9,7 +13,8 @@ from losses import InvalidSetting
 from recon.dense import transfer_results as results
 from recon.dense.transfer_recipes import recipe_of
 from recon.folder_lock import locked
-from tests.recon.launched import forked, ranks, said, wait
+from recon.run_folder import CHECKPOINT, read_checkpoint
+from tests.recon.launched import forked, ranks, said, torchrun, wait
 from tests.recon.training.launched import distance
 
 pytestmark = pytest.mark.distributed
@@ -18,7 +23,9 @@ WATCHED = "tests.recon.dense.watched"
 WORDS = ["run=bundled", "device=cpu", "precision=fp32", "data.image_size=48", "transfer.seeds=1"]
 WORDS += ["transfer.controls=false", "transfer.epochs=3"]  # 6 steps of 16 scenes, 12 of 8
 LINEAR = [*WORDS, "task=segmentation", "transfer.heads=linear"]
+LONGER = [*LINEAR, "transfer.epochs=30"]  # 60 steps
 RESULTS = Path("runs/bundled-results")
+TRAINING = RESULTS / "transfer/segmentation/run-linear-0"
 TOLERANCE = 1e-5  # of weights and of scores: sums over images in another order
 
 
@@ -98,3 +105,82 @@ def test_a_batch_that_cannot_be_shared_is_refused():
     recipe_of("linear", "small", None, 32, processes=4)
     with pytest.raises(InvalidSetting, match="batches of 16, which is not a multiple of the 3 processes"):
         recipe_of("linear", "small", None, 32, processes=3)
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    """Where two that torchrun started were, when SIGTERM hit the launcher, and its exit status."""
+    place = tmp_path_factory.mktemp("stopped")
+    launcher = torchrun(place, WATCHED, *LONGER)
+    deadline = time.monotonic() + 300
+    while not (place / "step").exists() or int((place / "step").read_text() or 0) < 5:
+        assert time.monotonic() < deadline and launcher.exitcode is None, said(place)
+        time.sleep(0.005)
+    os.kill(launcher.pid or 0, signal.SIGTERM)
+    return place, wait(launcher)[0]
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """One process, never stopped."""
+    place = tmp_path_factory.mktemp("straight")
+    assert wait(forked(place, WATCHED, *LONGER, threads=1)) == [0], said(place)
+    return place
+
+
+@pytest.mark.slow
+def test_where_the_launcher_is_asked_to_stop_all_stop_after_the_same_step_and_the_first_saves(stopped):
+    place, status = stopped
+    assert status != 0 and (place / "out").read_text().count("stopped; the same command goes on") == 1
+    assert "recon/dense" not in (place / "err").read_text()  # no traceback but the launcher's own
+    saved = read_checkpoint(place / TRAINING / CHECKPOINT)
+    assert 5 <= saved["step"] < 60
+    models = [model_of(place, rank) for rank in range(2)]
+    assert distance(*models) == 0 and distance(models[0], {name: saved["model"][name] for name in models[0]}) == 0
+    assert not (place / RESULTS / "transfer.segmentation.json").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+def test_the_same_command_goes_on_by_one_process_or_two(tmp_path, stopped, straight, processes):
+    place = tmp_path / "place"
+    shutil.copytree(stopped[0] / "runs", place / "runs")
+    gone_on = ranks(place, WATCHED, *LONGER) if processes == 2 else [forked(place, WATCHED, *LONGER, threads=1)]
+    assert wait(*gone_on) == [0] * processes, said(place)
+    assert_same_but_for_rounding(straight, place)
+    assert not (place / TRAINING).exists()
+
+
+@pytest.mark.slow
+def test_again_begins_anew_on_all(tmp_path, stopped, straight):
+    """No process goes on from the checkpoint that the first one removes."""
+    place = tmp_path / "place"
+    shutil.copytree(stopped[0] / "runs", place / "runs")
+    assert wait(*ranks(place, WATCHED, *LONGER, "again=true")) == [0, 0], said(place)
+    assert_same_but_for_rounding(straight, place)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["task=segmentation", "transfer.heads=upernet"],
+        ["task=detection", "transfer.gradient_checkpointing=true"],
+        ["task=detection", "transfer.windows=2", "transfer.pyramid=four_block"],
+    ],
+    ids=lambda words: " ".join(words),
+)
+def test_heads_that_draw_random_numbers_train_alike_on_both(tmp_path, words):
+    """The whole model: DDP refuses parameters that a step does not use."""
+    assert wait(*ranks(tmp_path, WATCHED, *WORDS, "transfer.epochs=1", *words)) == [0, 0], said(tmp_path)
+    assert distance(model_of(tmp_path, 0), model_of(tmp_path, 1)) == 0
+    assert all(x.isfinite().all() for x in model_of(tmp_path).values())
+
+
+@pytest.mark.slow
+def test_three_processes_refuse_a_batch_of_sixteen(tmp_path):
+    how = ("--standalone", "--nproc-per-node=3")
+    assert wait(torchrun(tmp_path, "transfer", *LINEAR, how=how)) != [0]
+    err = (tmp_path / "err").read_text()
+    assert err.count("not a multiple of the 3 processes\n") == 1 and "exitcode  : 2 " in err, err
+    assert "recon/dense" not in err
