@@ -5,8 +5,8 @@
 
 A study is a YAML file in experiments/studies, or one that is named by its path. Its runs are runs/STUDY-VARIANT-SEED.
 When one is trained, evaluated and probed, its numbers go to experiments/records/STUDY/values (out=FOLDER: there), and
-the run is needed no more: the study goes on from them on another machine too. When all have theirs, the record is
-written beside them. Then a second call changes nothing.
+the run is needed no more: the study goes on from them on another machine too. The record is written beside them, from
+the runs that are there; when all are, a second call changes nothing.
 
 - jobs=N: so many commands at a time, each with its share of the cores. 1 where nothing is said.
 - minutes=M: stops after that; runs save themselves, and the same command goes on with them to the same bits.
@@ -22,6 +22,7 @@ from pathlib import Path
 from experiments.study import record, run_values
 from experiments.study.definition import RECORDS, Plain, Study, names, path_of, read
 from experiments.study.jobs import Job, NextJob, evaluation, probing, training, work
+from experiments.study.run_values import RunValues
 from losses import InvalidSetting, nearest
 from recon.run_folder import MODEL, RUNS
 
@@ -29,7 +30,7 @@ KEYS = ("data.root", "device", "jobs", "minutes", "out", "lpips.weights", "featu
 
 
 def main(words: Sequence[str]) -> int:
-    """Returns 0: recorded; 1: a command failed; 75: the time is over, call it again.
+    """Returns 0: finished; 1: a command failed; 75: the time is over, call it again.
 
     Raises:
         InvalidSetting: a setting, a study's file or a run that cannot be used.
@@ -48,24 +49,36 @@ def main(words: Sequence[str]) -> int:
     deadline = time.monotonic() + 60 * _number(given, "minutes", 60 * 24 * 365, 60 * 24 * 365)
     runs = [next_job(study, folder, variant, settings, given) for (variant, _), settings in study.runs(name).items()]
     try:
-        failed = work(runs, jobs, deadline)
+        failed, over = work(runs, jobs, deadline), False
     except TimeoutError:
+        failed, over = [], True
+    of_runs = measured(folder, name, study)
+    if any(variant == study.reference for variant, _ in of_runs):
+        places = [key for key in given if key.endswith((".root", ".weights"))]
+        record.write(folder, name, study, of_runs, digest, places)
+        print(folder / "README.md")
+    if over:
         print(f"the time is over; the same command goes on\n{listed(name, path)}")
         return 75
     if failed:
         for job in failed:
             print(f"failed: {job.command}\n  see {job.log}: {_last_line(job.log)}", file=sys.stderr)
         return 1
-    of_runs = {(v, seed): run_values.read(run_values.path_in(folder, v, seed)) for v, seed in study.runs(name)}
-    if missing := [f"{variant}-{seed}" for (variant, seed), values in of_runs.items() if values is None]:
+    if missing := [f"{variant}-{seed}" for variant, seed in study.runs(name) if (variant, seed) not in of_runs]:
         raise InvalidSetting(
             f"{name} measures the runs of {study.runs_of}, which lacks {', '.join(missing)}; go on there"
         )
-    places = [key for key in given if key.endswith((".root", ".weights"))]
-    whole = {key: values for key, values in of_runs.items() if values is not None}
-    record.write(folder, name, study, whole, digest, places)
-    print(folder / "README.md")
     return 0
+
+
+def measured(folder: Path, name: str, study: Study) -> dict[tuple[str, int], RunValues]:
+    """What the runs gave that are measured as the study's file has it now, by variant and seed."""
+    found = {}
+    for (variant, seed), settings in study.runs(name).items():
+        values = run_values.read(run_values.path_in(folder, variant, seed))
+        if values is not None and values.made == run_values.made_by(study, settings):
+            found[variant, seed] = values
+    return found
 
 
 def next_job(study: Study, folder: Path, variant: str, settings: Plain, given: dict[str, str]) -> NextJob:
@@ -109,7 +122,7 @@ def listed(name: str, path: Path | None = None) -> str:
 def recorded(folder: Path, digest: str) -> bool:
     """Whether the folder holds a whole record of the study's file as it is now."""
     page = folder / "README.md"
-    return page.is_file() and f"<!-- study {digest} -->" in page.read_text()
+    return page.is_file() and record.finished(digest) in page.read_text()
 
 
 def understood(words: Sequence[str]) -> tuple[str, dict[str, str]]:

@@ -1,4 +1,7 @@
-"""The record of a study: README.md and tidy tables; its figures are drawn by experiments.study.figures."""
+"""The record of a study: README.md and tidy tables; its figures are drawn by experiments.study.figures.
+
+It is written of a study that is not finished too, from the runs that are measured, and says so.
+"""
 
 import math
 import shlex
@@ -23,19 +26,25 @@ def write(folder: Path, name: str, study: Study, of_runs: OfRuns, digest: str, g
     """Writes the record into `folder`, README.md last: a record that has it is whole.
 
     Args:
-        of_runs: what every run gave.
+        of_runs: what the runs gave that are measured; the reference is among them.
         digest: of the study's file.
         given: names of the places that the command was given, such as data.root.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    found = gather(study, of_runs)
+    found = gather(of_runs)
     differences = found.differences(study.measured, study.reference)
     write_csv(results(name, study, found), folder / "results.csv")
     if differences:
         write_csv(difference_records(differences, study.reference), folder / "differences.csv")
     figures = write_figures(folder, study, found)
-    command = made(name, study, of_runs, given)
-    write_text(folder / "README.md", page(name, study, found, differences, figures, digest, command))
+    command, missing = made(name, study, of_runs, given), len(study.runs(name)) - len(of_runs)
+    text = page(name, study, found, differences, figures, command, missing)
+    write_text(folder / "README.md", text if missing else f"{text}\n{finished(digest)}\n")
+
+
+def finished(digest: str) -> str:
+    """What the page of a whole record ends with; `digest`: of the study's file."""
+    return f"<!-- study {digest} -->"
 
 
 def results(name: str, study: Study, found: Measurements) -> list[Plain]:
@@ -45,7 +54,7 @@ def results(name: str, study: Study, found: Measurements) -> list[Plain]:
         for row, e in found.effects(metric).items():
             common = {"study": name, "row": row, "metric": metric}
             per_seed = found.values[row][metric].nanmean(1).tolist()
-            lines += [common | {"seed": s, "value": v} for s, v in zip(study.seeds, per_seed, strict=True)]
+            lines += [common | {"seed": s, "value": v} for s, v in zip(found.seeds[row], per_seed, strict=True)]
             lines.append(common | {"seed": "all", "value": e.value, "low": e.low, "high": e.high, "images": e.images})
     return lines
 
@@ -64,22 +73,25 @@ def page(
     found: Measurements,
     differences: Mapping[tuple[str, str], Effect],
     figures: list[str],
-    digest: str,
     how: Sequence[str],
+    missing: int = 0,
 ) -> str:
-    """README.md of the record."""
+    """README.md of the record; `missing`: runs that are not measured yet."""
     if not any(found.effects(metric) for metric in study.measured):
         raise InvalidSetting(f"nothing that {name} measures was found: {', '.join(study.measured)}")
-    seeds = len(study.seeds)
-    over = "both" if seeds > 1 else "images alone, so that another seed may lie outside"
+    seeds = max(map(len, found.seeds.values()))
+    single = "over images alone, so that another seed may lie outside"
+    over = "over both" if seeds > 1 else single
+    over += f"; of one seed {single}" if seeds > 1 and min(map(len, found.seeds.values())) == 1 else ""
     lines = [
         f"# {name}",
         study.question.strip(),
+        *([f"**Not finished**: {missing} of {len(study.runs(name))} runs are missing."] if missing else []),
         "## Answer",
         study.answer.strip() or "Not written yet; the table says what was measured.",
         "## Table",
         "\n".join(table(study, found, differences)),
-        f"Means over {seeds} seed{'s' * (seeds > 1)} and {measured_on(study, found)}, ± half of the 95% interval over "
+        f"Means over {seeds} seed{'s' * (seeds > 1)} and {measured_on(study, found)}, ± half of the 95% interval "
         f"{over}. **Bold**: differs from {study.reference} (Holm over all {len(differences)} "
         "comparisons of this table, 5%)." + "".join(f" {note}" for note in notes(study, found)),
         *(f"![{figure}]({figure})" for figure in figures),
@@ -87,7 +99,6 @@ def page(
         study.limits.strip() or "Nothing beyond these data, sizes and lengths.",
         "## How it was made",
         "\n".join(how),
-        f"<!-- study {digest} -->",
     ]
     return "\n\n".join(lines) + "\n"
 
@@ -115,6 +126,9 @@ def notes(study: Study, found: Measurements) -> list[str]:
             f"†: reconstructions of {', '.join(other)} are of other masks than those of {study.reference}, and so are "
             "not compared with them; their probes are."
         )
+    most = max(map(len, found.seeds.values()))
+    if fewer := [f"{row} ({len(own)})" for row, own in found.seeds.items() if len(own) < most]:
+        lines.append(f"Fewer than {most} seeds: {', '.join(fewer)}.")
     if features := [row for row in found.values if not found.images.get(row)]:
         lines.append(f"{', '.join(features)}: no pixels are predicted, so nothing is drawn.")
     return lines

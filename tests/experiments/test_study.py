@@ -1,6 +1,7 @@
 """One command trains, measures and records a study, goes on where it was stopped, and then changes nothing."""
 
 import csv
+import hashlib
 import os
 from types import SimpleNamespace
 
@@ -11,6 +12,7 @@ import yaml
 from experiments.study import __main__ as command
 from experiments.study import definition, jobs
 from experiments.study.definition import Study
+from experiments.study.effects import effect
 from experiments.study.measured import Measurements, gather
 from experiments.study.record import notes, table
 from experiments.study.run_values import RunValues, read, rows_of, write
@@ -103,7 +105,7 @@ def test_a_difference_is_bold_only_where_it_holds():
     """Row 'same' has other noise than the reference, row 'better' a shift of five standard errors."""
     noise = torch.randn(3, 2, 400, generator=torch.Generator().manual_seed(0))
     values = {"ref": noise[0], "same": noise[1], "better": noise[2] + 0.5}
-    found = Measurements({row: {"m": value} for row, value in values.items()})
+    found = Measurements({row: {"m": value} for row, value in values.items()}, {row: [0, 1] for row in values})
     study = Study("", {}, {"ref": {}, "same": {}, "better": {}}, [0, 1], "ref", {"m": "M"})
     lines = table(study, found, found.differences(["m"], "ref"))
     assert lines[0] == "| | M |"
@@ -150,7 +152,7 @@ def test_a_study_goes_on_where_it_was_stopped_and_then_changes_nothing(here, cap
     assert command.main(words) == 0
     assert "They are alike." in (here / "record/README.md").read_text()
     assert "begun" not in capsys.readouterr().out
-    # On a machine without the runs the record is made of their values.
+    # On a machine without the runs the record is made of their values, and before all are there of what is.
     (here / "runs").rename(here / "elsewhere")
     table_before = (here / "record/results.csv").read_bytes()
     (here / "record/results.csv").unlink()
@@ -158,6 +160,13 @@ def test_a_study_goes_on_where_it_was_stopped_and_then_changes_nothing(here, cap
     assert command.main(words) == 0
     assert "begun" not in capsys.readouterr().out and not (here / "runs").exists()
     assert (here / "record/results.csv").read_bytes() == table_before
+    lost = (here / "record/values/l1-1.npz").rename(here / "l1-1.npz")
+    (here / "record/README.md").unlink()
+    assert command.main([*words, "minutes=0.000001"]) == 75
+    page = (here / "record/README.md").read_text()
+    assert "**Not finished**: 1 of 4 runs are missing." in page and "Fewer than 2 seeds: l1 (1)." in page
+    assert "still alike" in page and not command.recorded(here / "record", hashlib.sha256(b"").hexdigest())
+    lost.rename(here / "record/values/l1-1.npz")
     (here / "elsewhere").rename(here / "runs")
     # Other settings are no reason to lose a run.
     written(here / "tiny.yaml", variants=variants | {"l1": {"loss": "charbonnier"}})
@@ -172,7 +181,7 @@ def test_a_run_that_fails_is_told_and_the_others_go_on(here, capsys):
     told = capsys.readouterr()
     assert "unknown loss term 'l2'" in told.err
     assert (here / "runs/tiny-mse-0" / MODEL).exists() and (here / "record/values/mse-0.npz").exists()
-    assert not (here / "record/README.md").exists()
+    assert "**Not finished**: 1 of 2 runs are missing." in (here / "record/README.md").read_text()
 
 
 def test_time_over_ends_what_runs(tmp_path):
@@ -217,6 +226,19 @@ def test_values_are_read_as_they_were_written(tmp_path):
             read(tmp_path / "damaged.npz")
 
 
+def test_rows_are_compared_over_the_seeds_that_both_have():
+    """As if the study asked for those seeds alone; a row that shares none with the reference is not compared."""
+    values = {(row, seed): torch.rand(50) + (row == "b") for row in "abc" for seed in (0, 1, 2)}
+    runs = {key: of_run(values={key[0]: {"ssim": found}}) for key, found in values.items()}
+    have = {"a": [0, 1], "b": [0, 1, 2], "c": [2]}
+    found = gather({(row, seed): run for (row, seed), run in runs.items() if seed in have[row]})
+    whole = gather({(row, seed): run for (row, seed), run in runs.items() if seed in (0, 1)})
+    assert found.seeds == have and found.effects("ssim")["b"].seeds == 3
+    assert found.differences(["ssim"], "a") == {
+        ("b", "ssim"): effect(whole.values["b"]["ssim"] - whole.values["a"]["ssim"])
+    }
+
+
 def test_reconstructions_of_other_masks_are_not_compared_but_probes_are():
     study = Study("", {}, {"a": {}, "b": {}, "c": {}}, [0, 1], "a", {"ssim": "SSIM", "linear/mean/4/1": "linear"})
     values = {"ssim": torch.rand(8)}
@@ -225,10 +247,10 @@ def test_reconstructions_of_other_masks_are_not_compared_but_probes_are():
         ("b", 0): of_run(values={"b": values}, images="others"),
         ("c", 0): of_run(values={}, images=""),
     }
-    found = gather(study, runs | {(variant, 1): run for (variant, _), run in runs.items()})
+    found = gather(runs | {(variant, 1): run for (variant, _), run in runs.items()})
     assert set(found.differences(study.measured, "a")) == {("b", "linear/mean/4/1"), ("c", "linear/mean/4/1")}
     lines = table(study, found, {})
     assert [line.split(" | ")[0] for line in lines[2:]] == ["| a", "| b †", "| c"] and "| - |" in lines[4]
     assert [note.split(":")[0] for note in notes(study, found)] == ["-", "†", "c"]
     with pytest.raises(InvalidSetting, match="other images than with the seeds before"):
-        gather(study, {("a", 0): of_run(values={"a": values}), ("a", 1): of_run(values={"a": values}, images="x")})
+        gather({("a", 0): of_run(values={"a": values}), ("a", 1): of_run(values={"a": values}, images="x")})

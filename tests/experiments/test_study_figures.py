@@ -35,7 +35,7 @@ def test_less_of_a_distance_is_better_and_more_of_a_probe():
 
 def test_a_study_has_the_figures_that_it_asks_for(tmp_path):
     values = {row: {"masked_psnr": torch.rand(2, 9), "lpips": torch.rand(2, 9)} for row in ("mse", "a", "b")}
-    found = Measurements(values, {"truth": torch.zeros(2, 3, 8, 8, dtype=torch.uint8)})
+    found = Measurements(values, {row: [0, 1] for row in values}, {"truth": torch.zeros(2, 3, 8, 8, dtype=torch.uint8)})
     plain = Study("", {}, {row: {} for row in values}, [0, 1], "mse", {"masked_psnr": "PSNR", "lpips": "LPIPS"})
     assert write_figures(tmp_path, plain, found) == ["reconstructions.png"]
     plain.figure.extend(("masked_psnr", "lpips"))
