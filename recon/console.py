@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import sys
+import textwrap
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from functools import reduce
@@ -152,7 +153,9 @@ def help_text(name: str, about: str, settings: type = Settings, bare: str | None
 def _of_pretraining() -> list[str]:
     return [
         "  data=NAME and model=NAME are short for data.name and model.name.",
-        f"  preset=NAME                            one of {', '.join(presets())}",
+        *textwrap.wrap(
+            f"  preset=NAME                            one of {', '.join(presets())}", 120, subsequent_indent=" " * 41
+        ),
         "  --config-dir=FOLDER                    your own presets: FOLDER/preset/NAME.yaml",
         "  The defaults are the MAE paper's. Where no data, model, preset, init=RUN|FILE or resume=true is given,",
         "  preset=demo is taken: a few minutes on photographs that come with the packages.",
