@@ -5,8 +5,8 @@
 
 A study is a YAML file in experiments/studies, or one that is named by its path. Its runs are runs/STUDY-VARIANT-SEED.
 When one is trained, evaluated and probed, its numbers go to experiments/records/STUDY/values (out=FOLDER: there), and
-the run is needed no more: the study goes on from them on another machine too. The record is written beside them, from
-the runs that are there; when all are, a second call changes nothing.
+the run is needed no more: the study goes on from them on another machine too. As soon as a run of the reference is
+measured, the record is written beside them, from the runs that are there; when all are, a second call changes nothing.
 
 - jobs=N: so many commands at a time, each with its share of the cores. 1 where nothing is said.
 - minutes=M: stops after that; runs save themselves, and the same command goes on with them to the same bits.
@@ -52,6 +52,8 @@ def main(words: Sequence[str]) -> int:
         failed, over = work(runs, jobs, deadline), False
     except TimeoutError:
         failed, over = [], True
+    for job in failed:
+        print(f"failed: {job.command}\n  see {job.log}: {_last_line(job.log)}", file=sys.stderr)
     of_runs = measured(folder, name, study)
     if any(variant == study.reference for variant, _ in of_runs):
         places = [key for key in given if key.endswith((".root", ".weights"))]
@@ -61,8 +63,6 @@ def main(words: Sequence[str]) -> int:
         print(f"the time is over; the same command goes on\n{listed(name, path)}")
         return 75
     if failed:
-        for job in failed:
-            print(f"failed: {job.command}\n  see {job.log}: {_last_line(job.log)}", file=sys.stderr)
         return 1
     if missing := [f"{variant}-{seed}" for variant, seed in study.runs(name) if (variant, seed) not in of_runs]:
         raise InvalidSetting(

@@ -29,7 +29,7 @@ COLUMNS, PANEL = 3, (3.1, 2.5)  # of the curves' panels; width and height in inc
 
 def write_figures(folder: Path, study: Study, found: Measurements) -> list[str]:
     """Writes what the study asks for and has; returns the files' names."""
-    written = [pictures(folder, found)]
+    written = [pictures(folder, found)] if found.pictures else []
     if study.figure:
         written.append(plane(folder, study, found))
     if study.curves:

@@ -23,7 +23,7 @@ OfRuns = Mapping[tuple[str, int], RunValues]  # by variant and seed
 
 
 def write(folder: Path, name: str, study: Study, of_runs: OfRuns, digest: str, given: Sequence[str] = ()) -> None:
-    """Writes the record into `folder`, README.md last: a record that has it is whole.
+    """Writes the record into `folder`, README.md last; it ends with `finished(digest)` where no run is missing.
 
     Args:
         of_runs: what the runs gave that are measured; the reference is among them.
@@ -36,6 +36,8 @@ def write(folder: Path, name: str, study: Study, of_runs: OfRuns, digest: str, g
     write_csv(results(name, study, found), folder / "results.csv")
     if differences:
         write_csv(difference_records(differences, study.reference), folder / "differences.csv")
+    else:
+        (folder / "differences.csv").unlink(missing_ok=True)
     figures = write_figures(folder, study, found)
     command, missing = made(name, study, of_runs, given), len(study.runs(name)) - len(of_runs)
     text = page(name, study, found, differences, figures, command, missing)
@@ -79,10 +81,9 @@ def page(
     """README.md of the record; `missing`: runs that are not measured yet."""
     if not any(found.effects(metric) for metric in study.measured):
         raise InvalidSetting(f"nothing that {name} measures was found: {', '.join(study.measured)}")
-    seeds = max(map(len, found.seeds.values()))
-    single = "over images alone, so that another seed may lie outside"
-    over = "over both" if seeds > 1 else single
-    over += f"; of one seed {single}" if seeds > 1 and min(map(len, found.seeds.values())) == 1 else ""
+    numbers = {len(of_row) for of_row in found.seeds.values()}
+    seeds, single = max(numbers), "over images alone, so that another seed may lie outside"
+    over = single if seeds == 1 else f"over both; of one seed {single}" if 1 in numbers else "over both"
     lines = [
         f"# {name}",
         study.question.strip(),
@@ -126,9 +127,11 @@ def notes(study: Study, found: Measurements) -> list[str]:
             f"†: reconstructions of {', '.join(other)} are of other masks than those of {study.reference}, and so are "
             "not compared with them; their probes are."
         )
-    most = max(map(len, found.seeds.values()))
-    if fewer := [f"{row} ({len(own)})" for row, own in found.seeds.items() if len(own) < most]:
-        lines.append(f"Fewer than {most} seeds: {', '.join(fewer)}.")
+    if len({tuple(seeds) for seeds in found.seeds.values()}) > 1:
+        seeds = [f"{row} {', '.join(map(str, of_row))}" for row, of_row in found.seeds.items()]
+        lines.append(
+            f"Seeds: {'; '.join(seeds)}. Rows are compared over the seeds that both have."
+        )
     if features := [row for row in found.values if not found.images.get(row)]:
         lines.append(f"{', '.join(features)}: no pixels are predicted, so nothing is drawn.")
     return lines

@@ -45,9 +45,8 @@ def transfer_panels(
     for head, variant in dict.fromkeys(way for each in drawn.values() for way in each.ways()):
         how = ", ".join(filter(None, (HEADS[head], variant)))
         for row in (row for row in rows if row.key in encoders):
-            run, encoder = encoders[row.key]
-            found = pictures[run].rows.get(row_of(encoder, head, variant))
-            if found is not None:
+            at = [(pictures[run].rows, row_of(encoder, head, variant)) for run, encoder in encoders[row.key]]
+            if found := next((of[name] for of, name in at if name in of), None):
                 panels.append(Panel(row.key, f"{row.label}, {how}", row.label, None, how))
                 images.append(found)
     held_out, *shown = stacked(images)
@@ -66,6 +65,6 @@ def about(record: TransferRecord, count: int) -> str:
     how, judged = ABOUT[record.task]
     which = f"the first {count} of {record.data.test:,}" if count < record.data.test else f"the {count}"
     return (
-        f"What the heads of each encoder, trained with the first seed, find in {which} held-out images of "
+        f"What the heads of each encoder, trained with one seed, find in {which} held-out images of "
         f"{record.data.name}. {how} ({key_of(record.data.classes)}). {judged}"
     )

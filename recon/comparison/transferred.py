@@ -92,7 +92,7 @@ def with_transfers(comparison: Comparison, records: dict[str, TransferRecord]) -
     first = next(iter(records.values()))
     same = of_same_scenes(records)
     asked = Question.all_of(list(same.values()))
-    cells = {key: (same[run], encoder) for key, (run, encoder) in encoders_of(same).items()}
+    cells = {key: (same[run], encoder) for key, [*_, (run, encoder)] in encoders_of(same).items()}
     known = {row.key for row in comparison.rows}
     untrained = {key: record.run for key, (record, encoder) in cells.items() if encoder == "untrained"}
     several = len(untrained) > 1
@@ -125,13 +125,13 @@ def of_same_scenes(records: dict[str, TransferRecord]) -> dict[str, TransferReco
     return {key: record for (key, record), of in zip(records.items(), asked, strict=True) if of == asked[0]}
 
 
-def encoders_of(records: dict[str, TransferRecord]) -> dict[str, tuple[str, str]]:
-    """Key of every row -> the run whose record has its results, and which encoder of the record it is.
+def encoders_of(records: dict[str, TransferRecord]) -> dict[str, list[tuple[str, str]]]:
+    """Key of every row -> the runs whose records have its results, and which encoder of the record it is.
 
     An untrained encoder has the key that it has when it is probed; runs may share it.
     """
-    found = {key: (key, "run") for key in records}
+    found = {key: [(key, "run")] for key in records}
     for key, record in records.items():
         if control := record.encoders.get("untrained"):
-            found[f"untrained/{control.checksum[:12]}"] = (key, "untrained")
+            found.setdefault(f"untrained/{control.checksum[:12]}", []).append((key, "untrained"))
     return found

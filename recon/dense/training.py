@@ -62,6 +62,7 @@ def fit(
     with StopSignal(ignore_repeats=ranks.count > 1) as stop, closing(batches):
         for step in progress(range(first, steps), recipe.name, steps - first):
             if (signal := ranks.any_signal(stop.signal)) is not None:
+                stop.agreed.set()
                 ranks.on_rank_zero(lambda: _save(model, optimizer, folder, facts, step))  # noqa: B023
                 return signal
             stop.step()

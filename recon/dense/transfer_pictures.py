@@ -50,7 +50,7 @@ def row_of(encoder: str, head: str, variant: str) -> str:
 class Pictures:
     """The first held-out images, what is in them and what was found: row -> uint8 (h, w, 3) of each image in turn.
 
-    Rows are `IMAGE`, `TRUTH` and those of `row_of`. What was drawn first stays: it is of the first seed.
+    Rows are `IMAGE`, `TRUTH` and those of `row_of`. What was drawn first stays: it is of one seed.
     """
 
     rows: dict[str, list[np.ndarray]] = field(default_factory=dict)
