@@ -51,17 +51,16 @@ def plane(folder: Path, study: Study, found: Measurements) -> str:
     xs, ys = found.effects(across), found.effects(up)
     rows = [row for row in xs if row in ys]
     with matplotlib.style.context(STYLE):
-        figure = Figure(figsize=(6.4, 4.4), layout="constrained")
+        figure = Figure(figsize=(7.6, 4.4), layout="constrained")
         axes = figure.add_subplot(xlabel=study.measured[across], ylabel=study.measured[up])
         for i, row in enumerate(rows):
             x, y = xs[row], ys[row]
-            axes.errorbar(x.value, y.value, reach([y]), reach([x]), color=f"C{i % 10}", **MARKS)
-            axes.annotate(row, (x.value, y.value), xytext=(5, 4), textcoords="offset points", fontsize=8)
-        axes.margins(x=0.15)  # for the names
+            style = MARKS | {"marker": "osD^"[i // 10 % 4], "color": f"C{i % 10}"}
+            axes.errorbar(x.value, y.value, reach([y]), reach([x]), label=row, linestyle="", **style)
         points = [(xs[row].value, ys[row].value) for row in rows]
         if front := pareto_front(points, sign(across), sign(up)):
             axes.plot(*zip(*front, strict=True), color=FRONT, linewidth=0.8, zorder=0, label="Pareto front")
-            axes.legend(loc="best")
+        figure.legend(loc="outside right upper", fontsize=8)
         return _saved(figure, folder / PLANE)
 
 

@@ -129,9 +129,7 @@ def notes(study: Study, found: Measurements) -> list[str]:
         )
     if len({tuple(seeds) for seeds in found.seeds.values()}) > 1:
         seeds = [f"{row} {', '.join(map(str, of_row))}" for row, of_row in found.seeds.items()]
-        lines.append(
-            f"Seeds: {'; '.join(seeds)}. Rows are compared over the seeds that both have."
-        )
+        lines.append(f"Seeds: {'; '.join(seeds)}. Rows are compared over the seeds that both have.")
     if features := [row for row in found.values if not found.images.get(row)]:
         lines.append(f"{', '.join(features)}: no pixels are predicted, so nothing is drawn.")
     return lines
