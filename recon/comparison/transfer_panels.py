@@ -4,14 +4,14 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from recon.comparison.transferred import HEADS, encoders_of, of_same_scenes
-from recon.dense.transfer_pictures import IMAGE, SURE, TRUTH, Pictures, key_of, row_of, stacked
+from recon.dense.transfer_pictures import IMAGE, TRUTH, Pictures, key_of, row_of, stacked
 from recon.dense.transfer_results import TransferRecord
 from recon.report.pictures import Panel, PanelSet
 from recon.result_table import RowInfo
 
 ABOUT = {  # how it is drawn, and what is not judged
     "detection": (
-        f"Detections are drawn from a score of {SURE}: mask and box have the colour of the class",
+        "The most confident detections are drawn, as many as there are objects: mask and box have their class's colour",
         "Of the truth, the objects that are judged are drawn.",
     ),
     "segmentation": (

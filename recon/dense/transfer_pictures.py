@@ -25,7 +25,6 @@ from recon.run_folder import write_bytes
 
 SHOWN = 8  # held-out images
 SIDE = 256  # pixels of a picture's longer side, at most
-SURE = 0.5  # score from which a detection is drawn
 OPACITY = 0.55
 LABEL = 22  # characters of a line of a row's label
 COLOURS = {
@@ -62,13 +61,17 @@ class Pictures:
             self._add(number, row, scene, coloured(scene, scene.class_map), coloured(scene, found))
 
     def add_instances(self, number: int, row: str, scene: Scene, found: dict[str, Tensor]) -> None:
-        """`found`: "boxes", "labels", "scores" and "masks" in the image's own size."""
+        """`found`: "boxes", "labels", "scores" and "masks" in the image's own size.
+
+        As many are drawn as there are objects, the most confident ones: after a short training no score is high.
+        """
         if self._lacks(number, row):
             truth = scene.instances
             assert truth is not None
-            judged, sure = ~truth.crowd, found["scores"] >= SURE
+            judged = ~truth.crowd
+            best = found["scores"].argsort(descending=True)[: judged.sum()]
             true = boxed(scene, truth.boxes[judged], truth.labels[judged], truth.masks[judged])
-            self._add(number, row, scene, true, boxed(scene, *(found[k][sure] for k in ("boxes", "labels", "masks"))))
+            self._add(number, row, scene, true, boxed(scene, *(found[k][best] for k in ("boxes", "labels", "masks"))))
 
     def _lacks(self, number: int, row: str) -> bool:
         return number < SHOWN and number == len(self.rows.get(row, []))

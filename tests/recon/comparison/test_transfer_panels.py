@@ -110,7 +110,10 @@ def test_the_page_embeds_every_picture_to_the_bit(records, pictures, monkeypatch
 
 def test_how_detections_are_drawn_is_said():
     records = {"runs/mse": record("a", task="detection")}
-    assert "drawn from a score of 0.5" in set_of(records, {"runs/mse": drawn(5)}).about
+    assert (
+        "most confident detections are drawn, as many as there are objects"
+        in set_of(records, {"runs/mse": drawn(5)}).about
+    )
 
 
 def test_runs_that_were_transferred_to_other_scenes_have_no_panel(records, pictures):

@@ -101,13 +101,19 @@ def test_what_is_found_exactly_looks_like_the_truth_and_the_image_stays_as_it_is
     assert np.array_equal(rows[IMAGE][0], np.asarray(scene.image)) and not np.array_equal(*(rows[IMAGE] + rows[TRUTH]))
 
 
-def test_detections_are_drawn_from_a_score_of_one_half_and_regions_that_are_not_judged_are_not():
+def test_the_most_confident_detections_are_drawn_as_many_as_objects_are_judged():
     scene = with_objects()
+    every_one = found(scene, [0.3, 0.2, 0.1])
+    first = {key: value[:1] for key, value in every_one.items()}
+    nothing = {key: value[:0] for key, value in every_one.items()}
     rows = {}
-    for name, scores in {"all": [0.9, 0.5, 0.2], "one": [0.9, 0.49, 0.2], "none": [0.1] * 3}.items():
+    for name, detections in {"all": every_one, "one": first, "none": nothing}.items():
         pictures = Pictures()
-        pictures.add_instances(0, name, scene, found(scene, scores))
+        pictures.add_instances(0, name, scene, detections)
         rows |= pictures.rows
+    pictures = Pictures()
+    pictures.add_instances(0, "other", scene, every_one | {"scores": torch.tensor([0.1, 0.2, 0.3])})
+    assert not np.array_equal(pictures.rows["other"][0], rows["all"][0])  # the region, not the first object
     image, truth, every, one, none = (rows[name][0] for name in (IMAGE, TRUTH, "all", "one", "none"))
     assert np.array_equal(every, truth) and np.array_equal(none, image)
     crowd = scene.instances.masks[2] & ~scene.instances.masks[0]
