@@ -181,7 +181,7 @@ def test_a_process_that_is_asked_to_stop_does_not_wait_for_ever_for_one_that_han
         os.kill(asked.pid or 0, signal.SIGINT)
         asked.join(100)
         assert asked.exitcode == 130, said(tmp_path)
-        assert said(tmp_path).count("another process of the run does not answer") == 1
+        assert said(tmp_path).count("another process does not answer") == 1
     finally:
         for process in (asked, hung):
             process.kill()
