@@ -17,7 +17,7 @@ from recon.run_folder import CHECKPOINT, read_checkpoint
 from tests.recon.launched import forked, ranks, said, torchrun, wait
 from tests.recon.training.launched import distance
 
-pytestmark = pytest.mark.distributed
+pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 
 WATCHED = "tests.recon.dense.watched"
 WORDS = ["run=bundled", "device=cpu", "precision=fp32", "data.image_size=48", "transfer.seeds=1"]
@@ -84,7 +84,7 @@ def test_rank_zero_alone_prints_and_writes(two):
     [
         (["transfer.heads=liner"], "did you mean 'linear'"),
         (["data=pairs", "data.root=nowhere"], "nowhere"),
-        pytest.param(["transfer.epochs=0"], "transfer.epochs", marks=pytest.mark.slow),
+        pytest.param(["transfer.epochs=0"], "transfer.epochs"),
     ],
 )
 def test_what_is_wrong_is_one_line_for_both_and_leaves_nothing(tmp_path, words, named):
@@ -128,7 +128,6 @@ def straight(tmp_path_factory):
     return place
 
 
-@pytest.mark.slow
 def test_where_the_launcher_is_asked_to_stop_all_stop_after_the_same_step_and_the_first_saves(stopped):
     place, status = stopped
     assert status != 0 and (place / "out").read_text().count("stopped; the same command goes on") == 1
@@ -140,7 +139,6 @@ def test_where_the_launcher_is_asked_to_stop_all_stop_after_the_same_step_and_th
     assert not (place / RESULTS / "transfer.segmentation.json").exists()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])
 def test_the_same_command_goes_on_by_one_process_or_two(tmp_path, stopped, straight, processes):
     place = tmp_path / "place"
@@ -151,7 +149,6 @@ def test_the_same_command_goes_on_by_one_process_or_two(tmp_path, stopped, strai
     assert not (place / TRAINING).exists()
 
 
-@pytest.mark.slow
 def test_again_begins_anew_on_all(tmp_path, stopped, straight):
     """No process goes on from the checkpoint that the first one removes."""
     place = tmp_path / "place"
@@ -160,7 +157,6 @@ def test_again_begins_anew_on_all(tmp_path, stopped, straight):
     assert_same_but_for_rounding(straight, place)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [
@@ -177,7 +173,6 @@ def test_heads_that_draw_random_numbers_train_alike_on_both(tmp_path, words):
     assert all(x.isfinite().all() for x in model_of(tmp_path).values())
 
 
-@pytest.mark.slow
 def test_three_processes_refuse_a_batch_of_sixteen(tmp_path):
     how = ("--standalone", "--nproc-per-node=3")
     assert wait(torchrun(tmp_path, "transfer", *LINEAR, how=how)) != [0]
