@@ -73,12 +73,8 @@ def main(words: Sequence[str]) -> int:
 
 def measured(folder: Path, name: str, study: Study) -> dict[tuple[str, int], RunValues]:
     """What the runs gave that are measured as the study's file has it now, by variant and seed."""
-    found = {}
-    for (variant, seed), settings in study.runs(name).items():
-        values = run_values.read(run_values.path_in(folder, variant, seed))
-        if values is not None and values.made == run_values.made_by(study, settings):
-            found[variant, seed] = values
-    return found
+    found = {of: run_values.current(run_values.path_in(folder, *of), study, s) for of, s in study.runs(name).items()}
+    return {of: values for of, values in found.items() if values is not None}
 
 
 def next_job(study: Study, folder: Path, variant: str, settings: Plain, given: dict[str, str]) -> NextJob:
@@ -91,8 +87,7 @@ def next_job(study: Study, folder: Path, variant: str, settings: Plain, given: d
     evaluate = study.evaluate | _given(given, "device", "data.root", "lpips.weights", "features.weights")
 
     def find() -> Job | None:
-        stored = run_values.read(path)
-        if stored is not None and stored.made == run_values.made_by(study, settings):
+        if run_values.current(path, study, settings) is not None:
             return None
         job = training(settings | _given(given, "data.root"), _given(given, "data.root", "device"))
         if job and study.runs_of:

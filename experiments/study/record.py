@@ -76,7 +76,7 @@ def page(
     differences: Mapping[tuple[str, str], Effect],
     figures: list[str],
     how: Sequence[str],
-    missing: int = 0,
+    missing: int,
 ) -> str:
     """README.md of the record; `missing`: runs that are not measured yet."""
     if not any(found.effects(metric) for metric in study.measured):

@@ -135,6 +135,12 @@ def read(path: Path) -> RunValues | None:
         raise InvalidSetting(f"{path} cannot be read ({error}); remove it, and its run is measured again") from error
 
 
+def current(path: Path, study: Study, settings: Plain) -> RunValues | None:
+    """The values in a file, where they are of the run with these settings, measured as the study asks now."""
+    found = read(path)
+    return found if found is not None and found.made == made_by(study, settings) else None
+
+
 def spent_on(folder: Path) -> tuple[str, float]:
     """What a run was trained on, in words, and its core-hours (of a GPU: hours of the device)."""
     environment: dict[str, Any] = json.loads((folder / ENVIRONMENT).read_text())

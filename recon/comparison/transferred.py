@@ -92,7 +92,7 @@ def with_transfers(comparison: Comparison, records: dict[str, TransferRecord]) -
     first = next(iter(records.values()))
     same = of_same_scenes(records)
     asked = Question.all_of(list(same.values()))
-    cells = {key: (same[run], encoder) for key, [*_, (run, encoder)] in encoders_of(same).items()}
+    cells = {key: (same[run], encoder) for key, of in encoders_of(same).items() for run, encoder in of}
     known = {row.key for row in comparison.rows}
     untrained = {key: record.run for key, (record, encoder) in cells.items() if encoder == "untrained"}
     several = len(untrained) > 1

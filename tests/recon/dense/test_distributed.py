@@ -84,7 +84,7 @@ def test_rank_zero_alone_prints_and_writes(two):
     [
         (["transfer.heads=liner"], "did you mean 'linear'"),
         (["data=pairs", "data.root=nowhere"], "nowhere"),
-        pytest.param(["transfer.epochs=0"], "transfer.epochs"),
+        (["transfer.epochs=0"], "transfer.epochs"),
     ],
 )
 def test_what_is_wrong_is_one_line_for_both_and_leaves_nothing(tmp_path, words, named):
