@@ -84,7 +84,6 @@ def next_job(study: Study, folder: Path, variant: str, settings: Plain, given: d
     """
     seed, name = settings["seed"], settings["name"]
     path = run_values.path_in(folder, variant, seed)
-    evaluate = study.evaluate | _given(given, "device", "data.root", "lpips.weights", "features.weights")
 
     def find() -> Job | None:
         if run_values.current(path, study, settings) is not None:
@@ -92,7 +91,9 @@ def next_job(study: Study, folder: Path, variant: str, settings: Plain, given: d
         job = training(settings | _given(given, "data.root"), _given(given, "data.root", "device"))
         if job and study.runs_of:
             return None
-        job = job or evaluation(name, evaluate)
+        if job is None and study.evaluate is not None:
+            places = _given(given, "device", "data.root", "lpips.weights", "features.weights")
+            job = evaluation(name, study.evaluate | places)
         if job is None and study.probe is not None:
             job = probing(name, study.probe | _given(given, "device"))
         if job is None:

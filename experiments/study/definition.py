@@ -23,11 +23,12 @@ class Study:
         question: what is asked. answer: what was found, written by whoever looked at the results; "" until then.
         limits: what it cannot say.
         settings: of recon.pretrain, of every run. variants: name -> what it differs in; "{seed}" in a text stands for
-            the run's seed.
+            the run's seed. One with a `name` takes the run of that name, such as another study's.
         seeds: of every variant.
         reference: the variant with which the others are compared.
         measured: a metric's column, "detail", or a probe's question ("linear/mean/4/1") -> its heading.
-        evaluate: settings of recon.evaluate. probe: settings of recon.probe; None: nothing is probed.
+        evaluate: settings of recon.evaluate; None: nothing is evaluated. probe: settings of recon.probe; None: nothing
+            is probed.
         figure: the two measured things that are drawn against each other.
         curves: name of a line -> variant -> its place on the axis that `along` names; a panel for each measured thing.
         runs_of: the study whose runs of the same variants are measured; "" for its own.
@@ -39,7 +40,7 @@ class Study:
     seeds: list[int]
     reference: str
     measured: dict[str, str]
-    evaluate: Plain = field(default_factory=dict)
+    evaluate: Plain | None = field(default_factory=dict)
     probe: Plain | None = None
     figure: list[str] = field(default_factory=list)
     curves: dict[str, dict[str, float]] = field(default_factory=dict)

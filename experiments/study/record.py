@@ -130,7 +130,7 @@ def notes(study: Study, found: Measurements) -> list[str]:
     if len({tuple(seeds) for seeds in found.seeds.values()}) > 1:
         seeds = [f"{row} {', '.join(map(str, of_row))}" for row, of_row in found.seeds.items()]
         lines.append(f"Seeds: {'; '.join(seeds)}. Rows are compared over the seeds that both have.")
-    if features := [row for row in found.values if not found.images.get(row)]:
+    if study.evaluate is not None and (features := [row for row in found.values if not found.images.get(row)]):
         lines.append(f"{', '.join(features)}: no pixels are predicted, so nothing is drawn.")
     return lines
 
@@ -161,7 +161,7 @@ def made(name: str, study: Study, of_runs: OfRuns, given: Sequence[str]) -> list
     hours = sum(values.core_hours for values in of_runs.values())
     machines = sorted({values.machine for values in of_runs.values()})
     first = next(iter(study.runs(name).values()))
-    own = " and ".join(sorted({key for variant in study.variants.values() for key in variant}))
+    own = " and ".join(sorted({key for variant in study.variants.values() for key in variant} - {"name"}))
     return [
         " ".join(["    python -m experiments.study", shlex.quote(name), *(f"{key}=..." for key in given)]),
         "",

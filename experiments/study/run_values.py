@@ -71,11 +71,11 @@ def made_by(study: Study, settings: Plain) -> Plain:
 
 
 def measure(study: Study, variant: str, settings: Plain, pictures: bool) -> RunValues:
-    """The values of a run that has been evaluated, where it draws anything, and probed, where the study does."""
+    """The values of a run that has been evaluated, where it draws anything, and probed, where the study does so."""
     folder = RUNS / settings["name"]
     found = RunValues(made_by(study, settings))
     found.machine, found.core_hours = spent_on(folder)
-    if (evaluation := results.read(folder)) is not None:
+    if study.evaluate is not None and (evaluation := results.read(folder)) is not None:
         found.images = evaluation.digest
         found.values = rows_of(variant, evaluation, study.measured)
         for info in shown_rows(evaluation):

@@ -69,6 +69,22 @@ def test_every_study_of_the_project_can_be_read():
             assert parse(settings.loss, defaults()).terms
 
 
+def test_a_run_under_the_name_of_another_study_is_that_study_s_run():
+    runs = {name: definition.read(definition.path_of(name)).runs(name) for name in definition.names()}
+    own = {run["name"]: run for name, of in runs.items() for run in of.values() if run["name"].startswith(f"{name}-")}
+    shared = [run for of in runs.values() for run in of.values() if own[run["name"]] is not run]
+    assert len(shared) > 20
+    for run in shared:
+        assert run == own[run["name"]]
+
+
+def test_what_evaluates_nothing_is_probed_after_training(here, monkeypatch):
+    study = Study("", {}, {"a": {}}, [0], "a", {}, evaluate=None, probe={"probe": "linear"})
+    monkeypatch.setattr(command, "training", lambda *given: None)
+    monkeypatch.setattr(command, "probing", lambda name, settings: (name, settings["probe"]))
+    assert command.next_job(study, here, "a", study.runs("s")["a", 0], {})() == ("s-a-0", "linear")
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
