@@ -13,6 +13,9 @@ import pytest
 import torch
 from nbclient import NotebookClient
 
+from experiments.study import __main__ as study_command
+from experiments.study.definition import names, path_of, read
+from experiments.study.record import excerpt
 from recon.cli import understood
 
 ROOT = Path(__file__).parents[1]
@@ -55,6 +58,24 @@ def test_the_readme_s_snippet_runs():
 def test_links_within_the_project_lead_somewhere(page):
     for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text()):
         assert (page.parent / target).exists(), target
+
+
+TABLE = re.compile(r"    python -m experiments\.study (\w+) columns=(\S+)\n\n((?:\|.*\n)+)")
+RECORDED = [name for name in names() if (study_command.RECORDS / name / "values").is_dir()]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_tables_are_what_the_command_above_them_prints(page, capsys):
+    for name, columns, found in TABLE.findall(page.read_text()):
+        assert study_command.main([name, f"columns={columns}"]) == 0
+        assert capsys.readouterr().out == found
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_the_page_of_a_record_is_of_its_values(name):
+    study, folder = read(path_of(name)), study_command.RECORDS / name
+    table = excerpt(study, study_command.measured(folder, name, study), list(study.measured))
+    assert "\n".join(table) in (folder / "README.md").read_text()
 
 
 @pytest.mark.slow

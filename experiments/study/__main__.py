@@ -2,6 +2,7 @@
 
     python -m experiments.study objectives data.root=imagenette-160.pack jobs=2 minutes=120
     python -m experiments.study --list
+    python -m experiments.study objectives columns=masked_psnr,lpips
 
 A study is a YAML file in experiments/studies, or one that is named by its path. Its runs are runs/STUDY-VARIANT-SEED.
 When one is trained, evaluated and probed, its numbers go to experiments/records/STUDY/values (out=FOLDER: there), and
@@ -11,6 +12,7 @@ measured, the record is written beside them, from the runs that are there; when 
 - jobs=N: so many commands at a time, each with its share of the cores. 1 where nothing is said.
 - minutes=M: stops after that; runs save themselves, and the same command goes on with them to the same bits.
 - device=, data.root=, lpips.weights=, features.weights=: as of recon.pretrain and recon.evaluate.
+- columns=A,B: prints these columns of the record's table, and does nothing else; README and docs have theirs from it.
 """
 
 import hashlib
@@ -26,7 +28,7 @@ from experiments.study.run_values import RunValues
 from losses import InvalidSetting, nearest
 from recon.run_folder import MODEL, RUNS
 
-KEYS = ("data.root", "device", "jobs", "minutes", "out", "lpips.weights", "features.weights")
+KEYS = ("data.root", "device", "jobs", "minutes", "out", "columns", "lpips.weights", "features.weights")
 
 
 def main(words: Sequence[str]) -> int:
@@ -42,6 +44,9 @@ def main(words: Sequence[str]) -> int:
     path = path_of(name)
     name, study, digest = path.stem, read(path), hashlib.sha256(path.read_bytes()).hexdigest()
     folder = Path(given.get("out", RECORDS / name))
+    if "columns" in given:
+        print("\n".join(record.excerpt(study, measured(folder, name, study), given["columns"].split(","))))
+        return 0
     if recorded(folder, digest):
         print(f"{folder} is finished")
         return 0

@@ -6,6 +6,7 @@ It is written of a study that is not finished too, from the runs that are measur
 import math
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from experiments.study.definition import Plain, Study
@@ -13,7 +14,7 @@ from experiments.study.effects import Effect
 from experiments.study.figures import write_figures
 from experiments.study.measured import Measurements, gather
 from experiments.study.run_values import RunValues
-from losses import InvalidSetting
+from losses import InvalidSetting, nearest
 from recon.console import command_line
 from recon.probing.label_free import MEASURES
 from recon.report.tables import write_csv
@@ -133,6 +134,22 @@ def notes(study: Study, found: Measurements) -> list[str]:
     if study.evaluate is not None and (features := [row for row in found.values if not found.images.get(row)]):
         lines.append(f"{', '.join(features)}: no pixels are predicted, so nothing is drawn.")
     return lines
+
+
+def excerpt(study: Study, of_runs: OfRuns, columns: Sequence[str]) -> list[str]:
+    """Some columns of the record's table; what differs, differs among all comparisons of the record.
+
+    Raises:
+        InvalidSetting: a column that the study does not measure, or no run of the reference is measured.
+    """
+    if unknown := next((column for column in columns if column not in study.measured), None):
+        close = nearest(unknown, study.measured)
+        raise InvalidSetting(f"columns: '{unknown}' is not measured{close} (measured: {', '.join(study.measured)})")
+    if not any(variant == study.reference for variant, _ in of_runs):
+        raise InvalidSetting(f"no run of the reference, {study.reference}, is measured yet; leave columns out to train it")
+    found = gather(of_runs)
+    differences = found.differences(study.measured, study.reference)
+    return table(replace(study, measured={column: study.measured[column] for column in columns}), found, differences)
 
 
 def table(study: Study, found: Measurements, differences: Mapping[tuple[str, str], Effect]) -> list[str]:
