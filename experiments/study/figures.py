@@ -1,6 +1,6 @@
 """Figures of a study: its rows in one plane, with the Pareto front, and what more of something does."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +24,15 @@ LOWER_IS_BETTER = {
     for metric in (*METRICS.values(), *SET_METRICS.values(), *LPIPS.values(), VGG, HALLUCINATION)
     if metric.better == "lower"
 }
+Differences = Mapping[tuple[str, str], Effect]  # by row and metric: the row's less the reference's
 COLUMNS, PANEL = 3, (3.1, 2.5)  # of the curves' panels; width and height in inches
 
 
-def write_figures(folder: Path, study: Study, found: Measurements) -> list[str]:
+def write_figures(folder: Path, study: Study, found: Measurements, differences: Differences) -> list[str]:
     """Writes what the study asks for and has; returns the files' names."""
     written = [pictures(folder, found)] if found.pictures else []
     if study.figure:
-        written.append(plane(folder, study, found))
+        written.append(plane(folder, study, found, differences))
     if study.curves:
         written.append(curves(folder, study, found))
     return written
@@ -45,8 +46,12 @@ def pictures(folder: Path, found: Measurements) -> str:
     return PICTURES
 
 
-def plane(folder: Path, study: Study, found: Measurements) -> str:
-    """The two things of `study.figure` against each other, with intervals, and the Pareto front; one point a row."""
+def plane(folder: Path, study: Study, found: Measurements, differences: Differences) -> str:
+    """The two things of `study.figure` against each other, and the Pareto front; one point a row.
+
+    Its bars are the intervals of the row's difference to the reference, which are paired and so far narrower than those
+    of its means; of a row that is not compared with it, those of the means.
+    """
     across, up = study.figure
     xs, ys = found.effects(across), found.effects(up)
     rows = [row for row in xs if row in ys]
@@ -56,11 +61,15 @@ def plane(folder: Path, study: Study, found: Measurements) -> str:
         for i, row in enumerate(rows):
             x, y = xs[row], ys[row]
             style = MARKS | {"marker": "osD^"[i // 10 % 4], "color": f"C{i % 10}"}
-            axes.errorbar(x.value, y.value, reach([y]), reach([x]), label=row, linestyle="", **style)
+            bars = {m: reach([differences.get((row, m), own)]) for m, own in ((across, x), (up, y))}
+            if row == study.reference:
+                bars = {across: None, up: None}
+            axes.errorbar(x.value, y.value, bars[up], bars[across], label=row, linestyle="", **style)
         points = [(xs[row].value, ys[row].value) for row in rows]
         if front := pareto_front(points, sign(across), sign(up)):
             axes.plot(*zip(*front, strict=True), color=FRONT, linewidth=0.8, zorder=0, label="Pareto front")
         figure.legend(loc="outside right upper", fontsize=8)
+        figure.supxlabel(f"bars: 95% interval of the difference to {study.reference}", fontsize=8)
         return _saved(figure, folder / PLANE)
 
 

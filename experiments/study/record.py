@@ -39,7 +39,7 @@ def write(folder: Path, name: str, study: Study, of_runs: OfRuns, digest: str, g
         write_csv(difference_records(differences, study.reference), folder / "differences.csv")
     else:
         (folder / "differences.csv").unlink(missing_ok=True)
-    figures = write_figures(folder, study, found)
+    figures = write_figures(folder, study, found, differences)
     command, missing = made(name, study, of_runs, given), len(study.runs(name)) - len(of_runs)
     text = page(name, study, found, differences, figures, command, missing)
     write_text(folder / "README.md", text if missing else f"{text}\n{finished(digest)}\n")
@@ -146,7 +146,9 @@ def excerpt(study: Study, of_runs: OfRuns, columns: Sequence[str]) -> list[str]:
         close = nearest(unknown, study.measured)
         raise InvalidSetting(f"columns: '{unknown}' is not measured{close} (measured: {', '.join(study.measured)})")
     if not any(variant == study.reference for variant, _ in of_runs):
-        raise InvalidSetting(f"no run of the reference, {study.reference}, is measured yet; leave columns out to train it")
+        raise InvalidSetting(
+            f"no run of the reference, {study.reference}, is measured yet; leave columns out to train it"
+        )
     found = gather(of_runs)
     differences = found.differences(study.measured, study.reference)
     return table(replace(study, measured={column: study.measured[column] for column in columns}), found, differences)

@@ -37,8 +37,9 @@ def test_a_study_has_the_figures_that_it_asks_for(tmp_path):
     values = {row: {"masked_psnr": torch.rand(2, 9), "lpips": torch.rand(2, 9)} for row in ("mse", "a", "b")}
     found = Measurements(values, {row: [0, 1] for row in values}, {"truth": torch.zeros(2, 3, 8, 8, dtype=torch.uint8)})
     plain = Study("", {}, {row: {} for row in values}, [0, 1], "mse", {"masked_psnr": "PSNR", "lpips": "LPIPS"})
-    assert write_figures(tmp_path, plain, found) == ["reconstructions.png"]
+    assert write_figures(tmp_path, plain, found, {}) == ["reconstructions.png"]
     plain.figure.extend(("masked_psnr", "lpips"))
     plain.curves["dose"] = {"a": 0.1, "b": 1.0}
-    assert write_figures(tmp_path, plain, found) == ["reconstructions.png", "figure.png", "curves.png"]
+    differences = found.differences(plain.measured, "mse")
+    assert write_figures(tmp_path, plain, found, differences) == ["reconstructions.png", "figure.png", "curves.png"]
     assert {path.name for path in tmp_path.iterdir()} == {"reconstructions.png", "figure.png", "curves.png"}
