@@ -147,7 +147,7 @@ def excerpt(study: Study, of_runs: OfRuns, columns: Sequence[str]) -> list[str]:
         raise InvalidSetting(f"columns: '{unknown}' is not measured{close} (measured: {', '.join(study.measured)})")
     if not any(variant == study.reference for variant, _ in of_runs):
         raise InvalidSetting(
-            f"no run of the reference, {study.reference}, is measured yet; leave columns out to train it"
+            f"no run of the reference, {study.reference}, is measured yet: leave out columns, and it is"
         )
     found = gather(of_runs)
     differences = found.differences(study.measured, study.reference)
