@@ -180,11 +180,11 @@ def made(name: str, study: Study, of_runs: OfRuns, given: Sequence[str]) -> list
     hours = sum(values.core_hours for values in of_runs.values())
     machines = sorted({values.machine for values in of_runs.values()})
     first = next(iter(study.runs(name).values()))
-    own = " and ".join(sorted({key for variant in study.variants.values() for key in variant} - {"name"}))
+    own = ", ".join(sorted({key for variant in study.variants.values() for key in variant} - {"name"}))
     return [
         " ".join(["    python -m experiments.study", shlex.quote(name), *(f"{key}=..." for key in given)]),
         "",
-        f"The first of its runs (the others differ in name, seed and {own}):",
+        f"The first of its runs (the others differ in name, seed, {own}):",
         "",
         f"    {command_line('pretrain', first)}",
         "",

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from matplotlib.textpath import TextPath
 from PIL import Image
 from torch import Tensor
 
@@ -47,7 +48,10 @@ def write_rows(rows: dict[str, Tensor], caption: str, path: Path) -> Tensor:
     grid = image_grid(list(rows.values()))
     _, h, w = grid.shape
     scale = max(1, round(1000 / w))  # whole pixels, so that every pixel of an image is a square of the picture
-    left, bottom, dpi = 180, 32, 100
+    bottom, dpi = 32, 100
+    lines = [line.replace("$", r"\$") for title in rows for line in title.split("\n")]
+    widest = max(TextPath((0, 0), line, size=10).get_extents().width for line in lines)
+    left = max(180, round(widest * dpi / 72) + 20)  # points to pixels
     width, height = left + w * scale, bottom + h * scale
     figure = Figure(figsize=(width / dpi, height / dpi), dpi=dpi)
     axes = figure.add_axes((left / width, bottom / height, w * scale / width, h * scale / height))

@@ -72,6 +72,19 @@ def test_the_file_shows_the_grid_magnified_by_whole_pixels(tmp_path):
     assert np.abs(top.astype(float) - expected).max() <= 1
 
 
+@pytest.mark.parametrize(
+    "title", ["a", "a long name, of 40% of two costly$ terms", "two\nlines of $\\which the second"]
+)
+def test_no_title_is_cut_off(tmp_path, title):
+    write_rows({title: drawn(3)}, "", tmp_path / "picture.png")
+    with Image.open(tmp_path / "picture.png") as picture:
+        shown = np.asarray(picture.convert("L")).astype(int)
+    h, w = (H, 3 * (W + GAP) - GAP)
+    titles = shown[: h * round(1000 / w), : -w * round(1000 / w)]
+    dark = (titles < 128).nonzero()[1]
+    assert dark.size and dark.min() > 4 and dark.max() < titles.shape[1] - 4
+
+
 def reconstructions(number: int, head: object = None) -> list[Reconstruction]:
     """In batches of three, patches of 4."""
     generator = torch.Generator().manual_seed(3)
