@@ -71,6 +71,14 @@ def test_tables_are_what_the_command_above_them_prints(page, capsys):
         assert capsys.readouterr().out == found
 
 
+def test_figures_of_studies_are_the_records():
+    copies = list((ROOT / "docs").glob("study_*.png"))
+    assert copies
+    for copy in copies:
+        record = study_command.RECORDS / copy.stem.removeprefix("study_")
+        assert copy.read_bytes() == (record / "figure.png").read_bytes()
+
+
 @pytest.mark.parametrize("name", RECORDED)
 def test_the_page_of_a_record_is_of_its_values(name):
     study, folder = read(path_of(name)), study_command.RECORDS / name
