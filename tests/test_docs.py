@@ -66,7 +66,9 @@ RECORDED = [name for name in names() if (study_command.RECORDS / name / "values"
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_tables_are_what_the_command_above_them_prints(page, capsys):
-    for name, columns, found in TABLE.findall(page.read_text()):
+    text = page.read_text()
+    assert len(TABLE.findall(text)) == len(re.findall(r"^ {4}python -m experiments\.study \w+ columns=\w", text, re.M))
+    for name, columns, found in TABLE.findall(text):
         assert study_command.main([name, f"columns={columns}"]) == 0
         assert capsys.readouterr().out == found
 

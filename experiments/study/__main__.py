@@ -4,15 +4,16 @@
     python -m experiments.study --list
     python -m experiments.study objectives columns=masked_psnr,lpips
 
-A study is a YAML file in experiments/studies, or one that is named by its path. Its runs are runs/STUDY-VARIANT-SEED.
-When one is trained, evaluated and probed, its numbers go to experiments/records/STUDY/values (out=FOLDER: there), and
-the run is needed no more: the study goes on from them on another machine too. As soon as a run of the reference is
-measured, the record is written beside them, from the runs that are there; when all are, a second call changes nothing.
+A study is a YAML file in experiments/studies, or one that is named by its path. Its runs are runs/STUDY-VARIANT-SEED,
+or another study's. When one is trained, evaluated and probed, its numbers go to experiments/records/STUDY/values
+(out=FOLDER: there), and this study needs the run no more: it goes on from them on another machine too. As soon as a
+run of the reference is measured, the record is written beside them, from the runs that are there; when all are, a
+second call changes nothing.
 
 - jobs=N: so many commands at a time, each with its share of the cores. 1 where nothing is said.
 - minutes=M: stops after that; runs save themselves, and the same command goes on with them to the same bits.
 - device=, data.root=, lpips.weights=, features.weights=: as of recon.pretrain and recon.evaluate.
-- columns=A,B: prints these columns of the record's table, and does nothing else; README and docs have theirs from it.
+- columns=A,B: prints these columns of the record's table, and does nothing else. Tables of docs/study.md are from it.
 """
 
 import hashlib
@@ -85,7 +86,7 @@ def measured(folder: Path, name: str, study: Study) -> dict[tuple[str, int], Run
 def next_job(study: Study, folder: Path, variant: str, settings: Plain, given: dict[str, str]) -> NextJob:
     """What is still to be done for a run: training, evaluation, probing; then its values are written.
 
-    Of a run that belongs to another study, nothing where it is not trained.
+    With `runs_of`, nothing where the run is not trained.
     """
     seed, name = settings["seed"], settings["name"]
     path = run_values.path_in(folder, variant, seed)

@@ -23,15 +23,16 @@ class Study:
         question: what is asked. answer: what was found, written by whoever looked at the results; "" until then.
         limits: what it cannot say.
         settings: of recon.pretrain, of every run. variants: name -> what it differs in; "{seed}" in a text stands for
-            the run's seed. One with a `name` takes the run of that name, such as another study's.
+            the run's seed. One with a `name` takes the run of that name, such as another study's, and trains it where
+            that is not done.
         seeds: of every variant.
         reference: the variant with which the others are compared.
         measured: a metric's column, "detail", or a probe's question ("linear/mean/4/1") -> its heading.
-        evaluate: settings of recon.evaluate; None: nothing is evaluated. probe: settings of recon.probe; None: nothing
-            is probed.
+        evaluate: settings of recon.evaluate; None: probes alone are measured. probe: settings of recon.probe; None:
+            nothing is probed.
         figure: the two measured things that are drawn against each other.
         curves: name of a line -> variant -> its place on the axis that `along` names; a panel for each measured thing.
-        runs_of: the study whose runs of the same variants are measured; "" for its own.
+        runs_of: the study whose runs of the same variants are measured, where they are trained; "" for its own.
     """
 
     question: str
@@ -100,4 +101,9 @@ def read(path: Path) -> Study:
             raise InvalidSetting(f"{path}: {what} '{word}' is not among {', '.join(known)}")
     if not study.seeds or len(set(study.seeds)) < len(study.seeds):
         raise InvalidSetting(f"{path}: give one or more seeds, each once")
+    probes = "" if study.probe is None else study.probe.get("probe", "")
+    if study.evaluate is None and (odd := [m for m in study.measured if m.split("/")[0] not in probes.split("+")]):
+        raise InvalidSetting(f"{path}: no probe measures '{odd[0]}'; give settings of recon.evaluate in place of null")
+    if len({run["name"] for run in study.runs(path.stem).values()}) < len(study.seeds) * len(study.variants):
+        raise InvalidSetting(f"{path}: two variants, or two seeds of one, have the same name; give it a {{seed}}")
     return study

@@ -50,7 +50,7 @@ def plane(folder: Path, study: Study, found: Measurements, differences: Differen
     """The two things of `study.figure` against each other, and the Pareto front; one point a row.
 
     Its bars are the intervals of the row's difference to the reference, which are paired and so far narrower than those
-    of its means; of a row that is not compared with it, those of the means.
+    of means; a row that is not compared has none.
     """
     across, up = study.figure
     xs, ys = found.effects(across), found.effects(up)
@@ -61,15 +61,14 @@ def plane(folder: Path, study: Study, found: Measurements, differences: Differen
         for i, row in enumerate(rows):
             x, y = xs[row], ys[row]
             style = MARKS | {"marker": "osD^"[i // 10 % 4], "color": f"C{i % 10}"}
-            bars = {m: reach([differences.get((row, m), own)]) for m, own in ((across, x), (up, y))}
-            if row == study.reference:
-                bars = {across: None, up: None}
-            axes.errorbar(x.value, y.value, bars[up], bars[across], label=row, linestyle="", **style)
+            bars = [reach([differences[row, m]]) if (row, m) in differences else None for m in (up, across)]
+            axes.errorbar(x.value, y.value, *bars, label=row, linestyle="", **style)
         points = [(xs[row].value, ys[row].value) for row in rows]
         if front := pareto_front(points, sign(across), sign(up)):
             axes.plot(*zip(*front, strict=True), color=FRONT, linewidth=0.8, zorder=0, label="Pareto front")
         figure.legend(loc="outside right upper", fontsize=8)
-        figure.supxlabel(f"bars: 95% interval of the difference to {study.reference}", fontsize=8)
+        if differences:
+            figure.supxlabel(f"bars: 95% interval of the difference to {study.reference}", fontsize=8)
         return _saved(figure, folder / PLANE)
 
 

@@ -40,12 +40,21 @@ class Job:
         return command_line(self.module, self.settings)
 
 
-# What is to be done next for a run.
-NextJob = Callable[[], Job | None]
+@dataclass(frozen=True)
+class Later:
+    """Nothing can be done for a run yet; `why`: what it waits for."""
+
+    why: str
 
 
-def training(settings: Plain, device: Plain) -> Job | None:
+# What is to be done next for a run; None: nothing more.
+NextJob = Callable[[], Job | Later | None]
+
+
+def training(settings: Plain, device: Plain) -> Job | Later | None:
     """What trains a run to its end, from its checkpoint where there is one; None where it is finished.
+
+    A run that starts from another one (`init`) waits until that is trained to its end.
 
     Raises:
         InvalidSetting: there is a run of that name with other settings.
@@ -58,13 +67,19 @@ def training(settings: Plain, device: Plain) -> Job | None:
         wanted = {full_key(key): value for key, value in settings.items()}
         if odd := sorted(key for key, value in wanted.items() if key in found and not _same(found[key], value)):
             raise InvalidSetting(
-                f"{folder} was trained with another {', '.join(odd)}; move it away, or rename the variant"
+                f"{folder} was trained with another {', '.join(odd)}; move it away, or give the run another name"
             )
         if run.unfinished is None:
             return None
-    going_on = (folder / CHECKPOINT).exists()
+    going_on, start = (folder / CHECKPOINT).exists(), Path(settings.get("init", "none"))
+    if start.parent == RUNS and not (going_on or _trained(start)):
+        return Later(f"{name} starts from {start}, which is not trained to its end")
     given = {"name": name, "resume": True} if going_on else settings | device
     return Job("pretrain", given, RUNS / f"{name}.log")
+
+
+def _trained(folder: Path) -> bool:
+    return (folder / MODEL).exists() and load_run(folder).unfinished is None
 
 
 def evaluation(name: str, settings: Plain) -> Job | None:
@@ -111,20 +126,24 @@ def work(runs: Iterable[NextJob], at_once: int, deadline: float) -> list[Job]:
     A run whose job fails is left; the others go on. Each job has its share of the processors.
 
     Args:
-        runs: each says what is to be done next for a run, called again after that; None: nothing.
+        runs: each says what is to be done next for a run, called again after that.
 
     Raises:
+        InvalidSetting: a run waits for what none of the runs does.
         TimeoutError: `deadline` (of time.monotonic) has come. Trainings have saved themselves then.
     """
-    waiting, running, failed = list(runs), {}, []
+    waiting, running, failed, later = list(runs), {}, [], {}
     try:
         while waiting or running:
             while waiting and len(running) < at_once:
                 run = waiting.pop(0)
                 if time.monotonic() > deadline:
                     raise TimeoutError
-                if (job := run()) is not None:
-                    running[_start(job, at_once)] = job, run
+                match run():
+                    case Job() as job:
+                        running[_start(job, at_once)] = job, run
+                    case Later(why):
+                        later[run] = why
             if time.monotonic() > deadline:
                 raise TimeoutError
             time.sleep(POLL if running else 0)
@@ -134,7 +153,10 @@ def work(runs: Iterable[NextJob], at_once: int, deadline: float) -> list[Job]:
                 if process.returncode:
                     failed.append(job)
                 else:
-                    waiting.insert(0, run)
+                    waiting[:0] = [run, *later]  # which may have waited for this one
+                    later.clear()
+        if later and not failed:
+            raise InvalidSetting(next(iter(later.values())))
     finally:  # also after Ctrl-C
         _stop(list(running))
     return failed

@@ -137,7 +137,7 @@ def notes(study: Study, found: Measurements) -> list[str]:
 
 
 def excerpt(study: Study, of_runs: OfRuns, columns: Sequence[str]) -> list[str]:
-    """Some columns of the record's table; what differs, differs among all comparisons of the record.
+    """Some columns of the record's table, bold as there: by Holm over all comparisons of the record.
 
     Raises:
         InvalidSetting: a column that the study does not measure, or no run of the reference is measured.
@@ -146,9 +146,7 @@ def excerpt(study: Study, of_runs: OfRuns, columns: Sequence[str]) -> list[str]:
         close = nearest(unknown, study.measured)
         raise InvalidSetting(f"columns: '{unknown}' is not measured{close} (measured: {', '.join(study.measured)})")
     if not any(variant == study.reference for variant, _ in of_runs):
-        raise InvalidSetting(
-            f"no run of the reference, {study.reference}, is measured yet: leave out columns, and it is"
-        )
+        raise InvalidSetting(f"no run of the reference, {study.reference}, is recorded yet")
     found = gather(of_runs)
     differences = found.differences(study.measured, study.reference)
     return table(replace(study, measured={column: study.measured[column] for column in columns}), found, differences)
@@ -178,15 +176,17 @@ def _number(value: float) -> str:
 def made(name: str, study: Study, of_runs: OfRuns, given: Sequence[str]) -> list[str]:
     """Commands, versions, machines and processor time of the runs."""
     hours = sum(values.core_hours for values in of_runs.values())
+    others = sum(v.core_hours for v in of_runs.values() if not v.made["settings"]["name"].startswith(f"{name}-"))
     machines = sorted({values.machine for values in of_runs.values()})
     first = next(iter(study.runs(name).values()))
-    own = ", ".join(sorted({key for variant in study.variants.values() for key in variant} - {"name"}))
+    differing = ["name", "seed", *sorted({key for variant in study.variants.values() for key in variant} - {"name"})]
     return [
         " ".join(["    python -m experiments.study", shlex.quote(name), *(f"{key}=..." for key in given)]),
         "",
-        f"The first of its runs (the others differ in name, seed, {own}):",
+        f"The first of its runs (the others differ in {', '.join(differing)}):",
         "",
         f"    {command_line('pretrain', first)}",
         "",
-        f"Training took {hours:.1f} core-hours, by the logs of the runs. {'; '.join(machines)}.",
+        f"Training took {hours:.1f} core-hours, by the logs of the runs"
+        f"{f', {others:.1f} of them for runs of other studies' if others else ''}. {'; '.join(machines)}.",
     ]

@@ -50,7 +50,7 @@ def write_rows(rows: dict[str, Tensor], caption: str, path: Path) -> Tensor:
     scale = max(1, round(1000 / w))  # whole pixels, so that every pixel of an image is a square of the picture
     bottom, dpi = 32, 100
     lines = [line.replace("$", r"\$") for title in rows for line in title.split("\n")]
-    widest = max(TextPath((0, 0), line, size=10).get_extents().width for line in lines)
+    widest = max(0.0, *(TextPath((0, 0), line, size=10).get_extents().width for line in lines))
     left = max(180, round(widest * dpi / 72) + 20)  # points to pixels
     width, height = left + w * scale, bottom + h * scale
     figure = Figure(figsize=(width / dpi, height / dpi), dpi=dpi)

@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import os
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -70,12 +71,17 @@ def test_every_study_of_the_project_can_be_read():
 
 
 def test_a_run_under_the_name_of_another_study_is_that_study_s_run():
-    runs = {name: definition.read(definition.path_of(name)).runs(name) for name in definition.names()}
-    own = {run["name"]: run for name, of in runs.items() for run in of.values() if run["name"].startswith(f"{name}-")}
-    shared = [run for of in runs.values() for run in of.values() if own[run["name"]] is not run]
-    assert len(shared) > 20
-    for run in shared:
-        assert run == own[run["name"]]
+    """It is measured as there, as otherwise each study would measure it anew, over the other's results."""
+    studies = {name: definition.read(definition.path_of(name)) for name in definition.names()}
+    runs = [(name, run) for name, study in studies.items() if not study.runs_of for run in study.runs(name).values()]
+    own = {run["name"]: (name, run) for name, run in runs if run["name"].startswith(f"{name}-")}
+    shared = [(name, run) for name, run in runs if own[run["name"]][0] != name]
+    assert len(shared) > 30
+    for name, run in shared:
+        owner, same = own[run["name"]]
+        assert run == same
+        assert studies[name].evaluate in (None, studies[owner].evaluate)
+        assert studies[name].probe in (None, studies[owner].probe)
 
 
 def test_what_evaluates_nothing_is_probed_after_training(here, monkeypatch):
@@ -91,6 +97,8 @@ def test_what_evaluates_nothing_is_probed_after_training(here, monkeypatch):
         ({"reference": "l3"}, "reference 'l3' is not among mse, l1"),
         ({"figure": ["detail", "seen"]}, "figure 'seen' is not among"),
         ({"seeds": [0, 0]}, "seeds, each once"),
+        ({"variants": {"mse": {"name": "a"}}}, "have the same name"),
+        ({"evaluate": None, "probe": {"probe": "linear+knn"}}, "no probe measures 'masked_psnr'"),
         ({"colour": 1}, "unknown: colour"),
         ({"seeds": "three"}, "is no study"),
     ],
@@ -109,6 +117,8 @@ def test_a_study_that_cannot_be_is_one_line(here, changes, said):
         (["tiny", "job=2"], "'job' is no setting; did you mean 'jobs'"),
         (["tiny", "jobs=none"], "jobs=none must be a number"),
         (["tiny", "minutes=-1"], "minutes=-1 must be a number"),
+        (["tiny", "columns=details"], "'details' is not measured; did you mean 'detail'"),
+        (["tiny", "columns=detail"], "no run of the reference, mse, is recorded yet"),
     ],
 )
 def test_what_cannot_be_understood_is_one_line(here, words, said):
@@ -199,6 +209,24 @@ def test_a_run_that_fails_is_told_and_the_others_go_on(here, capsys):
     assert "unknown loss term 'l2'" in told.err
     assert (here / "runs/tiny-mse-0" / MODEL).exists() and (here / "record/values/mse-0.npz").exists()
     assert "**Not finished**: 1 of 2 runs are missing." in (here / "record/README.md").read_text()
+
+
+@pytest.mark.slow
+def test_a_run_that_starts_from_another_waits_until_that_is_trained(here, capsys):
+    """Not only begun: its weights are there from its first checkpoint on. What nothing trains is named."""
+    second = {"loss": "mse", "init": "runs/tiny-whole-{seed}", "train.parts": "decoder"}
+    variants = {"mse": second, "whole": {"loss": "mse", "train.checkpoint_every": 2}}
+    written(here / "tiny.yaml", variants=variants, seeds=[0], settings=TINY["settings"] | {"train.steps": 30})
+    assert command.main(["tiny", "device=cpu", "jobs=2", "out=record"]) == 0
+    assert re.findall(r"begun python -m recon.pretrain name=(\S+)", capsys.readouterr().out) == [
+        "tiny-whole-0",
+        "tiny-mse-0",
+    ]
+    digest = hashlib.sha256((here / "runs/tiny-whole-0" / MODEL).read_bytes()).hexdigest()
+    assert f"sha256 {digest[:12]}" in (here / "runs/tiny-mse-0.log").read_text()
+    written(here / "tiny.yaml", variants={"mse": second | {"init": "runs/tiny-elsewhere-{seed}"}}, seeds=[1])
+    with pytest.raises(InvalidSetting, match="tiny-mse-1 starts from runs/tiny-elsewhere-1, which is not trained"):
+        command.main(["tiny", "device=cpu", "out=record"])
 
 
 def test_time_over_ends_what_runs(tmp_path):

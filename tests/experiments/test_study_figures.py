@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from matplotlib.axes import Axes
 
 from experiments.study.definition import Study
-from experiments.study.figures import pareto_front, sign, write_figures
+from experiments.study.figures import pareto_front, reach, sign, write_figures
 from experiments.study.measured import Measurements
 
 
@@ -31,6 +32,23 @@ def test_less_of_a_distance_is_better_and_more_of_a_probe():
         1,
         1,
     ]
+
+
+def test_bars_are_the_intervals_of_differences(tmp_path, monkeypatch):
+    """Of what is compared alone: the reference has none, and neither has a row of other images."""
+    noise = torch.randn(3, 2, 50, generator=torch.Generator().manual_seed(0))
+    values = {
+        row: {"masked_psnr": 10 * noise[0] + noise[i], "lpips": noise[i]} for i, row in enumerate(("mse", "a", "b"))
+    }
+    found = Measurements(values, {row: [0, 1] for row in values}, images={"mse": "one", "a": "one", "b": "other"})
+    study = Study("", {}, {}, [0, 1], "mse", {"masked_psnr": "PSNR", "lpips": "LPIPS"}, figure=["masked_psnr", "lpips"])
+    differences, drawn = found.differences(study.measured, "mse"), {}
+    monkeypatch.setattr(Axes, "errorbar", lambda *given, label, **style: drawn.update({label: given[1:]}))
+    assert write_figures(tmp_path, study, found, differences) == ["figure.png"]
+    x, y, up, across = drawn["a"]
+    assert [x, y] == pytest.approx([values["a"][metric].mean().item() for metric in study.measured])
+    assert across == reach([differences["a", "masked_psnr"]]) and up == reach([differences["a", "lpips"]])
+    assert drawn["mse"][2:] == drawn["b"][2:] == (None, None)
 
 
 def test_a_study_has_the_figures_that_it_asks_for(tmp_path):
