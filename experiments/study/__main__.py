@@ -24,7 +24,7 @@ from pathlib import Path
 
 from experiments.study import record, run_values
 from experiments.study.definition import RECORDS, Plain, Study, names, path_of, read
-from experiments.study.jobs import Job, NextJob, evaluation, probing, training, work
+from experiments.study.jobs import Job, Later, NextJob, evaluation, probing, training, work
 from experiments.study.run_values import RunValues
 from losses import InvalidSetting, nearest
 from recon.run_folder import MODEL, RUNS
@@ -91,7 +91,7 @@ def next_job(study: Study, folder: Path, variant: str, settings: Plain, given: d
     seed, name = settings["seed"], settings["name"]
     path = run_values.path_in(folder, variant, seed)
 
-    def find() -> Job | None:
+    def find() -> Job | Later | None:
         if run_values.current(path, study, settings) is not None:
             return None
         job = training(settings | _given(given, "data.root"), _given(given, "data.root", "device"))

@@ -10,8 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from experiments.study.definition import Plain, Study
-from experiments.study.effects import Effect
-from experiments.study.figures import write_figures
+from experiments.study.figures import Differences, write_figures
 from experiments.study.measured import Measurements, gather
 from experiments.study.run_values import RunValues
 from losses import InvalidSetting, nearest
@@ -62,7 +61,7 @@ def results(name: str, study: Study, found: Measurements) -> list[Plain]:
     return lines
 
 
-def difference_records(differences: Mapping[tuple[str, str], Effect], reference: str) -> list[Plain]:
+def difference_records(differences: Differences, reference: str) -> list[Plain]:
     return [
         {"row": row, "reference": reference, "metric": metric, "difference": e.value, "low": e.low, "high": e.high}
         | {"p_holm": e.p, "differs": e.differs, "seeds": e.seeds, "images": e.images}
@@ -74,7 +73,7 @@ def page(
     name: str,
     study: Study,
     found: Measurements,
-    differences: Mapping[tuple[str, str], Effect],
+    differences: Differences,
     figures: list[str],
     how: Sequence[str],
     missing: int,
@@ -152,7 +151,7 @@ def excerpt(study: Study, of_runs: OfRuns, columns: Sequence[str]) -> list[str]:
     return table(replace(study, measured={column: study.measured[column] for column in columns}), found, differences)
 
 
-def table(study: Study, found: Measurements, differences: Mapping[tuple[str, str], Effect]) -> list[str]:
+def table(study: Study, found: Measurements, differences: Differences) -> list[str]:
     """Lines of Markdown: a row per row, a column per measured thing."""
     effects = {metric: found.effects(metric) for metric in study.measured}
     headings = {metric: title for metric, title in study.measured.items() if effects[metric]}
